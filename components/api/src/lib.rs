@@ -10,3 +10,4 @@
 //! ```
 
 pub mod server;
+pub mod vectorforge;
