@@ -9,5 +9,7 @@
 //! assert!(limits.max_body_bytes > 0);
 //! ```
 
+pub mod modelhub;
+pub mod rag;
 pub mod server;
 pub mod vectorforge;
