@@ -12,4 +12,5 @@
 pub mod modelhub;
 pub mod rag;
 pub mod server;
+pub mod tinyinfer;
 pub mod vectorforge;
