@@ -1,1 +1,36 @@
-//! Under construction.
+//! The protocols that cross a process boundary: etcd's v3 API, and the project's own `platform.v1` contracts.
+//!
+//! Nothing but generated code lives here (`cargo xtask gen` writes `src/generated` from `proto/`; see
+//! `proto/PROVENANCE.md`). Components turn these types into their own at the door.
+//!
+//! ```
+//! use wire::etcd::etcdserverpb::PutRequest;
+//! let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+//! assert_eq!(put.key.as_ref(), b"k");
+//! ```
+
+#![allow(missing_docs, clippy::all, clippy::pedantic, rust_2018_idioms)]
+
+/// etcd's v3 API.
+pub mod etcd {
+    /// Users, roles and permissions.
+    pub mod authpb {
+        include!("generated/authpb.rs");
+    }
+    /// Keys, values and events.
+    pub mod mvccpb {
+        include!("generated/mvccpb.rs");
+    }
+    /// Services and messages.
+    pub mod etcdserverpb {
+        include!("generated/etcdserverpb.rs");
+    }
+}
+
+/// The project's own contracts.
+pub mod platform {
+    /// Version 1.
+    pub mod v1 {
+        include!("generated/platform.v1.rs");
+    }
+}

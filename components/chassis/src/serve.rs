@@ -1,0 +1,184 @@
+//! One accept loop for HTTP/1, HTTP/2 (with and without TLS) and gRPC.
+//!
+//! A connection counts against `max_connections`; its first bytes, its headers and its bodies have deadlines; sockets have
+//! `TCP_NODELAY`. When the process is asked to stop, the listener closes, running requests finish within
+//! `drain_timeout_ms`, and what is left is cut.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router, middleware};
+use http::StatusCode;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+use crate::guard::{Guard, guard};
+use crate::preface::PrefaceDeadline;
+use crate::{ApiKeys, AuthError, Ctx, tls};
+
+pub use crate::admin::router as admin_routes;
+pub use crate::guard::ErrorBody;
+pub use crate::tls::TlsError;
+
+/// Why a listener could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken or not ours.
+    #[error("listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Certificates or keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The file of API keys.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}
+
+/// Opens a listener with an error that names the address.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Serves `app` until shutdown; refusals carry `{"error": …}`.
+pub async fn serve(listener: TcpListener, app: Router, ctx: &Ctx) -> Result<(), ServeError> {
+    serve_with(listener, app, ctx, json_error).await
+}
+
+fn json_error(status: StatusCode, sentence: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": sentence }))).into_response()
+}
+
+/// Serves `app` until shutdown; `error` writes refusals (401, 413, 500, 503) in the protocol's own form.
+pub async fn serve_with(listener: TcpListener, app: Router, ctx: &Ctx, error: ErrorBody) -> Result<(), ServeError> {
+    let limits = &ctx.server.limits;
+    let tls = ctx.server.tls.as_ref().map(tls::acceptor).transpose()?;
+    let keys = ctx.server.auth.as_ref().map(|auth| ApiKeys::read(&auth.keys_file)).transpose()?;
+    let guard_state = Arc::new(Guard {
+        keys,
+        permits: Arc::new(Semaphore::new(limits.max_concurrent_requests)),
+        max_body_bytes: limits.max_body_bytes,
+        body_timeout: Duration::from_millis(limits.body_timeout_ms),
+        error,
+        metrics: ctx.metrics.http().clone(),
+    });
+    let app = app
+        .layer(DefaultBodyLimit::max(limits.max_body_bytes))
+        .layer(middleware::from_fn_with_state(guard_state, guard));
+    let acceptor = Acceptor {
+        app,
+        tls,
+        builder: connection_builder(limits),
+        header_timeout: Duration::from_millis(limits.header_timeout_ms),
+    };
+    accept_loop(listener, acceptor, ctx).await;
+    Ok(())
+}
+
+fn connection_builder(limits: &aistack_api::server::Limits) -> auto::Builder<TokioExecutor> {
+    const STREAM_WINDOW: u32 = 1 << 20;
+    const CONNECTION_WINDOW: u32 = 4 << 20;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+        .max_buf_size(limits.max_header_bytes.max(8 << 10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(u32::try_from(limits.max_concurrent_requests).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+/// What a new connection needs.
+#[derive(Clone)]
+struct Acceptor {
+    app: Router,
+    tls: Option<TlsAcceptor>,
+    builder: auto::Builder<TokioExecutor>,
+    header_timeout: Duration,
+}
+
+async fn accept_loop(listener: TcpListener, acceptor: Acceptor, ctx: &Ctx) {
+    let limits = &ctx.server.limits;
+    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let graceful = GracefulShutdown::new();
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            accepted = accepted => accepted,
+            () = ctx.shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(acceptor.clone(), stream, slot, graceful.watcher()));
+            }
+            Err(error) => {
+                // Mostly "too many open files": the connections at hand must end before new ones can come.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    drain(graceful, connections, Duration::from_millis(limits.drain_timeout_ms)).await;
+}
+
+async fn drain(graceful: GracefulShutdown, connections: tokio_util::task::TaskTracker, limit: Duration) {
+    let polite = async {
+        graceful.shutdown().await;
+        connections.wait().await;
+    };
+    if tokio::time::timeout(limit, polite).await.is_err() {
+        tracing::warn!(limit_ms = limit.as_millis() as u64, "requests that did not finish in time were cut");
+    }
+}
+
+async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphorePermit, watcher: Watcher) {
+    let _ = stream.set_nodelay(true);
+    let limit = acceptor.header_timeout;
+    match acceptor.tls.clone() {
+        None => http(&acceptor, PrefaceDeadline::new(stream, limit), watcher).await,
+        Some(tls) => match tokio::time::timeout(limit, tls.accept(stream)).await {
+            Ok(Ok(stream)) => http(&acceptor, PrefaceDeadline::new(stream, limit), watcher).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        },
+    }
+    drop(slot);
+}
+
+async fn http<S>(acceptor: &Acceptor, stream: S, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(acceptor.app.clone());
+    let connection = acceptor.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        tracing::debug!(%error, "connection");
+    }
+}

@@ -1,0 +1,41 @@
+//! Protocol code from `components/wire/proto`, by protox (no `protoc` is needed) and tonic's generator.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// Generates the code of every contract and returns it by target path.
+pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let wire = root.join("components/wire");
+    let proto = wire.join("proto");
+    let out = std::env::temp_dir().join(format!("aistack-gen-{}", std::process::id()));
+    std::fs::create_dir_all(&out)?;
+
+    let etcd = protox::compile(["etcd/rpc.proto"], [&proto]).context("compile etcd's protocol")?;
+    let platform = protox::compile(
+        ["kv", "vector", "inference", "environment"].map(|name| format!("platform/v1/{name}.proto")),
+        [&proto],
+    )
+    .context("compile platform.v1")?;
+
+    tonic_prost_build::configure()
+        .out_dir(&out)
+        .bytes(".")
+        .compile_fds(etcd)
+        .context("generate etcd's code")?;
+    tonic_prost_build::configure()
+        .out_dir(&out)
+        .bytes(".")
+        .compile_fds(platform)
+        .context("generate platform.v1's code")?;
+
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&out)? {
+        let path = entry?.path();
+        let name = path.file_name().context("a generated file has a name")?.to_owned();
+        files.push((wire.join("src/generated").join(name), std::fs::read_to_string(&path)?));
+    }
+    files.sort();
+    std::fs::remove_dir_all(&out)?;
+    Ok(files)
+}
