@@ -1,0 +1,311 @@
+//! `InferenceService`: one model behind the OpenAI protocol.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::parts::{GpuSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one};
+use crate::status::ScaledStatus;
+
+/// One model behind the OpenAI protocol: a Deployment per version, a Service, and a route in ModelHub.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "platform.dev",
+    version = "v1",
+    kind = "InferenceService",
+    plural = "inferenceservices",
+    namespaced,
+    shortname = "isvc",
+    category = "aistack",
+    status = "ScaledStatus",
+    derive = "PartialEq",
+    doc = "One model behind the OpenAI protocol: a Deployment per version, a Service, and a route in ModelHub.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.name"),
+    printcolumn(name = "Runtime", type_ = "string", json_path = ".spec.runtime"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Available", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.replicas) && has(self.scaling))")
+        .message("is set beside spec.scaling; the autoscaler owns the number of replicas, so give one of the two")
+        .field_path(".replicas"),
+    validation = Rule::new("self.runtime != 'external' || has(self.endpoint)")
+        .message("is missing; runtime external routes to a server that already runs, so name its address")
+        .field_path(".endpoint"),
+    validation = Rule::new("self.runtime == 'external' || !has(self.endpoint)")
+        .message("is set, but only runtime external has an address; set runtime: external or remove it")
+        .field_path(".endpoint"),
+    validation = Rule::new("self.runtime != 'external' || !(has(self.replicas) || has(self.scaling) || has(self.gpu))")
+        .message("is external; replicas, scaling and gpu belong to whoever runs that server")
+        .field_path(".runtime"),
+    validation = Rule::new("!has(self.speculative) || self.task == 'chat'")
+        .message("needs task chat; only generation can be speculated")
+        .field_path(".speculative"),
+)]
+pub struct InferenceServiceSpec {
+    /// What is served.
+    pub model: ModelSpec,
+    /// What clients use it for.
+    #[serde(default)]
+    pub task: Task,
+    /// Engine that serves it.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// Address of a running OpenAI server, for runtime external only.
+    #[schemars(length(max = 512), regex(pattern = URL_PATTERN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// API key that the engine asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// Pods of each version when no autoscaler owns the number. Left out with `scaling` left out too: 1.
+    #[schemars(range(min = 0, max = 1000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Bounds and target of the autoscaler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingSpec>,
+    /// CPU and memory of each pod.
+    #[serde(default)]
+    pub resources: ResourceSpec,
+    /// GPUs of each pod. Left out, the model runs on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSpec>,
+    /// Share of requests that each version gets.
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["version".into()]),
+        validation = Rule::new("self.size() == 0 || self.all(t, t.shadow) || self.filter(t, !t.shadow).map(t, t.percent).sum() == 100")
+            .message(Message::Expression(
+                "'adds up to ' + string(self.filter(t, !t.shadow).map(t, t.percent).sum()) + ' percent; the versions that answer must share exactly 100'".into()
+            )),
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<TrafficTarget>,
+    /// How a new version takes over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySpec>,
+    /// Low-rank adapters served beside the base model, each under its own model name.
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterSpec>,
+    /// Weight format to load or to convert to at load. Left out, the format of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<ModelQuantization>,
+    /// Speculative decoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speculative: Option<SpeculativeSpec>,
+    /// Longest prompt plus answer, in tokens. Left out, the model's own context.
+    #[schemars(range(min = 128, max = 10000000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<i32>,
+    /// Where the images come from.
+    #[serde(default)]
+    pub image: ImageSpec,
+    /// Where the pods may run.
+    #[serde(default)]
+    pub pod: PodOverrides,
+}
+
+/// A model in ModelHub's registry, or at an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.version) && has(self.uri))")
+    .message("names both version and uri; a version is looked up in the registry, a uri is fetched as it is, so give one"))]
+pub struct ModelSpec {
+    /// Name that clients put into `model`, and that the registry and the model cache know.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
+    pub name: String,
+    /// Version in the registry. Left out, the newest.
+    #[schemars(length(min = 1, max = 64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Where the weights are fetched from, such as `s3://bucket/model.gguf`.
+    #[schemars(
+        length(min = 1, max = 1024),
+        regex(pattern = "^(s3|gs|az|https?|file|hf|modelhub)://[^\\s]+$")
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+}
+
+/// What a model is asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Generate text: `/v1/chat/completions` and `/v1/completions`.
+    #[default]
+    Chat,
+    /// Turn text into vectors: `/v1/embeddings`.
+    Embed,
+    /// Order passages by relevance: `/rerank`.
+    Rerank,
+}
+
+/// Engine that serves a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// Our engine.
+    #[default]
+    Tinyinfer,
+    /// vLLM's own server image.
+    Vllm,
+    /// An ONNX Runtime server.
+    Onnx,
+    /// A server that already runs at `endpoint`.
+    External,
+}
+
+/// Bounds and target of the autoscaler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message(Message::Expression(
+    "'minReplicas ' + string(self.minReplicas) + ' is above maxReplicas ' + string(self.maxReplicas) + '; swap them or raise maxReplicas'".into()
+)))]
+pub struct ScalingSpec {
+    /// Fewest pods; 0 lets the service sleep while the gateway holds requests.
+    #[schemars(range(min = 0, max = 1000))]
+    #[serde(default = "one")]
+    pub min_replicas: i32,
+    /// Most pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// Requests in flight per pod that the autoscaler steers to.
+    #[schemars(range(min = 1, max = 10000))]
+    #[serde(default = "default_concurrency")]
+    pub target_concurrency: i32,
+}
+
+/// Share of requests that one version gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficTarget {
+    /// Version in the registry.
+    #[schemars(length(min = 1, max = 64))]
+    pub version: String,
+    /// Percent of requests; of a shadow, percent of requests copied to it.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: i32,
+    /// Requests with all of these headers go to this version whatever the percentages say.
+    #[schemars(extend("maxProperties" = 8))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Copy requests to this version and drop its answers.
+    #[serde(default)]
+    pub shadow: bool,
+}
+
+/// How a new version takes over: in steps, each judged before the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CanarySpec {
+    /// Version that takes over.
+    #[schemars(length(min = 1, max = 64))]
+    pub version: String,
+    /// Percent of requests at each step, rising to 100.
+    #[schemars(length(min = 1, max = 16), inner(range(min = 1, max = 100)))]
+    #[x_kube(validation = Rule::new("self.isSorted() && self[self.size() - 1] == 100")
+        .message("must rise and end at 100; for example [5, 25, 100]"))]
+    #[serde(default = "default_steps")]
+    pub steps: Vec<i32>,
+    /// Seconds that each step is watched.
+    #[schemars(range(min = 10, max = 86400))]
+    #[serde(default = "default_step_seconds")]
+    pub step_seconds: i32,
+    /// Failed requests per thousand above which the canary is rolled back.
+    #[schemars(range(min = 0, max = 1000))]
+    #[serde(default = "default_error_permille")]
+    pub max_error_permille: i32,
+    /// 99th percentile of the time to the first token, in milliseconds, above which the canary is rolled back.
+    #[schemars(range(min = 1, max = 600000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_first_token_ms: Option<i32>,
+}
+
+/// A low-rank adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterSpec {
+    /// Model name that clients ask for.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Where the adapter's weights are fetched from.
+    #[schemars(length(min = 1, max = 1024))]
+    pub uri: String,
+}
+
+/// Weight formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelQuantization {
+    /// 16-bit floats.
+    F16,
+    /// 16-bit brain floats.
+    Bf16,
+    /// 8-bit floats.
+    Fp8,
+    /// 8-bit integers, a scale for each block of 32.
+    #[serde(rename = "q8_0")]
+    Q80,
+    /// 4-bit integers, a scale for each block of 32.
+    #[serde(rename = "q4_0")]
+    Q40,
+    /// 4-bit integers, a scale and an offset for each block of 32.
+    #[serde(rename = "q4_1")]
+    Q41,
+    /// 4-bit super-blocks of 256.
+    #[serde(rename = "q4_k")]
+    Q4K,
+    /// 4-bit weights with activation-aware scales.
+    Awq,
+    /// 4-bit weights by second-order rounding.
+    Gptq,
+}
+
+/// Speculative decoding with a smaller model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeculativeSpec {
+    /// Name of the smaller model that drafts.
+    #[schemars(length(min = 1, max = 128))]
+    pub draft_model: String,
+    /// Tokens drafted at a time.
+    #[schemars(range(min = 1, max = 16))]
+    #[serde(default = "default_draft_tokens")]
+    pub tokens: i32,
+}
+
+fn default_concurrency() -> i32 {
+    8
+}
+
+fn default_steps() -> Vec<i32> {
+    vec![5, 25, 50, 100]
+}
+
+fn default_step_seconds() -> i32 {
+    300
+}
+
+fn default_error_permille() -> i32 {
+    10
+}
+
+fn default_draft_tokens() -> i32 {
+    4
+}

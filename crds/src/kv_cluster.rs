@@ -1,0 +1,150 @@
+//! `KVCluster`: a TinyKV group, spoken to as etcd.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::parts::{BYTES_PATTERN, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, one};
+use crate::status::ScaledStatus;
+
+/// A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "platform.dev",
+    version = "v1",
+    kind = "KVCluster",
+    plural = "kvclusters",
+    namespaced,
+    shortname = "kv",
+    category = "aistack",
+    status = "ScaledStatus",
+    derive = "PartialEq",
+    doc = "A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Available", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.storageClassName) || has(self.storageClassName) && self.storageClassName == oldSelf.storageClassName")
+        .message("the storage class of a volume cannot change; create a new KVCluster and restore a backup into it")
+        .field_path(".storageClassName"),
+)]
+pub struct KVClusterSpec {
+    /// Voters of the Raft group: odd, so that a majority is never a tie.
+    #[schemars(range(min = 1, max = 7))]
+    #[x_kube(validation = Rule::new("self % 2 == 1").message(Message::Expression(
+        "string(self) + ' is even; ' + (self == 2 ? 'a Raft cluster of 2 survives no failure' : 'a Raft cluster of ' + string(self) + ' survives no more failures than one of ' + string(self - 1)) + '; use 1 (laptop) or 3, 5, 7'".into()
+    )))]
+    #[serde(default = "one")]
+    pub replicas: i32,
+    /// Size of each member's volume. It can grow and never shrinks.
+    #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message(Message::Expression(
+        "self + ' is smaller than ' + oldSelf + '; a volume can grow but not shrink'".into()
+    )))]
+    #[serde(default = "default_storage")]
+    pub storage: String,
+    /// StorageClass of the volumes; left out, the cluster's default. Cannot change.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+    /// Most bytes the store may hold before writes are refused with etcd's NOSPACE alarm.
+    #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[serde(default = "default_quota")]
+    pub quota: String,
+    /// Who may connect. Left out, every client that reaches the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<KvAuth>,
+    /// Encryption of client traffic. Left out, clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KvTls>,
+    /// Scheduled copies to object storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<KvBackup>,
+    /// CPU and memory of each member.
+    #[serde(default)]
+    pub resources: ResourceSpec,
+    /// Where the images come from.
+    #[serde(default)]
+    pub image: ImageSpec,
+    /// Where the pods may run.
+    #[serde(default)]
+    pub pod: PodOverrides,
+}
+
+impl Default for KVClusterSpec {
+    fn default() -> Self {
+        Self {
+            replicas: one(),
+            storage: default_storage(),
+            storage_class_name: None,
+            quota: default_quota(),
+            auth: None,
+            tls: None,
+            backup: None,
+            resources: ResourceSpec::default(),
+            image: ImageSpec::default(),
+            pod: PodOverrides::default(),
+        }
+    }
+}
+
+/// Authentication of a KVCluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvAuth {
+    /// Secret that holds root's password.
+    pub root_password: SecretKeyRef,
+}
+
+/// TLS of a KVCluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvTls {
+    /// Secret of type `kubernetes.io/tls` with `tls.crt`, `tls.key` and, for client certificates, `ca.crt`.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+}
+
+/// Scheduled backups of a KVCluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvBackup {
+    /// Five fields of cron, in UTC.
+    #[schemars(length(min = 9, max = 100))]
+    pub schedule: String,
+    /// Object storage URL that backups are written under, such as `s3://bucket/path`.
+    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|file)://[^\\s]+$"))]
+    pub destination: String,
+    /// Backups kept; older ones are deleted.
+    #[schemars(range(min = 1, max = 1000))]
+    #[serde(default = "default_keep")]
+    pub keep: i32,
+    /// Secret with the storage's credentials as environment variables.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+}
+
+fn default_storage() -> String {
+    "8Gi".to_owned()
+}
+
+fn default_quota() -> String {
+    "2Gi".to_owned()
+}
+
+fn default_keep() -> i32 {
+    7
+}

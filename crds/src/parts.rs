@@ -1,0 +1,132 @@
+//! Pieces that several kinds embed: resources, GPUs, pod placement, images, references.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A Kubernetes quantity of bytes in text form, such as `100Gi` or `500Mi`.
+pub(crate) const BYTES_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$";
+/// A Kubernetes quantity of CPU, such as `2` or `500m`.
+pub(crate) const CPU_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?m?$";
+/// A name that Kubernetes accepts as a DNS label.
+pub(crate) const LABEL_PATTERN: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+/// An `http(s)` address with an optional path.
+pub(crate) const URL_PATTERN: &str = r"^https?://[A-Za-z0-9._:\[\]-]+(/[^\s]*)?$";
+
+/// CPU and memory of one container. A value left out is neither requested nor limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceSpec {
+    /// CPU that the scheduler reserves, in cores (`2`) or thousandths (`500m`).
+    #[schemars(length(max = 16), regex(pattern = CPU_PATTERN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Memory that the scheduler reserves and that the container is limited to, such as `4Gi`.
+    #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// CPU limit in cores. Left out, the container may use idle cores of its node.
+    #[schemars(length(max = 16), regex(pattern = CPU_PATTERN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<String>,
+}
+
+/// GPUs of one replica. Each given property narrows the nodes that can run it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuSpec {
+    /// Product as the node label `nvidia.com/gpu.product` names it, or a prefix of it, such as `nvidia-a100`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// GPUs a replica holds; more than one shards the model over them.
+    #[schemars(range(min = 1, max = 16))]
+    #[serde(default = "one")]
+    pub count: i32,
+    /// Least memory of each GPU, such as `40Gi`.
+    #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+}
+
+/// Where a child's pods may run. Deliberately small: a full pod template does not belong in a platform's manifest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodOverrides {
+    /// Labels that a node must carry.
+    #[schemars(extend("maxProperties" = 16))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[schemars(length(max = 16))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Name of the PriorityClass of the pods.
+    #[schemars(length(max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Extra annotations of the pods, for a service mesh or a cost tool.
+    #[schemars(extend("maxProperties" = 16))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Container images of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSpec {
+    /// Registry and path in front of the component's name, such as `registry.example.com/aistack`.
+    #[schemars(length(min = 1, max = 200), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9]$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// Tag of every component; left out, the version of the operator.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// When the node pulls.
+    #[serde(default)]
+    pub pull_policy: PullPolicy,
+}
+
+/// When the kubelet pulls an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    /// Pull if the node lacks the image.
+    #[default]
+    IfNotPresent,
+    /// Ask the registry at every start.
+    Always,
+    /// Never pull: the image was put on the node by other means.
+    Never,
+}
+
+/// A key of a Secret in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default = "default_secret_key")]
+    pub key: String,
+}
+
+/// An object of a kind that the field's documentation names, in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ObjectRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
+    pub name: String,
+}
+
+pub(crate) fn one() -> i32 {
+    1
+}
+
+fn default_secret_key() -> String {
+    "api-key".to_owned()
+}
