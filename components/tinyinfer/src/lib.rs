@@ -21,5 +21,6 @@
 //! # Ok::<(), tinyinfer::scheduler::Refusal>(())
 //! ```
 
+pub mod chat;
 pub mod sampling;
 pub mod scheduler;
