@@ -1,0 +1,70 @@
+# AIStack. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# CI keeps its build outside the clone, so that the next clone finds it.
+ifdef CI
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/aistack/target
+else
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+endif
+BIN := $(CARGO_TARGET_DIR)/release
+
+##@ Use it
+
+.PHONY: quickstart
+quickstart: ## From nothing to a cited answer: installs, builds, starts, ingests, asks
+	@hack/quickstart.sh
+
+.PHONY: build
+build: ## Build every binary, optimised
+	cargo build --release --workspace --bins
+
+.PHONY: models
+models: ## Fetch the quickstart's models into the model cache
+	cargo xtask models
+
+.PHONY: down
+down: ## Stop the stack that the quickstart started
+	$(BIN)/aistack down
+
+##@ Work on it
+
+.PHONY: test
+test: ## Everything that CI runs: formatting, lints, tests, the peers' clients, the quickstart
+	@hack/test.sh
+
+.PHONY: lint
+lint: ## Formatting and lints only
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+.PHONY: gen
+gen: ## Write every generated file (CRDs, protocol code)
+	cargo xtask gen
+
+.PHONY: tidy
+tidy: ## Check the gates of the house style
+	cargo xtask tidy
+
+##@ Measure it
+
+.PHONY: bench
+bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.jsonl
+	@hack/bench.sh
+
+.PHONY: test-crash
+test-crash: ## 200 kill -9 rounds against each store
+	@hack/test-crash.sh
+
+.PHONY: setup
+setup: ## Install the Debian packages that building and the quickstart need
+	@hack/setup.sh run
+
+.PHONY: setup-test
+setup-test: ## Install what the tests need besides
+	@hack/setup.sh test
+
+.PHONY: help
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
