@@ -1,0 +1,235 @@
+"""Speed of every kernel beside its peer on one GPU: interleaved, caches flushed, medians of CUDA-event timings, random data.
+
+Prints one JSON line a measurement. Peers out of the vLLM wheel are used where `--peers FOLDER` holds them (hack/gpu/peers.sh packs them).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import tinykernels as tk
+
+DEV = "cuda:0"
+ROUNDS = 60
+ARGS = argparse.ArgumentParser()
+ARGS.add_argument("--peers", type=Path)
+ARGS.add_argument("--commit", default="unknown")
+ARGS.add_argument("--only", default="")
+ARGS = ARGS.parse_args()
+torch.manual_seed(time.time_ns())
+flush = torch.empty(256 << 20, dtype=torch.uint8, device=DEV)
+
+
+def clocks():
+    out = subprocess.run(["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu", "--format=csv,noheader,nounits"], capture_output=True, text=True).stdout
+    sm, mem, power, heat = (x.strip() for x in out.strip().split(","))
+    return {"sm_mhz": int(sm), "mem_mhz": int(mem), "watts": float(power), "celsius": int(heat)}
+
+
+def times(calls, rounds=ROUNDS):
+    """Median, 10th and 90th percentile in microseconds of each call; one of each in turn, the L2 cache flushed before each."""
+    for call in calls:
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    events = [[], []][: len(calls)] if len(calls) <= 2 else [[] for _ in calls]
+    for _ in range(rounds):
+        for call, log in zip(calls, events):
+            flush.zero_()
+            a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            a.record()
+            call()
+            b.record()
+            log.append((a, b))
+    torch.cuda.synchronize()
+    result = []
+    for log in events:
+        t = sorted(a.elapsed_time(b) * 1000 for a, b in log)
+        result.append((t[len(t) // 2], t[len(t) // 10], t[len(t) * 9 // 10]))
+    return result
+
+
+def row(id_, what, ours, peer, unit, peer_version, better="higher", **more):
+    """ours and peer in `unit`; ratio is ours over peer where higher is better, peer over ours where lower is."""
+    ratio = None if peer is None else (ours / peer if better == "higher" else peer / ours)
+    line = {"id": id_, "what": what, "ours": round(ours, 2), "peer": peer and round(peer, 2), "unit": unit, "better": better,
+            "ratio": ratio and round(ratio, 4), "peer_version": peer_version, "machine": MACHINE, "commit": ARGS.commit,
+            "date": time.strftime("%Y-%m-%d"), "runs": ROUNDS, **more, "clocks": clocks()}
+    print(json.dumps(line), flush=True)
+
+
+def compare(id_, what, ours, peers, bytes_=None, flops=None):
+    """One interleaved run of ours and every peer; a row a peer, in GB/s or TFLOP/s where the work is given, else in microseconds."""
+    measured = times([ours, *(call for _, call in peers)])
+    def convert(us):
+        return bytes_ / us / 1e3 if bytes_ else flops / us / 1e6 if flops else us
+    unit = "GB/s" if bytes_ else "TFLOP/s" if flops else "us"
+    better = "lower" if unit == "us" else "higher"
+    (us, low, high), rest = measured[0], measured[1:]
+    spread = {"us": round(us, 2), "us_p10": round(low, 2), "us_p90": round(high, 2)}
+    if bytes_:
+        spread["share_of_copy"] = round(bytes_ / us / 1e3 / COPY, 4)
+    if not peers:
+        row(id_, what, convert(us), None, unit, None, better, **spread)
+    for (name, _), (peer_us, *_) in zip(peers, rest):
+        row(id_, what, convert(us), convert(peer_us), unit, name, better, **spread, peer_us=round(peer_us, 2))
+
+
+def rand(*shape, dtype=torch.bfloat16, scale=1.0):
+    return (torch.randn(*shape, device=DEV) * scale).to(dtype)
+
+
+def load_peers():
+    """The operators of the vLLM wheel that were packed, by loading their libraries alone."""
+    have = {}
+    for name, file in (("fa3", "fa3.so"), ("vllm", "vllm_c.so")):
+        path = ARGS.peers and ARGS.peers / file
+        if path and path.exists():
+            try:
+                torch.ops.load_library(str(path))
+                have[name] = True
+            except OSError as e:
+                print(json.dumps({"peer": name, "error": str(e)[:300]}), flush=True)
+    return have
+
+
+def fused():
+    torch_version = f"torch {torch.__version__}"
+    for rows, hidden in [(8192, 4096), (256, 4096), (1, 4096)]:
+        x, r, w = rand(rows, hidden), rand(rows, hidden), rand(hidden)
+        y = torch.empty_like(x)
+        device, stream = tk._at(x)
+        call = tk._native.lib.tk_add_rms_norm
+        ours = lambda: call(device, stream, y.data_ptr(), x.data_ptr(), r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5)
+        peers = []
+        if "vllm" in PEERS:
+            x2, r2 = x.clone(), r.clone()
+            peers.append(("vLLM 0.24.0 fused_add_rms_norm", lambda: torch.ops._C.fused_add_rms_norm(x2, r2, w, 1e-5)))
+        compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, peers, bytes_=4 * 2 * x.numel())
+    for rows, inner in [(8192, 14336), (256, 14336), (1, 14336)]:
+        g = rand(rows, 2 * inner)
+        out = rand(rows, inner)
+        device, stream = tk._at(g)
+        call2 = tk._native.lib.tk_silu_mul
+        ours = lambda: call2(device, stream, out.data_ptr(), g.data_ptr(), rows, inner)
+        peers = []
+        if "vllm" in PEERS:
+            out2 = out.clone()
+            peers.append(("vLLM 0.24.0 silu_and_mul", lambda: torch.ops._C.silu_and_mul(out2, g)))
+        compare("K5", f"SiLU*mul bf16 [{rows}, {inner}]", ours, peers, bytes_=3 * 2 * out.numel())
+    del torch_version
+
+
+def decode():
+    for sequences, length in [(64, 4096), (1, 8192), (32, 4096), (128, 2048), (1, 65536), (16, 1000)]:
+        heads, kv_heads, page = 32, 8, 16
+        width = -(-length // page)
+        pages = sequences * width
+        keys, values = rand(pages, kv_heads, page, 128), rand(pages, kv_heads, page, 128)
+        table = torch.randperm(pages, device=DEV, dtype=torch.int32).view(sequences, width)
+        lens = torch.full((sequences,), length, dtype=torch.int32, device=DEV)
+        q = rand(sequences, heads, 128)
+        out = torch.empty_like(q)
+        device, stream, step, workspace = tk._decode_call(out, q, keys, values, table, lens, 128**-0.5)
+        from ctypes import byref
+        ours = lambda: tk._native.lib.tk_paged_decode(device, stream, byref(step), workspace)
+        peers = []
+        if "fa3" in PEERS:
+            k3, v3 = keys.transpose(1, 2).contiguous(), values.transpose(1, 2).contiguous()
+            cu = torch.arange(sequences + 1, device=DEV, dtype=torch.int32)
+            def peer():
+                return torch.ops._vllm_fa3_C.fwd(q, k3, v3, None, None, None, None, cu, None, None, None, lens, 1, length, table, None, None, None, None, None,
+                                                 None, None, None, None, 128**-0.5, True, -1, -1, 0.0, True, None, 0, None, 0, None, 1, 0, None)[0]
+            ours()
+            gap = float((peer().double() - out.double()).norm() / out.double().norm())
+            peers.append((f"FlashAttention-3 of vLLM 0.24.0 (rel. difference {gap:.1e})", peer))
+        compare("K2", f"paged decode attention {sequences} x {length}, heads 32/8, d 128, page 16", ours, peers, bytes_=2 * 2 * sequences * kv_heads * length * 128)
+
+
+def w4():
+    for features, columns in [(14336, 4096), (4096, 14336), (6144, 4096), (4096, 4096)]:
+        nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
+        scales = torch.rand(features, columns // 128) * 0.02 + 0.001
+        linear = tk.W4Linear(nibbles, scales, torch.full(scales.shape, 8, dtype=torch.uint8), DEV)
+        dense = rand(features, columns)
+        marlin = "vllm" in PEERS and marlin_weights(nibbles, scales)
+        for rows in (1, 8, 16):
+            x = rand(rows, columns)
+            y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
+            device, stream = tk._at(x)
+            ours = lambda: tk._native.lib.tk_w4a16_linear(device, stream, y.data_ptr(), x.data_ptr(), linear._weights, rows)
+            peers = [("cuBLAS bf16 (torch " + torch.__version__ + ")", lambda: F.linear(x, dense))]
+            if marlin:
+                peer = marlin(x)
+                ours()
+                gap = float((peer().double() - y.double()).norm() / y.double().norm())
+                peers.insert(0, (f"Marlin of vLLM 0.24.0, bf16 (rel. difference {gap:.1e})", peer))
+            compare("K4", f"W4A16 group 128, M {rows} N {features} K {columns}", ours, peers)
+
+
+def marlin_weights(nibbles, scales):
+    """The peer's own packing of the same weights."""
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("scalar_type", ARGS.peers / "scalar_type.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scalar_type"] = module
+    spec.loader.exec_module(module)
+    kind = module.scalar_types.uint4b8.id
+    features, columns = nibbles.shape
+    w = nibbles.to(DEV).int().t().contiguous()  # [K, N]
+    packed = torch.zeros(columns // 8, features, dtype=torch.int32, device=DEV)
+    for i in range(8):
+        packed |= w[i::8] << (4 * i)
+    empty = torch.empty(0, dtype=torch.int32, device=DEV)
+    repacked = torch.ops._C.gptq_marlin_repack(packed, empty, columns, features, 4, False)
+    order = [i + 8 * j for i in range(8) for j in range(8)]
+    s = scales.to(DEV).bfloat16().t().contiguous()
+    s = s.reshape(-1, 64)[:, order].reshape(-1, features).contiguous()
+    workspace = torch.zeros(torch.cuda.get_device_properties(0).multi_processor_count, dtype=torch.int32, device=DEV)
+    def bind(x):
+        rows = x.shape[0]
+        return lambda: torch.ops._C.marlin_gemm(x, None, repacked, None, s, None, None, None, None, None, workspace, kind, rows, features, columns, True, False, True, False)
+    return bind
+
+
+def sampling():
+    for rows, vocabulary, sigma, top_p in [(64, 128256, 1.0, 0.9), (64, 128256, 4.0, 0.9), (64, 128256, 1.0, 1.0), (1, 128256, 4.0, 0.9), (256, 128256, 4.0, 0.9)]:
+        logits = rand(rows, vocabulary, dtype=torch.float32, scale=sigma)
+        ones = torch.ones(rows, device=DEV)
+        arguments = [ones, ones * top_p, ones * 0, ones.int() * 0, torch.randint(0, 2**62, (rows,), device=DEV)]
+        token, logprob = torch.empty(rows, dtype=torch.int32, device=DEV), torch.empty(rows, device=DEV)
+        device, stream = tk._at(logits)
+        from ctypes import byref
+        s = tk._native.Sample(token.data_ptr(), logprob.data_ptr(), logits.data_ptr(), 0, *(t.data_ptr() for t in arguments), rows, vocabulary, vocabulary, 0, 0)
+        ours = lambda: tk._native.lib.tk_sample(device, stream, byref(s))
+        def peer():
+            values, index = torch.sort(logits, -1, descending=True)
+            p = torch.softmax(values, -1)
+            before = p.cumsum(-1) - p
+            p = torch.where(before < top_p, p, 0)
+            e = torch.empty_like(p).exponential_()
+            return index.gather(-1, (p / e).argmax(-1, keepdim=True))
+        compare("K6", f"sample {rows} x {vocabulary} f32, logits N(0, {sigma}), top-p {top_p}", ours, [(f"sort, cumsum, draw in torch {torch.__version__}", peer)])
+
+
+big = torch.randn(1 << 30, device=DEV)
+target = torch.empty_like(big)
+(copy_us, *_), = times([lambda: target.copy_(big)], 20)
+COPY = 2 * big.numel() * 4 / copy_us / 1e3
+MACHINE = f"{torch.cuda.get_device_name()}, driver {subprocess.run(['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'], capture_output=True, text=True).stdout.strip()}"
+row("copy", "device-to-device copy of 4 GiB, bytes read plus written", COPY, None, "GB/s", None, us=round(copy_us, 1))
+del big, target
+PEERS = load_peers()
+for part in (fused, decode, w4, sampling):
+    if not ARGS.only or part.__name__ in ARGS.only.split(","):
+        try:
+            part()
+        except Exception as e:  # noqa: BLE001 - the other parts still run
+            print(json.dumps({"part": part.__name__, "error": repr(e)[:600]}), flush=True)
+        torch.cuda.empty_cache()

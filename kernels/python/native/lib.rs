@@ -1,0 +1,363 @@
+//! The C functions under the Python package: raw device pointers in, a status out, the sentence of the last error kept a thread.
+//!
+//! Every function returns 0, or 1 after which [`tk_error`] gives the reason.
+#![allow(unsafe_code, clippy::too_many_arguments)] // a C interface: its callers are the ctypes declarations in tinykernels/_native.py
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::sync::Arc;
+
+use half::bf16;
+use tinykernels::cuda::{
+    CudaError, DecodeShape, DecodeWorkspace, Device, Logits, PackedW4, PagedCache, SamplingParameters,
+    Stream, Tensor, TensorMut, W4Workspace, add_rms_norm, paged_decode, rms_norm, sample, silu_mul,
+    w4a16_linear,
+};
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::default();
+}
+
+/// An opened GPU.
+pub struct Handle(Arc<Device>);
+
+/// Packed weights and their scratch.
+pub struct Weights(PackedW4, W4Workspace);
+
+fn status(result: Result<(), CudaError>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(e) => {
+            LAST.with_borrow_mut(|last| {
+                *last = CString::new(e.to_string().replace('\0', "")).expect("NULs were removed")
+            });
+            1
+        }
+    }
+}
+
+/// # Safety
+/// `handle` is from [`tk_open`]; `stream` is a stream of that GPU's primary context.
+unsafe fn stream(handle: *const Handle, stream: *mut c_void) -> Stream {
+    // SAFETY: the caller's promise.
+    unsafe { Stream::from_raw(&(*handle).0, stream) }
+}
+
+/// # Safety
+/// As [`Tensor::from_raw`].
+unsafe fn input<'a, T: tinykernels::cuda::Element, const N: usize>(
+    address: u64,
+    shape: [usize; N],
+) -> Tensor<'a, T, N> {
+    // SAFETY: the caller's promise.
+    unsafe { Tensor::from_raw(address, shape) }
+}
+
+/// # Safety
+/// As [`TensorMut::from_raw`].
+unsafe fn output<'a, T: tinykernels::cuda::Element, const N: usize>(
+    address: u64,
+    shape: [usize; N],
+) -> TensorMut<'a, T, N> {
+    // SAFETY: the caller's promise.
+    unsafe { TensorMut::from_raw(address, shape) }
+}
+
+/// The last error of this thread, valid until its next call.
+#[unsafe(no_mangle)]
+pub extern "C" fn tk_error() -> *const c_char {
+    LAST.with_borrow(|last| last.as_ptr())
+}
+
+/// Opens a GPU; null on error.
+#[unsafe(no_mangle)]
+pub extern "C" fn tk_open(ordinal: usize) -> *mut Handle {
+    match Device::open(ordinal) {
+        Ok(device) => Box::into_raw(Box::new(Handle(device))),
+        Err(e) => {
+            status(Err(e));
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_add_rms_norm(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    residual: u64,
+    weight: u64,
+    rows: usize,
+    hidden: usize,
+    epsilon: f32,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mut y, mut residual) = (output(y, [rows, hidden]), output(residual, [rows, hidden]));
+        status(add_rms_norm(
+            &stream(handle, queue),
+            &mut y,
+            input(x, [rows, hidden]),
+            &mut residual,
+            input(weight, [hidden]),
+            epsilon,
+        ))
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_rms_norm(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weight: u64,
+    rows: usize,
+    hidden: usize,
+    epsilon: f32,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        status(rms_norm(
+            &stream(handle, queue),
+            &mut output(y, [rows, hidden]),
+            input(x, [rows, hidden]),
+            input(weight, [hidden]),
+            epsilon,
+        ))
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_silu_mul(
+    handle: *const Handle,
+    queue: *mut c_void,
+    out: u64,
+    gate_up: u64,
+    rows: usize,
+    inner: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        status(silu_mul(
+            &stream(handle, queue),
+            &mut output(out, [rows, inner]),
+            input(gate_up, [rows, 2 * inner]),
+        ))
+    }
+}
+
+/// Scratch for [`tk_paged_decode`]; null on error.
+///
+/// # Safety
+/// `handle` is from [`tk_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_decode_workspace(
+    handle: *const Handle,
+    sequences: usize,
+    query_heads: usize,
+    kv_heads: usize,
+    capacity: usize,
+) -> *mut DecodeWorkspace {
+    // SAFETY: the caller's promise.
+    let made = unsafe { (*handle).0.stream() }.and_then(|s| {
+        DecodeWorkspace::new(&s, DecodeShape { sequences, query_heads, kv_heads, capacity })
+            .and_then(|w| s.synchronize().map(|()| w))
+    });
+    made.map_or_else(
+        |e| {
+            status(Err(e));
+            std::ptr::null_mut()
+        },
+        |w| Box::into_raw(Box::new(w)),
+    )
+}
+
+/// # Safety
+/// `workspace` is from [`tk_decode_workspace`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_decode_workspace_free(workspace: *mut DecodeWorkspace) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(workspace) });
+}
+
+/// Extents and addresses of a decode step.
+#[repr(C)]
+pub struct Decode {
+    out: u64,
+    q: u64,
+    keys: u64,
+    values: u64,
+    block_table: u64,
+    lengths: u64,
+    sequences: usize,
+    query_heads: usize,
+    kv_heads: usize,
+    pages: usize,
+    page_tokens: usize,
+    table_width: usize,
+    scale: f32,
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `workspace` is from [`tk_decode_workspace`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_paged_decode(
+    handle: *const Handle,
+    queue: *mut c_void,
+    d: *const Decode,
+    workspace: *mut DecodeWorkspace,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let d = &*d;
+        let cache = [d.pages, d.kv_heads, d.page_tokens, 128];
+        let cache = PagedCache {
+            keys: input(d.keys, cache),
+            values: input(d.values, cache),
+            block_table: input(d.block_table, [d.sequences, d.table_width]),
+            lengths: input(d.lengths, [d.sequences]),
+        };
+        let rows = [d.sequences, d.query_heads, 128];
+        status(paged_decode(
+            &stream(handle, queue),
+            &mut output(d.out, rows),
+            input::<bf16, 3>(d.q, rows),
+            cache,
+            d.scale,
+            &mut *workspace,
+        ))
+    }
+}
+
+/// Extents and addresses of a sampling call. `bitmask` null allows every token.
+#[repr(C)]
+pub struct Sample {
+    token: u64,
+    log_probability: u64,
+    logits: u64,
+    bitmask: u64,
+    temperature: u64,
+    top_p: u64,
+    min_p: u64,
+    top_k: u64,
+    seed: u64,
+    rows: usize,
+    stride: usize,
+    vocabulary: usize,
+    mask_words: usize,
+    half_precision: c_int,
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sample(handle: *const Handle, queue: *mut c_void, s: *const Sample) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let s = &*s;
+        let shape = [s.rows, s.stride];
+        let logits = if s.half_precision == 0 {
+            Logits::F32(input(s.logits, shape))
+        } else {
+            Logits::Bf16(input(s.logits, shape))
+        };
+        let mask = (s.bitmask != 0).then(|| input(s.bitmask, [s.rows, s.mask_words]));
+        let parameters = SamplingParameters {
+            temperature: input(s.temperature, [s.rows]),
+            top_p: input(s.top_p, [s.rows]),
+            min_p: input(s.min_p, [s.rows]),
+            top_k: input(s.top_k, [s.rows]),
+            seed: input(s.seed, [s.rows]),
+        };
+        let (mut token, mut log_probability) =
+            (output(s.token, [s.rows]), output(s.log_probability, [s.rows]));
+        status(sample(
+            &stream(handle, queue),
+            &mut token,
+            &mut log_probability,
+            logits,
+            s.vocabulary,
+            mask,
+            parameters,
+        ))
+    }
+}
+
+/// Packs 4-bit weights from host memory; null on error.
+///
+/// # Safety
+/// `nibbles` holds `features · columns` bytes, `scales` and `zeros` `features · columns / 128` entries.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_w4_pack(
+    handle: *const Handle,
+    nibbles: *const u8,
+    scales: *const bf16,
+    zeros: *const u8,
+    features: usize,
+    columns: usize,
+) -> *mut Weights {
+    let groups = features * (columns / tinykernels::cuda::GROUP);
+    // SAFETY: the caller's promise.
+    let made = unsafe {
+        (*handle).0.stream().and_then(|s| {
+            let (n, sc, z) = (
+                std::slice::from_raw_parts(nibbles, features * columns),
+                std::slice::from_raw_parts(scales, groups),
+                std::slice::from_raw_parts(zeros, groups),
+            );
+            let packed = PackedW4::from_host(&s, [features, columns], n, sc, z)?;
+            let workspace = W4Workspace::new(&s, [features, columns])?;
+            s.synchronize()?;
+            Ok(Weights(packed, workspace))
+        })
+    };
+    made.map_or_else(
+        |e| {
+            status(Err(e));
+            std::ptr::null_mut()
+        },
+        |w| Box::into_raw(Box::new(w)),
+    )
+}
+
+/// # Safety
+/// `weights` is from [`tk_w4_pack`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_w4_free(weights: *mut Weights) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(weights) });
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `weights` is from [`tk_w4_pack`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_w4a16_linear(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weights: *mut Weights,
+    rows: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Weights(packed, workspace) = &mut *weights;
+        let [features, columns] = packed.shape();
+        status(w4a16_linear(
+            &stream(handle, queue),
+            &mut output(y, [rows, features]),
+            input(x, [rows, columns]),
+            packed,
+            workspace,
+        ))
+    }
+}

@@ -1,0 +1,171 @@
+"""TinyKernels for PyTorch: custom operators over the Rust library, safe under torch.compile.
+
+    import torch, tinykernels
+    y = tinykernels.add_rms_norm(x, residual, weight, 1e-5)   # residual is updated in place
+
+bf16 tensors on one NVIDIA Hopper GPU, contiguous; every refusal is a TinyKernelsError with the shapes and the limit.
+"""
+
+import ctypes
+
+import torch
+
+from . import _native
+from ._native import TinyKernelsError
+
+__all__ = ["TinyKernelsError", "W4Linear", "add_rms_norm", "paged_decode", "rms_norm", "sample", "silu_mul"]
+
+
+def _at(tensor: torch.Tensor) -> tuple[int, int]:
+    ordinal = tensor.device.index
+    return _native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream
+
+
+def _need(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    if not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous():
+        raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+
+
+@torch.library.custom_op("tinykernels::add_rms_norm", mutates_args=("residual",))
+def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """residual += x; returns residual / rms(residual) * weight."""
+    for name, tensor in (("x", x), ("residual", residual), ("weight", weight)):
+        _need(name, tensor, torch.bfloat16)
+    if residual.shape != x.shape or weight.shape != x.shape[-1:]:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, residual {tuple(residual.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = torch.empty_like(x)
+    device, stream = _at(x)
+    hidden = x.shape[-1]
+    _native.check(_native.lib.tk_add_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), residual.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    return y
+
+
+@add_rms_norm.register_fake
+def _(x, residual, weight, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::rms_norm", mutates_args=())
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """x / rms(x) * weight."""
+    _need("x", x, torch.bfloat16)
+    _need("weight", weight, torch.bfloat16)
+    if weight.shape != x.shape[-1:]:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = torch.empty_like(x)
+    device, stream = _at(x)
+    hidden = x.shape[-1]
+    _native.check(_native.lib.tk_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    return y
+
+
+@rms_norm.register_fake
+def _(x, weight, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::silu_mul", mutates_args=())
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(first half of the columns) * second half."""
+    _need("gate_up", gate_up, torch.bfloat16)
+    inner = gate_up.shape[-1] // 2
+    out = gate_up.new_empty(gate_up.shape[:-1] + (inner,))
+    device, stream = _at(gate_up)
+    _native.check(_native.lib.tk_silu_mul(device, stream, out.data_ptr(), gate_up.data_ptr(), out.numel() // max(inner, 1), inner))
+    return out
+
+
+@silu_mul.register_fake
+def _(gate_up):
+    return gate_up.new_empty(gate_up.shape[:-1] + (gate_up.shape[-1] // 2,))
+
+
+_workspaces: dict[tuple, int] = {}
+
+
+def _decode_call(out, q, keys, values, block_table, lengths, scale):
+    device, stream = _at(q)
+    sequences, heads, _ = q.shape
+    pages, kv_heads, page_tokens, _ = keys.shape
+    width = block_table.shape[1]
+    key = (q.device.index, stream, sequences, heads, kv_heads, width * page_tokens)
+    if key not in _workspaces:
+        _workspaces[key] = _native.made(_native.lib.tk_decode_workspace(device, sequences, heads, kv_heads, width * page_tokens))
+    step = _native.Decode(
+        out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(),
+        sequences, heads, kv_heads, pages, page_tokens, width, scale,
+    )
+    return device, stream, step, _workspaces[key]
+
+
+@torch.library.custom_op("tinykernels::paged_decode", mutates_args=())
+def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor, scale: float) -> torch.Tensor:
+    """One query token a sequence over a paged cache: q [sequences, heads, 128], keys and values [pages, kv_heads, page_tokens, 128]."""
+    for name, tensor in (("q", q), ("keys", keys), ("values", values)):
+        _need(name, tensor, torch.bfloat16)
+    for name, tensor in (("block_table", block_table), ("lengths", lengths)):
+        _need(name, tensor, torch.int32)
+    if keys.shape != values.shape or keys.shape[3] != 128 or q.shape[2] != 128 or block_table.shape[0] != q.shape[0] or lengths.shape[0] != q.shape[0]:
+        raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, lengths {tuple(lengths.shape)} do not belong together")
+    out = torch.empty_like(q)
+    device, stream, step, workspace = _decode_call(out, q, keys, values, block_table, lengths, scale)
+    _native.check(_native.lib.tk_paged_decode(device, stream, ctypes.byref(step), workspace))
+    return out
+
+
+@paged_decode.register_fake
+def _(q, keys, values, block_table, lengths, scale):
+    return torch.empty_like(q)
+
+
+def sample(logits, temperature, top_p, min_p, top_k, seed, bitmask=None, vocabulary=None):
+    """One token a row: (token int32 [rows], log-probability f32 [rows]). Parameters are [rows]: f32, f32, f32, int32, int64."""
+    if logits.dtype not in (torch.float32, torch.bfloat16):
+        raise TinyKernelsError(f"logits must be float32 or bfloat16, not {logits.dtype}")
+    _need("logits", logits, logits.dtype)
+    rows, stride = logits.shape
+    named = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "top_k": top_k, "seed": seed}
+    for (name, tensor), dtype in zip(named.items(), (torch.float32,) * 3 + (torch.int32, torch.int64)):
+        _need(name, tensor, dtype)
+        if tensor.shape != (rows,):
+            raise TinyKernelsError(f"{name} must be [{rows}], not {tuple(tensor.shape)}")
+    if bitmask is not None:
+        _need("bitmask", bitmask, torch.int32)
+    token = torch.empty(rows, dtype=torch.int32, device=logits.device)
+    log_probability = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    device, stream = _at(logits)
+    call = _native.Sample(
+        token.data_ptr(), log_probability.data_ptr(), logits.data_ptr(), bitmask.data_ptr() if bitmask is not None else 0,
+        *(t.data_ptr() for t in named.values()), rows, stride, vocabulary or stride, bitmask.shape[1] if bitmask is not None else 0,
+        int(logits.dtype == torch.bfloat16),
+    )
+    _native.check(_native.lib.tk_sample(device, stream, ctypes.byref(call)))
+    return token, log_probability
+
+
+class W4Linear:
+    """x [rows <= 16, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
+
+    def __init__(self, nibbles: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
+        self.features, self.columns = nibbles.shape
+        self.device = torch.device(device)
+        nibbles, zeros = nibbles.to("cpu", torch.uint8).contiguous(), zeros.to("cpu", torch.uint8).contiguous()
+        scales = scales.to("cpu", torch.bfloat16).contiguous()
+        if scales.shape != (self.features, self.columns // 128) or zeros.shape != scales.shape:
+            raise TinyKernelsError(f"nibbles {tuple(nibbles.shape)}, scales {tuple(scales.shape)}, zeros {tuple(zeros.shape)} do not belong together")
+        self._handle = _native.handle(self.device.index or 0)
+        self._weights = _native.made(_native.lib.tk_w4_pack(self._handle, nibbles.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self.features, self.columns))
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        _need("x", x, torch.bfloat16)
+        if x.dim() != 2 or x.shape[1] != self.columns:
+            raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
+        out = x.new_empty(x.shape[0], self.features) if out is None else out
+        device, stream = _at(x)
+        _native.check(_native.lib.tk_w4a16_linear(device, stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
+        return out
+
+    def __del__(self):
+        if getattr(self, "_weights", None):
+            torch.cuda.synchronize(self.device)
+            _native.lib.tk_w4_free(self._weights)

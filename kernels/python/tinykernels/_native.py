@@ -1,0 +1,71 @@
+"""The C functions of libtinykernels_native.so, as ctypes sees them."""
+
+import ctypes as c
+import os
+from pathlib import Path
+
+_u64, _size, _p = c.c_uint64, c.c_size_t, c.c_void_p
+
+
+class Decode(c.Structure):
+    _fields_ = [(n, _u64) for n in ("out", "q", "keys", "values", "block_table", "lengths")] + [
+        (n, _size) for n in ("sequences", "query_heads", "kv_heads", "pages", "page_tokens", "table_width")
+    ] + [("scale", c.c_float)]
+
+
+class Sample(c.Structure):
+    _fields_ = [
+        (n, _u64)
+        for n in ("token", "log_probability", "logits", "bitmask", "temperature", "top_p", "min_p", "top_k", "seed")
+    ] + [(n, _size) for n in ("rows", "stride", "vocabulary", "mask_words")] + [("half_precision", c.c_int)]
+
+
+_SIGNATURES = {
+    "tk_error": (c.c_char_p, []),
+    "tk_open": (_p, [_size]),
+    "tk_add_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _u64, _size, _size, c.c_float]),
+    "tk_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, c.c_float]),
+    "tk_silu_mul": (c.c_int, [_p, _p, _u64, _u64, _size, _size]),
+    "tk_decode_workspace": (_p, [_p, _size, _size, _size, _size]),
+    "tk_decode_workspace_free": (None, [_p]),
+    "tk_paged_decode": (c.c_int, [_p, _p, c.POINTER(Decode), _p]),
+    "tk_sample": (c.c_int, [_p, _p, c.POINTER(Sample)]),
+    "tk_w4_pack": (_p, [_p, _p, _p, _p, _size, _size]),
+    "tk_w4_free": (None, [_p]),
+    "tk_w4a16_linear": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
+}
+
+
+class TinyKernelsError(RuntimeError):
+    """A call the library refused, in its own words."""
+
+
+def _load() -> c.CDLL:
+    path = os.environ.get("TINYKERNELS_NATIVE") or str(Path(__file__).with_name("libtinykernels_native.so"))
+    library = c.CDLL(path)
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+lib = _load()
+_handles: dict[int, int] = {}
+
+
+def check(status: int) -> None:
+    if status:
+        raise TinyKernelsError(lib.tk_error().decode())
+
+
+def made(pointer: int | None) -> int:
+    if not pointer:
+        raise TinyKernelsError(lib.tk_error().decode())
+    return pointer
+
+
+def handle(ordinal: int) -> int:
+    """The opened GPU; one handle each for the life of the process."""
+    if ordinal not in _handles:
+        _handles[ordinal] = made(lib.tk_open(ordinal))
+    return _handles[ordinal]

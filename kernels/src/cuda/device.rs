@@ -1,0 +1,140 @@
+//! A GPU that these kernels run on, and streams of work on it.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+use cudarc::driver::{CudaContext, result};
+
+use super::error::{CudaError, driver};
+use super::module::Modules;
+
+/// One opened GPU: its primary context (shared with every other library of the process), limits, and loaded kernels.
+#[derive(Debug)]
+pub struct Device {
+    pub(super) context: Arc<CudaContext>,
+    pub(super) modules: Modules,
+    /// Streaming multiprocessors; persistent kernels start one block on each.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory one block may use.
+    pub shared_memory: usize,
+    /// What the driver calls it.
+    pub name: String,
+}
+
+impl Device {
+    /// Opens a GPU and loads the embedded kernels.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`CudaError::NoDevice`], [`CudaError::UnsupportedDevice`], [`CudaError::DriverTooOld`] or
+    /// [`CudaError::Module`], each before any memory is taken.
+    pub fn open(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+        // SAFETY: only asks the loader whether libcuda exists; cudarc would panic on the first call otherwise.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoDriver);
+        }
+        // A driver without a GPU reports "no device" from its initialisation.
+        let count = match result::init().and_then(|()| result::device::get_count()) {
+            Ok(count) => usize::try_from(count).unwrap_or(0),
+            Err(e)
+                if matches!(
+                    e.0,
+                    sys::CUresult::CUDA_ERROR_NO_DEVICE | sys::CUresult::CUDA_ERROR_STUB_LIBRARY
+                ) =>
+            {
+                0
+            }
+            Err(e) => return Err(driver("Device::open")(e)),
+        };
+        if ordinal >= count {
+            return Err(CudaError::NoDevice { ordinal, count });
+        }
+        let mut version = 0;
+        // SAFETY: writes one int through a valid pointer.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(driver("Device::open"))?;
+        if version < 13000 {
+            return Err(CudaError::DriverTooOld {
+                found_major: version / 1000,
+                found_minor: version % 1000 / 10,
+            });
+        }
+        let context = CudaContext::new(ordinal).map_err(driver("Device::open"))?;
+        // SAFETY: no cudarc slices are used, so there is nothing whose events could be missed.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(driver("Device::open"))?;
+        let (major, minor) = context.compute_capability().map_err(driver("Device::open"))?;
+        if (major, minor) != (9, 0) {
+            return Err(CudaError::UnsupportedDevice { name, major, minor });
+        }
+        let attribute = |a| context.attribute(a).map_err(driver("Device::open"));
+        let multiprocessors =
+            attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let shared_memory =
+            attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
+                as usize;
+        let modules = Modules::load()?;
+        Ok(Arc::new(Self { context, modules, multiprocessors, shared_memory, name }))
+    }
+
+    /// Bytes free and in all on this GPU.
+    pub fn memory(&self) -> Result<(usize, usize), CudaError> {
+        self.context.mem_get_info().map_err(driver("Device::memory"))
+    }
+
+    /// A new stream, not synchronised with the legacy default stream.
+    pub fn stream(self: &Arc<Self>) -> Result<Stream, CudaError> {
+        self.bind("Device::stream")?;
+        let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(driver("Device::stream"))?;
+        Ok(Stream { device: Arc::clone(self), raw, owned: true })
+    }
+
+    pub(super) fn bind(&self, call: &'static str) -> Result<(), CudaError> {
+        self.context.bind_to_thread().map_err(driver(call))
+    }
+}
+
+/// An ordered queue of work. Calls return before their work is done; [`Stream::synchronize`] waits, and reports a kernel that faulted.
+///
+/// Work on two streams is not ordered: pass a tensor from one to the other only after synchronising the first.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) device: Arc<Device>,
+    pub(super) raw: sys::CUstream,
+    owned: bool,
+}
+
+// SAFETY: a CUstream may be used from any thread, and the driver locks internally.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// Wraps a stream of another library (PyTorch, JAX) on the same GPU's primary context.
+    ///
+    /// # Safety
+    /// `raw` is a live `CUstream` (or null, the default stream) of `device`'s primary context and outlives the result.
+    pub unsafe fn from_raw(device: &Arc<Device>, raw: *mut std::ffi::c_void) -> Self {
+        Self { device: Arc::clone(device), raw: raw.cast(), owned: false }
+    }
+
+    /// The GPU this stream belongs to.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Waits for all work given to this stream.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.device.bind("Stream::synchronize")?;
+        // SAFETY: the stream is live by construction.
+        unsafe { result::stream::synchronize(self.raw) }.map_err(driver("Stream::synchronize"))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.owned && self.device.bind("Stream::drop").is_ok() {
+            // SAFETY: created by Device::stream and not used after this; the driver finishes queued work first.
+            let _ = unsafe { result::stream::destroy(self.raw) };
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Memory-bound steps between the matrix products.
+
+use half::bf16;
+
+use super::device::Stream;
+use super::error::CudaError;
+use super::launch::{Grid, argument, check, launch, shape_error};
+use super::module::Kernel;
+use super::tensor::{Tensor, TensorMut};
+
+/// Columns a block can hold in registers: 1,024 threads of four 16-byte vectors.
+const MOST_HIDDEN: usize = 1024 * 4 * 8;
+
+fn norm_grid(call: &'static str, shape: [usize; 2]) -> Result<(usize, Grid), CudaError> {
+    let [rows, hidden] = shape;
+    if hidden == 0 || hidden % 8 != 0 || hidden > MOST_HIDDEN || rows > i32::MAX as usize {
+        return Err(shape_error(
+            call,
+            format!("x is [{rows}, {hidden}]"),
+            format!("columns must be a multiple of 8 up to {MOST_HIDDEN}, rows under 2^31"),
+        ));
+    }
+    let vectors = hidden / 8;
+    // Two vectors a thread from 2,048 columns on: more bytes in flight and half the warps to sum over.
+    let each = if vectors <= 256 {
+        1
+    } else if vectors <= 2048 {
+        2
+    } else {
+        4
+    };
+    let threads = vectors.div_ceil(each).next_multiple_of(32) as u32;
+    Ok((each, Grid { blocks: (rows as u32, 1), threads, shared: 0 }))
+}
+
+/// `residual ← residual + x`, then `y ← residual / rms(residual) · weight`.
+///
+/// Shapes: `y`, `x`, `residual` `[rows, hidden]`, `weight` `[hidden]`, bf16, row-major, 16-byte aligned; `hidden` a multiple of 8 up to 32,768.
+/// The mean square is taken in f32 over the rounded residual (Zhang and Sennrich, 2019).
+///
+/// # Errors
+/// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
+pub fn add_rms_norm(
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    residual: &mut TensorMut<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 1>,
+    epsilon: f32,
+) -> Result<(), CudaError> {
+    const CALL: &str = "add_rms_norm";
+    if y.shape() != x.shape || residual.shape() != x.shape || weight.shape[0] != x.shape[1] {
+        return Err(shape_error(
+            CALL,
+            format!("y {y:?}, x {x:?}, residual {residual:?}, weight {weight:?}"),
+            "y, x and residual must have one shape and weight its columns",
+        ));
+    }
+    check(
+        CALL,
+        stream,
+        16,
+        &[("y", y.span()), ("residual", residual.span())],
+        &[("x", x.span()), ("weight", weight.span())],
+    )?;
+    if x.shape[0] == 0 {
+        return Ok(());
+    }
+    let (each, grid) = norm_grid(CALL, x.shape)?;
+    let m = &stream.device.modules;
+    let kernel: Kernel = match each {
+        1 => m.add_rms_norm_1,
+        2 => m.add_rms_norm_2,
+        _ => m.add_rms_norm_4,
+    };
+    let hidden = x.shape[1] as i32;
+    let mut arguments = [
+        argument(&y.view.pointer),
+        argument(&x.pointer),
+        argument(&residual.view.pointer),
+        argument(&weight.pointer),
+        argument(&hidden),
+        argument(&epsilon),
+    ];
+    // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+}
+
+/// `y ← x / rms(x) · weight`; shapes, limits and errors as in [`add_rms_norm`].
+pub fn rms_norm(
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 1>,
+    epsilon: f32,
+) -> Result<(), CudaError> {
+    const CALL: &str = "rms_norm";
+    if y.shape() != x.shape || weight.shape[0] != x.shape[1] {
+        return Err(shape_error(
+            CALL,
+            format!("y {y:?}, x {x:?}, weight {weight:?}"),
+            "y and x must have one shape and weight its columns",
+        ));
+    }
+    check(CALL, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weight", weight.span())])?;
+    if x.shape[0] == 0 {
+        return Ok(());
+    }
+    let (each, grid) = norm_grid(CALL, x.shape)?;
+    let m = &stream.device.modules;
+    let kernel = match each {
+        1 => m.rms_norm_1,
+        2 => m.rms_norm_2,
+        _ => m.rms_norm_4,
+    };
+    let hidden = x.shape[1] as i32;
+    let mut arguments = [
+        argument(&y.view.pointer),
+        argument(&x.pointer),
+        argument(&weight.pointer),
+        argument(&hidden),
+        argument(&epsilon),
+    ];
+    // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+}
+
+/// The gate of a SwiGLU MLP: `out[r, c] ← silu(gate_up[r, c]) · gate_up[r, inner + c]`.
+///
+/// Shapes: `gate_up` `[rows, 2 · inner]`, `out` `[rows, inner]`, bf16, row-major, 16-byte aligned; `inner` a multiple of 8.
+///
+/// # Errors
+/// As for [`add_rms_norm`].
+pub fn silu_mul(
+    stream: &Stream,
+    out: &mut TensorMut<'_, bf16, 2>,
+    gate_up: Tensor<'_, bf16, 2>,
+) -> Result<(), CudaError> {
+    const CALL: &str = "silu_mul";
+    // A grid has 65,535 rows of blocks, each of at most four matrix rows.
+    const MOST_ROWS: usize = 4 * 65_535;
+    let [rows, inner] = out.shape();
+    if gate_up.shape != [rows, 2 * inner] || inner % 8 != 0 || rows > MOST_ROWS || inner > 1 << 30 {
+        return Err(shape_error(
+            CALL,
+            format!("out {out:?}, gate_up {gate_up:?}"),
+            format!(
+                "gate_up must be [rows, 2 * inner] for out [rows, inner], inner a multiple of 8, at most {MOST_ROWS} rows"
+            ),
+        ));
+    }
+    check(CALL, stream, 16, &[("out", out.span())], &[("gate_up", gate_up.span())])?;
+    if rows == 0 || inner == 0 {
+        return Ok(());
+    }
+    let m = &stream.device.modules;
+    // Few rows: one each, so that every multiprocessor has blocks. Many: four, for loads in flight.
+    let (each, kernel) = if rows < 256 {
+        (1, m.silu_mul_1)
+    } else if rows < 1024 {
+        (2, m.silu_mul_2)
+    } else {
+        (4, m.silu_mul_4)
+    };
+    let grid = Grid {
+        blocks: ((inner / 8).div_ceil(256) as u32, rows.div_ceil(each) as u32),
+        threads: 256,
+        shared: 0,
+    };
+    let (rows, inner) = (rows as i32, inner as i32);
+    let mut arguments =
+        [argument(&out.view.pointer), argument(&gate_up.pointer), argument(&rows), argument(&inner)];
+    // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("gate_up {gate_up:?}")) }
+}

@@ -1,0 +1,27 @@
+//! Kernels for NVIDIA Hopper (compute capability 9.0), behind feature `cuda`.
+//!
+//! Every call checks shapes, alignment, placement and aliasing, queues its kernels on a [`Stream`] and returns; the device memory it writes
+//! is ready after later work of the same stream, or [`Stream::synchronize`]. Results do not depend on the batch around a row: sums are taken
+//! in an order that the row's own shape fixes.
+//!
+//! The kernels are CUDA C++ under `kernels/cuda`, compiled at build time and embedded; libcuda is loaded when [`Device::open`] is called,
+//! so a program with this feature starts on a machine without a GPU and is told so by that call.
+#![allow(unsafe_code)] // the driver's API; each block says why it is sound
+
+mod attention;
+mod device;
+mod error;
+mod fused;
+mod launch;
+mod module;
+mod quant;
+mod sampling;
+mod tensor;
+
+pub use attention::{DecodeShape, DecodeWorkspace, PagedCache, paged_decode};
+pub use device::{Device, Stream};
+pub use error::{CudaError, DriverFault};
+pub use fused::{add_rms_norm, rms_norm, silu_mul};
+pub use quant::{GROUP, PackedW4, W4Workspace, w4a16_linear};
+pub use sampling::{Logits, SamplingParameters, sample};
+pub use tensor::{Buffer, Element, Tensor, TensorMut};

@@ -1,0 +1,60 @@
+//! The embedded kernel images and the functions in them.
+
+use std::ffi::CString;
+
+use cudarc::driver::{result, sys};
+
+use super::error::CudaError;
+
+#[allow(non_upper_case_globals)] // named as their sources
+mod images {
+    //! Compiled by build.rs from kernels/cuda.
+    include!(concat!(env!("OUT_DIR"), "/images.rs"));
+}
+
+/// A kernel of a loaded image.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel(pub sys::CUfunction);
+
+// SAFETY: a CUfunction is an immutable handle, usable from every thread with the context bound.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+macro_rules! kernels {
+    ($($image:ident { $($kernel:ident),* $(,)? })*) => {
+        /// Every kernel the Rust side launches, by name.
+        #[derive(Debug)]
+        pub(super) struct Modules { $($(pub $kernel: Kernel,)*)* }
+
+        impl Modules {
+            /// Loads every image into the current context.
+            pub fn load() -> Result<Self, CudaError> {
+                $(let $image = load_image(stringify!($image), images::$image)?;)*
+                Ok(Self { $($($kernel: function(stringify!($image), $image, stringify!($kernel))?,)*)* })
+            }
+        }
+    };
+}
+
+kernels! {
+    norm { add_rms_norm_1, add_rms_norm_2, add_rms_norm_4, rms_norm_1, rms_norm_2, rms_norm_4 }
+    activation { silu_mul_1, silu_mul_2, silu_mul_4 }
+    paged_decode { paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8 }
+    sample { sample_f32, sample_bf16 }
+    w4a16 { w4a16_m8, w4a16_m16 }
+}
+
+fn load_image(module: &'static str, image: &'static [u8]) -> Result<sys::CUmodule, CudaError> {
+    // SAFETY: the image is a complete ELF that nvcc wrote; the driver copies it.
+    unsafe { result::module::load_data(image.as_ptr().cast()) }
+        .map_err(|e| CudaError::Module { module, source: e.into() })
+}
+
+fn function(module: &'static str, loaded: sys::CUmodule, name: &'static str) -> Result<Kernel, CudaError> {
+    let symbol = CString::new(name).expect("kernel names hold no NUL");
+    // SAFETY: the module was just loaded and is never unloaded: it goes with the primary context.
+    unsafe { result::module::get_function(loaded, symbol) }
+        .map(Kernel)
+        .map_err(|e| CudaError::Module { module, source: e.into() })
+}
