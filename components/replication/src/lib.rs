@@ -1,1 +1,43 @@
-//! Under construction.
+//! Raft groups on one shared log.
+//!
+//! [`Replicated`] runs a deterministic [`StateMachine`] as a Raft group (openraft underneath):
+//! commands are opaque bytes, committed in one order, applied in batches, and acknowledged only
+//! after the [`log`] has put them on disk. The log is append-only, segmented and checksummed;
+//! one fdatasync covers every append that is waiting, of every group. It is purged only up to
+//! what the state machine has made durable.
+//!
+//! What it refuses to know: what a command means, which protocol brought it, and what time it
+//! is. This version runs groups of one voter; peers, their network and membership changes come
+//! with the next one, behind the same names.
+//!
+//! ```
+//! # use bytes::Bytes; use replication::{GroupOptions, Replicated, StateMachine}; use std::{io, path::Path};
+//! struct Counter { total: u64, position: Option<Bytes> }
+//! impl StateMachine for Counter {
+//!     type Response = u64;
+//!     fn position(&self) -> io::Result<Option<Bytes>> { Ok(self.position.clone()) }
+//!     fn apply(&mut self, commands: Vec<Bytes>, position: Bytes) -> io::Result<Vec<u64>> {
+//!         self.position = Some(position);
+//!         Ok(commands.iter().map(|command| { self.total += command.len() as u64; self.total }).collect())
+//!     }
+//!     fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+//!         Box::new(|_| Err(io::ErrorKind::Unsupported.into()))
+//!     }
+//!     fn restore(&mut self, _: &Path) -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) }
+//! }
+//! # let dir = tempfile::tempdir()?; let dir = dir.path().to_owned();
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let group = Replicated::start(GroupOptions::new(1, dir), Counter { total: 0, position: None }).await?;
+//! assert_eq!(group.propose(Bytes::from_static(b"four")).await?, 4);
+//! group.read_barrier().await?;
+//! # group.shutdown().await; Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod log;
+mod raft;
+mod reads;
+mod replicated;
+
+pub use raft::{NodeId, StateMachine};
+pub use replicated::{GroupOptions, GroupStatus, ProposeError, Replicated, StartError};

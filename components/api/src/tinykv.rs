@@ -1,0 +1,259 @@
+//! Settings of `tinykv`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::server::{Limits, ServerConfig, ServerConfigError};
+
+/// The effective configuration of a TinyKV node. Environment prefix: `TINYKV_`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvConfig {
+    /// Admin port, TLS, API keys, limits of the client listener, telemetry.
+    #[serde(deserialize_with = "server_with_defaults")]
+    pub server: ServerConfig,
+    /// Name of this member, shown by `etcdctl member list`.
+    pub name: String,
+    /// Directory of the log, the state and the snapshots. Created when missing; one process at a time may hold it.
+    pub data_dir: PathBuf,
+    /// Address of the client listener: etcd's gRPC API, `platform.v1.KVService`, `/version`, `/health`, `/metrics`.
+    pub listen_client: SocketAddr,
+    /// URLs under which clients reach this member, as the member list shows them. Empty: the client listener's address.
+    pub advertise_client_urls: Vec<String>,
+    /// Address kept for peers. Nothing listens there while clusters have one member.
+    pub listen_peer: SocketAddr,
+    /// Addresses of the other members. Must be empty: this version runs clusters of one.
+    pub peers: Vec<String>,
+    /// Logical size at which writes are refused with NOSPACE, in bytes.
+    pub quota_bytes: u64,
+    /// Limits of a single request.
+    pub request_limits: TinykvRequestLimits,
+    /// Raft: timers, log, snapshots.
+    pub raft: TinykvRaftConfig,
+    /// Memory of the engine.
+    pub memory: TinykvMemoryConfig,
+    /// A watcher that asked for progress and sees no event hears after this time where the store is, in milliseconds.
+    pub watch_progress_interval_ms: u64,
+}
+
+impl Default for TinykvConfig {
+    fn default() -> Self {
+        Self {
+            server: default_server(),
+            name: "default".to_owned(),
+            data_dir: PathBuf::from("./tinykv-data"),
+            listen_client: ([127, 0, 0, 1], 2379).into(),
+            advertise_client_urls: Vec::new(),
+            listen_peer: ([127, 0, 0, 1], 2380).into(),
+            peers: Vec::new(),
+            quota_bytes: 2 << 30,
+            request_limits: TinykvRequestLimits::default(),
+            raft: TinykvRaftConfig::default(),
+            memory: TinykvMemoryConfig::default(),
+            watch_progress_interval_ms: 600_000,
+        }
+    }
+}
+
+/// Watches are requests that last, so more of them may be in progress than elsewhere.
+fn default_limits() -> Limits {
+    Limits { max_concurrent_requests: 65_536, ..Limits::default() }
+}
+
+fn default_server() -> ServerConfig {
+    ServerConfig { limits: default_limits(), ..ServerConfig::with_admin(([127, 0, 0, 1], 2381).into()) }
+}
+
+/// A file that names only part of `server` keeps the rest as it is by default.
+fn server_with_defaults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ServerConfig, D::Error> {
+    let mut value = serde_json::Value::deserialize(deserializer)?;
+    if let Some(fields) = value.as_object_mut() {
+        let defaults = default_server();
+        fields.entry("admin_listen").or_insert_with(|| defaults.admin_listen.to_string().into());
+        let limits = fields.entry("limits").or_insert_with(|| serde_json::json!({}));
+        if let Some(limits) = limits.as_object_mut() {
+            limits
+                .entry("max_concurrent_requests")
+                .or_insert_with(|| defaults.limits.max_concurrent_requests.into());
+        }
+    }
+    serde_json::from_value(value).map_err(serde::de::Error::custom)
+}
+
+/// Limits of a single request. Over one of them the request is refused and nothing of it is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvRequestLimits {
+    /// Largest write, in bytes.
+    pub max_request_bytes: usize,
+    /// Most conditions or steps on one path through a transaction.
+    pub max_txn_ops: usize,
+    /// Time in which a write or a linearizable read must be answered, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl Default for TinykvRequestLimits {
+    fn default() -> Self {
+        Self { max_request_bytes: 3 << 19, max_txn_ops: 128, timeout_ms: 7_000 }
+    }
+}
+
+/// Raft: timers, log, snapshots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvRaftConfig {
+    /// How often the leader tells its followers that it lives, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// How long a follower waits for that before it stands for election, in milliseconds. Leases live at least one and
+    /// a half times as long, rounded up to seconds.
+    pub election_ms: u64,
+    /// Size of a log segment, in bytes. A segment's space is reserved when it is created.
+    pub segment_bytes: u64,
+    /// A snapshot is taken, and the log purged behind it, after this many entries.
+    pub snapshot_entries: u64,
+    /// … or after this many bytes of writes.
+    pub snapshot_bytes: u64,
+}
+
+impl Default for TinykvRaftConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_ms: 1_000,
+            segment_bytes: 64 << 20,
+            snapshot_entries: 100_000,
+            snapshot_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Memory of the engine. Keys and the positions of their versions are always in memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvMemoryConfig {
+    /// Values of recently written keys, in bytes.
+    pub value_bytes: usize,
+    /// Blocks of the state read from disk, in bytes.
+    pub block_cache_bytes: usize,
+    /// Recent changes kept for watchers, in bytes; watchers further behind read from disk.
+    pub recent_change_bytes: usize,
+}
+
+impl Default for TinykvMemoryConfig {
+    fn default() -> Self {
+        Self { value_bytes: 128 << 20, block_cache_bytes: 32 << 20, recent_change_bytes: 32 << 20 }
+    }
+}
+
+/// What is wrong with a [`TinykvConfig`].
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TinykvConfigError {
+    /// The shared part.
+    #[error(transparent)]
+    Server(#[from] ServerConfigError),
+    /// More than one member was asked for.
+    #[error(
+        "peers names {count} other member(s), but this version of tinykv runs clusters of one; \
+         clusters of three come with the next version. Leave peers empty"
+    )]
+    Peers {
+        /// How many were named.
+        count: usize,
+    },
+    /// A number that must be positive.
+    #[error("{field} is 0; leave it out for the default")]
+    Zero {
+        /// Path of the field.
+        field: &'static str,
+    },
+    /// Elections would start while the leader lives.
+    #[error("raft.election_ms ({election}) must be at least five times raft.heartbeat_ms ({heartbeat})")]
+    Timers {
+        /// The heartbeat, in milliseconds.
+        heartbeat: u64,
+        /// The election timeout, in milliseconds.
+        election: u64,
+    },
+    /// A segment must hold more than one large write.
+    #[error("raft.segment_bytes is {segment}; it must be at least {least}, four times request_limits.max_request_bytes")]
+    Segment {
+        /// The size given.
+        segment: u64,
+        /// The least that works well.
+        least: u64,
+    },
+}
+
+impl TinykvConfig {
+    /// Checks the values that serde cannot.
+    pub fn validate(&self) -> Result<(), TinykvConfigError> {
+        self.server.validate()?;
+        if !self.peers.is_empty() {
+            return Err(TinykvConfigError::Peers { count: self.peers.len() });
+        }
+        let limits = &self.request_limits;
+        let positive = [
+            ("quota_bytes", self.quota_bytes),
+            ("request_limits.max_request_bytes", limits.max_request_bytes as u64),
+            ("request_limits.max_txn_ops", limits.max_txn_ops as u64),
+            ("request_limits.timeout_ms", limits.timeout_ms),
+            ("raft.heartbeat_ms", self.raft.heartbeat_ms),
+            ("raft.snapshot_entries", self.raft.snapshot_entries),
+            ("raft.snapshot_bytes", self.raft.snapshot_bytes),
+            ("watch_progress_interval_ms", self.watch_progress_interval_ms),
+        ];
+        if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(TinykvConfigError::Zero { field });
+        }
+        let (heartbeat, election) = (self.raft.heartbeat_ms, self.raft.election_ms);
+        if election < 5 * heartbeat {
+            return Err(TinykvConfigError::Timers { heartbeat, election });
+        }
+        let least = 4 * limits.max_request_bytes as u64;
+        if self.raft.segment_bytes < least {
+            return Err(TinykvConfigError::Segment { segment: self.raft.segment_bytes, least });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validation_names_the_field() {
+        type Change = fn(&mut TinykvConfig);
+        let table: &[(Change, Option<&str>)] = &[
+            (|_| {}, None),
+            (|c| c.peers.push("http://10.0.0.2:2380".into()), Some("clusters of one")),
+            (|c| c.quota_bytes = 0, Some("quota_bytes")),
+            (|c| c.request_limits.max_txn_ops = 0, Some("max_txn_ops")),
+            (|c| c.raft.election_ms = 300, Some("raft.election_ms")),
+            (|c| c.raft.segment_bytes = 4096, Some("raft.segment_bytes")),
+            (|c| c.server.limits.max_connections = 0, Some("max_connections")),
+        ];
+        for (change, expected) in table {
+            let mut config = TinykvConfig::default();
+            change(&mut config);
+            match (config.validate(), expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (result, expected) => panic!("{result:?}, expected {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_partial_server_section_keeps_the_other_defaults() {
+        let config: TinykvConfig =
+            serde_json::from_str(r#"{"server":{"limits":{"max_connections":5}}}"#).expect("parses");
+        assert_eq!(config.server.admin_listen.port(), 2381);
+        assert_eq!(config.server.limits.max_concurrent_requests, 65_536);
+        assert_eq!(config.server.limits.max_connections, 5);
+        assert!(serde_json::from_str::<TinykvConfig>(r#"{"quota":1}"#).is_err());
+    }
+}

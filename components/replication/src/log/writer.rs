@@ -1,0 +1,248 @@
+//! The thread that owns the end of the log.
+
+use super::record::{self, EntryId, Record};
+use super::segment::{self, SEGMENT_HEADER, Segment, SegmentFile};
+use super::{LogError, LogOptions, Place, Shared, frame};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Told about every fdatasync: how long it took, how many bytes it covered.
+pub type SyncObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
+
+/// Called once, with the outcome of the write.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A frame grows no further once it is this large.
+const FRAME_TARGET: usize = 8 << 20;
+
+/// One thing to write.
+pub struct Job {
+    pub records: Vec<Record>,
+    /// Whether `done` promises durability; without, the record rides along with a later sync.
+    pub sync: bool,
+    pub done: Option<Done>,
+}
+
+/// The sending side; dropping it drains the queue, seals the log and ends the thread.
+pub struct Handle {
+    queue: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    pub fn send(&self, job: Job) -> Result<(), LogError> {
+        let closed = || LogError::Stopped("its writer has ended".to_owned());
+        self.queue.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+pub fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Handle, LogError> {
+    let (queue, jobs) = crossbeam_channel::unbounded();
+    let thread = std::thread::Builder::new()
+        .name("raft-log".to_owned())
+        .spawn(move || writer.run(&shared, &jobs))
+        .map_err(LogError::Thread)?;
+    Ok(Handle { queue: Some(queue), thread: Some(thread) })
+}
+
+/// The end of the log.
+pub struct Writer {
+    pub dir: PathBuf,
+    pub options: LogOptions,
+    /// All segments, oldest first; the last one is written.
+    pub segments: BTreeMap<u64, Segment>,
+    /// Last index of each group in each segment.
+    pub reach: BTreeMap<u64, HashMap<u32, u64>>,
+    pub offset: u64,
+    /// Length of the active segment.
+    pub capacity: u64,
+    pub next_sequence: u64,
+}
+
+impl Writer {
+    fn run(&mut self, shared: &Shared, jobs: &Receiver<Job>) {
+        let mut buffer = Vec::new();
+        while let Ok(first) = jobs.recv() {
+            let mut batch = vec![first];
+            let mut size = weight(&batch[0]);
+            while size < FRAME_TARGET
+                && let Ok(job) = jobs.try_recv()
+            {
+                size += weight(&job);
+                batch.push(job);
+            }
+            let stopped = shared.stopped.lock().clone();
+            let outcome = match stopped {
+                Some(reason) => Err(LogError::Stopped(reason)),
+                None => self.write(shared, &batch, &mut buffer),
+            };
+            let failure = outcome.err().map(|error| {
+                let reason = error.to_string();
+                let mut stopped = shared.stopped.lock();
+                if stopped.is_none() {
+                    tracing::error!(error = %reason, "the log cannot be written any more");
+                    *stopped = Some(reason.clone());
+                }
+                reason
+            });
+            for done in batch.into_iter().filter_map(|job| job.done) {
+                done(match &failure {
+                    None => Ok(()),
+                    Some(reason) => Err(io::Error::other(reason.clone())),
+                });
+            }
+        }
+        if shared.stopped.lock().is_none() {
+            let seal = Job { records: vec![Record::Seal], sync: true, done: None };
+            if let Err(error) = self.write(shared, &[seal], &mut buffer) {
+                tracing::warn!(%error, "the log could not be sealed");
+            }
+        }
+    }
+
+    fn write(&mut self, shared: &Shared, batch: &[Job], buffer: &mut Vec<u8>) -> Result<(), LogError> {
+        let mut places = encode(self.next_sequence, batch.iter().flat_map(|job| &job.records), buffer);
+        if self.offset + buffer.len() as u64 > self.capacity {
+            self.roll(shared, buffer.len())?;
+            // The new segment began with a frame of its own.
+            places = encode(self.next_sequence, batch.iter().flat_map(|job| &job.records), buffer);
+        }
+        let started = Instant::now();
+        let sync = batch.iter().any(|job| job.sync);
+        self.put(buffer, sync)?;
+        if let Some(observer) = self.options.observer.as_ref().filter(|_| sync) {
+            observer(started.elapsed(), buffer.len());
+        }
+        self.settle(shared, &places, self.offset - buffer.len() as u64);
+        if batch.iter().flat_map(|job| &job.records).any(|record| matches!(record, Record::Purge { .. })) {
+            self.drop_segments(shared);
+        }
+        Ok(())
+    }
+
+    fn active(&self) -> &Segment {
+        self.segments.values().next_back().expect("a log has at least one segment")
+    }
+
+    fn put(&mut self, bytes: &[u8], sync: bool) -> Result<(), LogError> {
+        let segment = self.active();
+        let file: Arc<dyn SegmentFile> = match &self.options.wrap {
+            Some(wrap) => wrap(Arc::clone(&segment.file)),
+            None => Arc::clone(&segment.file) as Arc<dyn SegmentFile>,
+        };
+        file.write_all_at(bytes, self.offset)
+            .and_then(|()| if sync { file.sync() } else { Ok(()) })
+            .map_err(|source| LogError::Stopped(format!("writing {}: {source}", segment.path.display())))?;
+        self.offset += bytes.len() as u64;
+        self.next_sequence += 1;
+        Ok(())
+    }
+
+    /// Tells the groups where their entries lie.
+    fn settle(&mut self, shared: &Shared, places: &[(u32, EntryId, u64, u32)], start: u64) {
+        let segment = self.active().first;
+        let reach = self.reach.entry(segment).or_default();
+        let mut last: Option<(u32, Arc<parking_lot::Mutex<super::group::Group>>)> = None;
+        for (group, id, offset, length) in places {
+            let state = match &last {
+                Some((known, state)) if known == group => Arc::clone(state),
+                _ => shared.group(*group),
+            };
+            let place = Place { segment, offset: start + offset, length: *length };
+            state.lock().placed(*id, place);
+            let furthest = reach.entry(*group).or_default();
+            *furthest = id.index.max(*furthest);
+            last = Some((*group, state));
+        }
+    }
+
+    /// Starts a new segment large enough for a frame of `frame` bytes.
+    fn roll(&mut self, shared: &Shared, frame: usize) -> Result<(), LogError> {
+        // What was written without a sync must not be overtaken by the next segment.
+        self.active().file.sync_data().map_err(|source| LogError::Stopped(source.to_string()))?;
+        let state = state_records(shared);
+        let mut buffer = Vec::new();
+        encode(self.next_sequence, state.iter(), &mut buffer);
+        let needed = (SEGMENT_HEADER + buffer.len() + frame) as u64;
+        let size = self.options.segment_bytes.max(needed);
+        let segment = segment::create(&self.dir, self.next_sequence, size)?;
+        shared.files.lock().insert(segment.first, (segment.path.clone(), Arc::clone(&segment.file)));
+        self.segments.insert(segment.first, segment);
+        self.offset = SEGMENT_HEADER as u64;
+        self.capacity = size;
+        self.put(&buffer, true)
+    }
+
+    /// Deletes the oldest segments that hold no entry anybody may still ask for.
+    fn drop_segments(&mut self, shared: &Shared) {
+        while self.segments.len() > 1 {
+            let Some(oldest) = self.segments.keys().next().copied() else { return };
+            let reach = self.reach.get(&oldest).cloned().unwrap_or_default();
+            let needed = reach.iter().any(|(group, last)| {
+                shared.group(*group).lock().purged().is_none_or(|purged| purged.index < *last)
+            });
+            if needed {
+                return;
+            }
+            self.reach.remove(&oldest);
+            shared.files.lock().remove(&oldest);
+            if let Some(segment) = self.segments.remove(&oldest)
+                && let Err(error) = std::fs::remove_file(&segment.path)
+            {
+                tracing::warn!(path = %segment.path.display(), %error, "an old log segment stays behind");
+            }
+        }
+    }
+}
+
+/// The votes and purge points of all groups.
+fn state_records(shared: &Shared) -> Vec<Record> {
+    let groups = shared.groups.lock();
+    let mut records = Vec::new();
+    for (group, state) in groups.iter() {
+        let state = state.lock();
+        records.extend(state.vote.map(|vote| Record::Vote { group: *group, vote }));
+        records.extend(state.purged().map(|id| Record::Purge { group: *group, id }));
+    }
+    records
+}
+
+type Placed = (u32, EntryId, u64, u32);
+
+/// Fills `buffer` with one frame; answers where in it each entry lies.
+fn encode<'a>(sequence: u64, records: impl Iterator<Item = &'a Record>, buffer: &mut Vec<u8>) -> Vec<Placed> {
+    let mut places = Vec::new();
+    frame::begin(buffer);
+    for record in records {
+        let start = buffer.len();
+        record::encode(record, buffer);
+        if let Record::Entry { group, id, .. } = record {
+            places.push((*group, *id, start as u64, (buffer.len() - start) as u32));
+        }
+    }
+    frame::finish(sequence, buffer);
+    places
+}
+
+fn weight(job: &Job) -> usize {
+    let payload = |record: &Record| match record {
+        Record::Entry { payload, .. } => payload.len() + 64,
+        _ => 64,
+    };
+    job.records.iter().map(payload).sum()
+}

@@ -1,0 +1,225 @@
+//! Stories of a group of one: what is acknowledged is applied again after any stop, snapshots
+//! let the log shrink, and a broken disk ends the group instead of lying.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use replication::log::{LogOptions, SegmentFile};
+use replication::{GroupOptions, ProposeError, Replicated, StateMachine};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Keeps every command in order; durable only by its checkpoints, like a database without a WAL.
+struct Journal {
+    file: PathBuf,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    position: Option<Bytes>,
+    commands: Vec<Bytes>,
+}
+
+impl State {
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut out = Vec::new();
+        let position = self.position.clone().unwrap_or_default();
+        for part in std::iter::once(&position).chain(&self.commands) {
+            out.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            out.extend_from_slice(part);
+        }
+        fs::write(path, out)
+    }
+
+    fn read(path: &Path) -> io::Result<Self> {
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let mut bytes = Bytes::from(fs::read(path)?);
+        let mut parts = Vec::new();
+        while !bytes.is_empty() {
+            let size = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
+            parts.push(bytes.slice(4..4 + size));
+            bytes = bytes.slice(4 + size..);
+        }
+        let position = Some(parts.remove(0));
+        Ok(Self { position, commands: parts })
+    }
+}
+
+impl Journal {
+    fn open(dir: &Path) -> Self {
+        let file = dir.join("journal");
+        let state = State::read(&file).expect("readable");
+        Self { file, state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl StateMachine for Journal {
+    type Response = usize;
+
+    fn position(&self) -> io::Result<Option<Bytes>> {
+        Ok(self.state.lock().position.clone())
+    }
+
+    fn apply(&mut self, commands: Vec<Bytes>, position: Bytes) -> io::Result<Vec<usize>> {
+        let mut state = self.state.lock();
+        state.position = Some(position);
+        Ok(commands
+            .into_iter()
+            .map(|command| {
+                state.commands.push(command);
+                state.commands.len()
+            })
+            .collect())
+    }
+
+    fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+        let state = self.state.lock().clone();
+        let file = self.file.clone();
+        Box::new(move |copy| {
+            state.write(&file)?;
+            fs::create_dir(copy)?;
+            state.write(&copy.join("journal"))?;
+            Ok(state.position.unwrap_or_default())
+        })
+    }
+
+    fn restore(&mut self, copy: &Path) -> io::Result<()> {
+        *self.state.lock() = State::read(&copy.join("journal"))?;
+        Ok(())
+    }
+}
+
+fn options(dir: &Path) -> GroupOptions {
+    GroupOptions {
+        snapshot_entries: 100,
+        keep_entries: 10,
+        log: LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() },
+        ..GroupOptions::new(1, dir.to_owned())
+    }
+}
+
+fn command(n: usize) -> Bytes {
+    format!("command {n}").into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_commands_are_applied_again_after_a_stop_without_a_checkpoint() {
+    let dir = tempfile::tempdir().expect("dir");
+    let machine = Journal::open(dir.path());
+    let group =
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts");
+    for n in 0..50 {
+        assert_eq!(group.propose(command(n)).await.expect("applied"), n + 1);
+    }
+    group.read_barrier().await.expect("leads");
+    let term = group.status().term;
+    group.shutdown().await;
+    drop(group);
+
+    // The journal file was never written: everything comes back from the log.
+    let machine = Journal::open(dir.path());
+    let state = Arc::clone(&machine.state);
+    assert!(state.lock().commands.is_empty());
+    let group =
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts");
+    assert_eq!(state.lock().commands, (0..50).map(command).collect::<Vec<_>>());
+    assert!(group.status().term >= term);
+    assert_eq!(group.propose(command(50)).await.expect("applied"), 51);
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_purge_the_log_and_a_restart_needs_only_what_is_left() {
+    let dir = tempfile::tempdir().expect("dir");
+    let group = Replicated::start(options(dir.path()), Journal::open(dir.path())).await.expect("starts");
+    for n in 0..1_000 {
+        group.propose(command(n)).await.expect("applied");
+    }
+    group.snapshot().await.expect("taken");
+    let segments = || fs::read_dir(dir.path().join("log")).expect("listable").count();
+    tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while segments() > 2 || group.status().snapshot_index < 900 {
+            group.propose(Bytes::from_static(b"again")).await.expect("applied");
+        }
+    })
+    .await
+    .expect("the log shrinks");
+    group.shutdown().await;
+    drop(group);
+    let machine = Journal::open(dir.path());
+    let state = Arc::clone(&machine.state);
+    let flushed = state.lock().commands.len();
+    assert!(flushed >= 900, "the checkpoint made {flushed} commands durable");
+    let group = Replicated::start(options(dir.path()), machine).await.expect("starts");
+    let commands = state.lock().commands.clone();
+    assert_eq!(commands[..1_000], (0..1_000).map(command).collect::<Vec<_>>());
+    assert_eq!(fs::read_dir(dir.path().join("snapshots")).expect("listable").count(), 1);
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_wait_together_see_every_write_acknowledged_before() {
+    let dir = tempfile::tempdir().expect("dir");
+    let machine = Journal::open(dir.path());
+    let state = Arc::clone(&machine.state);
+    let group = Arc::new(
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts"),
+    );
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let (group, state) = (Arc::clone(&group), Arc::clone(&state));
+            tokio::spawn(async move {
+                for n in 0..50 {
+                    let count = group.propose(command(n)).await.expect("applied");
+                    group.read_barrier().await.expect("leads");
+                    assert!(state.lock().commands.len() >= count);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    group.shutdown().await;
+}
+
+struct Breakable(Arc<File>, Arc<AtomicBool>);
+
+impl SegmentFile for Breakable {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        SegmentFile::write_all_at(&*self.0, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+        }
+        SegmentFile::sync(&*self.0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_ends_the_group_with_its_reason_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let broken = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&broken);
+    let mut options = options(dir.path());
+    options.log.wrap =
+        Some(Arc::new(move |file| Arc::new(Breakable(file, Arc::clone(&switch))) as Arc<dyn SegmentFile>));
+    let machine = Journal::open(dir.path());
+    let state = Arc::clone(&machine.state);
+    let group = Replicated::start(options, machine).await.expect("starts");
+    group.propose(command(0)).await.expect("applied");
+    broken.store(true, Ordering::SeqCst);
+    let error = group.propose(command(1)).await.expect_err("the disk is broken");
+    assert!(matches!(error, ProposeError::Stopped(_)), "{error}");
+    let reason = group.stopped().await;
+    assert!(reason.contains("Input/output error"), "{reason}");
+    assert_eq!(state.lock().commands, [command(0)], "what is not durable is not applied");
+    group.shutdown().await;
+}
