@@ -32,13 +32,37 @@ def clocks():
     return {"sm_mhz": int(sm), "mem_mhz": int(mem), "watts": float(power), "celsius": int(heat)}
 
 
+def steady(calls, rounds=ROUNDS):
+    """As times, for calls that each move several times the L2 cache and rotate among buffers: no flush, whose dirty lines they would pay for."""
+    for call in calls:
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    events = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, log in zip(calls, events):
+            call()
+            a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            a.record()
+            for _ in range(4):
+                call()
+            b.record()
+            log.append((a, b))
+    torch.cuda.synchronize()
+    result = []
+    for log in events:
+        t = sorted(a.elapsed_time(b) * 250 for a, b in log)
+        result.append((t[len(t) // 2], t[len(t) // 10], t[len(t) * 9 // 10]))
+    return result
+
+
 def times(calls, rounds=ROUNDS):
     """Median, 10th and 90th percentile in microseconds of each call; one of each in turn, the L2 cache flushed before each."""
     for call in calls:
         for _ in range(3):
             call()
     torch.cuda.synchronize()
-    events = [[], []][: len(calls)] if len(calls) <= 2 else [[] for _ in calls]
+    events = [[] for _ in calls]
     for _ in range(rounds):
         for call, log in zip(calls, events):
             flush.zero_()
@@ -64,9 +88,9 @@ def row(id_, what, ours, peer, unit, peer_version, better="higher", **more):
     print(json.dumps(line), flush=True)
 
 
-def compare(id_, what, ours, peers, bytes_=None, flops=None):
+def compare(id_, what, ours, peers, bytes_=None, flops=None, measure=None):
     """One interleaved run of ours and every peer; a row a peer, in GB/s or TFLOP/s where the work is given, else in microseconds."""
-    measured = times([ours, *(call for _, call in peers)])
+    measured = (measure or times)([ours, *(call for _, call in peers)])
     def convert(us):
         return bytes_ / us / 1e3 if bytes_ else flops / us / 1e6 if flops else us
     unit = "GB/s" if bytes_ else "TFLOP/s" if flops else "us"
@@ -99,31 +123,49 @@ def load_peers():
     return have
 
 
+def rotating(function, *sets):
+    """Calls function with one buffer set after the other."""
+    turn = [0]
+    def call():
+        turn[0] = (turn[0] + 1) % len(sets)
+        return function(*sets[turn[0]])
+    return call
+
+
+def same_size_copy(bytes_):
+    pairs = [(torch.empty(bytes_ // 2, dtype=torch.uint8, device=DEV).random_(), torch.empty(bytes_ // 2, dtype=torch.uint8, device=DEV)) for _ in range(2)]
+    return rotating(lambda x, y: y.copy_(x), *pairs)
+
+
 def fused():
-    torch_version = f"torch {torch.__version__}"
-    for rows, hidden in [(8192, 4096), (256, 4096), (1, 4096)]:
-        x, r, w = rand(rows, hidden), rand(rows, hidden), rand(hidden)
-        y = torch.empty_like(x)
-        device, stream = tk._at(x)
-        call = tk._native.lib.tk_add_rms_norm
-        ours = lambda: call(device, stream, y.data_ptr(), x.data_ptr(), r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5)
+    for rows, hidden in [(8192, 4096), (32768, 4096), (256, 4096), (1, 4096)]:
+        bytes_ = 4 * 2 * rows * hidden
+        large = bytes_ > 2e8
+        w = rand(hidden)
+        sets = [(rand(rows, hidden), rand(rows, hidden), rand(rows, hidden)) for _ in range(2 if large else 1)]
+        device, stream = tk._at(w)
+        native = tk._native.lib.tk_add_rms_norm
+        ours = rotating(lambda x, r, y: native(device, stream, y.data_ptr(), x.data_ptr(), r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5), *sets)
         peers = []
         if "vllm" in PEERS:
-            x2, r2 = x.clone(), r.clone()
-            peers.append(("vLLM 0.24.0 fused_add_rms_norm", lambda: torch.ops._C.fused_add_rms_norm(x2, r2, w, 1e-5)))
-        compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, peers, bytes_=4 * 2 * x.numel())
+            theirs = [(x.clone(), r.clone()) for x, r, _ in sets]
+            peers.append(("vLLM 0.24.0 fused_add_rms_norm", rotating(lambda x, r: torch.ops._C.fused_add_rms_norm(x, r, w, 1e-5), *theirs)))
+        if large:
+            peers.append(("copy of as many bytes", same_size_copy(bytes_)))
+        compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_, measure=steady if large else times)
     for rows, inner in [(8192, 14336), (256, 14336), (1, 14336)]:
-        g = rand(rows, 2 * inner)
-        out = rand(rows, inner)
-        device, stream = tk._at(g)
-        call2 = tk._native.lib.tk_silu_mul
-        ours = lambda: call2(device, stream, out.data_ptr(), g.data_ptr(), rows, inner)
+        bytes_ = 3 * 2 * rows * inner
+        large = bytes_ > 2e8
+        sets = [(rand(rows, 2 * inner), rand(rows, inner)) for _ in range(2 if large else 1)]
+        device, stream = tk._at(sets[0][0])
+        native2 = tk._native.lib.tk_silu_mul
+        ours = rotating(lambda g, out: native2(device, stream, out.data_ptr(), g.data_ptr(), rows, inner), *sets)
         peers = []
         if "vllm" in PEERS:
-            out2 = out.clone()
-            peers.append(("vLLM 0.24.0 silu_and_mul", lambda: torch.ops._C.silu_and_mul(out2, g)))
-        compare("K5", f"SiLU*mul bf16 [{rows}, {inner}]", ours, peers, bytes_=3 * 2 * out.numel())
-    del torch_version
+            peers.append(("vLLM 0.24.0 silu_and_mul", rotating(lambda g, out: torch.ops._C.silu_and_mul(out, g), *sets)))
+        if large:
+            peers.append(("copy of as many bytes", same_size_copy(bytes_)))
+        compare("K5", f"SiLU*mul bf16 [{rows}, {inner}]", ours, peers, bytes_=bytes_, measure=steady if large else times)
 
 
 def decode():
@@ -145,7 +187,7 @@ def decode():
             cu = torch.arange(sequences + 1, device=DEV, dtype=torch.int32)
             def peer():
                 return torch.ops._vllm_fa3_C.fwd(q, k3, v3, None, None, None, None, cu, None, None, None, lens, 1, length, table, None, None, None, None, None,
-                                                 None, None, None, None, 128**-0.5, True, -1, -1, 0.0, True, None, 0, None, 0, None, 1, 0, None)[0]
+                                                 None, None, None, 128**-0.5, True, -1, -1, 0.0, True, None, 0, None, 0, None, 1, 0, None)[0]
             ours()
             gap = float((peer().double() - out.double()).norm() / out.double().norm())
             peers.append((f"FlashAttention-3 of vLLM 0.24.0 (rel. difference {gap:.1e})", peer))

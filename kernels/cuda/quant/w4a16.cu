@@ -40,31 +40,40 @@ __device__ __forceinline__ uint32_t widen(uint32_t word, int i) {
 
 // Shared memory: x fragments [groups][8 k-steps][BATCHES][32 lanes] of 8 bytes, group sums [groups][BATCHES * 8] of f32,
 // rings [kWarps][stages] of kTileBytes, and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over warps.
+// Sixteen lanes bring the 128 columns of a row's group, eight each, and sum them; rows past M are left as they are, since a garbage
+// column of B reaches only its own column of the product.
 template <int BATCHES>
 __device__ __forceinline__ void load_activations(const Problem& p, int first_group, int groups, uint2* fragments, float* sums) {
-  for (int i = threadIdx.x; i < groups * 8 * BATCHES * 32; i += kWarps * 32) {
-    const int lane = i % 32, batch = i / 32 % BATCHES, step = i / 32 / BATCHES;
-    const int row = batch * 8 + lane / 4, column = first_group * kGroup + step * 16 + lane % 4 * 2;
-    uint2 f = {0, 0};
-    if (row < p.m) {
-      const __nv_bfloat16* x = p.x + static_cast<size_t>(row) * p.k + column;
-      f.x = __ldg(reinterpret_cast<const uint32_t*>(x));
-      f.y = __ldg(reinterpret_cast<const uint32_t*>(x + 8));
-    }
-    fragments[i] = f;
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < groups * BATCHES * 8; i += kWarps * 32) {
-    const int row = i % (BATCHES * 8), group = i / (BATCHES * 8);
-    float sum = 0.f;
-    for (int step = 0; step < 8; step++)
+  const int total = p.m * groups * 16;
+  constexpr int kTogether = 8;
+  for (int base = 0; base < total; base += kWarps * 32 * kTogether) {
+    const int first = base + threadIdx.x;
+    uint4 x[kTogether];
 #pragma unroll
-      for (int t = 0; t < 4; t++) {
-        const uint2 f = fragments[((group * 8 + step) * BATCHES + row / 8) * 32 + row % 8 * 4 + t];
-        const float2 a = tk::unpack_bf16(f.x), b = tk::unpack_bf16(f.y);
-        sum += (a.x + a.y) + (b.x + b.y);
+    for (int u = 0; u < kTogether; u++) {
+      const int i = first + u * kWarps * 32, part = i % (groups * 16), row = i / (groups * 16);
+      if (i < total) x[u] = __ldg(reinterpret_cast<const uint4*>(p.x + static_cast<size_t>(row) * p.k + first_group * kGroup + part * 8));
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; u++) {
+      const int i = first + u * kWarps * 32, part = i % (groups * 16), row = i / (groups * 16);
+      // `total` is a multiple of 16, so the sixteen lanes of a group are all here or none is.
+      float sum = 0.f;
+      if (i < total) {
+        const int group = part / 16, step = part % 16 / 2, half = part % 2;
+        uint32_t* to = reinterpret_cast<uint32_t*>(fragments + ((group * 8 + step) * BATCHES + row / 8) * 32 + row % 8 * 4) + half;
+        const uint32_t* words = &x[u].x;
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+          to[2 * t] = words[t];
+          const float2 v = tk::unpack_bf16(words[t]);
+          sum += v.x + v.y;
+        }
       }
-    sums[i] = sum;
+#pragma unroll
+      for (int step = 8; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      if (i < total && part % 16 == 0) sums[part / 16 * BATCHES * 8 + row] = sum;
+    }
   }
   __syncthreads();
 }
