@@ -11,6 +11,8 @@
 
 pub mod modelhub;
 pub mod rag;
+pub mod registry;
 pub mod server;
 pub mod tinyinfer;
+pub mod tinykv;
 pub mod vectorforge;

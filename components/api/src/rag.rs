@@ -8,7 +8,8 @@
 //! | `GET /api/v1/rag/{name}` | – | [`RagInfo`] |
 //! | `DELETE /api/v1/rag/{name}` | – | [`RagDeleted`] |
 //! | `POST /api/v1/rag/{name}/sync` | [`SyncRequest`] | [`SyncPlan`] |
-//! | `PUT /api/v1/rag/{name}/files/{path}` | the file | [`FileIngested`] |
+//! | `PUT /api/v1/rag/{name}/files/{path}` (`?source=…`) | the file | [`FileIngested`] |
+//! | `DELETE /api/v1/rag/{name}/files/{path}` | – | 204 |
 //! | `POST /api/v1/rag/{name}/rebuild` | – | lines of [`RebuildEvent`] (`application/x-ndjson`) |
 //! | `POST /api/v1/rag/{name}/search` | [`RagQuery`] | [`Passages`] |
 //! | `POST /api/v1/rag/{name}/query` | [`RagQuery`] | [`Answer`]; with `"stream": true` server-sent events, see [`QueryEvent`] |
@@ -96,9 +97,12 @@ pub struct RagDeleted {
 pub struct SyncRequest {
     /// Every file of the source.
     pub files: Vec<SourceFile>,
-    /// Delete what the rag holds and `files` does not name.
+    /// Delete what the rag holds of this source and `files` does not name; of every source when none is named.
     #[serde(default)]
     pub prune: bool,
+    /// Where the files come from, such as a directory: one rag may have several sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// One file of a source.

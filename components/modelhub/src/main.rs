@@ -1,2 +1,7 @@
-//! Entry point.
-fn main() {}
+//! `modelhub serve` and the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    modelhub::cli::main()
+}

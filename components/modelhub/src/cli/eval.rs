@@ -1,0 +1,236 @@
+//! `modelhub rag eval`: retrieval and citations measured on questions with known answers.
+
+use std::path::PathBuf;
+
+use aistack_api::rag::{Answer, Passage, Passages, RagQuery};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::output::{Output, table};
+use super::rag::rag_path;
+use super::{CliError, HubClient};
+
+/// `rag eval`
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Name of the rag.
+    name: String,
+    /// JSON lines: {"question", "file", "contains"}: the file and the words that answer it.
+    #[arg(long, value_name = "FILE")]
+    questions: PathBuf,
+    /// Directory that was ingested: checks that every span opens at the quoted text.
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+    /// Passages that count as found.
+    #[arg(long, default_value_t = 3, value_name = "K")]
+    k: u32,
+    /// Ask the answering model too, and check the answers' citations.
+    #[arg(long)]
+    answers: bool,
+    /// Fail when fewer than this share of the questions is found.
+    #[arg(long, value_name = "SHARE")]
+    require: Option<f64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Question {
+    question: String,
+    file: String,
+    contains: String,
+}
+
+/// What came of an evaluation.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    questions: usize,
+    k: u32,
+    hit_at_1: f64,
+    hit_at_k: f64,
+    mean_reciprocal_rank: f64,
+    spans_checked: usize,
+    spans_wrong: Vec<String>,
+    missed: Vec<Missed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<Answers>,
+}
+
+#[derive(Debug, Serialize)]
+struct Missed {
+    question: String,
+    wanted: String,
+    found: Vec<String>,
+}
+
+/// What came of asking the model.
+#[derive(Debug, Default, Serialize)]
+struct Answers {
+    /// Answers that hold the wanted words, or quote them.
+    right_or_quoted: f64,
+    /// Answers that cite the wanted file.
+    cite_the_file: f64,
+    /// Sentences that a passage supports, of all sentences.
+    supported_sentences: f64,
+    /// Questions that got “I don't know”.
+    unanswered: usize,
+}
+
+pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<(), CliError> {
+    let questions = read_questions(&command)?;
+    let mut report = Report { questions: questions.len(), k: command.k, ..Report::default() };
+    let base = rag_path(&command.name);
+    for question in &questions {
+        let query = RagQuery {
+            question: question.question.clone(),
+            top_k: Some(command.k.max(10)),
+            ..RagQuery::default()
+        };
+        let found: Passages = client.post(&format!("{base}/search"), &query).await?;
+        let rank = found.passages.iter().position(|p| answers(question, p));
+        report.mean_reciprocal_rank += rank.map_or(0.0, |r| 1.0 / (r + 1) as f64);
+        report.hit_at_1 += f64::from(u8::from(rank == Some(0)));
+        if rank.is_some_and(|r| r < command.k as usize) {
+            report.hit_at_k += 1.0;
+        } else {
+            let found = found.passages.iter().take(command.k as usize);
+            report.missed.push(Missed {
+                question: question.question.clone(),
+                wanted: question.file.clone(),
+                found: found.map(|p| format!("{} {:.2}", p.file, p.score)).collect(),
+            });
+        }
+        for passage in &found.passages {
+            check_span(
+                &command,
+                &mut report,
+                &passage.file,
+                passage.start_byte,
+                passage.end_byte,
+                &passage.text,
+            );
+        }
+    }
+    let count = questions.len() as f64;
+    report.hit_at_1 /= count;
+    report.hit_at_k /= count;
+    report.mean_reciprocal_rank /= count;
+    if command.answers {
+        report.answers = Some(ask_all(&command, client, &questions, &mut report).await?);
+    }
+    output.print(&report, render);
+    if !report.spans_wrong.is_empty() {
+        return Err(CliError::Failed(format!(
+            "{} spans do not open at their text",
+            report.spans_wrong.len()
+        )));
+    }
+    match command.require {
+        Some(share) if report.hit_at_k < share => {
+            Err(CliError::Failed(format!("hit@{} is {:.3}, less than {share}", report.k, report.hit_at_k)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_questions(command: &Eval) -> Result<Vec<Question>, CliError> {
+    let path = &command.questions;
+    let text = std::fs::read_to_string(path).map_err(|e| CliError::file(path, e))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let questions = lines
+        .map(|(i, line)| {
+            serde_json::from_str(line)
+                .map_err(|e| CliError::Usage(format!("{}:{}: {e}", path.display(), i + 1)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if questions.is_empty() {
+        return Err(CliError::Usage(format!("{}: no questions", path.display())));
+    }
+    Ok(questions)
+}
+
+async fn ask_all(
+    command: &Eval,
+    client: &HubClient,
+    questions: &[Question],
+    report: &mut Report,
+) -> Result<Answers, CliError> {
+    let mut totals = Answers::default();
+    let (mut sentences, mut supported) = (0_usize, 0_usize);
+    for question in questions {
+        let query = RagQuery { question: question.question.clone(), ..RagQuery::default() };
+        let answer: Answer = client.post(&format!("{}/query", rag_path(&command.name)), &query).await?;
+        let wanted = flat(&question.contains);
+        let quoted = answer.citations.iter().any(|c| flat(&c.quote).contains(&wanted));
+        totals.right_or_quoted += f64::from(u8::from(quoted || flat(&answer.answer).contains(&wanted)));
+        totals.cite_the_file += f64::from(u8::from(answer.citations.iter().any(|c| c.file == question.file)));
+        totals.unanswered += usize::from(!answer.answered);
+        if answer.answered {
+            sentences += answer.sentences.len();
+            supported += answer.sentences.iter().filter(|s| s.supported).count();
+        }
+        for c in &answer.citations {
+            check_span(command, report, &c.file, c.start_byte, c.end_byte, &c.quote);
+        }
+    }
+    let count = questions.len() as f64;
+    totals.right_or_quoted /= count;
+    totals.cite_the_file /= count;
+    totals.supported_sentences = supported as f64 / sentences.max(1) as f64;
+    Ok(totals)
+}
+
+fn answers(question: &Question, passage: &Passage) -> bool {
+    passage.file == question.file && flat(&passage.text).contains(&flat(&question.contains))
+}
+
+/// Whether the span of the file is the quoted text (for html: without its markup; pdf has no text bytes to check).
+fn check_span(command: &Eval, report: &mut Report, file: &str, start: u64, end: u64, quote: &str) {
+    let Some(source) = &command.source else { return };
+    if file.ends_with(".pdf") {
+        return;
+    }
+    report.spans_checked += 1;
+    let bytes = std::fs::read(source.join(file)).unwrap_or_default();
+    let span = bytes.get(start as usize..end as usize).unwrap_or_default();
+    let right = if file.ends_with(".html") || file.ends_with(".htm") {
+        let document = crate::text::read("span.html", span).map(|d| d.text).unwrap_or_default();
+        flat(&document) == flat(quote)
+    } else {
+        span == quote.as_bytes()
+    };
+    if !right {
+        report.spans_wrong.push(format!("{file} {start}..{end}"));
+    }
+}
+
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+fn render(report: &Report) -> String {
+    let mut rows = vec![
+        vec!["questions".to_owned(), report.questions.to_string()],
+        vec!["hit@1".to_owned(), format!("{:.3}", report.hit_at_1)],
+        vec![format!("hit@{}", report.k), format!("{:.3}", report.hit_at_k)],
+        vec!["mean reciprocal rank".to_owned(), format!("{:.3}", report.mean_reciprocal_rank)],
+        vec![
+            "spans that open at their text".to_owned(),
+            format!("{} of {}", report.spans_checked - report.spans_wrong.len(), report.spans_checked),
+        ],
+    ];
+    if let Some(a) = &report.answers {
+        rows.push(vec!["answers with the wanted words".to_owned(), format!("{:.3}", a.right_or_quoted)]);
+        rows.push(vec!["answers citing the wanted file".to_owned(), format!("{:.3}", a.cite_the_file)]);
+        rows.push(vec!["sentences with support".to_owned(), format!("{:.3}", a.supported_sentences)]);
+        rows.push(vec!["unanswered".to_owned(), a.unanswered.to_string()]);
+    }
+    let mut text = table(&["what", "figure"], &rows);
+    for missed in &report.missed {
+        text.push_str(&format!(
+            "\nmissed  {}\n        wanted {}, found {}",
+            missed.question,
+            missed.wanted,
+            missed.found.join(", ")
+        ));
+    }
+    text
+}

@@ -1,0 +1,212 @@
+//! The command line: `modelhub serve`, and the nouns that talk to a running server.
+
+mod benchmark;
+mod client;
+mod deploy;
+mod eval;
+mod keys;
+mod models;
+mod output;
+mod predict;
+mod rag;
+
+use std::process::ExitCode;
+
+use aistack_api::modelhub::ModelhubConfig;
+use aistack_chassis::{CommonArgs, Component};
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use client::{ClientError, HubClient};
+use output::Output;
+
+const COMPONENT: Component =
+    Component { name: "modelhub", env_prefix: "MODELHUB_", version: env!("CARGO_PKG_VERSION") };
+
+/// Model registry, OpenAI gateway and cited answers.
+#[derive(Debug, Parser)]
+#[command(name = "modelhub", version, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  modelhub serve --config modelhub.yaml
+  modelhub rag ingest handbook ./docs
+  modelhub rag query handbook \"How many days in advance must leave be requested?\"
+  modelhub models push sentiment ./model.onnx --label team=search
+  modelhub predict SmolLM2-135M-Instruct \"Say hello\"
+  modelhub benchmark SmolLM2-135M-Instruct --concurrency 4 --requests 50";
+
+/// Which server the commands talk to.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Remote {
+    /// URL of the server.
+    #[arg(
+        long,
+        global = true,
+        env = "AISTACK_MODELHUB_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
+    url: String,
+    /// API key, where the server asks for one.
+    #[arg(long, global = true, env = "AISTACK_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+    /// How results are printed.
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    #[command(
+        after_help = "Examples:\n  modelhub serve --config modelhub.yaml\n  modelhub serve --print-config\n  \
+                            modelhub serve --set listen=0.0.0.0:8080 --set 'kv.endpoints=[\"http://127.0.0.1:2379\"]'"
+    )]
+    Serve(Serve),
+    /// Models in the registry: push, list, show, label, pull, delete
+    #[command(subcommand)]
+    Models(models::Models),
+    /// Put a model version into service (not in this version)
+    Deploy(deploy::Deploy),
+    /// What is being served, and by which engine
+    Deployments(deploy::Deployments),
+    /// Ask a model
+    Predict(predict::Predict),
+    /// Measure a model through the gateway: latency percentiles, time to first token, tokens a second
+    Benchmark(benchmark::Benchmark),
+    /// Questions about your own files, answered with citations
+    #[command(subcommand)]
+    Rag(rag::RagCommand),
+    /// Split traffic between versions (not in this version)
+    #[command(subcommand)]
+    Traffic(deploy::Traffic),
+    /// API keys: create, list, revoke
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example:\n  modelhub completions bash > /etc/bash_completion.d/modelhub")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Serve(serve) = cli.command {
+        return run_server(&serve.common);
+    }
+    // A second provider in the process is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime cannot start: {error}")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
+}
+
+fn run_server(common: &CommonArgs) -> ExitCode {
+    let loaded = aistack_chassis::config::load::<ModelhubConfig>(&COMPONENT, common, serde_json::Value::Null);
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string()),
+    };
+    if let Err(error) = config.validate() {
+        return fail(&format!("configuration: {error}"));
+    }
+    let server = config.server.clone();
+    aistack_chassis::run(COMPONENT, common, server, |ctx| crate::server::serve(config, ctx))
+}
+
+/// Why a command failed; the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A local file.
+    #[error("{path}: {source}")]
+    File {
+        /// Its path.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not what the command needs.
+    #[error("{0}")]
+    Usage(String),
+    /// What this version does not do.
+    #[error("{0}")]
+    NotHere(&'static str),
+    /// A check that the command makes did not hold.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    fn file(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::File { path: path.display().to_string(), source }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let output = cli.remote.output;
+    let client = || HubClient::new(&cli.remote.url, cli.remote.api_key.as_deref());
+    match cli.command {
+        Command::Serve(_) => Ok(()),
+        Command::Models(command) => models::run(command, &client()?, output).await,
+        Command::Deploy(command) => deploy::deploy(&command),
+        Command::Deployments(command) => deploy::deployments(&command, &client()?, output).await,
+        Command::Predict(command) => predict::run(command, &client()?, output).await,
+        Command::Benchmark(command) => benchmark::run(command, &client()?, output).await,
+        Command::Rag(command) => rag::run(command, &client()?, output).await,
+        Command::Traffic(command) => deploy::traffic(&command),
+        Command::Keys(command) => keys::run(command, &client()?, output).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "modelhub", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_explains_itself() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            let leaves: Vec<_> = sub.get_subcommands().filter(|c| c.get_name() != "help").collect();
+            let leaves = if leaves.is_empty() { vec![sub] } else { leaves };
+            for leaf in leaves {
+                let name = format!("{} {}", sub.get_name(), leaf.get_name());
+                assert!(leaf.get_about().is_some(), "{name} says what it does");
+                let example = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(example.contains("modelhub "), "{name} --help shows an example");
+            }
+        }
+    }
+}

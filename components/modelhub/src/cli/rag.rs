@@ -1,0 +1,509 @@
+//! `modelhub rag`
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use aistack_api::rag::{
+    Answer, Citation, FileIngested, Passages, QueryEvent, RagCreate, RagDeleted, RagInfo, RagList, RagQuery,
+    RagState, RebuildEvent, SourceFile, SyncPlan, SyncRequest, Timings,
+};
+use clap::{Args, Subcommand};
+use futures::StreamExt;
+use http::Method;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sha2::{Digest, Sha256};
+
+use super::client::encode_path;
+use super::eval::{self, Eval};
+use super::output::{Output, age, millis, styled, table, thousands};
+use super::{CliError, HubClient};
+use crate::sse;
+use crate::text::FileKind;
+
+/// Files sent at a time.
+const FILES_AT_A_TIME: usize = 4;
+
+/// Questions about your own files.
+#[derive(Debug, Subcommand)]
+pub enum RagCommand {
+    /// Make a rag (ingest makes it too)
+    #[command(
+        after_help = "Examples:\n  modelhub rag create handbook\n  modelhub rag create law --passage-words 200 --min-score 0.4"
+    )]
+    Create(Create),
+    /// All rags
+    #[command(after_help = "Example:\n  modelhub rag list")]
+    List,
+    /// One rag
+    #[command(after_help = "Example:\n  modelhub rag show handbook -o json")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a rag with all its passages
+    #[command(after_help = "Example:\n  modelhub rag delete handbook")]
+    Delete {
+        /// Its name.
+        name: String,
+    },
+    /// Ingest txt, md, html and pdf files; only what changed is sent, what vanished is deleted
+    #[command(
+        after_help = "Examples:\n  modelhub rag ingest handbook ./docs\n  modelhub rag ingest handbook ./one-file.pdf --keep"
+    )]
+    Ingest(Ingest),
+    /// Embed every passage anew, with the embedding model that is served now; resumable
+    #[command(after_help = "Example:\n  modelhub rag rebuild handbook")]
+    Rebuild {
+        /// Its name.
+        name: String,
+    },
+    /// Ask; the answer streams, with a citation for each sentence
+    #[command(
+        after_help = "Examples:\n  modelhub rag query handbook \"How many days in advance must leave be requested?\"\n  \
+                            modelhub rag query handbook \"Who approves travel?\" -o json"
+    )]
+    Query(Query),
+    /// Show the passages for a question, without asking a model
+    #[command(after_help = "Example:\n  modelhub rag search handbook \"parental leave\" --top-k 10")]
+    Search(Query),
+    /// Measure retrieval on a file of questions: hit@k, rank, and whether citations open at the quoted text
+    #[command(
+        after_help = "Example:\n  modelhub rag eval handbook --questions questions.jsonl --source ./docs"
+    )]
+    Eval(Eval),
+}
+
+/// `rag create`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Its name.
+    name: String,
+    /// Model that embeds; the server's default when absent.
+    #[arg(long, value_name = "MODEL")]
+    embed_model: Option<String>,
+    /// Model that answers; the server's default when absent.
+    #[arg(long, value_name = "MODEL")]
+    chat_model: Option<String>,
+    /// Longest passage in words.
+    #[arg(long, value_name = "N")]
+    passage_words: Option<u32>,
+    /// Similarity below which a passage is not relevant.
+    #[arg(long, value_name = "SCORE")]
+    min_score: Option<f32>,
+}
+
+/// `rag ingest`
+#[derive(Debug, Args)]
+pub struct Ingest {
+    /// Name of the rag; made when it does not exist.
+    name: String,
+    /// Directory or file.
+    path: PathBuf,
+    /// Keep passages of files that vanished from the source.
+    #[arg(long)]
+    keep: bool,
+    /// Make this the only source: files of every other source are deleted.
+    #[arg(long, conflicts_with = "keep")]
+    replace: bool,
+}
+
+/// `rag query` and `rag search`
+#[derive(Debug, Args)]
+pub struct Query {
+    /// Name of the rag.
+    name: String,
+    /// The question.
+    question: String,
+    /// How many passages to retrieve.
+    #[arg(long, value_name = "N")]
+    top_k: Option<u32>,
+    /// Similarity below which a passage is not relevant.
+    #[arg(long, value_name = "SCORE")]
+    min_score: Option<f32>,
+    /// Longest answer in tokens.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// Model that answers.
+    #[arg(long)]
+    model: Option<String>,
+}
+
+impl Query {
+    fn request(&self, stream: bool) -> RagQuery {
+        RagQuery {
+            question: self.question.clone(),
+            stream,
+            top_k: self.top_k,
+            min_score: self.min_score,
+            max_tokens: self.max_tokens,
+            model: self.model.clone(),
+        }
+    }
+}
+
+/// Path of a rag in the API.
+pub fn rag_path(name: &str) -> String {
+    format!("/api/v1/rag/{}", encode_path(name))
+}
+
+pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Result<(), CliError> {
+    match command {
+        RagCommand::Create(c) => {
+            let Create { name, embed_model, chat_model, passage_words, min_score } = c;
+            let request = RagCreate { name, embed_model, chat_model, passage_words, min_score };
+            let rag: RagInfo = client.post("/api/v1/rag", &request).await?;
+            output.print(&rag, |r| {
+                format!(
+                    "rag {} embeds with {}; next  modelhub rag ingest {} DIR",
+                    r.name, r.embed_model, r.name
+                )
+            });
+            Ok(())
+        }
+        RagCommand::List => {
+            let list: RagList = client.get("/api/v1/rag").await?;
+            output.print(&list, |list| rag_table(&list.rags));
+            Ok(())
+        }
+        RagCommand::Show { name } => {
+            let rag: RagInfo = client.get(&rag_path(&name)).await?;
+            output.print(&rag, |rag| rag_table(std::slice::from_ref(rag)));
+            Ok(())
+        }
+        RagCommand::Delete { name } => {
+            let gone: RagDeleted = client.delete(&rag_path(&name)).await?;
+            output.print(&gone, |g| format!("deleted rag {}, {} passages", g.deleted, thousands(g.passages)));
+            Ok(())
+        }
+        RagCommand::Ingest(i) => ingest(&i, client, output).await,
+        RagCommand::Rebuild { name } => rebuild(&name, client, output).await,
+        RagCommand::Query(q) => query(&q, client, output).await,
+        RagCommand::Search(q) => {
+            let found: Passages =
+                client.post(&format!("{}/search", rag_path(&q.name)), &q.request(false)).await?;
+            output.print(&found, passages_table);
+            Ok(())
+        }
+        RagCommand::Eval(e) => eval::run(e, client, output).await,
+    }
+}
+
+fn rag_table(rags: &[RagInfo]) -> String {
+    if rags.is_empty() {
+        return "no rags; make one with  modelhub rag ingest NAME DIR".to_owned();
+    }
+    let row = |r: &RagInfo| {
+        let state = match r.state {
+            RagState::Ready => "ready",
+            RagState::Rebuilding => "rebuilding",
+        };
+        let embeds = format!("{} ({} d)", r.embed_model, r.dimension);
+        vec![
+            r.name.clone(),
+            state.to_owned(),
+            thousands(r.files),
+            thousands(r.passages),
+            embeds,
+            age(r.created_ms),
+        ]
+    };
+    let rows: Vec<Vec<String>> = rags.iter().map(row).collect();
+    table(&["name", "state", "files", "passages", "embeds with", "age"], &rows)
+}
+
+fn passages_table(found: &Passages) -> String {
+    if found.passages.is_empty() {
+        return "nothing relevant; try  --min-score 0".to_owned();
+    }
+    let row = |p: &aistack_api::rag::Passage| {
+        let text: String = p.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
+        vec![p.number.to_string(), format!("{:.2}", p.score), place(&p.file, p.start_line, p.end_line), text]
+    };
+    let rows: Vec<Vec<String>> = found.passages.iter().map(row).collect();
+    table(&["", "score", "place", "text"], &rows)
+}
+
+fn place(file: &str, first: u64, last: u64) -> String {
+    if first == last { format!("{file}:{first}") } else { format!("{file}:{first}-{last}") }
+}
+
+/// A progress bar on a terminal, silence elsewhere.
+pub fn bar(total: u64, what: &str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    if let Ok(style) = ProgressStyle::with_template("  {msg:30!} [{bar:30}] {percent:>3} %  {elapsed}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.with_message(what.to_owned())
+}
+
+/// All files below a directory (or the file itself) with their relative paths; hidden ones are left out.
+pub fn walk(root: &Path) -> Result<Vec<(String, PathBuf)>, CliError> {
+    if std::fs::metadata(root).map_err(|e| CliError::file(root, e))?.is_file() {
+        let name = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok(vec![(name, root.to_owned())]);
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![(String::new(), root.to_owned())];
+    while let Some((prefix, folder)) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|e| CliError::file(&folder, e))? {
+            let entry = entry.map_err(|e| CliError::file(&folder, e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = entry.path();
+            // Follows links, as people expect of a folder of documents; a broken one is left out.
+            match std::fs::metadata(&path) {
+                Ok(kind) if kind.is_dir() => folders.push((format!("{prefix}{name}/"), path)),
+                Ok(kind) if kind.is_file() => files.push((format!("{prefix}{name}"), path)),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+async fn ingest(command: &Ingest, client: &HubClient, output: Output) -> Result<(), CliError> {
+    let started = std::time::Instant::now();
+    let (files, skipped): (Vec<_>, Vec<_>) =
+        walk(&command.path)?.into_iter().partition(|(name, _)| FileKind::of(name).is_some());
+    if files.is_empty() {
+        let path = command.path.display();
+        return Err(CliError::Usage(format!("{path}: no .txt, .md, .html or .pdf file is there")));
+    }
+    if !skipped.is_empty() {
+        let names: Vec<&str> = skipped.iter().map(|(name, _)| name.as_str()).take(3).collect();
+        eprintln!(
+            "  {} files of other kinds are left out ({}{})",
+            skipped.len(),
+            names.join(", "),
+            if skipped.len() > 3 { ", …" } else { "" }
+        );
+    }
+    ensure(client, &command.name).await?;
+    let canonical = command.path.canonicalize().map_err(|e| CliError::file(&command.path, e))?;
+    let source = (!command.replace).then(|| canonical.display().to_string());
+    let mut request =
+        SyncRequest { prune: !command.keep, source: source.clone(), files: Vec::with_capacity(files.len()) };
+    for (name, path) in &files {
+        let bytes = std::fs::read(path).map_err(|e| CliError::file(path, e))?;
+        request.files.push(SourceFile { path: name.clone(), sha256: hex::encode(Sha256::digest(&bytes)) });
+    }
+    let base = rag_path(&command.name);
+    let plan: SyncPlan = client.post(&format!("{base}/sync"), &request).await?;
+    let bar = bar(plan.needed.len() as u64, &command.name);
+    let sends = files.iter().filter(|(name, _)| plan.needed.contains(name)).map(|(name, path)| {
+        let origin = source.as_deref().map(|s| format!("?source={}", encode_path(s))).unwrap_or_default();
+        let at = format!("{base}/files/{}{origin}", encode_path(name));
+        let bar = &bar;
+        async move {
+            let bytes = std::fs::read(path).map_err(|e| CliError::file(path, e))?;
+            let done = client.json::<FileIngested>(client.request(Method::PUT, &at).body(bytes)).await;
+            bar.inc(1);
+            Ok::<_, CliError>(done)
+        }
+    });
+    let results: Vec<_> = futures::stream::iter(sends).buffer_unordered(FILES_AT_A_TIME).collect().await;
+    bar.finish_and_clear();
+    report(client, output, &command.name, &plan, results, started).await
+}
+
+async fn ensure(client: &HubClient, name: &str) -> Result<(), CliError> {
+    match client.get::<RagInfo>(&rag_path(name)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is("rag_not_found") => {
+            let request = RagCreate { name: name.to_owned(), ..RagCreate::default() };
+            match client.post::<_, RagInfo>("/api/v1/rag", &request).await {
+                Err(error) if !error.is("rag_exists") => Err(error.into()),
+                _ => Ok(()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What came of an ingest. An unreadable file does not stop the others, but the command fails in the end.
+async fn report(
+    client: &HubClient,
+    output: Output,
+    name: &str,
+    plan: &SyncPlan,
+    results: Vec<Result<Result<FileIngested, super::ClientError>, CliError>>,
+    started: std::time::Instant,
+) -> Result<(), CliError> {
+    let mut sent = 0;
+    let mut failed = Vec::new();
+    for result in results {
+        match result? {
+            Ok(_) => sent += 1,
+            Err(error @ super::ClientError::Refused { .. }) => failed.push(error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let rag: RagInfo = client.get(&rag_path(name)).await?;
+    output.print(&rag, |rag| {
+        format!(
+            "{}  {} files, {} passages  ({sent} sent, {} unchanged, {} deleted)  {}",
+            rag.name,
+            thousands(rag.files),
+            thousands(rag.passages),
+            plan.unchanged,
+            plan.deleted.len(),
+            millis(started.elapsed().as_secs_f64() * 1e3),
+        )
+    });
+    if failed.is_empty() {
+        return Ok(());
+    }
+    failed.sort();
+    failed.dedup();
+    Err(CliError::Failed(format!(
+        "some files could not be ingested; the others were, and ingesting again sends only these:\n  {}",
+        failed.join("\n  ")
+    )))
+}
+
+async fn rebuild(name: &str, client: &HubClient, output: Output) -> Result<(), CliError> {
+    let response = client.send(client.request(Method::POST, &format!("{}/rebuild", rag_path(name)))).await?;
+    let mut stream = response.bytes_stream();
+    let mut pending = Vec::new();
+    let bar = bar(0, name);
+    while let Some(piece) = stream.next().await {
+        pending.extend_from_slice(&piece.map_err(|e| client.broke_off(&e))?);
+        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(RebuildEvent::Progress { done, total }) => {
+                    bar.set_length(total);
+                    bar.set_position(done);
+                }
+                Ok(RebuildEvent::Done { rag }) => {
+                    bar.finish_and_clear();
+                    output.print(&rag, |r| {
+                        format!(
+                            "{}  {} passages embedded anew with {} ({} d)",
+                            r.name,
+                            thousands(r.passages),
+                            r.embed_model,
+                            r.dimension
+                        )
+                    });
+                    return Ok(());
+                }
+                Ok(RebuildEvent::Error { message }) => {
+                    return Err(CliError::Failed(format!(
+                        "{message}\n  go on with  modelhub rag rebuild {name}"
+                    )));
+                }
+                Err(error) => return Err(CliError::Failed(format!("an event that cannot be read: {error}"))),
+            }
+        }
+    }
+    Err(CliError::Failed(format!("the rebuild broke off; go on with  modelhub rag rebuild {name}")))
+}
+
+async fn query(command: &Query, client: &HubClient, output: Output) -> Result<(), CliError> {
+    let path = format!("{}/query", rag_path(&command.name));
+    if output == Output::Json {
+        let answer: Answer = client.post(&path, &command.request(false)).await?;
+        output.print(&answer, |a| a.answer.clone());
+        return Ok(());
+    }
+    let response = client.send(client.request(Method::POST, &path).json(&command.request(true))).await?;
+    let mut stream = response.bytes_stream();
+    let mut reader = sse::Reader::default();
+    let mut screen = Screen::default();
+    println!();
+    while let Some(piece) = stream.next().await {
+        for event in reader.push(&piece.map_err(|e| client.broke_off(&e))?) {
+            let parsed = QueryEvent::parse(&event.name, &event.data);
+            let parsed =
+                parsed.map_err(|e| CliError::Failed(format!("an event that cannot be read: {e}")))?;
+            if let Some(event) = parsed
+                && screen.show(event)?
+            {
+                return Ok(());
+            }
+        }
+    }
+    Err(CliError::Failed("the answer broke off; ask again".to_owned()))
+}
+
+/// Shows a streamed answer.
+#[derive(Debug, Default)]
+struct Screen {
+    started: bool,
+    timings: Timings,
+}
+
+impl Screen {
+    /// Shows an event; true after the last one.
+    fn show(&mut self, event: QueryEvent) -> Result<bool, CliError> {
+        match event {
+            QueryEvent::Passages(_) => {}
+            QueryEvent::Delta(delta) => {
+                if !self.started {
+                    print!("  ");
+                }
+                self.started = true;
+                print!("{}", delta.text.replace('\n', "\n  "));
+                // A terminal that is gone ends the command at the next print.
+                let _ = std::io::stdout().flush();
+            }
+            QueryEvent::Citations(citations) => {
+                println!("\n");
+                for citation in &citations.citations {
+                    println!("{}", citation_line(citation));
+                }
+                if citations.answered && citations.sentences.iter().any(|s| !s.supported) {
+                    println!("  {}", styled("[?] no passage says this", "33"));
+                }
+            }
+            QueryEvent::Timings(timings) => self.timings = timings,
+            QueryEvent::Done(done) => {
+                println!("\n  {}", styled(&timing_line(&self.timings, &done.trace_id), "2"));
+                return Ok(true);
+            }
+            QueryEvent::Error(error) => {
+                println!();
+                return Err(CliError::Failed(error.message));
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn citation_line(citation: &Citation) -> String {
+    const QUOTE: usize = 60;
+    let flat = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
+    let quote = if flat.chars().count() > QUOTE {
+        flat.chars().take(QUOTE).collect::<String>() + " …"
+    } else {
+        flat
+    };
+    let place = place(&citation.file, citation.start_line, citation.end_line);
+    format!("  [{}] {place:<28}  “{quote}”  {:.2}", citation.number, citation.score)
+}
+
+fn timing_line(t: &Timings, trace_id: &str) -> String {
+    let mut line = format!("embed {} · search {}", millis(t.embed_ms), millis(t.search_ms));
+    if t.prompt_tokens > 0 || t.answer_tokens > 0 {
+        line.push_str(&format!(
+            " · prefill {} ({} tokens) · decode {} ({} tokens)",
+            millis(t.prefill_ms),
+            thousands(t.prompt_tokens),
+            millis(t.decode_ms),
+            thousands(t.answer_tokens)
+        ));
+    }
+    if !trace_id.is_empty() {
+        line.push_str(&format!(" · trace {trace_id}"));
+    }
+    line
+}

@@ -1,0 +1,408 @@
+//! The inference engines behind the gateway: their state, their health checks, and the connections to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aistack_api::modelhub::{EngineConfig, EngineTask, GatewayLimits};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Deserialize;
+
+use super::metrics::{GatewayMetrics, ModelMetrics};
+
+/// Why an engine cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The endpoint is not an address that can be called.
+    #[error("engines: {name}: endpoint {endpoint} is not a URL that can be called: {reason}")]
+    Endpoint {
+        /// The engine.
+        name: String,
+        /// As configured.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file cannot be read, or holds what cannot be a header.
+    #[error("engines: {name}: api_key_file: {reason}")]
+    Key {
+        /// The engine.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A model that an engine serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineModel {
+    /// Its name.
+    pub id: String,
+    /// Tokens that a prompt and its answer may have together, when the engine says so.
+    pub context: Option<u64>,
+}
+
+/// One engine.
+#[derive(Debug)]
+pub struct Engine {
+    /// Name from the configuration.
+    pub name: String,
+    /// Base URL from the configuration.
+    pub endpoint: String,
+    /// What it is for.
+    pub task: EngineTask,
+    scheme_and_authority: (http::uri::Scheme, http::uri::Authority),
+    base_path: String,
+    host: HeaderValue,
+    key: Option<HeaderValue>,
+    healthy: AtomicBool,
+    configured: Vec<String>,
+    models: ArcSwap<Vec<EngineModel>>,
+    /// Why the last check failed.
+    trouble: ArcSwap<String>,
+}
+
+impl Engine {
+    fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+        let wrong = |reason: &str| EngineError::Endpoint {
+            name: config.name.clone(),
+            endpoint: config.endpoint.clone(),
+            reason: reason.to_owned(),
+        };
+        let uri: Uri = config.endpoint.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
+        let parts = uri.into_parts();
+        let scheme = parts.scheme.ok_or_else(|| wrong("no scheme"))?;
+        if scheme != http::uri::Scheme::HTTP {
+            return Err(wrong(
+                "only http:// engines can be reached in this version; put a TLS proxy in front",
+            ));
+        }
+        let authority = parts.authority.ok_or_else(|| wrong("no host"))?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|e| wrong(&e.to_string()))?;
+        let base_path =
+            parts.path_and_query.map(|p| p.path().trim_end_matches('/').to_owned()).unwrap_or_default();
+        // People paste the base URL that OpenAI clients want; ours is the one before it.
+        let base_path = base_path.strip_suffix("/v1").unwrap_or(&base_path).to_owned();
+        Ok(Self {
+            name: config.name.clone(),
+            endpoint: config.endpoint.clone(),
+            task: config.task,
+            scheme_and_authority: (scheme, authority),
+            base_path,
+            host,
+            key: read_key(config)?,
+            healthy: AtomicBool::new(false),
+            configured: config.models.clone(),
+            models: ArcSwap::from_pointee(
+                config.models.iter().map(|id| EngineModel { id: id.clone(), context: None }).collect(),
+            ),
+            trouble: ArcSwap::from_pointee("it was not checked yet".to_owned()),
+        })
+    }
+
+    /// Whether its last check passed.
+    pub fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Why it is not healthy.
+    pub fn trouble(&self) -> Arc<String> {
+        self.trouble.load_full()
+    }
+
+    /// What it serves, as far as known.
+    pub fn models(&self) -> Arc<Vec<EngineModel>> {
+        self.models.load_full()
+    }
+
+    /// Takes it out of rotation until a check passes again.
+    pub fn fail(&self, why: String) {
+        if self.healthy.swap(false, Ordering::Relaxed) {
+            tracing::warn!(engine = self.name, endpoint = self.endpoint, why, "engine out of rotation");
+        }
+        self.trouble.store(Arc::new(why));
+    }
+
+    /// The address of `path` on this engine.
+    pub fn uri(&self, path: &str) -> Result<Uri, http::Error> {
+        let (scheme, authority) = &self.scheme_and_authority;
+        let path = if self.base_path.is_empty() {
+            PathAndQuery::try_from(path)?
+        } else {
+            PathAndQuery::try_from(format!("{}{path}", self.base_path))?
+        };
+        Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query(path).build()
+    }
+
+    /// Puts the engine's own `host` and key into an outgoing request.
+    pub fn sign(&self, headers: &mut http::HeaderMap) {
+        headers.insert(header::HOST, self.host.clone());
+        if let Some(key) = &self.key {
+            headers.insert(header::AUTHORIZATION, key.clone());
+        }
+    }
+}
+
+fn read_key(config: &EngineConfig) -> Result<Option<HeaderValue>, EngineError> {
+    let Some(path) = &config.api_key_file else { return Ok(None) };
+    let wrong = |reason: String| EngineError::Key { name: config.name.clone(), reason };
+    let key = std::fs::read_to_string(path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+        .map_err(|_| wrong(format!("{}: not one line of printable characters", path.display())))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// The engines that serve one model.
+#[derive(Debug)]
+pub struct ModelRoute {
+    /// Name of the model.
+    pub model: String,
+    /// Indices of the engines.
+    pub engines: Vec<usize>,
+    /// Whose turn it is.
+    pub turn: AtomicUsize,
+    /// Tokens of context, when an engine says so: the smallest.
+    pub context: Option<u64>,
+    /// What is counted.
+    pub metrics: Arc<ModelMetrics>,
+}
+
+/// All engines and the routes to them.
+#[derive(Debug)]
+pub struct Engines {
+    /// In the order of the configuration.
+    pub list: Vec<Arc<Engine>>,
+    routes: ArcSwap<HashMap<String, Arc<ModelRoute>>>,
+    client: Client<HttpConnector, Full<Bytes>>,
+    check_interval: Duration,
+    metrics: GatewayMetrics,
+}
+
+impl Engines {
+    /// Prepares engines and connections; nothing is called yet.
+    pub fn new(
+        configs: &[EngineConfig],
+        limits: &GatewayLimits,
+        metrics: GatewayMetrics,
+    ) -> Result<Self, EngineError> {
+        let list = configs.iter().map(|c| Engine::new(c).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_millis(limits.connect_timeout_ms)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(512)
+            .build(connector);
+        let check_interval = Duration::from_millis(limits.health_interval_ms);
+        let engines =
+            Self { list, routes: ArcSwap::from_pointee(HashMap::new()), client, check_interval, metrics };
+        engines.rebuild_routes();
+        Ok(engines)
+    }
+
+    /// The route to a model.
+    pub fn route(&self, model: &str) -> Option<Arc<ModelRoute>> {
+        self.routes.load().get(model).cloned()
+    }
+
+    /// All routes.
+    pub fn routes(&self) -> Arc<HashMap<String, Arc<ModelRoute>>> {
+        self.routes.load_full()
+    }
+
+    /// Seconds after which an unhealthy engine has been checked again.
+    pub fn check_seconds(&self) -> u64 {
+        self.check_interval.as_secs().max(1)
+    }
+
+    /// The first model of the first engine for `task`, healthy ones first.
+    pub fn default_model(&self, task: EngineTask) -> Option<String> {
+        let mut of_task: Vec<&Arc<Engine>> = self.list.iter().filter(|e| e.task == task).collect();
+        of_task.sort_by_key(|e| !e.healthy());
+        of_task.into_iter().find_map(|e| e.models().first().map(|m| m.id.clone()))
+    }
+
+    /// Sends a request to one engine.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        self.client.request(request).await
+    }
+
+    /// Checks the engines for ever, all at a time.
+    pub async fn watch_health(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.check_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.check_all().await;
+        }
+    }
+
+    /// Checks every engine once.
+    pub async fn check_all(&self) {
+        let checks = self.list.iter().map(|engine| self.check(engine));
+        let changed = futures::future::join_all(checks).await;
+        if changed.contains(&true) {
+            self.rebuild_routes();
+        }
+    }
+
+    /// Asks one engine what it serves; says whether the routes must change.
+    async fn check(&self, engine: &Engine) -> bool {
+        let limit = self.check_interval.clamp(Duration::from_millis(500), Duration::from_secs(5));
+        let found = match tokio::time::timeout(limit, self.ask_models(engine)).await {
+            Ok(found) => found,
+            Err(_) => Err(format!("no answer to GET /v1/models within {} ms", limit.as_millis())),
+        };
+        let healthy = found.is_ok();
+        self.metrics.engine(&engine.name, healthy);
+        match found {
+            Ok(models) => {
+                if !engine.healthy.swap(true, Ordering::Relaxed) {
+                    tracing::info!(engine = engine.name, endpoint = engine.endpoint, "engine in rotation");
+                }
+                let changed = **engine.models.load() != models;
+                engine.models.store(Arc::new(models));
+                changed
+            }
+            Err(why) => {
+                engine.fail(why);
+                false
+            }
+        }
+    }
+
+    async fn ask_models(&self, engine: &Engine) -> Result<Vec<EngineModel>, String> {
+        let uri = engine.uri("/v1/models").map_err(|e| e.to_string())?;
+        let mut request = Request::get(uri).body(Full::default()).map_err(|e| e.to_string())?;
+        engine.sign(request.headers_mut());
+        let response = self.client.request(request).await.map_err(|e| crate::innermost(&e))?;
+        let status = response.status();
+        let body = http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await;
+        let body = body.map_err(|e| format!("GET /v1/models broke off: {e}"))?.to_bytes();
+        if !status.is_success() {
+            return Err(format!("GET /v1/models answered {status}"));
+        }
+        let served: ModelList = serde_json::from_slice(&body).unwrap_or_default();
+        let context = |id: &str| served.data.iter().find(|m| m.id == id).and_then(ListedModel::context);
+        if engine.configured.is_empty() {
+            return Ok(served
+                .data
+                .iter()
+                .map(|m| EngineModel { id: m.id.clone(), context: m.context() })
+                .collect());
+        }
+        Ok(engine.configured.iter().map(|id| EngineModel { id: id.clone(), context: context(id) }).collect())
+    }
+
+    fn rebuild_routes(&self) {
+        let before = self.routes.load();
+        let mut serving: HashMap<String, (Vec<usize>, Option<u64>)> = HashMap::new();
+        for (i, engine) in self.list.iter().enumerate() {
+            for model in engine.models.load().iter() {
+                let (engines, context) = serving.entry(model.id.clone()).or_default();
+                engines.push(i);
+                *context = match (*context, model.context) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+        }
+        let routes = serving.into_iter().map(|(model, (engines, context))| {
+            let metrics = before
+                .get(&model)
+                .map_or_else(|| self.metrics.of_model(&model), |route| route.metrics.clone());
+            let route =
+                ModelRoute { model: model.clone(), engines, turn: AtomicUsize::new(0), context, metrics };
+            (model, Arc::new(route))
+        });
+        self.routes.store(Arc::new(routes.collect()));
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ModelList {
+    #[serde(default)]
+    data: Vec<ListedModel>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedModel {
+    id: String,
+    /// vLLM's and TinyInfer's name.
+    #[serde(default)]
+    max_model_len: Option<u64>,
+    /// llama.cpp's place for it.
+    #[serde(default)]
+    meta: Option<ListedMeta>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedMeta {
+    #[serde(default)]
+    n_ctx: Option<u64>,
+    #[serde(default)]
+    n_ctx_train: Option<u64>,
+}
+
+impl ListedModel {
+    fn context(&self) -> Option<u64> {
+        self.max_model_len.or_else(|| self.meta.as_ref().and_then(|m| m.n_ctx.or(m.n_ctx_train)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(endpoint: &str) -> Result<Engine, EngineError> {
+        Engine::new(&EngineConfig {
+            name: "e".into(),
+            endpoint: endpoint.into(),
+            models: vec![],
+            task: EngineTask::Chat,
+            api_key_file: None,
+        })
+    }
+
+    #[test]
+    fn endpoints_lead_to_addresses() {
+        let cases = [
+            ("http://h:8000", "http://h:8000/v1/models"),
+            ("http://h:8000/", "http://h:8000/v1/models"),
+            ("http://h:8000/v1", "http://h:8000/v1/models"),
+            ("http://h/base/", "http://h/base/v1/models"),
+        ];
+        for (endpoint, want) in cases {
+            let uri = engine(endpoint).expect(endpoint).uri("/v1/models").expect(endpoint);
+            assert_eq!(uri.to_string(), want);
+        }
+        let error = engine("https://h").expect_err("TLS").to_string();
+        assert!(error.contains("only http://"), "{error}");
+    }
+
+    #[test]
+    fn the_context_is_found_where_engines_put_it() {
+        let cases = [
+            (r#"{"id":"m","max_model_len":8192}"#, Some(8192)),
+            (r#"{"id":"m","meta":{"n_ctx_train":2048}}"#, Some(2048)),
+            (r#"{"id":"m","object":"model"}"#, None),
+        ];
+        for (json, want) in cases {
+            assert_eq!(serde_json::from_str::<ListedModel>(json).expect(json).context(), want);
+        }
+    }
+}

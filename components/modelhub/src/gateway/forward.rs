@@ -1,0 +1,322 @@
+//! Forwarding: finds the engine, sends, retries before the first byte.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use aistack_api::modelhub::{EngineTask, GatewayLimits};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
+use super::engines::{Engine, Engines, ModelRoute};
+use super::keys::Admission;
+use super::metrics::GatewayMetrics;
+use super::reply::MeteredBody;
+use super::route::{Candidate, RetryBudget, closest, pick};
+use crate::error::ApiError;
+
+/// A request for an engine.
+#[derive(Debug, Clone)]
+pub struct Call<'a> {
+    /// Path on the engine, such as `/v1/chat/completions`.
+    pub path: &'a str,
+    /// Name of the model.
+    pub model: &'a str,
+    /// Headers to pass on; hop-by-hop ones and the caller's key are left out.
+    pub headers: &'a HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// Whether the reply is a stream of events.
+    pub stream: bool,
+}
+
+/// The gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The engines.
+    pub engines: Arc<Engines>,
+    limits: GatewayLimits,
+    budget: Mutex<RetryBudget>,
+    metrics: GatewayMetrics,
+    epoch: Instant,
+}
+
+/// Headers that belong to one connection, or that the gateway sets itself.
+const NOT_FORWARDED: &[HeaderName] = &[
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+];
+
+impl Gateway {
+    /// A gateway in front of the engines.
+    pub fn new(engines: Arc<Engines>, limits: GatewayLimits, metrics: GatewayMetrics) -> Self {
+        let budget = Mutex::new(RetryBudget::new(limits.retry_budget_percent));
+        Self { engines, limits, budget, metrics, epoch: Instant::now() }
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &GatewayLimits {
+        &self.limits
+    }
+
+    /// Counts a request that no engine saw.
+    pub fn refuse(&self, model: &str, error: ApiError) -> ApiError {
+        self.metrics.refuse(model, error.code);
+        error
+    }
+
+    /// The route to a model, or the sentence that helps to find it.
+    pub fn route(&self, model: &str) -> Result<Arc<ModelRoute>, ApiError> {
+        self.engines.route(model).ok_or_else(|| self.refuse("", self.unknown_model(model)))
+    }
+
+    /// Refuses when no healthy engine serves a model.
+    pub fn ready(&self, model: &str) -> Result<(), ApiError> {
+        let route = self.route(model)?;
+        let engines = || route.engines.iter().map(|&i| &self.engines.list[i]);
+        if engines().any(|e| e.healthy()) {
+            return Ok(());
+        }
+        let engines: Vec<Arc<Engine>> = engines().cloned().collect();
+        Err(self.not_healthy(&format!("model {model} has no healthy engine"), &engines))
+    }
+
+    /// The model for a task when the caller names none.
+    pub fn default_model(&self, wanted: EngineTask) -> Result<String, ApiError> {
+        self.engines.default_model(wanted).ok_or_else(|| {
+            let (what, task) = match wanted {
+                EngineTask::Chat => ("answers", "chat"),
+                EngineTask::Embed => ("embeds", "embed"),
+            };
+            match self.engines.list.iter().find(|e| e.task == wanted) {
+                Some(engine) => self
+                    .not_healthy(&format!("no model that {what} is known yet"), std::slice::from_ref(engine)),
+                None => ApiError::unavailable(
+                    "no_engine",
+                    format!("no engine that {what} is configured: add one with  task: {task}  under engines"),
+                    60,
+                ),
+            }
+        })
+    }
+
+    fn unknown_model(&self, model: &str) -> ApiError {
+        let silent: Vec<Arc<Engine>> =
+            self.engines.list.iter().filter(|e| !e.healthy() && e.models().is_empty()).cloned().collect();
+        if !silent.is_empty() {
+            return self.not_healthy(&format!("model {model} is not known (yet)"), &silent);
+        }
+        let routes = self.engines.routes();
+        let mut names: Vec<&str> = routes.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let near = closest(model, names.iter().copied());
+        let hint = match (near.is_empty(), names.is_empty()) {
+            (false, _) => format!("did you mean {}?", near.join(" or ")),
+            (true, false) => format!("served here: {}", names.join(", ")),
+            (true, true) => "no engine is configured: add one under engines in the configuration".to_owned(),
+        };
+        ApiError::not_found("model_not_found", format!("model {model} is not served here; {hint}"))
+    }
+
+    fn not_healthy(&self, what: &str, engines: &[Arc<Engine>]) -> ApiError {
+        let states: Vec<String> =
+            engines.iter().map(|e| format!("engine {} at {}: {}", e.name, e.endpoint, e.trouble())).collect();
+        let message = format!("{what}: {}", states.join("; "));
+        ApiError::unavailable("engine_unavailable", message, self.engines.check_seconds())
+    }
+
+    /// Sends a call to an engine and gives its reply, body untouched. `admission` is settled when the reply is over.
+    pub async fn forward(
+        &self,
+        call: Call<'_>,
+        admission: Option<Admission>,
+    ) -> Result<Response<Body>, ApiError> {
+        let route = self.route(call.model)?;
+        let started = Instant::now();
+        let sent = self.send_with_retries(&call, &route).await;
+        let response = match sent {
+            Ok(response) => response,
+            Err(error) => {
+                route.metrics.server_error.inc();
+                return Err(error);
+            }
+        };
+        let (mut parts, body) = response.into_parts();
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+            parts.headers.remove(name);
+        }
+        parts.headers.remove("keep-alive");
+        parts.version = http::Version::HTTP_11;
+        let body = MeteredBody::new(body, &call, parts.status, started, route.metrics.clone(), admission)
+            .with_idle_timeout(Duration::from_millis(self.limits.idle_timeout_ms));
+        Ok(Response::from_parts(parts, Body::new(body)))
+    }
+
+    /// Sends a JSON call and reads the whole reply; an engine's error becomes ours, sentence kept.
+    pub async fn call_json(
+        &self,
+        path: &str,
+        model: &str,
+        body: &serde_json::Value,
+    ) -> Result<Bytes, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        let call =
+            Call { path, model, headers: &headers, body: Bytes::from(body.to_string()), stream: false };
+        let response = self.forward(call, None).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body = body
+            .map_err(|e| {
+                ApiError::unavailable(
+                    "engine_broke_off",
+                    format!("{model} broke off: {}", crate::innermost(&e)),
+                    1,
+                )
+            })?
+            .to_bytes();
+        if status.is_success() { Ok(body) } else { Err(engine_error(model, status, &body)) }
+    }
+
+    async fn send_with_retries(
+        &self,
+        call: &Call<'_>,
+        route: &ModelRoute,
+    ) -> Result<Response<Incoming>, ApiError> {
+        self.budget.lock().request();
+        let turn = route.turn.fetch_add(1, Ordering::Relaxed);
+        let mut tried: Vec<usize> = Vec::new();
+        loop {
+            let candidates = route
+                .engines
+                .iter()
+                .map(|&i| Candidate { healthy: self.engines.list[i].healthy(), tried: tried.contains(&i) });
+            let Some(index) = pick(candidates, turn).map(|i| route.engines[i]) else {
+                let engines: Vec<Arc<Engine>> =
+                    route.engines.iter().map(|&i| self.engines.list[i].clone()).collect();
+                let error =
+                    self.not_healthy(&format!("model {} has no healthy engine", call.model), &engines);
+                return Err(self.refuse(call.model, error));
+            };
+            let engine = &self.engines.list[index];
+            let outcome = self.send_once(call, engine).await;
+            tried.push(index);
+            let last = tried.len() >= self.limits.max_tries as usize;
+            let again = !last && outcome.retryable() && self.budget.lock().retry(self.epoch.elapsed());
+            if !again {
+                return outcome.result;
+            }
+            // An engine that answers “not now” is asked again only if there is no other.
+            if outcome.result.is_ok() && route.engines.iter().all(|i| tried.contains(i)) {
+                return outcome.result;
+            }
+            self.metrics.retried();
+            tracing::info!(engine = engine.name, model = call.model, "retrying");
+        }
+    }
+
+    async fn send_once(&self, call: &Call<'_>, engine: &Engine) -> Outcome {
+        let request = match outgoing(call, engine) {
+            Ok(request) => request,
+            Err(e) => {
+                let error = ApiError::invalid("bad_request", format!("the request cannot be forwarded: {e}"));
+                return Outcome { result: Err(error), connection: false };
+            }
+        };
+        let limit = Duration::from_millis(self.limits.first_byte_timeout_ms);
+        match tokio::time::timeout(limit, self.engines.send(request)).await {
+            Ok(Ok(response)) => Outcome { result: Ok(response), connection: false },
+            Ok(Err(error)) => {
+                let why = crate::innermost(&error);
+                engine.fail(why.clone());
+                let message = format!("engine {} at {} does not answer: {why}", engine.name, engine.endpoint);
+                let error =
+                    ApiError::unavailable("engine_unavailable", message, self.engines.check_seconds());
+                Outcome { result: Err(error), connection: true }
+            }
+            Err(_) => {
+                let message = format!("engine {} gave no reply within {} s", engine.name, limit.as_secs());
+                let error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "engine_timeout", message);
+                Outcome { result: Err(error), connection: false }
+            }
+        }
+    }
+}
+
+/// What one try came to.
+struct Outcome {
+    result: Result<Response<Incoming>, ApiError>,
+    /// Whether the connection failed, so that another engine may do better.
+    connection: bool,
+}
+
+impl Outcome {
+    fn retryable(&self) -> bool {
+        match &self.result {
+            Ok(response) => matches!(response.status().as_u16(), 502..=504),
+            Err(_) => self.connection,
+        }
+    }
+}
+
+fn outgoing(call: &Call<'_>, engine: &Engine) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(engine.uri(call.path)?)
+        .body(Full::new(call.body.clone()))?;
+    let headers = request.headers_mut();
+    headers.reserve(call.headers.len() + 4);
+    for (name, value) in call.headers {
+        if !NOT_FORWARDED.contains(name) && name.as_str() != "x-api-key" && name.as_str() != "keep-alive" {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    engine.sign(headers);
+    aistack_chassis::trace::inject(headers);
+    Ok(request)
+}
+
+/// An engine's error in our form: its own sentence when it has one.
+pub fn engine_error(model: &str, status: StatusCode, body: &[u8]) -> ApiError {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let sentence = parsed.as_ref().and_then(|v| {
+        let error = v.get("error").unwrap_or(v);
+        error.get("message").or_else(|| v.get("detail")).or(Some(error)).and_then(serde_json::Value::as_str)
+    });
+    let text = sentence
+        .map_or_else(|| String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(), str::to_owned);
+    let status =
+        if status.is_client_error() || status.is_server_error() { status } else { StatusCode::BAD_GATEWAY };
+    ApiError::new(status, "engine_error", format!("{model} answered {}: {text}", status.as_u16()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engines_own_sentence_is_kept() {
+        let cases: &[(&str, &str)] = &[
+            (r#"{"error":{"message":"too long","type":"x"}}"#, "m answered 400: too long"),
+            (r#"{"error":"no"}"#, "m answered 400: no"),
+            (r#"{"detail":"not found"}"#, "m answered 400: not found"),
+            ("plain words", "m answered 400: plain words"),
+        ];
+        for (body, want) in cases {
+            assert_eq!(engine_error("m", StatusCode::BAD_REQUEST, body.as_bytes()).message, *want);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The OpenAI door: one name for many engines.
+//!
+//! A request's body is read once, scanned for `model`, and forwarded as it came; a reply's body goes through untouched while its
+//! tokens are counted. Retries happen only before the first byte of a reply, within a budget.
+
+mod door;
+mod engines;
+mod forward;
+mod keys;
+mod metrics;
+mod quota;
+mod reply;
+mod route;
+mod scan;
+mod usage;
+
+pub use door::router;
+pub use engines::{EngineError, Engines};
+pub use forward::{Call, Gateway, engine_error};
+pub use keys::{Caller, KeyRecord, KeyUsage, Keys};
+pub use metrics::GatewayMetrics;
+pub use quota::KeyLimits;
+pub use route::closest;

@@ -1,0 +1,155 @@
+//! A reply's body on its way through: untouched, watched for silence, its tokens counted when it is over.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::forward::Call;
+use super::keys::Admission;
+use super::metrics::ModelMetrics;
+use super::usage::Meter;
+
+/// Why a reply broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The engine's connection failed.
+    #[error("the engine's reply broke off: {0}")]
+    Engine(#[from] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the engine was silent for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+/// The body. Dropping it before its end (the client went away) closes the engine's connection, which cancels the work there.
+#[derive(Debug)]
+pub struct MeteredBody {
+    inner: Incoming,
+    account: Account,
+    idle: Duration,
+    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+#[derive(Debug)]
+struct Account {
+    meter: Meter,
+    stream: bool,
+    request_bytes: usize,
+    status: StatusCode,
+    started: Instant,
+    first_byte_seen: bool,
+    complete: bool,
+    metrics: Arc<ModelMetrics>,
+    admission: Option<Admission>,
+}
+
+impl MeteredBody {
+    /// Wraps an engine's reply.
+    pub fn new(
+        inner: Incoming,
+        call: &Call<'_>,
+        status: StatusCode,
+        started: Instant,
+        metrics: Arc<ModelMetrics>,
+        admission: Option<Admission>,
+    ) -> Self {
+        metrics.running.inc();
+        let complete = inner.is_end_stream();
+        let account = Account {
+            meter: Meter::default(),
+            stream: call.stream,
+            request_bytes: call.body.len(),
+            status,
+            started,
+            first_byte_seen: false,
+            complete,
+            metrics,
+            admission,
+        };
+        Self { inner, account, idle: Duration::MAX, alarm: None }
+    }
+
+    /// Breaks the reply off after a silence.
+    pub fn with_idle_timeout(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+}
+
+impl Body for MeteredBody {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            let idle = this.idle;
+            let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+            ready!(alarm.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(ReplyError::Silent(idle))));
+        };
+        this.alarm = None;
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.account.see(data);
+                }
+                this.account.complete = this.inner.is_end_stream();
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(Err(error.into())),
+            None => {
+                this.account.complete = true;
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Account {
+    fn see(&mut self, data: &[u8]) {
+        if !self.first_byte_seen {
+            self.first_byte_seen = true;
+            self.metrics.first_byte.observe(self.started.elapsed().as_secs_f64());
+        }
+        self.meter.see(data, self.stream);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let metrics = &self.metrics;
+        metrics.running.dec();
+        metrics.duration.observe(self.started.elapsed().as_secs_f64());
+        let outcome = match self.status.as_u16() {
+            500.. => &metrics.server_error,
+            400.. => &metrics.client_error,
+            _ if !self.complete => &metrics.aborted,
+            _ => &metrics.succeeded,
+        };
+        outcome.inc();
+        if self.status.is_success() {
+            let usage = self.meter.usage(self.request_bytes);
+            metrics.read.inc_by(usage.prompt);
+            metrics.written.inc_by(usage.completion);
+            if let Some(admission) = &mut self.admission {
+                admission.settle(usage);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The key-value store over the etcd v3 protocol, in the project's own terms: entries with revisions, and changes that happen
+//! only if what they were decided on still holds.
+
+use std::time::Duration;
+
+use aistack_api::modelhub::KvConfig;
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Txn, TxnOp, WatchOptions,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+/// Every key of ModelHub begins with this, so that `etcdctl get --prefix /registry/` shows all it knows.
+pub const ROOT: &str = "/registry/";
+/// How often a change is decided anew when others change the same keys.
+const TRIES: usize = 32;
+
+/// Why the store could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KvError {
+    /// The password file cannot be read.
+    #[error("kv.password_file {path}: {source}")]
+    Password {
+        /// Path of the file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store does not answer, or refused.
+    #[error("the key-value store at {endpoints} did not {operation}: {source}")]
+    Store {
+        /// What was asked of it.
+        operation: &'static str,
+        /// Where it should be.
+        endpoints: String,
+        /// What the client said.
+        source: Box<etcd_client::Error>,
+    },
+    /// A record is not what was written.
+    #[error("the record {key} in the key-value store is not readable: {source}")]
+    Record {
+        /// Its key.
+        key: String,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// Others changed the same keys again and again.
+    #[error("{key} was changed by others {TRIES} times while this change was being decided; try again")]
+    Contended {
+        /// The key.
+        key: String,
+    },
+}
+
+impl From<KvError> for ApiError {
+    fn from(error: KvError) -> Self {
+        match &error {
+            KvError::Store { source, .. } if !matches!(**source, etcd_client::Error::InvalidArgs(_)) => {
+                let message = format!("{error}; is it running? (aistack status)");
+                Self::unavailable("kv_store_unavailable", message, 2)
+            }
+            KvError::Contended { .. } => Self::conflict("contended", error.to_string()),
+            _ => Self::new(http::StatusCode::INTERNAL_SERVER_ERROR, "kv_store_error", error.to_string()),
+        }
+    }
+}
+
+/// A value and the revision of its last change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// Its bytes.
+    pub value: Vec<u8>,
+    /// Revision of its last change.
+    pub revision: i64,
+}
+
+impl Entry {
+    /// Reads the value as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, KvError> {
+        serde_json::from_slice(&self.value)
+            .map_err(|source| KvError::Record { key: self.key.clone(), source })
+    }
+}
+
+/// What must still hold for a change to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// The key does not exist.
+    Absent(String),
+    /// The key was last changed at this revision.
+    At(String, i64),
+}
+
+/// One part of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Write a value.
+    Put(String, Vec<u8>),
+    /// Delete a key.
+    Delete(String),
+    /// Delete every key with this prefix.
+    DeletePrefix(String),
+}
+
+impl Change {
+    /// Writes a value as JSON.
+    pub fn put_json<T: Serialize>(key: impl Into<String>, value: &T) -> Self {
+        Self::Put(key.into(), serde_json::to_vec(value).expect("records are plain data with text keys"))
+    }
+}
+
+/// A connection to the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Kv {
+    client: Client,
+    endpoints: String,
+}
+
+impl std::fmt::Debug for Kv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kv").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl Kv {
+    /// Prepares the connection; the store need not be up yet unless a user name is configured.
+    pub async fn connect(config: &KvConfig) -> Result<Self, KvError> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(2))
+            .with_timeout(Duration::from_secs(5))
+            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5));
+        if let Some(user) = &config.username {
+            let password = match &config.password_file {
+                Some(path) => std::fs::read_to_string(path)
+                    .map_err(|source| KvError::Password { path: path.display().to_string(), source })?,
+                None => String::new(),
+            };
+            options = options.with_user(user, password.trim());
+        }
+        let endpoints = config.endpoints.join(", ");
+        let client = Client::connect(&config.endpoints, Some(options))
+            .await
+            .map_err(|e| store_error("connect", &endpoints, e))?;
+        Ok(Self { client, endpoints })
+    }
+
+    fn error(&self, operation: &'static str) -> impl FnOnce(etcd_client::Error) -> KvError + '_ {
+        move |source| store_error(operation, &self.endpoints, source)
+    }
+
+    /// Reads one key.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, KvError> {
+        let mut response = self.client.kv_client().get(key, None).await.map_err(self.error("read"))?;
+        Ok(response.take_kvs().into_iter().next().map(entry))
+    }
+
+    /// Reads one key as JSON, with its revision.
+    pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, i64)>, KvError> {
+        match self.get(key).await? {
+            Some(entry) => Ok(Some((entry.json()?, entry.revision))),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads every key with a prefix, in key order, and the revision of the reading.
+    pub async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, i64), KvError> {
+        let options = GetOptions::new().with_prefix();
+        let mut response =
+            self.client.kv_client().get(prefix, Some(options)).await.map_err(self.error("list"))?;
+        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok((response.take_kvs().into_iter().map(entry).collect(), revision))
+    }
+
+    /// Makes the changes if everything expected holds; says whether it did.
+    pub async fn change(&self, expected: &[Expect], changes: Vec<Change>) -> Result<bool, KvError> {
+        let compares: Vec<Compare> = expected
+            .iter()
+            .map(|expect| match expect {
+                Expect::Absent(key) => Compare::version(key.as_str(), CompareOp::Equal, 0),
+                Expect::At(key, revision) => Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision),
+            })
+            .collect();
+        let operations: Vec<TxnOp> = changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Put(key, value) => TxnOp::put(key, value, None),
+                Change::Delete(key) => TxnOp::delete(key, None),
+                Change::DeletePrefix(prefix) => {
+                    TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix()))
+                }
+            })
+            .collect();
+        let txn = Txn::new().when(compares).and_then(operations);
+        let response = self.client.kv_client().txn(txn).await.map_err(self.error("commit a change"))?;
+        Ok(response.succeeded())
+    }
+
+    /// Changes one JSON record by a decision on its present value, again when somebody else was faster. A decision of `None`
+    /// leaves things as they are.
+    pub async fn update<T, E>(
+        &self,
+        key: &str,
+        decide: impl Fn(Option<T>) -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E>
+    where
+        T: DeserializeOwned + Serialize,
+        E: From<KvError>,
+    {
+        for _ in 0..TRIES {
+            let (present, expected) = match self.get_json::<T>(key).await? {
+                Some((value, revision)) => (Some(value), Expect::At(key.to_owned(), revision)),
+                None => (None, Expect::Absent(key.to_owned())),
+            };
+            let Some(next) = decide(present)? else { return Ok(None) };
+            if self.change(&[expected], vec![Change::put_json(key, &next)]).await? {
+                return Ok(Some(next));
+            }
+        }
+        Err(KvError::Contended { key: key.to_owned() }.into())
+    }
+
+    /// Waits until some key with the prefix changes after `revision`.
+    pub async fn changed(&self, prefix: &str, revision: i64) -> Result<(), KvError> {
+        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+        let mut stream =
+            self.client.watch_client().watch(prefix, Some(options)).await.map_err(self.error("watch"))?;
+        while let Some(response) = stream.message().await.map_err(self.error("watch"))? {
+            if response.canceled() || !response.events().is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry(kv: etcd_client::KeyValue) -> Entry {
+    let revision = kv.mod_revision();
+    let (key, value) = kv.into_key_value();
+    Entry { key: String::from_utf8_lossy(&key).into_owned(), value: value.into(), revision }
+}
+
+fn store_error(operation: &'static str, endpoints: &str, source: etcd_client::Error) -> KvError {
+    KvError::Store { operation, endpoints: endpoints.to_owned(), source: Box::new(source) }
+}

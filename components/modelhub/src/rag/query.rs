@@ -1,0 +1,507 @@
+//! A question to a cited answer: embed, search, rank, prompt, stream, cite.
+
+use std::time::Instant;
+
+use aistack_api::modelhub::EngineTask;
+use aistack_api::rag::{
+    Answer, AnswerSentence, Citations, Delta, Done, Passage, Passages, QueryError, QueryEvent, RagQuery,
+    RagState, Timings,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::Rag;
+use super::answer::{Ended, Source, Writer};
+use super::cite::{Evidence, Verdict};
+use super::prompt::{INSTRUCTION, NO_ANSWER, Offer, estimate, pack};
+use super::rank::{Candidate, rank};
+use super::records::{self, RagRecord};
+use crate::error::ApiError;
+use crate::gateway::Call;
+use crate::sse;
+
+/// Candidates fetched for each passage wanted, so that ranking has a choice.
+const CANDIDATES_PER_PASSAGE: u64 = 6;
+/// Context assumed of an engine that does not tell.
+const DEFAULT_CONTEXT: u64 = 2_048;
+/// Longest question, in bytes.
+const MAX_QUESTION: usize = 8_192;
+
+/// A question with what was retrieved for it.
+#[derive(Debug)]
+pub struct Retrieved {
+    record: RagRecord,
+    query: RagQuery,
+    sources: Vec<Source>,
+    timings: Timings,
+    started: Instant,
+}
+
+impl Retrieved {
+    /// What clients see of the passages.
+    pub fn passages(&self) -> Passages {
+        Passages { passages: self.sources.iter().map(|s| s.passage.clone()).collect() }
+    }
+}
+
+/// Where events go; a closed one means that the client is gone.
+type Events = mpsc::Sender<QueryEvent>;
+
+/// Why the writing stopped early.
+enum Stop {
+    /// The client is gone: nobody to tell.
+    Gone,
+    /// The engine failed.
+    Failed(ApiError),
+}
+
+impl From<ApiError> for Stop {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Rag {
+    /// Finds the passages for a question.
+    #[tracing::instrument(skip_all, fields(rag = name))]
+    pub async fn retrieve(&self, name: &str, query: RagQuery) -> Result<Retrieved, ApiError> {
+        let started = Instant::now();
+        let question = query.question.trim();
+        if question.is_empty() || question.len() > MAX_QUESTION {
+            let message =
+                format!("the question has {} bytes; ask one of 1 to {MAX_QUESTION}", question.len());
+            return Err(ApiError::invalid("invalid_question", message));
+        }
+        let (record, _) = records::read(&self.kv, name).await?;
+        check_ready(&record)?;
+        let mut timings = Timings::default();
+        let embedding = Instant::now();
+        let vector = self.embed_for(&record, &[question.to_owned()]).await?.pop().unwrap_or_default();
+        timings.embed_ms = ms(embedding);
+        let top_k = query.top_k.unwrap_or(self.defaults.top_k).clamp(1, 100);
+        let searching = Instant::now();
+        let mut hits = if record.dimension == 0 {
+            Vec::new()
+        } else {
+            self.vectors.search(name, vector, u64::from(top_k) * CANDIDATES_PER_PASSAGE).await?
+        };
+        timings.search_ms = ms(searching);
+        let ranking = Instant::now();
+        let min_score = query.min_score.unwrap_or(record.min_score);
+        hits.retain(|hit| hit.score >= min_score);
+        let texts: Vec<String> = hits.iter().map(|hit| hit.passage.embedded_text()).collect();
+        let candidates: Vec<Candidate<'_>> =
+            hits.iter().zip(&texts).map(|(hit, text)| Candidate { cosine: hit.score, text }).collect();
+        let order = rank(question, &candidates);
+        let mut hits: Vec<Option<_>> = hits.into_iter().map(Some).collect();
+        let best = order.into_iter().take(top_k as usize).filter_map(|i| hits[i].take());
+        let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
+        timings.rag_ms = ms(ranking);
+        Ok(Retrieved { record, sources, timings, started, query })
+    }
+
+    /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.
+    pub fn answering_model(&self, retrieved: &Retrieved) -> Result<String, ApiError> {
+        if retrieved.sources.is_empty() {
+            return Ok(String::new());
+        }
+        let named = retrieved.query.model.clone().or_else(|| retrieved.record.chat_model.clone());
+        let model = match named.or_else(|| self.defaults.chat_model.clone()) {
+            Some(model) => model,
+            None => self.gateway.default_model(EngineTask::Chat)?,
+        };
+        self.gateway.ready(&model)?;
+        Ok(model)
+    }
+
+    /// Writes the answer as events; ends early when nobody listens any more.
+    pub async fn answer(&self, retrieved: Retrieved, model: String, events: Events) {
+        let trace_id = aistack_chassis::trace::trace_id(&tracing::Span::current()).unwrap_or_default();
+        let work = async {
+            send(&events, QueryEvent::Passages(retrieved.passages())).await?;
+            let (citations, timings, model) = if retrieved.sources.is_empty() {
+                send(&events, QueryEvent::Delta(Delta { text: NO_ANSWER.to_owned() })).await?;
+                (no_answer(), retrieved.timings.clone(), String::new())
+            } else {
+                let (citations, timings) = self.write(&retrieved, &model, &events).await?;
+                (citations, timings, model)
+            };
+            send(&events, QueryEvent::Citations(citations)).await?;
+            let total_ms = ms(retrieved.started);
+            send(&events, QueryEvent::Timings(Timings { total_ms, ..timings })).await?;
+            send(&events, QueryEvent::Done(Done { model, trace_id })).await
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = events.closed() => Err(Stop::Gone),
+        };
+        if let Err(Stop::Failed(error)) = outcome {
+            tracing::warn!(%error, "the answer broke off");
+            let error = QueryError { message: error.message, code: error.code.to_owned() };
+            // The client may be gone as well; then there is nobody to tell.
+            let _ = events.send(QueryEvent::Error(error)).await;
+        }
+    }
+
+    async fn write(
+        &self,
+        retrieved: &Retrieved,
+        model: &str,
+        events: &Events,
+    ) -> Result<(Citations, Timings), Stop> {
+        let mut timings = retrieved.timings.clone();
+        let own = Instant::now();
+        let prompt = self.prompt(retrieved, model).await;
+        let sources = retrieved.sources[..prompt.passages].to_vec();
+        let mut writer = Writer::new(&retrieved.query.question, sources);
+        timings.rag_ms += ms(own);
+        let mut reply = self.ask(model, &prompt.user, retrieved.query.max_tokens).await?;
+        let mut clock = Clock::new();
+        let mut repeated = false;
+        'reply: while let Some(piece) = reply.next().await? {
+            let own = Instant::now();
+            clock.token();
+            let ended = writer.push(&piece);
+            for sentence in &ended {
+                if writer.repeats(&sentence.text) {
+                    repeated = true;
+                    break 'reply;
+                }
+                self.finish_sentence(&mut writer, sentence, retrieved, events).await?;
+            }
+            let text = writer.flow();
+            timings.rag_ms += ms(own);
+            if !text.is_empty() {
+                send(events, QueryEvent::Delta(Delta { text })).await?;
+            }
+        }
+        let rest = if repeated { Vec::new() } else { writer.finish() };
+        for sentence in rest {
+            if !writer.repeats(&sentence.text) {
+                self.finish_sentence(&mut writer, &sentence, retrieved, events).await?;
+            }
+        }
+        clock.fill(&mut timings, &reply.facts);
+        Ok((writer.into_citations(), timings))
+    }
+
+    async fn finish_sentence(
+        &self,
+        writer: &mut Writer,
+        sentence: &Ended,
+        retrieved: &Retrieved,
+        events: &Events,
+    ) -> Result<(), Stop> {
+        let supports = match &sentence.verdict {
+            Verdict::Inconclusive(_) => {
+                // A missing verdict on a paraphrase must not end the answer: it stays unmarked as supported.
+                let embedded = self.embed_for(&retrieved.record, std::slice::from_ref(&sentence.text)).await;
+                let vector = embedded.ok().and_then(|mut v| v.pop()).unwrap_or_default();
+                Evidence::settle(sentence.verdict.clone(), |i| cosine(&vector, writer.vector(i)))
+            }
+            verdict => Evidence::settle(verdict.clone(), |_| None),
+        };
+        let text = writer.accept(sentence, &supports);
+        send(events, QueryEvent::Delta(Delta { text })).await
+    }
+
+    /// The prompt, with lengths from the engine's own tokenizer where they matter.
+    async fn prompt(&self, retrieved: &Retrieved, model: &str) -> super::prompt::Prompt {
+        let context = self.gateway.engines.route(model).and_then(|r| r.context).unwrap_or(DEFAULT_CONTEXT);
+        let answer = u64::from(retrieved.query.max_tokens.unwrap_or(self.defaults.max_answer_tokens));
+        let passages: Vec<&Passage> = retrieved.sources.iter().map(|s| &s.passage).collect();
+        let passages = &passages[..passages.len().min(self.defaults.prompt_passages as usize)];
+        let question = retrieved.query.question.trim();
+        let guessed: u64 = passages.iter().map(|p| p.text.len() as u64).sum::<u64>() / 2 + answer;
+        let exact = guessed > context;
+        let headings: Vec<String> = passages.iter().map(|p| p.heading.join(" > ")).collect();
+        let mut offers = Vec::with_capacity(passages.len());
+        for (passage, heading) in passages.iter().zip(&headings) {
+            let counted = if exact { self.count_tokens(model, &passage.text).await } else { None };
+            let tokens = counted.unwrap_or_else(|| estimate(&passage.text));
+            offers.push(Offer { heading, text: &passage.text, tokens });
+        }
+        pack(question, estimate(question), &offers, context, answer)
+    }
+
+    async fn count_tokens(&self, model: &str, text: &str) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Reply {
+            count: u64,
+        }
+        let body = serde_json::json!({"model": model, "prompt": text, "add_special_tokens": false});
+        let reply = self.gateway.call_json("/tokenize", model, &body).await.ok()?;
+        serde_json::from_slice::<Reply>(&reply).ok().map(|r| r.count)
+    }
+
+    async fn ask(&self, model: &str, user: &str, max_tokens: Option<u32>) -> Result<Reply, ApiError> {
+        let body = serde_json::json!({
+            "model": model,
+            "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user}],
+            "stream": true,
+            "stream_options": {"include_usage": true},
+            "temperature": 0,
+            "max_tokens": max_tokens.unwrap_or(self.defaults.max_answer_tokens),
+            "stop": ["\nQuestion:", "\nText:"],
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let call = Call {
+            path: "/v1/chat/completions",
+            model,
+            headers: &headers,
+            body: Bytes::from(body.to_string()),
+            stream: true,
+        };
+        let response = self.gateway.forward(call, None).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
+            return Err(crate::gateway::engine_error(model, status, &body));
+        }
+        Ok(Reply {
+            model: model.to_owned(),
+            stream: response.into_body().into_data_stream(),
+            reader: sse::Reader::default(),
+            ready: std::collections::VecDeque::new(),
+            facts: Facts::default(),
+        })
+    }
+}
+
+/// An answer's text as the engine streams it.
+struct Reply {
+    model: String,
+    stream: axum::body::BodyDataStream,
+    reader: sse::Reader,
+    ready: std::collections::VecDeque<String>,
+    facts: Facts,
+}
+
+/// What the engine says about the whole.
+#[derive(Debug, Default)]
+struct Facts {
+    usage: Option<ChunkUsage>,
+    timings: Option<ChunkTimings>,
+    complete: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<ChunkChoice>,
+    #[serde(default)]
+    usage: Option<ChunkUsage>,
+    #[serde(default)]
+    timings: Option<ChunkTimings>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChunkChoice {
+    #[serde(default)]
+    delta: ChunkDelta,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ChunkDelta {
+    #[serde(default)]
+    content: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ChunkUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+}
+
+/// The engine's own clock: TinyInfer's names, and llama.cpp's as aliases.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ChunkTimings {
+    #[serde(default, alias = "prompt_ms")]
+    prefill_ms: Option<f64>,
+    #[serde(default, alias = "predicted_ms")]
+    decode_ms: Option<f64>,
+}
+
+impl Reply {
+    /// The next piece of text.
+    async fn next(&mut self) -> Result<Option<String>, ApiError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            let broke = |why: String| {
+                ApiError::unavailable("engine_broke_off", format!("{} broke off: {why}", self.model), 1)
+            };
+            match self.stream.next().await {
+                Some(Ok(piece)) => {
+                    for event in self.reader.push(&piece) {
+                        self.take(&event.data)?;
+                    }
+                }
+                Some(Err(error)) => return Err(broke(crate::innermost(&error))),
+                None if self.facts.complete => return Ok(None),
+                None => return Err(broke("the stream ended before its end; ask again".to_owned())),
+            }
+        }
+    }
+
+    fn take(&mut self, data: &str) -> Result<(), ApiError> {
+        if data == "[DONE]" {
+            self.facts.complete = true;
+            return Ok(());
+        }
+        let Ok(chunk) = serde_json::from_str::<Chunk>(data) else { return Ok(()) };
+        if let Some(error) = chunk.error {
+            let body = serde_json::json!({ "error": error }).to_string();
+            return Err(crate::gateway::engine_error(&self.model, StatusCode::BAD_GATEWAY, body.as_bytes()));
+        }
+        self.facts.usage = chunk.usage.or(self.facts.usage.take());
+        self.facts.timings = chunk.timings.or(self.facts.timings.take());
+        let texts = chunk.choices.into_iter().filter_map(|c| c.delta.content).filter(|t| !t.is_empty());
+        self.ready.extend(texts);
+        Ok(())
+    }
+}
+
+/// Measures what the engine does not tell.
+struct Clock {
+    asked: Instant,
+    first: Option<Instant>,
+    last: Instant,
+    pieces: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { asked: now, first: None, last: now, pieces: 0 }
+    }
+
+    fn token(&mut self) {
+        self.last = Instant::now();
+        self.first.get_or_insert(self.last);
+        self.pieces += 1;
+    }
+
+    fn fill(&self, timings: &mut Timings, facts: &Facts) {
+        let first = self.first.unwrap_or(self.last);
+        let told = facts.timings.clone().unwrap_or_default();
+        timings.prefill_ms = told.prefill_ms.unwrap_or((first - self.asked).as_secs_f64() * 1e3);
+        timings.decode_ms = told.decode_ms.unwrap_or((self.last - first).as_secs_f64() * 1e3);
+        let usage = facts.usage.clone().unwrap_or_default();
+        timings.prompt_tokens = usage.prompt_tokens;
+        timings.answer_tokens =
+            if usage.completion_tokens > 0 { usage.completion_tokens } else { self.pieces };
+    }
+}
+
+fn check_ready(record: &RagRecord) -> Result<(), ApiError> {
+    let RagRecord { name, .. } = record;
+    // Until everything is staged, the former vectors are whole and answer.
+    match &record.rebuild {
+        Some(rebuild) if record.state == RagState::Rebuilding && rebuild.staged => {
+            let message = format!(
+                "rag {name} is being rebuilt; ask again in a moment, or go on with  modelhub rag rebuild {name}"
+            );
+            Err(ApiError::unavailable("rag_rebuilding", message, 5))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_answer() -> Citations {
+    let sentence = AnswerSentence { text: NO_ANSWER.to_owned(), citations: Vec::new(), supported: false };
+    Citations {
+        answer: NO_ANSWER.to_owned(),
+        answered: false,
+        sentences: vec![sentence],
+        citations: Vec::new(),
+    }
+}
+
+async fn send(events: &Events, event: QueryEvent) -> Result<(), Stop> {
+    events.send(event).await.map_err(|_| Stop::Gone)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
+    if a.is_empty() || a.len() != b.len() {
+        return None;
+    }
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(p, q)| p * q).sum::<f32>();
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    (norms > 0.0).then(|| dot(a, b) / norms)
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Puts a streamed answer together for clients that want it whole.
+pub fn assemble(events: Vec<QueryEvent>) -> Result<Answer, ApiError> {
+    let mut answer = Answer::default();
+    for event in events {
+        match event {
+            QueryEvent::Passages(p) => answer.passages = p.passages,
+            QueryEvent::Delta(_) => {}
+            QueryEvent::Citations(c) => {
+                answer.answer = c.answer;
+                answer.answered = c.answered;
+                answer.sentences = c.sentences;
+                answer.citations = c.citations;
+            }
+            QueryEvent::Timings(t) => answer.timings = t,
+            QueryEvent::Done(d) => {
+                answer.model = d.model;
+                answer.trace_id = d.trace_id;
+            }
+            QueryEvent::Error(e) => return Err(ApiError::unavailable("answer_broke_off", e.message, 2)),
+        }
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_every_engine_are_read() {
+        let cases = [
+            (r#"{"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}"#, Some("Hi")),
+            (r#"{"choices":[{"delta":{"role":"assistant"}}],"usage":null}"#, None),
+            (
+                r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2},"timings":{"prompt_ms":3.5}}"#,
+                None,
+            ),
+        ];
+        for (json, want) in cases {
+            let chunk: Chunk = serde_json::from_str(json).expect(json);
+            assert_eq!(chunk.choices.first().and_then(|c| c.delta.content.as_deref()), want);
+        }
+        let timings: ChunkTimings =
+            serde_json::from_str(r#"{"prefill_ms":1.0,"decode_ms":2.0}"#).expect("ours");
+        assert_eq!((timings.prefill_ms, timings.decode_ms), (Some(1.0), Some(2.0)));
+    }
+
+    #[test]
+    fn cosine_needs_two_vectors_of_one_length() {
+        assert_eq!(cosine(&[1.0, 0.0], &[2.0, 0.0]), Some(1.0));
+        assert_eq!(cosine(&[1.0], &[1.0, 0.0]), None);
+        assert_eq!(cosine(&[0.0], &[0.0]), None);
+    }
+}
