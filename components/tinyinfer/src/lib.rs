@@ -22,5 +22,14 @@
 //! ```
 
 pub mod chat;
+pub mod engine;
+pub mod executor;
+pub mod gguf;
+pub mod grpc;
+pub mod model;
+pub mod openai;
 pub mod sampling;
 pub mod scheduler;
+pub mod served;
+pub mod server;
+pub mod tokenizer;

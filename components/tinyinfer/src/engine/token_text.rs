@@ -13,6 +13,7 @@ use crate::tokenizer::Tokenizer;
 #[derive(Debug, Clone)]
 pub struct TokenTexts {
     entries: Arc<[Entry]>,
+    longest: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -49,12 +50,19 @@ impl TokenTexts {
             let bytes = if special { text.into_bytes() } else { bytes_of(&text) };
             Entry { bytes: bytes.into_boxed_slice(), special }
         };
-        Self { entries: spelled.into_iter().map(entry).collect() }
+        let entries: Arc<[Entry]> = spelled.into_iter().map(entry).collect();
+        let longest = entries.iter().map(|entry| entry.bytes.len()).max().unwrap_or(0);
+        Self { entries, longest }
     }
 
     /// A token's bytes; none for an id outside of the vocabulary.
     pub fn bytes(&self, token: u32) -> &[u8] {
         self.entries.get(token as usize).map_or(&[], |entry| &entry.bytes)
+    }
+
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Whether it is a special token.
