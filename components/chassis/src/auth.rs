@@ -55,7 +55,8 @@ impl ApiKeys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let key = parse(line).ok_or_else(|| AuthError::Line { path: path.to_owned(), line: index + 1 })?;
+            let key =
+                parse(line).ok_or_else(|| AuthError::Line { path: path.to_owned(), line: index + 1 })?;
             keys.push(key);
         }
         if keys.is_empty() {
@@ -96,7 +97,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         let (scheme, key) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
-    let plain = || ["api-key", "x-api-key"].iter().find_map(|name| headers.get(*name)).map(|value| value.as_bytes());
+    let plain =
+        || ["api-key", "x-api-key"].iter().find_map(|name| headers.get(*name)).map(|value| value.as_bytes());
     bearer.or_else(plain)
 }
 

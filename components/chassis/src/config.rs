@@ -166,9 +166,7 @@ fn scalar(text: &str) -> Value {
 }
 
 fn nest(path: &[String], value: Value) -> Value {
-    path.iter().rev().fold(value, |inner, part| {
-        Value::Object(Map::from_iter([(part.clone(), inner)]))
-    })
+    path.iter().rev().fold(value, |inner, part| Value::Object(Map::from_iter([(part.clone(), inner)])))
 }
 
 fn merge(base: &mut Value, over: Value) {
@@ -207,7 +205,10 @@ fn origin_of(path: &str, message: &str, origins: &[(String, String)]) -> String 
         Some(field) if !path.ends_with(field) => format!("{path}.{field}"),
         _ => path.to_owned(),
     };
-    let found = origins.iter().rev().find(|(set, _)| set.is_empty() || *set == wanted || set.starts_with(&format!("{wanted}.")));
+    let found = origins
+        .iter()
+        .rev()
+        .find(|(set, _)| set.is_empty() || *set == wanted || set.starts_with(&format!("{wanted}.")));
     found.map(|(_, origin)| format!(" (from {origin})")).unwrap_or_default()
 }
 
@@ -238,7 +239,12 @@ mod tests {
         }
     }
 
-    fn load_with(file: Option<&str>, env: &[(&str, &str)], flags: Value, set: &[&str]) -> Result<Demo, ConfigError> {
+    fn load_with(
+        file: Option<&str>,
+        env: &[(&str, &str)],
+        flags: Value,
+        set: &[&str],
+    ) -> Result<Demo, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("demo.yaml");
         if let Some(text) = file {
@@ -255,7 +261,9 @@ mod tests {
 
     #[test]
     fn later_sources_win() {
-        let size = |file, env: &[(&str, &str)], flags, set: &[&str]| load_with(file, env, flags, set).unwrap().limits.size;
+        let size = |file, env: &[(&str, &str)], flags, set: &[&str]| {
+            load_with(file, env, flags, set).unwrap().limits.size
+        };
         let env = [("DEMO_LIMITS__SIZE", "2")];
         let flags = || serde_json::json!({"limits": {"size": 3}});
         assert_eq!(size(None, &[], Value::Null, &[]), 0);

@@ -46,10 +46,15 @@ struct RequestLabels {
 impl HttpMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let requests = Family::default();
-        let bounds = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        let bounds =
+            [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         let seconds = Histogram::new(bounds);
         registry.register("aistack_http_requests", "Requests by status code", requests.clone());
-        registry.register("aistack_http_request_duration_seconds", "Time to the response's headers", seconds.clone());
+        registry.register(
+            "aistack_http_request_duration_seconds",
+            "Time to the response's headers",
+            seconds.clone(),
+        );
         Self { requests, seconds }
     }
 }
@@ -97,8 +102,10 @@ async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> 
     let is_grpc = is_grpc(request.headers());
     let refuse = |status, sentence: &str| refusal(guard.error, is_grpc, status, sentence);
     let Ok(permit) = guard.permits.clone().try_acquire_owned() else {
-        let mut response =
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests in progress on this server; try again in a second");
+        let mut response = refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many requests in progress on this server; try again in a second",
+        );
         response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
         return response;
     };
@@ -109,7 +116,9 @@ async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> 
             Some(name) => {
                 request.extensions_mut().insert(name);
             }
-            None => return refuse(StatusCode::UNAUTHORIZED, "an API key is needed: Authorization: Bearer <key>"),
+            None => {
+                return refuse(StatusCode::UNAUTHORIZED, "an API key is needed: Authorization: Bearer <key>");
+            }
         }
     }
     if declared_length(request.headers()).is_some_and(|length| length > guard.max_body_bytes as u64) {

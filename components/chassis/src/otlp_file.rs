@@ -31,9 +31,11 @@ impl OtlpFileExporter {
 
 impl SpanExporter for OtlpFileExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let request =
-            ExportTraceServiceRequest { resource_spans: group_spans_by_resource_and_scope(batch, &self.resource) };
-        let mut line = serde_json::to_vec(&request).map_err(|error| OTelSdkError::InternalFailure(error.to_string()))?;
+        let request = ExportTraceServiceRequest {
+            resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
+        };
+        let mut line =
+            serde_json::to_vec(&request).map_err(|error| OTelSdkError::InternalFailure(error.to_string()))?;
         line.push(b'\n');
         // One write per line, so that several processes may share a file opened for appending.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,8 +11,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
-    Sum, number_data_point,
+    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
+    ScopeMetrics, Sum, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource as ResourceProto;
 use opentelemetry_sdk::Resource;
@@ -100,12 +100,11 @@ fn convert(text: &str, started: u64, time: u64) -> Vec<Metric> {
 }
 
 fn parse(line: &str) -> Option<Sample<'_>> {
-    let (head, value) = match line.find('{') {
-        Some(open) => {
-            let close = line.rfind('}')?;
-            (&line[..=close], line[close + 1..].trim_start())
-        }
-        None => line.split_once(' ')?,
+    let (head, value) = if line.contains('{') {
+        let close = line.rfind('}')?;
+        (&line[..=close], line[close + 1..].trim_start())
+    } else {
+        line.split_once(' ')?
     };
     let value = value.split(' ').next()?.parse().ok()?;
     let Some((name, inside)) = head.split_once('{') else {

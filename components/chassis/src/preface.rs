@@ -47,7 +47,11 @@ impl Waiting {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for PrefaceDeadline<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let poll = Pin::new(&mut this.stream).poll_read(cx, buffer);
@@ -102,7 +106,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn half_a_preface_times_out_and_a_request_does_not() {
-        let table: [(&[u8], bool); 4] = [(b"", true), (b"PRI * HT", true), (b"GET /", false), (HTTP2_PREFACE, false)];
+        let table: [(&[u8], bool); 4] =
+            [(b"", true), (b"PRI * HT", true), (b"GET /", false), (HTTP2_PREFACE, false)];
         for (bytes, times_out) in table {
             let (mut client, server) = duplex(64);
             client.write_all(bytes).await.unwrap();

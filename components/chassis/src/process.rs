@@ -18,29 +18,62 @@ impl Collector for ProcessCollector {
         let mut metric = |name: &str, help: &str, unit: Option<&Unit>, value: &dyn Encode| {
             value.encode(&mut encoder, name, help, unit)
         };
-        metric("process_cpu", "User and system time", Some(&Unit::Seconds), &Count(figures.cpu.as_secs_f64()))?;
-        metric("process_resident_memory", "Resident memory", Some(&Unit::Bytes), &Level(figures.resident_bytes as f64))?;
+        metric(
+            "process_cpu",
+            "User and system time",
+            Some(&Unit::Seconds),
+            &Count(figures.cpu.as_secs_f64()),
+        )?;
+        metric(
+            "process_resident_memory",
+            "Resident memory",
+            Some(&Unit::Bytes),
+            &Level(figures.resident_bytes as f64),
+        )?;
         metric("process_open_fds", "Open files", None, &Level(figures.open_files as f64))?;
-        metric("process_start_time", "Start, since the epoch", Some(&Unit::Seconds), &Level(figures.started_at))
+        metric(
+            "process_start_time",
+            "Start, since the epoch",
+            Some(&Unit::Seconds),
+            &Level(figures.started_at),
+        )
     }
 }
 
 trait Encode {
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>) -> std::fmt::Result;
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+    ) -> std::fmt::Result;
 }
 
 struct Count(f64);
 struct Level(f64);
 
 impl Encode for Count {
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>) -> std::fmt::Result {
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+    ) -> std::fmt::Result {
         let counter = ConstCounter::new(self.0);
         counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
     }
 }
 
 impl Encode for Level {
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>) -> std::fmt::Result {
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+    ) -> std::fmt::Result {
         let gauge = ConstGauge::new(self.0);
         gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
     }
@@ -62,7 +95,8 @@ impl Figures {
         // Linux reports times to user space in units of 1/100 s on every architecture that we build for.
         const TICKS_PER_SECOND: f64 = 100.0;
         let cpu = (ticks(11)? + ticks(12)?) as f64 / TICKS_PER_SECOND;
-        let uptime: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+        let uptime: f64 =
+            std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
         Some(Self {
             cpu: Duration::from_secs_f64(cpu),

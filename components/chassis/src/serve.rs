@@ -63,7 +63,12 @@ fn json_error(status: StatusCode, sentence: &str) -> Response {
 }
 
 /// Serves `app` until shutdown; `error` writes refusals (401, 413, 500, 503) in the protocol's own form.
-pub async fn serve_with(listener: TcpListener, app: Router, ctx: &Ctx, error: ErrorBody) -> Result<(), ServeError> {
+pub async fn serve_with(
+    listener: TcpListener,
+    app: Router,
+    ctx: &Ctx,
+    error: ErrorBody,
+) -> Result<(), ServeError> {
     let limits = &ctx.server.limits;
     let tls = ctx.server.tls.as_ref().map(tls::acceptor).transpose()?;
     let keys = ctx.server.auth.as_ref().map(|auth| ApiKeys::read(&auth.keys_file)).transpose()?;

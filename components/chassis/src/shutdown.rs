@@ -15,8 +15,12 @@ impl Shutdown {
         let shutdown = Self::default();
         let token = shutdown.token.clone();
         tokio::spawn(async move {
-            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-                tracing::error!("no handler for SIGTERM and SIGINT could be set; the process stops without draining");
+            let (Ok(mut term), Ok(mut int)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            else {
+                tracing::error!(
+                    "no handler for SIGTERM and SIGINT could be set; the process stops without draining"
+                );
                 return;
             };
             for round in 0.. {

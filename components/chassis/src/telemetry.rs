@@ -78,16 +78,18 @@ pub fn init(
     let resource = resource(component, config);
     let traces = tracer_provider(config, resource.clone())?;
 
-    let format = args.log_format.unwrap_or_else(|| {
-        if std::io::stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json }
-    });
+    let format = args
+        .log_format
+        .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Pretty => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             lines.with_ansi(colours).with_target(false).boxed()
         }
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        }
     };
     let tracer = traces.tracer(component.name);
     let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(
@@ -111,7 +113,10 @@ fn resource(component: Component, config: &TelemetryConfig) -> Resource {
     Resource::builder().with_service_name(component.name).with_attributes(attributes).build()
 }
 
-fn tracer_provider(config: &TelemetryConfig, resource: Resource) -> Result<SdkTracerProvider, TelemetryError> {
+fn tracer_provider(
+    config: &TelemetryConfig,
+    resource: Resource,
+) -> Result<SdkTracerProvider, TelemetryError> {
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
     let mut provider = SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
     if let Some(endpoint) = &config.otlp_endpoint {
@@ -123,8 +128,8 @@ fn tracer_provider(config: &TelemetryConfig, resource: Resource) -> Result<SdkTr
         provider = provider.with_batch_exporter(exporter);
     }
     if let Some(path) = &config.otlp_file {
-        let exporter =
-            OtlpFileExporter::open(path).map_err(|source| TelemetryError::File { path: path.clone(), source })?;
+        let exporter = OtlpFileExporter::open(path)
+            .map_err(|source| TelemetryError::File { path: path.clone(), source })?;
         provider = provider.with_batch_exporter(exporter);
     }
     Ok(provider.build())

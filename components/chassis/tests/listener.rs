@@ -1,0 +1,224 @@
+//! A listener before hostile and merely unlucky clients, over real sockets.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use aistack_api::server::{AuthConfig, Limits, ServerConfig, TlsConfig};
+use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown, serve};
+use axum::Router;
+use axum::routing::{get, post};
+use reqwest::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+const COMPONENT: Component = Component { name: "test", env_prefix: "TEST_", version: "0" };
+// SHA-256 of "secret".
+const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+struct Server {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+    metrics: Metrics,
+}
+
+impl Server {
+    async fn start(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut server = ServerConfig::with_admin(([127, 0, 0, 1], 0).into());
+        server.limits = Limits {
+            max_body_bytes: 1_000,
+            header_timeout_ms: 300,
+            body_timeout_ms: 300,
+            drain_timeout_ms: 5_000,
+            ..Limits::default()
+        };
+        change(&mut server);
+        let ctx = Ctx {
+            component: COMPONENT,
+            shutdown: Shutdown::default(),
+            health: Health::default(),
+            metrics: Metrics::new(COMPONENT),
+            server,
+        };
+        let listener = serve::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, metrics) = (ctx.shutdown.clone(), ctx.metrics.clone());
+        let task = tokio::spawn(async move { serve::serve(listener, app(), &ctx).await.unwrap() });
+        Self { address, shutdown, task, metrics }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+fn app() -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/echo", post(|body: String| async { body }))
+        .route(
+            "/panic",
+            get(|| async {
+                if true {
+                    panic!("boom")
+                }
+            }),
+        )
+        .route(
+            "/slow",
+            get(|| async {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                "slow"
+            }),
+        )
+}
+
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
+#[tokio::test]
+async fn a_silent_connection_and_a_slow_header_are_closed() {
+    let server = Server::start(|_| {}).await;
+    for start in ["", "PRI * HT", "GET / HTTP/1.1\r\nx: "] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let started = Instant::now();
+        let mut answer = Vec::new();
+        // A reset is as good an end as a close.
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(end.is_ok(), "`{start}` still held its connection after {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_body_is_cut() {
+    let server = Server::start(|_| {}).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn refusals_are_clear_and_the_server_goes_on() {
+    let server = Server::start(|config| config.limits.max_header_bytes = 8 << 10).await;
+    let client = client();
+    let large = client.post(server.url("/echo")).body("x".repeat(2_000)).send().await.unwrap();
+    assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(large.text().await.unwrap().contains("larger than 1000 bytes"));
+
+    let chunks = futures::stream::iter((0..50).map(|_| Ok::<_, std::io::Error>("x".repeat(100))));
+    let chunked =
+        client.post(server.url("/echo")).body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
+    assert_eq!(chunked.status(), StatusCode::PAYLOAD_TOO_LARGE);
+
+    let panicked = client.get(server.url("/panic")).send().await.unwrap();
+    assert_eq!(panicked.status(), StatusCode::INTERNAL_SERVER_ERROR);
+
+    let headers = client.get(server.url("/healthz")).header("x", "y".repeat(20_000)).send().await.unwrap();
+    assert_eq!(headers.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+
+    let good = client.post(server.url("/echo")).body("héllo").send().await.unwrap();
+    assert_eq!(good.text().await.unwrap(), "héllo");
+    let metrics = server.metrics.encode();
+    for line in
+        [r#"aistack_http_requests_total{code="413"} 2"#, r#"aistack_http_requests_total{code="500"} 1"#]
+    {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn over_the_limit_of_requests_the_answer_is_503_with_retry_after() {
+    let server = Server::start(|config| config.limits.max_concurrent_requests = 1).await;
+    let client = client();
+    let slow = tokio::spawn(client.get(server.url("/slow")).send());
+    let refused = loop {
+        let answer = client.get(server.url("/healthz")).send().await.unwrap();
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            break answer;
+        }
+        assert!(!slow.is_finished(), "the slow request never took the one place");
+    };
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
+    // The place is free again once the response has been read.
+    assert_eq!(client.get(server.url("/healthz")).send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn keys_guard_all_but_health() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys_file = folder.path().join("keys");
+    std::fs::write(&keys_file, format!("sha256:{SECRET}  alice\n")).unwrap();
+    let server = Server::start(|config| config.auth = Some(AuthConfig { keys_file })).await;
+    let client = client();
+    let status = async |path: &str, key: &str| {
+        client.post(server.url(path)).header("api-key", key).body("x").send().await.unwrap().status()
+    };
+    assert_eq!(status("/echo", "secret").await, StatusCode::OK);
+    assert_eq!(status("/echo", "wrong").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(client.get(server.url("/healthz")).send().await.unwrap().status(), StatusCode::OK);
+
+    // gRPC learns it in its own words.
+    let grpc =
+        client.post(server.url("/x.Y/Z")).header("content-type", "application/grpc").send().await.unwrap();
+    assert_eq!(grpc.status(), StatusCode::OK);
+    assert_eq!(grpc.headers()["grpc-status"], "16");
+}
+
+#[tokio::test]
+async fn a_running_request_finishes_while_the_server_stops() {
+    let server = Server::start(|_| {}).await;
+    let client = client();
+    let slow = tokio::spawn(client.get(server.url("/slow")).send());
+    while !server.metrics.encode().contains("aistack_http") || slow.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    // The request is on its way once the connection is accepted; give the accept loop that moment.
+    let probe = client.get(server.url("/healthz")).send().await.unwrap();
+    assert_eq!(probe.status(), StatusCode::OK);
+    server.shutdown.trigger();
+    assert_eq!(slow.await.unwrap().unwrap().text().await.unwrap(), "slow");
+    tokio::time::timeout(Duration::from_secs(3), server.task).await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn tls_serves_both_http_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert_file, signed.cert.pem()).unwrap();
+    std::fs::write(&key_file, signed.signing_key.serialize_pem()).unwrap();
+    let server =
+        Server::start(|config| config.tls = Some(TlsConfig { cert_file, key_file, client_ca_file: None }))
+            .await;
+    let ca = reqwest::Certificate::from_pem(signed.cert.pem().as_bytes()).unwrap();
+    for http1 in [false, true] {
+        let mut builder =
+            reqwest::Client::builder().tls_certs_only([ca.clone()]).resolve("localhost", server.address);
+        if http1 {
+            builder = builder.http1_only();
+        }
+        let url = format!("https://localhost:{}/healthz", server.address.port());
+        let answer = builder.build().unwrap().get(url).send().await.unwrap();
+        let expected = if http1 { reqwest::Version::HTTP_11 } else { reqwest::Version::HTTP_2 };
+        assert_eq!((answer.status(), answer.version()), (StatusCode::OK, expected));
+    }
+}
+
+#[tokio::test]
+async fn many_idle_connections_leave_room_for_a_request() {
+    let server = Server::start(|config| config.limits.header_timeout_ms = 10_000).await;
+    let mut idle = Vec::new();
+    for _ in 0..500 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    assert_eq!(client().get(server.url("/healthz")).send().await.unwrap().status(), StatusCode::OK);
+}
