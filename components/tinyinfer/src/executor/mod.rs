@@ -8,6 +8,8 @@
 //! and on nothing else: not on the number of threads, on the other sequences of the batch, on how the prompt was cut
 //! into chunks, nor on which physical blocks hold the cache. Equal to the last bit; tests hold it.
 
+pub mod llama;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -173,7 +175,7 @@ pub trait Executor: Send {
 
     /// Runs one step and returns the logits asked for, in batch order (sequences that want none are left out).
     ///
-    /// On an error nothing was written to the cache.
+    /// On an error nothing was written to the cache, but for [`ExecutorError::NotFinite`], found when all has been computed.
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<Vec<Logits>, ExecutorError>;
 
     /// Copies whole blocks `(from, to)`: copy-on-write when sequences that share a partly filled block part ways.

@@ -42,6 +42,7 @@ pub struct Encoded {
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: std::sync::Arc<tokenizers::Tokenizer>,
+    special: std::sync::Arc<std::collections::HashSet<u32>>,
     eos: Vec<u32>,
     bos: Option<u32>,
 }
@@ -56,8 +57,15 @@ impl Tokenizer {
         Ok(Self::new(inner, Vec::new(), None))
     }
 
+    /// From the `tokenizer.*` metadata of a GGUF file.
+    pub fn from_gguf(header: &crate::gguf::Header) -> Result<Self, TokenizerError> {
+        from_gguf::build(header)
+    }
+
     fn new(inner: tokenizers::Tokenizer, eos: Vec<u32>, bos: Option<u32>) -> Self {
-        Self { inner: std::sync::Arc::new(inner), eos, bos }
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        Self { inner: std::sync::Arc::new(inner), special: std::sync::Arc::new(special), eos, bos }
     }
 
     /// Encodes a text. Special tokens written in the text (`<|im_end|>`) become their ids.
@@ -87,7 +95,7 @@ impl Tokenizer {
 
     /// Whether the token is a special one (control token).
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+        self.special.contains(&id)
     }
 
     /// Tokens in the vocabulary, special ones included.
