@@ -37,7 +37,7 @@ impl Default for EngineOptions {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             build_threads: cores.saturating_sub(1).max(1),
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_mins(1),
             checkpoint_wal_bytes: 64 << 20,
             builder: BuilderKind::Native,
             preload: false,
@@ -186,7 +186,11 @@ fn within(
     most: usize,
     allowed: &'static str,
 ) -> Result<(), EngineError> {
-    if (least..=most).contains(&got) { Ok(()) } else { Err(EngineError::Limit { what, got: got as u64, allowed }) }
+    if (least..=most).contains(&got) {
+        Ok(())
+    } else {
+        Err(EngineError::Limit { what, got: got as u64, allowed })
+    }
 }
 
 /// A change of a living collection; `None` leaves the part as it is.

@@ -82,10 +82,16 @@ pub enum EngineError {
         allowed: &'static str,
     },
     /// The operation needs a payload index that is not there.
-    #[error("wrong input: no range index for `order_by` key `{key}`; create an integer or float index for it")]
+    #[error(
+        "wrong input: {operation} on key `{key}` needs a payload index of kind {kinds}; create one for it"
+    )]
     IndexRequired {
+        /// What was asked for.
+        operation: &'static str,
         /// The payload key.
         key: String,
+        /// Kinds of index that would do.
+        kinds: &'static str,
     },
     /// A feature that this engine does not have.
     #[error("not supported: {what}")]
@@ -119,7 +125,9 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// An earlier fsync failed, so that writes are refused until the process restarts and replays its log.
-    #[error("collection `{collection}` refuses writes since its log could not be made durable: {reason}; restart to recover")]
+    #[error(
+        "collection `{collection}` refuses writes since its log could not be made durable: {reason}; restart to recover"
+    )]
     WritesRefused {
         /// The collection.
         collection: String,
@@ -169,7 +177,9 @@ impl EngineError {
             }
             Self::CollectionExists { .. } => ErrorClass::Conflict,
             Self::Unsupported { .. } => ErrorClass::Unsupported,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorClass::Unavailable,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorClass::Unavailable
+            }
             Self::WritesRefused { .. } => ErrorClass::Unavailable,
             Self::Locked { .. } | Self::Corrupt { .. } | Self::Io { .. } | Self::GraphBuild { .. } => {
                 ErrorClass::Internal

@@ -38,7 +38,10 @@ impl Filter {
 
     /// Whether there is nothing to check.
     pub fn is_empty(&self) -> bool {
-        self.must.is_empty() && self.should.is_empty() && self.must_not.is_empty() && self.min_should.is_none()
+        self.must.is_empty()
+            && self.should.is_empty()
+            && self.must_not.is_empty()
+            && self.min_should.is_none()
     }
 }
 
@@ -52,7 +55,8 @@ pub enum Condition {
         /// What must hold for one of the values.
         predicate: Predicate,
     },
-    /// The number of values at the path lies within the range: an array counts its elements, a missing key 0.
+    /// The number of values at the path lies within the range: an array counts its elements, a missing key 0. A path
+    /// that reaches several places (`a[].b`) passes when one of them does.
     ValuesCount {
         /// The payload path.
         key: JsonPath,
@@ -67,9 +71,9 @@ pub enum Condition {
     HasId(BTreeSet<PointId>),
     /// The point has a vector in this field.
     HasVector(String),
-    /// Some element of the array of objects at the path passes the filter as a whole.
+    /// Some object in the array at the path passes the filter as a whole. `a` and `a[]` mean the same array.
     Nested {
-        /// Path of the array (or of one object).
+        /// Path of the array.
         key: JsonPath,
         /// Filter over one element; `HasId` and `HasVector` do not belong here and never pass.
         filter: Filter,
@@ -87,7 +91,7 @@ pub enum Predicate {
     Any(Vec<MatchValue>),
     /// Is a value, but none of these.
     Except(Vec<MatchValue>),
-    /// A string that contains all words of the text when the key has a text index, else the text itself.
+    /// A string that contains all words of the text, as the key's text index makes words, or the default one.
     Text(String),
     /// A string that contains any word of the text.
     TextAny(String),
@@ -146,7 +150,8 @@ pub fn passes(filter: &Filter, payload: &Payload, facts: &dyn PointFacts) -> boo
         && (filter.should.is_empty() || filter.should.iter().any(holds))
         && !filter.must_not.iter().any(holds)
         && filter.min_should.as_ref().is_none_or(|min| {
-            min.conditions.iter().filter(|condition| holds(condition)).take(min.min_count).count() >= min.min_count
+            min.conditions.iter().filter(|condition| holds(condition)).take(min.min_count).count()
+                >= min.min_count
         })
 }
 
@@ -159,8 +164,9 @@ pub fn condition_holds(condition: &Condition, payload: &Payload, facts: &dyn Poi
         }
         Condition::ValuesCount { key, count } => {
             let values = key.values(payload);
-            let held = values.iter().map(|value| value.as_array().map_or(usize::from(!value.is_null()), Vec::len));
-            count.contains(held.sum::<usize>() as f64)
+            let mut held =
+                values.iter().map(|value| value.as_array().map_or(usize::from(!value.is_null()), Vec::len));
+            if values.is_empty() { count.contains(0.0) } else { held.any(|held| count.contains(held as f64)) }
         }
         Condition::IsEmpty(key) => key
             .values(payload)
@@ -173,7 +179,8 @@ pub fn condition_holds(condition: &Condition, payload: &Payload, facts: &dyn Poi
         Condition::HasVector(name) => facts.has_vector(name),
         Condition::Nested { key, filter } => {
             let inner = Inside { outer: facts, key };
-            leaves(key, payload).any(|value| value.as_object().is_some_and(|element| passes(filter, element, &inner)))
+            let arrays = key.without_last_every().values(payload).into_iter().filter_map(Value::as_array);
+            arrays.flatten().filter_map(Value::as_object).any(|element| passes(filter, element, &inner))
         }
         Condition::Filter(inner) => passes(inner, payload, facts),
     }
@@ -211,13 +218,11 @@ impl Predicate {
             Self::Is(wanted) => wanted.equals(value),
             Self::Any(wanted) => wanted.iter().any(|one| one.equals(value)),
             Self::Except(unwanted) => !value.is_null() && !unwanted.iter().any(|one| one.equals(value)),
-            Self::Text(query) => value.as_str().is_some_and(|held| match text {
-                None => held.contains(query.as_str()),
-                Some(params) => {
-                    let held: BTreeSet<String> = words(held, params).collect();
-                    let mut wanted = query_words(query, params).peekable();
-                    wanted.peek().is_some() && wanted.all(|word| held.contains(&word))
-                }
+            Self::Text(query) => value.as_str().is_some_and(|held| {
+                let params = text.copied().unwrap_or_default();
+                let held: BTreeSet<String> = words(held, &params).collect();
+                let mut wanted = query_words(query, &params).peekable();
+                wanted.peek().is_some() && wanted.all(|word| held.contains(&word))
             }),
             Self::TextAny(query) => value.as_str().is_some_and(|held| {
                 let params = text.copied().unwrap_or_default();

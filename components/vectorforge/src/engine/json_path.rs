@@ -55,13 +55,14 @@ impl JsonPath {
         !self.values(payload).is_empty()
     }
 
-    /// Writes `value` at the path (objects are merged key by key), creating objects on the way.
+    /// Writes `value` at the path, creating objects on the way. Objects are merged key by key, a null removes its key.
     pub fn merge_into(&self, payload: &mut Payload, value: &Payload) {
         let slot = payload.entry(self.first.clone()).or_insert(Value::Null);
         merge_at(slot, &self.rest, value);
     }
 
-    /// Removes what the path reaches; true when there was something.
+    /// Removes what the path reaches; true when there was something. One element of an array is not removed by its
+    /// index, since doing that twice would remove two.
     pub fn remove_from(&self, payload: &mut Payload) -> bool {
         if self.rest.is_empty() {
             return payload.shift_remove(&self.first).is_some();
@@ -69,17 +70,98 @@ impl JsonPath {
         payload.get_mut(&self.first).is_some_and(|value| remove_at(value, &self.rest))
     }
 
-    /// Copies what the path reaches into `target`, keeping the structure around it.
-    pub fn copy_into(&self, source: &Payload, target: &mut Payload) {
-        if let Some(value) = source.get(&self.first)
-            && let Some(kept) = project(value, &self.rest)
-        {
-            match target.get_mut(&self.first) {
-                Some(present) => merge_values(present, kept),
-                None => {
-                    target.insert(self.first.clone(), kept);
-                }
+    /// This path without a `[]` at its end.
+    pub(crate) fn without_last_every(&self) -> std::borrow::Cow<'_, Self> {
+        match self.rest.split_last() {
+            Some((Step::Every, rest)) => {
+                std::borrow::Cow::Owned(Self { first: self.first.clone(), rest: rest.to_vec() })
             }
+            _ => std::borrow::Cow::Borrowed(self),
+        }
+    }
+
+    /// The parts of a payload that the paths reach, with the structure around them. Where a path goes on past a scalar,
+    /// the scalar stays; an array keeps its elements only where a path crosses it with `[]`.
+    pub(crate) fn include(paths: &[Self], payload: &Payload) -> Payload {
+        let kept = payload.iter().filter_map(|(key, value)| {
+            let tails = starting_with(paths, key);
+            (!tails.is_empty()).then(|| (key.clone(), include_at(value, &tails)))
+        });
+        kept.collect()
+    }
+
+    /// A payload without the parts that the paths reach. Arrays are touched only where a path crosses them with `[]`.
+    pub(crate) fn exclude(paths: &[Self], payload: &Payload) -> Payload {
+        let kept = payload.iter().filter_map(|(key, value)| {
+            let tails = starting_with(paths, key);
+            exclude_at(value, &tails).map(|value| (key.clone(), value))
+        });
+        kept.collect()
+    }
+}
+
+fn starting_with<'a>(paths: &'a [JsonPath], key: &str) -> Vec<&'a [Step]> {
+    paths.iter().filter(|path| path.first == key).map(|path| path.rest.as_slice()).collect()
+}
+
+/// What is left of the paths that begin with this step.
+fn after<'a>(paths: &[&'a [Step]], matches: impl Fn(&Step) -> bool) -> Vec<&'a [Step]> {
+    let tails = paths.iter().filter_map(|path| path.split_first());
+    tails.filter(|(step, _)| matches(step)).map(|(_, rest)| rest).collect()
+}
+
+fn is_key(key: &str) -> impl Fn(&Step) -> bool + '_ {
+    move |step| matches!(step, Step::Key(name) if name == key)
+}
+
+fn include_at(value: &Value, paths: &[&[Step]]) -> Value {
+    if paths.iter().any(|path| path.is_empty()) {
+        return value.clone();
+    }
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter_map(|(key, value)| {
+                let tails = after(paths, is_key(key));
+                (!tails.is_empty()).then(|| (key.clone(), include_at(value, &tails)))
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => {
+            let tails = after(paths, |step| *step == Step::Every);
+            let items: &[Value] = if tails.is_empty() { &[] } else { items };
+            Value::Array(items.iter().map(|item| include_at(item, &tails)).collect())
+        }
+        scalar => scalar.clone(),
+    }
+}
+
+/// `None` when a path ends here.
+fn exclude_at(value: &Value, paths: &[&[Step]]) -> Option<Value> {
+    if paths.iter().any(|path| path.is_empty()) {
+        return None;
+    }
+    Some(match value {
+        Value::Object(map) if !paths.is_empty() => {
+            let kept = map.iter().filter_map(|(key, value)| {
+                Some((key.clone(), exclude_at(value, &after(paths, is_key(key)))?))
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) if !paths.is_empty() => {
+            let tails = after(paths, |step| *step == Step::Every);
+            Value::Array(items.iter().filter_map(|item| exclude_at(item, &tails)).collect())
+        }
+        untouched => untouched.clone(),
+    })
+}
+
+/// Merges object into object key by key; a null removes its key.
+pub(crate) fn merge_payload(into: &mut Payload, from: &Payload) {
+    for (key, value) in from {
+        if value.is_null() {
+            into.shift_remove(key);
+        } else {
+            into.insert(key.clone(), value.clone());
         }
     }
 }
@@ -112,10 +194,11 @@ fn descend<'a>(value: &'a Value, steps: &[Step], found: &mut Vec<&'a Value>) {
 fn merge_at(slot: &mut Value, steps: &[Step], value: &Payload) {
     match steps.split_first() {
         None => {
+            if !slot.is_object() {
+                *slot = Value::Object(Payload::new());
+            }
             if let Value::Object(map) = slot {
-                map.extend(value.clone());
-            } else {
-                *slot = Value::Object(value.clone());
+                merge_payload(map, value);
             }
         }
         Some((Step::Key(key), rest)) => {
@@ -126,14 +209,17 @@ fn merge_at(slot: &mut Value, steps: &[Step], value: &Payload) {
                 merge_at(map.entry(key.clone()).or_insert(Value::Null), rest, value);
             }
         }
-        Some((Step::Index(index), rest)) => {
-            if let Some(inner) = slot.get_mut(*index) {
-                merge_at(inner, rest, value);
+        Some((step @ (Step::Index(_) | Step::Every), rest)) => {
+            // What is no array becomes an empty one, and there is no element to write to.
+            if !slot.is_array() {
+                *slot = Value::Array(Vec::new());
             }
-        }
-        Some((Step::Every, rest)) => {
-            for inner in slot.as_array_mut().into_iter().flatten() {
-                merge_at(inner, rest, value);
+            let items = slot.as_array_mut().expect("made an array above");
+            match step {
+                Step::Index(index) => {
+                    items.get_mut(*index).into_iter().for_each(|inner| merge_at(inner, rest, value))
+                }
+                _ => items.iter_mut().for_each(|inner| merge_at(inner, rest, value)),
             }
         }
     }
@@ -143,10 +229,8 @@ fn remove_at(value: &mut Value, steps: &[Step]) -> bool {
     let Some((step, rest)) = steps.split_first() else { return false };
     match (step, value, rest.is_empty()) {
         (Step::Key(key), Value::Object(map), true) => map.shift_remove(key).is_some(),
-        (Step::Key(key), Value::Object(map), false) => map.get_mut(key).is_some_and(|inner| remove_at(inner, rest)),
-        (Step::Index(index), Value::Array(items), true) if *index < items.len() => {
-            items.remove(*index);
-            true
+        (Step::Key(key), Value::Object(map), false) => {
+            map.get_mut(key).is_some_and(|inner| remove_at(inner, rest))
         }
         (Step::Index(index), Value::Array(items), false) => {
             items.get_mut(*index).is_some_and(|inner| remove_at(inner, rest))
@@ -160,42 +244,6 @@ fn remove_at(value: &mut Value, steps: &[Step]) -> bool {
             items.iter_mut().fold(false, |any, inner| remove_at(inner, rest) | any)
         }
         _ => false,
-    }
-}
-
-/// The part of `value` that the steps reach, with the objects and arrays around it; `None` when they reach nothing.
-fn project(value: &Value, steps: &[Step]) -> Option<Value> {
-    let Some((step, rest)) = steps.split_first() else { return Some(value.clone()) };
-    match (step, value) {
-        (Step::Key(key), Value::Object(map)) => {
-            let kept = project(map.get(key)?, rest)?;
-            Some(Value::Object(Payload::from_iter([(key.clone(), kept)])))
-        }
-        (Step::Index(index), Value::Array(items)) => Some(Value::Array(vec![project(items.get(*index)?, rest)?])),
-        (Step::Every, Value::Array(items)) => {
-            Some(Value::Array(items.iter().filter_map(|inner| project(inner, rest)).collect()))
-        }
-        _ => None,
-    }
-}
-
-/// Folds `other` into `value`, object by object; arrays of one length are folded element by element.
-fn merge_values(value: &mut Value, other: Value) {
-    match (value, other) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, inner) in from {
-                match into.get_mut(&key) {
-                    Some(present) => merge_values(present, inner),
-                    None => {
-                        into.insert(key, inner);
-                    }
-                }
-            }
-        }
-        (Value::Array(into), Value::Array(from)) if into.len() == from.len() => {
-            into.iter_mut().zip(from).for_each(|(present, inner)| merge_values(present, inner));
-        }
-        (slot, from) => *slot = from,
     }
 }
 
@@ -242,7 +290,11 @@ fn take_key(text: &str) -> Result<(String, &str), &'static str> {
 impl fmt::Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = |f: &mut fmt::Formatter<'_>, key: &str| {
-            if key.is_empty() || key.contains(['.', '[', ']']) { write!(f, "\"{key}\"") } else { f.write_str(key) }
+            if key.is_empty() || key.contains(['.', '[', ']']) {
+                write!(f, "\"{key}\"")
+            } else {
+                f.write_str(key)
+            }
         };
         key(f, &self.first)?;
         for step in &self.rest {
@@ -312,12 +364,55 @@ mod tests {
     }
 
     #[test]
-    fn projection_keeps_the_structure() {
-        let payload = object(json!({"a": {"b": 1, "c": 2, "d": 3}, "l": [{"x": 1, "y": 2}], "z": 0}));
-        let mut kept = Payload::new();
-        for path in ["a.b", "a.c", "l[].y", "missing"] {
-            path.parse::<JsonPath>().expect("a valid path").copy_into(&payload, &mut kept);
+    fn a_null_removes_its_key_and_a_scalar_in_the_way_gives_way() {
+        for (path, before, expected) in [
+            ("a", json!({"a": {"x": 1, "y": 2}}), json!({"a": {"y": 2, "z": 3}})),
+            ("a.b", json!({"a": 5}), json!({"a": {"b": {"z": 3}}})),
+            ("a[].b", json!({"a": [{"b": 1}, 7]}), json!({"a": [{"b": {"z": 3}}, {"b": {"z": 3}}]})),
+            ("a[1]", json!({"a": [1]}), json!({"a": [1]})),
+            ("a[0]", json!({"a": 1}), json!({"a": []})),
+        ] {
+            let mut payload = object(before);
+            let change = object(json!({"x": null, "z": 3}));
+            path.parse::<JsonPath>().expect("a valid path").merge_into(&mut payload, &change);
+            assert_eq!(payload, object(expected), "{path}");
         }
-        assert_eq!(kept, object(json!({"a": {"b": 1, "c": 2}, "l": [{"y": 2}]})));
+    }
+
+    #[test]
+    fn projections_keep_the_structure_around() {
+        let payload = object(json!({"a": {"b": 1, "c": 2}, "l": [{"x": 1, "y": 2}, 5], "s": 7, "z": 0}));
+        let paths =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a valid path")).collect::<Vec<_>>();
+        for (texts, kept, left) in [
+            (
+                &["a.b"][..],
+                json!({"a": {"b": 1}}),
+                json!({"a": {"c": 2}, "l": [{"x": 1, "y": 2}, 5], "s": 7, "z": 0}),
+            ),
+            (
+                &["l[].y", "z"],
+                json!({"l": [{"y": 2}, 5], "z": 0}),
+                json!({"a": {"b": 1, "c": 2}, "l": [{"x": 1}, 5], "s": 7}),
+            ),
+            (
+                &["l.y", "s.t"],
+                json!({"l": [], "s": 7}),
+                json!({"a": {"b": 1, "c": 2}, "l": [{"x": 1, "y": 2}, 5], "s": 7, "z": 0}),
+            ),
+            (
+                &["a.none"],
+                json!({"a": {}}),
+                json!({"a": {"b": 1, "c": 2}, "l": [{"x": 1, "y": 2}, 5], "s": 7, "z": 0}),
+            ),
+            (
+                &["l[]"],
+                json!({"l": [{"x": 1, "y": 2}, 5]}),
+                json!({"a": {"b": 1, "c": 2}, "l": [], "s": 7, "z": 0}),
+            ),
+        ] {
+            assert_eq!(JsonPath::include(&paths(texts), &payload), object(kept), "{texts:?}");
+            assert_eq!(JsonPath::exclude(&paths(texts), &payload), object(left), "{texts:?}");
+        }
     }
 }

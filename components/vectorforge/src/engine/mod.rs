@@ -21,9 +21,16 @@ mod collection;
 pub mod config;
 pub mod error;
 pub mod filter;
+pub mod graph;
+pub mod index;
 pub mod json_path;
+pub mod metric;
 pub mod point;
 pub mod query;
+pub mod row_set;
+pub mod search;
+pub mod segment;
+pub mod storage;
 
 pub use catalog::Engine;
 pub use collection::Collection;
