@@ -97,8 +97,9 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         let (scheme, key) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
-    let plain =
-        || ["api-key", "x-api-key"].iter().find_map(|name| headers.get(*name)).map(|value| value.as_bytes());
+    let plain = || {
+        ["api-key", "x-api-key"].iter().find_map(|name| headers.get(*name)).map(http::HeaderValue::as_bytes)
+    };
     bearer.or_else(plain)
 }
 

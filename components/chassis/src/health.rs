@@ -30,7 +30,8 @@ impl Health {
         if checks.is_empty() {
             return "[-]starting\n".to_owned();
         }
-        checks.iter().map(|(name, ready)| format!("[{}]{name}\n", if *ready { '+' } else { '-' })).collect()
+        let lines = checks.iter().map(|(name, ready)| format!("[{}]{name}", if *ready { '+' } else { '-' }));
+        lines.chain([String::new()]).collect::<Vec<_>>().join("\n")
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, bool>> {
