@@ -36,7 +36,6 @@ build
 
 "$bin/aistack" up --detach -f examples/quickstart/stack.yaml || [ $? -eq 3 ] # 3: it runs already
 
-"$bin/modelhub" rag create handbook --if-not-exists >/dev/null
 "$bin/modelhub" rag ingest handbook examples/quickstart/handbook
 
 echo
@@ -48,7 +47,7 @@ case ":$PATH:" in *":$bin:"*) ;; *) path="export PATH=\"$bin:\$PATH\"        # s
 cat <<E2
 
   next    ${path}aistack ask --rag handbook "…"
-          modelhub rag create docs && modelhub rag ingest docs ./my-docs
+          modelhub rag ingest docs ./my-docs
           aistack status
           aistack logs -f
           aistack down
