@@ -241,7 +241,10 @@ pub struct ModelHubSpec {
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|file)://[^\\s]+$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artefacts: Option<String>,
-    /// Secret whose key holds the administrator's API key. Left out, one is generated.
+    /// Serve only callers with an API key. The administrator's is generated into the Secret `modelhub-admin`.
+    #[serde(default)]
+    pub require_keys: bool,
+    /// Secret whose key holds the administrator's API key, in place of a generated one. Turns `requireKeys` on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
     /// CPU and memory of each server.
@@ -308,7 +311,11 @@ pub struct KvStoreSpec {
     #[schemars(length(min = 1, max = 16), inner(length(max = 512), regex(pattern = URL_PATTERN)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub endpoints: Vec<String>,
-    /// Secret with `username` and `password`.
+    /// User name, when the store asks for one.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Secret with that user's password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
 }

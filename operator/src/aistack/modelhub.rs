@@ -1,0 +1,195 @@
+//! ModelHub has no kind of its own: a stack builds it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use aistack_api::modelhub::{
+    EngineConfig, EngineTask, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig, VectorKind,
+};
+use aistack_api::server::ServerConfig;
+use aistack_crds::aistack::ModelHubSpec;
+use aistack_crds::inference_service::Task;
+use aistack_crds::parts::{PodOverrides, ResourceSpec, SecretKeyRef};
+use k8s_openapi::api::core::v1::Secret;
+
+use super::HUB;
+use super::validate::{Kv, ValidatedStack, Vector};
+use crate::gpu::Gpu;
+use crate::inference_service::{ApiKey, ValidatedInferenceService};
+use crate::manifest::{GENERATE_ANNOTATION, Manifests};
+use crate::meta::{Image, Owner};
+use crate::pod::pod_name_env;
+use crate::workload::{
+    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, ENTRY_ANNOTATION, Port, Probes, Reach,
+    SecretFile, Workload,
+};
+
+/// Port of the OpenAI front, the registry and RAG.
+const HTTP_PORT: u16 = 8080;
+/// Port of metrics and health.
+const ADMIN_PORT: u16 = 8081;
+/// Port of gRPC.
+const GRPC_PORT: u16 = 8082;
+/// Name of the generated Secret.
+const ADMIN_SECRET: &str = "modelhub-admin";
+/// Its key.
+const ADMIN_KEY: &str = "admin-key";
+
+/// A ModelHub that can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HubShape {
+    owner: Owner,
+    replicas: u16,
+    image: Image,
+    claim: Claim,
+    artefacts: String,
+    keys: Keys,
+    resources: ResourceSpec,
+    pod: PodOverrides,
+}
+
+/// Who may call the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Keys {
+    /// Everybody that reaches it.
+    Open,
+    /// Holders of a key; the administrator's is generated.
+    Generated,
+    /// Holders of a key; the administrator's is in a Secret of the user's.
+    Given(SecretKeyRef),
+}
+
+/// Reads the hub's part of a stack.
+pub(super) fn shape(hub: &ModelHubSpec, owner: Owner, image: Image, claim: Claim) -> HubShape {
+    let keys = match (&hub.secret_ref, hub.require_keys) {
+        (Some(secret), _) => Keys::Given(secret.clone()),
+        (None, true) => Keys::Generated,
+        (None, false) => Keys::Open,
+    };
+    HubShape {
+        owner,
+        replicas: u16::try_from(hub.replicas).unwrap_or(1),
+        image,
+        claim,
+        artefacts: hub.artefacts.clone().unwrap_or_else(|| format!("{DATA_DIR}/artefacts")),
+        keys,
+        resources: hub.resources.clone(),
+        pod: hub.pod.clone(),
+    }
+}
+
+/// What the hub becomes, in front of the rest of its stack.
+pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
+    let mut manifests = Manifests::default();
+    let mut secrets = Vec::new();
+    if hub.keys == Keys::Generated {
+        let mut metadata = hub.owner.metadata(ADMIN_SECRET);
+        metadata.annotations = Some(BTreeMap::from([(GENERATE_ANNOTATION.to_owned(), ADMIN_KEY.to_owned())]));
+        manifests.push(Secret { metadata, type_: Some("Opaque".to_owned()), ..Secret::default() });
+    }
+    let config = config(hub, stack, &mut secrets);
+    let config = ConfigFile::yaml(HUB, &config);
+    let workload = Workload {
+        name: HUB.to_owned(),
+        owner: hub.owner.clone(),
+        replicas: hub.replicas,
+        image: hub.image.clone(),
+        command: vec![HUB.to_owned()],
+        args: vec!["serve".to_owned(), "--config".to_owned(), config.path()],
+        ports: vec![
+            Port { name: "http", number: HTTP_PORT, reach: Reach::Clients },
+            Port { name: "grpc", number: GRPC_PORT, reach: Reach::Clients },
+            Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
+        ],
+        config: vec![config],
+        env: vec![pod_name_env("MODELHUB_SERVER__TELEMETRY__INSTANCE")],
+        secrets,
+        models: false,
+        resources: hub.resources.clone(),
+        gpu: Gpu::None,
+        probes: Probes::admin(120),
+        grace_seconds: 60,
+        overrides: hub.pod.clone(),
+        service_annotations: BTreeMap::from([(ENTRY_ANNOTATION.to_owned(), "http".to_owned())]),
+        clients_reach: ClientsReach::EveryPod,
+    };
+    manifests.append(workload.stateful(&hub.claim));
+    manifests
+}
+
+fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>) -> ModelhubConfig {
+    let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let kv = match &stack.kv {
+        Kv::Absent => KvConfig::default(),
+        Kv::Own(own) => KvConfig { endpoints: vec![own.1.endpoint()], ..KvConfig::default() },
+        Kv::External(external) => KvConfig {
+            kind: KvKind::Etcd,
+            endpoints: external.endpoints.clone(),
+            username: external.username.clone(),
+            password_file: external.secret_ref.as_ref().map(|secret| mount("kv-password", secret, secrets)),
+        },
+    };
+    let vector = match &stack.vector {
+        Vector::Absent => None,
+        Vector::Own(own) => {
+            let port = crate::vector_collection::GRPC_PORT;
+            Some(VectorConfig {
+                kind: VectorKind::Qdrant,
+                endpoint: format!("http://{}:{port}", own.0.name),
+                api_key_file: None,
+            })
+        }
+        Vector::External(endpoint, external) => Some(VectorConfig {
+            kind: VectorKind::Qdrant,
+            endpoint: endpoint.clone(),
+            api_key_file: external.secret_ref.as_ref().map(|secret| mount("vector-key", secret, secrets)),
+        }),
+    };
+    let engines = stack.services.iter().map(|service| engine(&service.validated, secrets)).collect();
+    let admin_key_file = match &hub.keys {
+        Keys::Open => None,
+        Keys::Generated => {
+            let secret = SecretKeyRef { name: ADMIN_SECRET.to_owned(), key: ADMIN_KEY.to_owned() };
+            Some(mount("admin-key", &secret, secrets))
+        }
+        Keys::Given(secret) => Some(mount("admin-key", secret, secrets)),
+    };
+    ModelhubConfig {
+        server: ServerConfig::with_admin(any(ADMIN_PORT)),
+        listen: any(HTTP_PORT),
+        listen_grpc: Some(any(GRPC_PORT)),
+        kv,
+        vector,
+        engines,
+        artefacts: hub.artefacts.clone(),
+        keys: KeysConfig { required: hub.keys != Keys::Open, admin_key_file },
+        ..ModelhubConfig::default()
+    }
+}
+
+fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) -> EngineConfig {
+    EngineConfig {
+        name: service.name().to_owned(),
+        endpoint: service.endpoint(),
+        models: vec![service.model().to_owned()],
+        task: match service.task() {
+            Task::Chat | Task::Rerank => EngineTask::Chat,
+            Task::Embed => EngineTask::Embed,
+        },
+        api_key_file: match service.secret() {
+            ApiKey::Open => None,
+            ApiKey::Secret(secret) => Some(mount("engine-key", secret, secrets)),
+        },
+    }
+}
+
+/// Mounts a Secret's key, and says where.
+fn mount(volume: &'static str, secret: &SecretKeyRef, secrets: &mut Vec<SecretFile>) -> PathBuf {
+    let file = SecretFile { volume, secret: secret.name.clone(), key: secret.key.clone() };
+    let path = PathBuf::from(file.path());
+    if !secrets.contains(&file) {
+        secrets.push(file);
+    }
+    path
+}

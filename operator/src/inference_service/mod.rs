@@ -1,0 +1,16 @@
+//! `InferenceService`: one model behind the OpenAI protocol.
+
+mod build;
+mod validate;
+
+pub use build::build;
+pub use validate::{ApiKey, Engine, ValidatedInferenceService, validate};
+
+/// Our engine's component and binary.
+pub(crate) const COMPONENT: &str = "tinyinfer";
+/// Port of the OpenAI protocol.
+pub(crate) const HTTP_PORT: u16 = 8000;
+/// Port of gRPC.
+pub(crate) const GRPC_PORT: u16 = 8001;
+/// Port of metrics and health.
+pub(crate) const ADMIN_PORT: u16 = 8002;

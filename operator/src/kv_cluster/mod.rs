@@ -1,0 +1,16 @@
+//! `KVCluster`: a TinyKV group.
+
+mod build;
+mod validate;
+
+pub use build::build;
+pub use validate::{Tls, ValidatedKvCluster, validate};
+
+/// Component and binary.
+pub(crate) const COMPONENT: &str = "tinykv";
+/// Port of etcd's client protocol.
+pub(crate) const CLIENT_PORT: u16 = 2379;
+/// Port between members.
+pub(crate) const PEER_PORT: u16 = 2380;
+/// Port of metrics and health.
+pub(crate) const ADMIN_PORT: u16 = 2381;

@@ -1,0 +1,120 @@
+//! From what an API server accepts to what `build` cannot fail on.
+
+use aistack_crds::KVCluster;
+use aistack_crds::parts::{PodOverrides, ResourceSpec};
+
+use super::COMPONENT;
+use crate::gap::Gap;
+use crate::meta::{Image, Owner};
+use crate::object;
+use crate::problem::Problem;
+use crate::size::Size;
+use crate::workload::{Claim, StorageClass};
+
+/// A KVCluster that can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedKvCluster {
+    pub(super) owner: Owner,
+    pub(super) name: String,
+    pub(super) voters: u16,
+    pub(super) claim: Claim,
+    pub(super) quota: Size,
+    pub(super) tls: Tls,
+    pub(super) image: Image,
+    pub(super) resources: ResourceSpec,
+    pub(super) pod: PodOverrides,
+    gaps: Vec<Gap>,
+}
+
+/// How clients of a KVCluster are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Clear text.
+    Off,
+    /// Certificates from a Secret of type `kubernetes.io/tls`.
+    Secret(String),
+}
+
+impl ValidatedKvCluster {
+    /// What this version cannot do of it.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// URL that clients in the same namespace use.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls == Tls::Off { "http" } else { "https" };
+        format!("{scheme}://{}:{}", self.name, super::CLIENT_PORT)
+    }
+}
+
+/// Checks a KVCluster that passed its schema. `part_of` is the stack it belongs to, or its own name.
+pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster, Vec<Problem>> {
+    let name = object::name(cluster);
+    let title = format!("KVCluster {name}");
+    let spec = &cluster.spec;
+    let mut problems = Vec::new();
+    let storage = object::size("spec.storage", &spec.storage, &mut problems);
+    let quota = object::size("spec.quota", &spec.quota, &mut problems);
+    let voters = u16::try_from(spec.replicas).unwrap_or_default();
+    if voters == 0 || voters % 2 == 0 {
+        problems.push(Problem::new(
+            "spec.replicas",
+            format!("{voters} voters have no majority"),
+            "use 1 (laptop) or 3, 5, 7",
+        ));
+    }
+    let (Some(storage), Some(quota), true) = (storage, quota, problems.is_empty()) else {
+        return Err(problems.into_iter().map(|problem| problem.of(&title)).collect());
+    };
+    Ok(ValidatedKvCluster {
+        owner: object::owner(cluster, COMPONENT, part_of),
+        gaps: gaps(cluster).into_iter().map(|gap| gap.of(&title)).collect(),
+        name,
+        voters,
+        claim: Claim {
+            size: storage,
+            class: StorageClass::of(spec.storage_class_name.as_ref()),
+            deleted_with_owner: object::deletes_volumes(cluster),
+        },
+        quota,
+        tls: spec.tls.as_ref().map_or(Tls::Off, |tls| Tls::Secret(tls.secret_name.clone())),
+        image: Image::of(COMPONENT, &spec.image),
+        resources: spec.resources.clone(),
+        pod: spec.pod.clone(),
+    })
+}
+
+fn gaps(cluster: &KVCluster) -> Vec<Gap> {
+    let spec = &cluster.spec;
+    let mut gaps = Vec::new();
+    if spec.replicas > 1 {
+        gaps.push(Gap::everywhere(
+            "spec.replicas",
+            format!("a KVCluster of one is the only size accepted in this version, not of {}", spec.replicas),
+            "use replicas: 1; members that replicate come with a later version",
+        ));
+    }
+    if spec.auth.is_some() {
+        gaps.push(Gap::everywhere(
+            "spec.auth",
+            "TinyKV does not ask for passwords in this version",
+            "remove auth, and keep the port inside the cluster",
+        ));
+    }
+    if spec.backup.is_some() {
+        gaps.push(Gap::everywhere(
+            "spec.backup",
+            "scheduled backups are not carried out in this version",
+            "remove backup, and snapshot the volume",
+        ));
+    }
+    if spec.tls.is_some() {
+        gaps.push(Gap::local(
+            "spec.tls",
+            "aistack up has no Secret of that name",
+            "remove tls; the stack listens on the loopback address only",
+        ));
+    }
+    gaps
+}

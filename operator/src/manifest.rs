@@ -1,0 +1,127 @@
+//! What `build` yields: Kubernetes objects in the order in which they are applied.
+
+use aistack_crds::{InferenceService, KVCluster, VectorCollection};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+
+/// Annotation of a Secret whose named keys are filled with random text once, by whoever applies it.
+pub const GENERATE_ANNOTATION: &str = "platform.dev/generate";
+/// Label of a ConfigMap that holds a collection to be created on a VectorForge.
+pub const COLLECTION_LABEL: &str = "platform.dev/collection";
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Manifest {
+    /// Text that pods read.
+    ConfigMap(Box<ConfigMap>),
+    /// Text that pods read and nobody else should.
+    Secret(Box<Secret>),
+    /// A name in front of pods.
+    Service(Box<Service>),
+    /// Pods with a name and a volume each.
+    StatefulSet(Box<StatefulSet>),
+    /// Pods that are all alike.
+    Deployment(Box<Deployment>),
+    /// How many pods may be away at a time.
+    PodDisruptionBudget(Box<PodDisruptionBudget>),
+    /// A child of an AIStack.
+    KVCluster(Box<KVCluster>),
+    /// A child of an AIStack.
+    InferenceService(Box<InferenceService>),
+    /// A child of an AIStack.
+    VectorCollection(Box<VectorCollection>),
+}
+
+impl Manifest {
+    /// Kind, as a manifest writes it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ConfigMap(_) => "ConfigMap",
+            Self::Secret(_) => "Secret",
+            Self::Service(_) => "Service",
+            Self::StatefulSet(_) => "StatefulSet",
+            Self::Deployment(_) => "Deployment",
+            Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
+            Self::KVCluster(_) => "KVCluster",
+            Self::InferenceService(_) => "InferenceService",
+            Self::VectorCollection(_) => "VectorCollection",
+        }
+    }
+
+    /// Name, labels and annotations.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::ConfigMap(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::StatefulSet(object) => &object.metadata,
+            Self::Deployment(object) => &object.metadata,
+            Self::PodDisruptionBudget(object) => &object.metadata,
+            Self::KVCluster(object) => &object.metadata,
+            Self::InferenceService(object) => &object.metadata,
+            Self::VectorCollection(object) => &object.metadata,
+        }
+    }
+
+    /// Name of the object.
+    pub fn name(&self) -> &str {
+        self.metadata().name.as_deref().unwrap_or_default()
+    }
+}
+
+macro_rules! from_object {
+    ($($kind:ident),*) => { $(
+        impl From<$kind> for Manifest {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Box::new(object))
+            }
+        }
+    )* };
+}
+from_object!(
+    ConfigMap,
+    Secret,
+    Service,
+    StatefulSet,
+    Deployment,
+    PodDisruptionBudget,
+    KVCluster,
+    InferenceService,
+    VectorCollection
+);
+
+/// Objects in the order in which they are applied: what is read first comes first, workloads after what they mount.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Manifests(pub Vec<Manifest>);
+
+impl Manifests {
+    /// Adds an object.
+    pub fn push(&mut self, object: impl Into<Manifest>) {
+        self.0.push(object.into());
+    }
+
+    /// Adds all objects of another build.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The objects.
+    pub fn iter(&self) -> std::slice::Iter<'_, Manifest> {
+        self.0.iter()
+    }
+
+    /// YAML documents that `kubectl apply -f -` takes.
+    pub fn to_yaml(&self) -> String {
+        let documents: Vec<String> = self
+            .0
+            .iter()
+            .map(|manifest| serde_yaml_ng::to_string(manifest).expect("Kubernetes objects are plain data"))
+            .collect();
+        documents.iter().map(|document| format!("---\n{document}")).collect()
+    }
+}

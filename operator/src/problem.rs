@@ -1,0 +1,73 @@
+//! How this crate says no: the file, the field, what is wrong, and what to do.
+
+use std::fmt;
+
+use aistack_crds::check::Violation;
+
+/// One thing that is wrong with an object, in the words a person reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Object that it is about, such as `AIStack quickstart`; empty when the file as a whole is meant.
+    pub object: String,
+    /// Path of the field; empty when the object as a whole is meant.
+    pub path: String,
+    /// What is wrong.
+    pub what: String,
+    /// Why, and what to do; may be empty.
+    pub fix: String,
+}
+
+impl Problem {
+    /// A problem with a field.
+    pub fn new(path: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { object: String::new(), path: path.into(), what: what.into(), fix: fix.into() }
+    }
+
+    /// Names the object.
+    #[must_use]
+    pub fn of(mut self, object: impl Into<String>) -> Self {
+        self.object = object.into();
+        self
+    }
+
+    /// The messages of the CRD rules are one line; what stands after the first `; ` is why and what to do.
+    pub(crate) fn from_violation(object: &str, violation: Violation) -> Self {
+        let (what, fix) = violation.message.split_once("; ").unwrap_or((&violation.message, ""));
+        Self { object: object.to_owned(), what: what.to_owned(), fix: fix.to_owned(), path: violation.path }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.object.is_empty(), self.path.is_empty()) {
+            (_, false) => write!(f, "{}: {}", self.path, self.what)?,
+            (false, true) => write!(f, "{} {}", self.object, self.what)?,
+            (true, true) => f.write_str(&self.what)?,
+        }
+        if !self.fix.is_empty() {
+            write!(f, "\n  {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that cannot be used, with everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    /// The file as the user named it.
+    pub file: String,
+    /// Never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\nerror: ")?;
+            }
+            write!(f, "{}: {problem}", self.file)?;
+        }
+        Ok(())
+    }
+}

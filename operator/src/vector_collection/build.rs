@@ -1,0 +1,155 @@
+//! A collection becomes its creation request; one with servers of its own becomes a StatefulSet as well.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use aistack_api::server::ServerConfig;
+use aistack_api::vectorforge::VectorforgeConfig;
+use aistack_crds::parts::{PodOverrides, ResourceSpec};
+use aistack_crds::vector_collection::{PayloadIndex, VectorQuantization};
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::validate::{Hnsw, Quantization};
+use super::{ADMIN_PORT, COMPONENT, GRPC_PORT, Home, REST_PORT, ValidatedVectorCollection};
+use crate::gpu::Gpu;
+use crate::manifest::{COLLECTION_LABEL, Manifests};
+use crate::meta::{Image, Owner};
+use crate::pod::pod_name_env;
+use crate::workload::{
+    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, Port, Probes, Reach, Workload,
+};
+
+/// A collection as it is asked for: what is sent to `PUT /collections/{name}`, and to `PUT /collections/{name}/index`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct CollectionRequest {
+    name: String,
+    server: String,
+    create: Value,
+    indexes: Vec<Value>,
+}
+
+/// What a VectorCollection becomes.
+pub fn build(collection: &ValidatedVectorCollection) -> Manifests {
+    let mut manifests = Manifests::default();
+    let server = match &collection.home {
+        Home::Stack(_) => COMPONENT.to_owned(),
+        Home::Own(own) => {
+            let shape = ServerShape {
+                name: format!("{COMPONENT}-{}", collection.name),
+                owner: collection.owner.clone(),
+                replicas: own.replicas,
+                image: own.image.clone(),
+                resources: own.resources.clone(),
+                gpu: own.gpu.clone(),
+                pod: own.pod.clone(),
+            };
+            manifests.append(self::server(&shape, &own.claim));
+            shape.name
+        }
+    };
+    let request = CollectionRequest {
+        name: collection.name.clone(),
+        server: format!("http://{server}:{REST_PORT}"),
+        create: create_request(collection),
+        indexes: collection.payload_indexes.iter().map(index_request).collect(),
+    };
+    let mut metadata = collection.owner.metadata(format!("{}-collection", collection.name));
+    metadata.labels.get_or_insert_default().insert(COLLECTION_LABEL.to_owned(), collection.name.clone());
+    let text = serde_json::to_string_pretty(&request).expect("a request is plain data");
+    manifests.push(ConfigMap {
+        metadata,
+        data: Some(BTreeMap::from([("collection.json".to_owned(), text)])),
+        ..ConfigMap::default()
+    });
+    manifests
+}
+
+/// Body of Qdrant's `PUT /collections/{name}`.
+fn create_request(collection: &ValidatedVectorCollection) -> Value {
+    let distance = serde_json::to_value(collection.distance).expect("an enum is plain data");
+    let mut body = json!({
+        "vectors": {"size": collection.dimension, "distance": distance},
+        "shard_number": collection.shards,
+        "replication_factor": collection.replication_factor,
+    });
+    if let Hnsw::Given(hnsw) = &collection.hnsw {
+        body["hnsw_config"] = json!({"m": hnsw.m, "ef_construct": hnsw.ef_construct});
+        if let Some(threshold) = hnsw.full_scan_threshold {
+            body["hnsw_config"]["full_scan_threshold"] = json!(threshold);
+        }
+    }
+    if let Quantization::Given(quantization) = collection.quantization {
+        body["quantization_config"] = match quantization {
+            VectorQuantization::Scalar => json!({"scalar": {"type": "int8"}}),
+            VectorQuantization::Product => json!({"product": {"compression": "x16"}}),
+            VectorQuantization::Binary => json!({"binary": {}}),
+        };
+    }
+    body
+}
+
+/// Body of Qdrant's `PUT /collections/{name}/index`.
+fn index_request(index: &PayloadIndex) -> Value {
+    json!({"field_name": index.field, "field_schema": index.kind})
+}
+
+/// A VectorForge server, of a collection's own or of a stack.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ServerShape {
+    /// Name of the StatefulSet and of the Service.
+    pub(crate) name: String,
+    /// Whom it belongs to.
+    pub(crate) owner: Owner,
+    /// Servers.
+    pub(crate) replicas: u16,
+    /// Image.
+    pub(crate) image: Image,
+    /// CPU and memory.
+    pub(crate) resources: ResourceSpec,
+    /// GPUs.
+    pub(crate) gpu: Gpu,
+    /// Where it may run.
+    pub(crate) pod: PodOverrides,
+}
+
+/// The StatefulSet of a VectorForge server and what goes with it.
+pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
+    let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let config = VectorforgeConfig {
+        server: ServerConfig::with_admin(any(ADMIN_PORT)),
+        listen_http: any(REST_PORT),
+        listen_grpc: any(GRPC_PORT),
+        data_dir: PathBuf::from(DATA_DIR),
+        ..VectorforgeConfig::default()
+    };
+    let config = ConfigFile::yaml(COMPONENT, &config);
+    Workload {
+        name: shape.name.clone(),
+        owner: shape.owner.clone(),
+        replicas: shape.replicas,
+        image: shape.image.clone(),
+        command: vec![COMPONENT.to_owned()],
+        args: vec!["--config".to_owned(), config.path()],
+        ports: vec![
+            Port { name: "http", number: REST_PORT, reach: Reach::Clients },
+            Port { name: "grpc", number: GRPC_PORT, reach: Reach::Clients },
+            Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
+        ],
+        config: vec![config],
+        env: vec![pod_name_env("VECTORFORGE_SERVER__TELEMETRY__INSTANCE")],
+        secrets: Vec::new(),
+        models: false,
+        resources: shape.resources.clone(),
+        gpu: shape.gpu.clone(),
+        // Opening large collections maps their files and replays the log.
+        probes: Probes::admin(600),
+        grace_seconds: 60,
+        overrides: shape.pod.clone(),
+        service_annotations: BTreeMap::new(),
+        clients_reach: if shape.replicas > 1 { ClientsReach::FirstPod } else { ClientsReach::EveryPod },
+    }
+    .stateful(claim)
+}

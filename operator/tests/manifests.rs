@@ -1,0 +1,230 @@
+//! The manifests of the examples, as they are; and what every pod must have whatever it runs.
+
+use aistack_operator::{Compiled, Manifest, Outlet, compile};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+
+fn example(name: &str) -> Compiled {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+    let text = std::fs::read_to_string(&path).expect("the example exists");
+    compile(name, &text).unwrap_or_else(|refused| panic!("{refused}"))
+}
+
+const OTHERS: &str = "
+apiVersion: platform.dev/v1
+kind: KVCluster
+metadata: {name: store, namespace: data}
+spec:
+  storage: 20Gi
+  storageClassName: fast
+  quota: 8Gi
+  tls: {secretName: store-tls}
+  resources: {cpu: 500m, memory: 1Gi}
+  pod: {nodeSelector: {disk: ssd}, priorityClassName: high}
+---
+apiVersion: platform.dev/v1
+kind: VectorCollection
+metadata: {name: handbook}
+spec:
+  dimension: 384
+  hnsw: {m: 32, efConstruct: 200, fullScanThreshold: 10000}
+  payloadIndexes: [{field: file, type: keyword}, {field: lines, type: integer}]
+---
+apiVersion: platform.dev/v1
+kind: VectorCollection
+metadata: {name: shared}
+spec: {dimension: 8, distance: Dot, stackRef: {name: quickstart}}
+---
+apiVersion: platform.dev/v1
+kind: InferenceService
+metadata: {name: big}
+spec:
+  model: {name: llama-70b}
+  runtime: vllm
+  replicas: 2
+  gpu: {product: nvidia-h100, count: 4, memory: 80Gi}
+  contextLength: 8192
+---
+apiVersion: platform.dev/v1
+kind: InferenceService
+metadata: {name: outside}
+spec: {model: {name: gpt}, runtime: external, endpoint: 'https://llm.example.com/'}
+";
+
+#[test]
+fn quickstart() {
+    insta::assert_snapshot!(example("quickstart/stack.yaml").manifests.to_yaml());
+}
+
+#[test]
+fn production() {
+    insta::assert_snapshot!(example("production.yaml").manifests.to_yaml());
+}
+
+#[test]
+fn hybrid() {
+    insta::assert_snapshot!(example("hybrid.yaml").manifests.to_yaml());
+}
+
+#[test]
+fn other_kinds() {
+    let compiled = compile("others.yaml", OTHERS).unwrap_or_else(|refused| panic!("{refused}"));
+    insta::assert_snapshot!(compiled.manifests.to_yaml());
+}
+
+#[test]
+fn children_of_a_stack() {
+    let compiled = example("production.yaml");
+    let children: Vec<String> =
+        compiled.children.iter().map(|child| format!("{} {}", child.kind(), child.name())).collect();
+    insta::assert_snapshot!(children.join("\n"));
+}
+
+#[test]
+fn building_twice_gives_the_same_bytes() {
+    assert_eq!(
+        example("production.yaml").manifests.to_yaml(),
+        example("production.yaml").manifests.to_yaml()
+    );
+}
+
+fn pods(compiled: &Compiled) -> Vec<(&str, &PodTemplateSpec)> {
+    compiled
+        .manifests
+        .iter()
+        .filter_map(|manifest| match manifest {
+            Manifest::StatefulSet(set) => Some((manifest.name(), &set.spec.template)),
+            Manifest::Deployment(deployment) => Some((manifest.name(), &deployment.spec.template)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The "restricted" profile of Kubernetes' Pod Security Standards, and what we ask beyond it.
+#[test]
+fn every_pod_is_restricted() {
+    let compiled = [
+        example("quickstart/stack.yaml"),
+        example("production.yaml"),
+        example("hybrid.yaml"),
+        compile("others.yaml", OTHERS).expect("valid"),
+    ];
+    for (name, template) in compiled.iter().flat_map(pods) {
+        let pod = serde_json::to_value(template.spec.as_ref().expect("a pod spec")).expect("plain data");
+        let at = |pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
+        assert_eq!(at("/securityContext/runAsNonRoot"), true, "{name}");
+        assert_eq!(at("/securityContext/seccompProfile/type"), "RuntimeDefault", "{name}");
+        assert_eq!(at("/automountServiceAccountToken"), false, "{name}");
+        assert!(at("/hostNetwork").is_null() && at("/hostPID").is_null(), "{name}");
+        for container in pod["containers"].as_array().expect("containers") {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(security["capabilities"]["drop"][0], "ALL", "{name}");
+            for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+                assert!(container[probe]["httpGet"]["path"].is_string(), "{name} has no {probe}");
+            }
+        }
+        for volume in pod["volumes"].as_array().expect("volumes") {
+            assert!(volume.get("hostPath").is_none(), "{name} mounts the host");
+            let mounted = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
+            assert!(
+                mounted.iter().any(|mount| mount["name"] == volume["name"]),
+                "{name} mounts {} nowhere",
+                volume["name"]
+            );
+        }
+    }
+}
+
+#[test]
+fn every_object_is_labelled_and_every_service_selects_pods() {
+    let compiled = example("quickstart/stack.yaml");
+    let templates = pods(&compiled);
+    for manifest in compiled.manifests.iter() {
+        let labels = manifest.metadata().labels.clone().unwrap_or_default();
+        for key in ["name", "instance", "part-of", "managed-by"] {
+            assert!(
+                labels.contains_key(&format!("app.kubernetes.io/{key}")),
+                "{} {}",
+                manifest.kind(),
+                manifest.name()
+            );
+        }
+        if let Manifest::Service(service) = manifest {
+            let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).expect("a selector");
+            let selected = templates.iter().filter(|(_, template)| {
+                let labels =
+                    template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+                selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+            });
+            assert_eq!(selected.count(), 1, "Service {}", manifest.name());
+        }
+    }
+}
+
+/// The strongest proof that a config file fits: the component's own struct reads it and finds it valid.
+#[test]
+fn components_accept_their_config_files() {
+    use aistack_api::{
+        modelhub::ModelhubConfig, tinyinfer::TinyinferConfig, tinykv::TinykvConfig,
+        vectorforge::VectorforgeConfig,
+    };
+    let mut seen = Vec::new();
+    for compiled in [example("quickstart/stack.yaml"), example("hybrid.yaml")] {
+        for manifest in compiled.manifests.iter() {
+            let Manifest::ConfigMap(map) = manifest else { continue };
+            for (name, text) in map.data.iter().flatten() {
+                match name.as_str() {
+                    "tinykv.yaml" => {
+                        let config: TinykvConfig = serde_yaml_ng::from_str(text).expect(name);
+                        config.validate().expect(name);
+                    }
+                    "vectorforge.yaml" => {
+                        let config: VectorforgeConfig = serde_yaml_ng::from_str(text).expect(name);
+                        config.validate().expect(name);
+                    }
+                    "tinyinfer.yaml" => {
+                        let config: TinyinferConfig = serde_yaml_ng::from_str(text).expect(name);
+                        config.validate().expect(name);
+                    }
+                    "modelhub.yaml" => {
+                        let config: ModelhubConfig = serde_yaml_ng::from_str(text).expect(name);
+                        config.validate().expect(name);
+                    }
+                    other => panic!("{other} is read by no component"),
+                }
+                seen.push(name.clone());
+            }
+        }
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, ["modelhub.yaml", "tinyinfer.yaml", "tinykv.yaml", "vectorforge.yaml"]);
+}
+
+#[test]
+fn three_voters_refuse_to_start_rather_than_lose_one_another() {
+    let compiled = example("production.yaml");
+    let config = compiled.manifests.iter().find_map(|manifest| match manifest {
+        Manifest::ConfigMap(map) => map.data.as_ref()?.get("tinykv.yaml"),
+        _ => None,
+    });
+    let config: aistack_api::tinykv::TinykvConfig =
+        serde_yaml_ng::from_str(config.expect("tinykv's config")).expect("its own struct");
+    let refusal = config.validate().expect_err("this version runs clusters of one").to_string();
+    assert!(refusal.contains("clusters of one"), "{refusal}");
+}
+
+#[test]
+fn the_quickstart_runs_on_a_laptop() {
+    assert_eq!(example("quickstart/stack.yaml").gaps_at(Outlet::Local), Vec::<&aistack_operator::Gap>::new());
+}
+
+#[test]
+fn what_this_version_cannot_do_is_said() {
+    let local = |name: &str| -> Vec<String> {
+        example(name).gaps_at(Outlet::Local).iter().map(ToString::to_string).collect()
+    };
+    insta::assert_snapshot!("gaps_of_production", local("production.yaml").join("\n"));
+    insta::assert_snapshot!("gaps_of_hybrid", local("hybrid.yaml").join("\n"));
+}
