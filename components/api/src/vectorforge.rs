@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server::{ServerConfig, ServerConfigError};
 
@@ -13,6 +13,7 @@ use crate::server::{ServerConfig, ServerConfigError};
 #[serde(deny_unknown_fields, default)]
 pub struct VectorforgeConfig {
     /// Admin port, TLS, API keys, limits of the listeners, telemetry.
+    #[serde(deserialize_with = "server_with_admin_default")]
     pub server: ServerConfig,
     /// Address of the REST listener.
     pub listen_http: SocketAddr,
@@ -37,6 +38,15 @@ impl Default for VectorforgeConfig {
             engine: VectorforgeEngineConfig::default(),
         }
     }
+}
+
+/// A file that names only part of `server` keeps the admin port where it is by default.
+fn server_with_admin_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ServerConfig, D::Error> {
+    let mut value = serde_json::Value::deserialize(deserializer)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.entry("admin_listen").or_insert_with(|| "127.0.0.1:6335".into());
+    }
+    serde_json::from_value(value).map_err(serde::de::Error::custom)
 }
 
 /// Limits of a single request. Over one of them the request is refused with 400 and nothing of it is done.
@@ -73,48 +83,51 @@ impl Default for VectorforgeRequestLimits {
     }
 }
 
-/// How vectors are stored and indexed. A collection keeps the values it was created with where they concern its files.
+/// How vectors are stored and indexed. Collections are created with these values where their request names none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VectorforgeEngineConfig {
     /// Points an appendable segment holds before it is sealed and its graph is built.
     pub seal_points: usize,
+    /// Sealed segments are merged until at most this many remain.
+    pub max_segments: usize,
+    /// A segment is rewritten when this share of its points is deleted, from 0.0 to 1.0.
+    pub vacuum_fraction: f64,
     /// Links of a node in the upper levels of the graph (`m` of HNSW); level 0 holds twice as many.
     pub hnsw_m: usize,
-    /// Width of the search while a graph is built.
+    /// Candidates kept while a graph is built.
     pub hnsw_ef_construct: usize,
-    /// Width of the search at query time, where the request names none.
+    /// Candidates kept by a search that names no `hnsw_ef`.
     pub hnsw_ef: usize,
+    /// Segments with fewer points than this are scanned exactly and get no graph.
+    pub full_scan_points: usize,
     /// Builder of the graphs.
     pub builder: VectorforgeGraphBuilder,
-    /// Threads that seal and merge segments. 0: half of the cores, at least one.
-    pub optimizer_threads: usize,
-    /// Threads a single search may use. 0: as many as there are cores.
-    pub search_threads: usize,
-    /// Most bytes of one write-ahead log file before the next one is begun.
-    pub wal_segment_bytes: u64,
-    /// Interval of snapshots to `data_dir/snapshots`, in seconds. 0: only on request and at shutdown when asked for.
-    pub snapshot_interval_s: u64,
-    /// Whether a snapshot of every collection is taken at shutdown.
-    pub snapshot_at_shutdown: bool,
-    /// Snapshots kept for each collection by the interval and the shutdown; older ones are deleted.
-    pub snapshots_kept: usize,
+    /// Threads that build graphs. 0: all cores but one, at least one.
+    pub build_threads: usize,
+    /// A checkpoint is taken this long after the last one when there were writes, in seconds. It makes the next start fast.
+    pub checkpoint_interval_s: u64,
+    /// A checkpoint is taken when the write-ahead log holds this many bytes.
+    pub checkpoint_wal_bytes: u64,
+    /// Copy vectors and graphs of sealed segments to memory instead of reading them through mmap.
+    pub preload: bool,
 }
 
 impl Default for VectorforgeEngineConfig {
     fn default() -> Self {
         Self {
             seal_points: 20_000,
+            max_segments: 2,
+            vacuum_fraction: 0.2,
             hnsw_m: 16,
             hnsw_ef_construct: 128,
             hnsw_ef: 128,
+            full_scan_points: 10_000,
             builder: VectorforgeGraphBuilder::default(),
-            optimizer_threads: 0,
-            search_threads: 0,
-            wal_segment_bytes: 64 << 20,
-            snapshot_interval_s: 0,
-            snapshot_at_shutdown: false,
-            snapshots_kept: 3,
+            build_threads: 0,
+            checkpoint_interval_s: 60,
+            checkpoint_wal_bytes: 64 << 20,
+            preload: false,
         }
     }
 }
@@ -154,6 +167,14 @@ pub enum VectorforgeConfigError {
         /// Greatest value allowed.
         max: usize,
     },
+    /// A share outside 0.0 to 1.0.
+    #[error("{field} is {share}; it is a share from 0.0 to 1.0")]
+    Share {
+        /// Path of the field.
+        field: &'static str,
+        /// The value given.
+        share: f64,
+    },
     /// Two listeners on one port.
     #[error("{first} and {second} are both {address}; give each its own port")]
     SamePort {
@@ -189,8 +210,8 @@ impl VectorforgeConfig {
             ("request_limits.max_limit", limits.max_limit),
             ("request_limits.max_filter_size", limits.max_filter_size),
             ("request_limits.max_hnsw_ef", limits.max_hnsw_ef),
-            ("engine.hnsw_ef", self.engine.hnsw_ef),
-            ("engine.snapshots_kept", self.engine.snapshots_kept),
+            ("engine.checkpoint_interval_s", self.engine.checkpoint_interval_s as usize),
+            ("engine.checkpoint_wal_bytes", self.engine.checkpoint_wal_bytes as usize),
         ];
         for (field, value) in positive {
             if value == 0 {
@@ -202,15 +223,20 @@ impl VectorforgeConfig {
             ("request_limits.max_dimension", limits.max_dimension, 1, 65_536),
             ("request_limits.max_filter_depth", limits.max_filter_depth, 1, 64),
             ("engine.seal_points", engine.seal_points, 1_000, 10_000_000),
-            ("engine.hnsw_m", engine.hnsw_m, 4, 128),
+            ("engine.max_segments", engine.max_segments, 1, 1_024),
+            ("engine.hnsw_m", engine.hnsw_m, 4, 64),
             ("engine.hnsw_ef_construct", engine.hnsw_ef_construct, 4, 4_096),
-            ("engine.optimizer_threads", engine.optimizer_threads, 0, 1_024),
-            ("engine.search_threads", engine.search_threads, 0, 1_024),
+            ("engine.hnsw_ef", engine.hnsw_ef, 1, 65_536),
+            ("engine.build_threads", engine.build_threads, 0, 1_024),
         ];
         for (field, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
                 return Err(VectorforgeConfigError::Range { field, value, min, max });
             }
+        }
+        let share = engine.vacuum_fraction;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(VectorforgeConfigError::Share { field: "engine.vacuum_fraction", share });
         }
         Ok(())
     }
@@ -228,6 +254,7 @@ mod tests {
             (|c| c.request_limits.max_limit = 0, Some("request_limits.max_limit")),
             (|c| c.request_limits.max_dimension = 70_000, Some("request_limits.max_dimension is 70000")),
             (|c| c.engine.hnsw_m = 1, Some("engine.hnsw_m")),
+            (|c| c.engine.vacuum_fraction = f64::NAN, Some("engine.vacuum_fraction")),
             (|c| c.listen_grpc = c.listen_http, Some("listen_http and listen_grpc")),
             (|c| c.server.admin_listen = c.listen_grpc, Some("server.admin_listen")),
             (|c| c.server.limits.max_connections = 0, Some("server.limits.max_connections")),
@@ -247,6 +274,9 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let config: VectorforgeConfig = serde_json::from_str("{}").expect("every field has a default");
         assert_eq!(config, VectorforgeConfig::default());
+        let config: VectorforgeConfig =
+            serde_json::from_str(r#"{"server":{"limits":{"max_connections":7}}}"#).expect("the admin port has a default");
+        assert_eq!((config.server.admin_listen.port(), config.server.limits.max_connections), (6335, 7));
         let error = serde_json::from_str::<VectorforgeConfig>(r#"{"engine":{"hnsw_mm":1}}"#).expect_err("no such field");
         assert!(error.to_string().contains("unknown field `hnsw_mm`"), "{error}");
     }

@@ -3,7 +3,6 @@
 The vocabulary is small on purpose: few ids, few words, few numbers, so that operations meet and filters match.
 """
 
-import datetime
 import random
 import uuid
 
@@ -23,14 +22,11 @@ PATHS = [
 
 
 class Generator:
-    """Draws everything from `random`; remembers the ids that it has used."""
+    """Draws everything from `random`; is told which points there are."""
 
     def __init__(self, rng: random.Random):
         self.random = rng
-        self.used = []
-
-    def forget(self):
-        self.used = []
+        self.existing = []
 
     def distance(self):
         return self.random.choice(list(models.Distance))
@@ -50,6 +46,12 @@ class Generator:
     def ids(self):
         return [self.id() for _ in range(self.random.randint(1, 6))]
 
+    def existing_ids(self):
+        """Points that are there, mostly."""
+        if not self.existing or self.chance(0.1):
+            return self.ids()
+        return self.random.sample(self.existing, min(len(self.existing), self.random.randint(1, 6)))
+
     def vector(self):
         if self.chance(0.01):
             return [0.0] * SIZE
@@ -60,7 +62,7 @@ class Generator:
         return [models.PointStruct(id=point, vector=self.vector(), payload=self.payload()) for point in ids]
 
     def point_vectors(self):
-        ids = list(dict.fromkeys(self.ids()))
+        ids = list(dict.fromkeys(self.existing_ids()))
         return [models.PointVectors(id=point, vector=self.vector()) for point in ids]
 
     # Payloads ---------------------------------------------------------------------------------------------------------
@@ -158,9 +160,6 @@ class Generator:
         names = self.random.sample(["lt", "lte", "gt", "gte"], self.random.randint(1, 2))
         return {name: draw() for name in names}
 
-    def moment(self):
-        return datetime.datetime(2024, self.random.randint(1, 12), 15, 10, 30, tzinfo=datetime.timezone.utc)
-
     def condition(self, depth: int):
         kind = self.random.randint(0, 15)
         key = self.path()
@@ -170,7 +169,7 @@ class Generator:
             return models.FieldCondition(
                 key=key, range=models.Range(**self.bounds(lambda: self.random.choice([-1, 0, 0.5, 1, 2, 2.25, 5]))))
         if kind == 8:
-            return models.FieldCondition(key="when", range=models.DatetimeRange(**self.bounds(self.moment)))
+            return models.FieldCondition(key="text", match=models.MatchTextAny(text_any=self.random.choice(TOKENS)))
         if kind == 9:
             return models.FieldCondition(key=key, values_count=models.ValuesCount(**self.bounds(lambda: self.random.randint(0, 3))))
         if kind == 10:
@@ -216,7 +215,7 @@ class Generator:
         if self.chance(0.35):
             # Filters that select for a write are kept narrow, or everything would be gone soon.
             return models.FilterSelector(filter=models.Filter(must=[self.condition(1), self.condition(0)]))
-        return models.PointIdsList(points=self.ids())
+        return models.PointIdsList(points=self.existing_ids())
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -248,18 +247,21 @@ class Generator:
             with_vector=drawn["with_vectors"], score_threshold=drawn["score_threshold"])
 
     def operations(self):
-        return [self.operation() for _ in range(self.random.randint(1, 4))]
+        """Upserts first and deletes last, so that what lies between finds its points."""
+        ids = [point for point in self.existing if self.chance(0.2)] or self.existing[:1]
+        middle = [self.operation(ids) for _ in range(self.random.randint(0, 3))] if ids else []
+        first = [models.UpsertOperation(upsert=models.PointsList(points=self.points()))] if self.chance(0.5) else []
+        last = [models.DeleteOperation(delete=models.PointIdsList(points=self.ids()))] if self.chance(0.3) else []
+        return first + middle + last or [models.UpsertOperation(upsert=models.PointsList(points=self.points()))]
 
-    def operation(self):
-        kind = self.random.randint(0, 4)
-        ids = self.ids()
+    def operation(self, ids):
+        kind = self.random.randint(0, 3)
         if kind == 0:
-            return models.UpsertOperation(upsert=models.PointsList(points=self.points()))
+            return models.SetPayloadOperation(set_payload=models.SetPayload(
+                payload=self.partial_payload(), points=ids, key=self.write_path()))
         if kind == 1:
-            return models.DeleteOperation(delete=models.PointIdsList(points=ids))
-        if kind == 2:
-            return models.SetPayloadOperation(set_payload=models.SetPayload(payload=self.partial_payload(), points=ids))
-        if kind == 3:
             return models.DeletePayloadOperation(delete_payload=models.DeletePayload(keys=self.paths(), points=ids))
+        if kind == 2:
+            return models.ClearPayloadOperation(clear_payload=models.PointIdsList(points=ids))
         return models.OverwritePayloadOperation(
             overwrite_payload=models.SetPayload(payload=self.payload() or {}, points=ids))
