@@ -1,4 +1,7 @@
-"""Speed of every kernel beside its peer on one GPU: interleaved, caches flushed, medians of CUDA-event timings, random data.
+"""Speed of every kernel beside its peer on one GPU: interleaved, caches cold, medians of CUDA-event timings, random data.
+
+The cache is flushed by reading, not by writing as triton.testing.do_bench does: lines a write leaves dirty are written back during the timed
+call, at the cost of as many bytes as it reads.
 
 Prints one JSON line a measurement. Peers out of the vLLM wheel are used where `--peers FOLDER` holds them (hack/gpu/peers.sh packs them).
 """
@@ -23,7 +26,7 @@ ARGS.add_argument("--commit", default="unknown")
 ARGS.add_argument("--only", default="")
 ARGS = ARGS.parse_args()
 torch.manual_seed(time.time_ns())
-flush = torch.empty(256 << 20, dtype=torch.uint8, device=DEV)
+flush = torch.randn(64 << 20, device=DEV)
 
 
 def clocks():
@@ -65,7 +68,7 @@ def times(calls, rounds=ROUNDS):
     events = [[] for _ in calls]
     for _ in range(rounds):
         for call, log in zip(calls, events):
-            flush.zero_()
+            flush.sum()
             a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             a.record()
             call()

@@ -10,8 +10,9 @@
 // lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16, exactly; 128 - offset is taken out once a group through the
 // sum of the group's activations, so zero points are free.
 //
-// A persistent block a multiprocessor; its warps split K and each streams its own tiles through a private cp.async ring: every thread
-// reads back what it copied, so no barrier is needed in the main loop. Sums over warps are taken in a fixed order, whatever M.
+// One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a
+// private cp.async ring: every thread reads back what it copied, so the main loop has no barrier, and slices are summed once, in order. How K
+// is sliced depends on N and K alone: a row's bits do not depend on M.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 
@@ -27,7 +28,7 @@ struct Problem {
   const __nv_bfloat16* x;
   const unsigned char* w;
   float* partial;         // [splits, M, N] when splits > 1
-  unsigned int* arrived;  // [N / 16] zero before the first call, left zero
+  unsigned int* arrived;  // [N / 16], zero before the first call, left zero
   int m, n, k, splits;
 };
 
@@ -40,29 +41,32 @@ __device__ __forceinline__ uint32_t widen(uint32_t word, int i) {
 
 // Shared memory: x fragments [groups][8 k-steps][BATCHES][32 lanes] of 8 bytes, group sums [groups][BATCHES * 8] of f32,
 // rings [kWarps][stages] of kTileBytes, and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over warps.
-// Sixteen lanes bring the 128 columns of a row's group, eight each, and sum them; rows past M are left as they are, since a garbage
-// column of B reaches only its own column of the product.
+// A warp brings two groups of eight rows at a time: lane = row + 8 * part, so that the scattered 4-byte stores fall on 16 banks. Rows past M
+// are left as they are: a garbage column of B reaches only its own column of the product.
 template <int BATCHES>
 __device__ __forceinline__ void load_activations(const Problem& p, int first_group, int groups, uint2* fragments, float* sums) {
-  const int total = p.m * groups * 16;
-  constexpr int kTogether = 8;
-  for (int base = 0; base < total; base += kWarps * 32 * kTogether) {
-    const int first = base + threadIdx.x;
-    uint4 x[kTogether];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int pairs = (groups + 1) / 2;
+  for (int item = warp; item < pairs * BATCHES; item += kWarps) {
+    const int pair = item % pairs, row = item / pairs * 8 + lane % 8;
+    uint4 x[8];
 #pragma unroll
-    for (int u = 0; u < kTogether; u++) {
-      const int i = first + u * kWarps * 32, part = i % (groups * 16), row = i / (groups * 16);
-      if (i < total) x[u] = __ldg(reinterpret_cast<const uint4*>(p.x + static_cast<size_t>(row) * p.k + first_group * kGroup + part * 8));
+    for (int u = 0; u < 8; u++) {
+      const int group = 2 * pair + u / 4, column = (u % 4 * 4 + lane / 8) * 8;
+      x[u] = make_uint4(0, 0, 0, 0);
+      if (row < p.m && group < groups)
+        x[u] = __ldg(reinterpret_cast<const uint4*>(p.x + static_cast<size_t>(row) * p.k + (first_group + group) * kGroup + column));
     }
 #pragma unroll
-    for (int u = 0; u < kTogether; u++) {
-      const int i = first + u * kWarps * 32, part = i % (groups * 16), row = i / (groups * 16);
-      // `total` is a multiple of 16, so the sixteen lanes of a group are all here or none is.
+    for (int half = 0; half < 2; half++) {
+      const int group = 2 * pair + half;
+      if (group >= groups) break;
       float sum = 0.f;
-      if (i < total) {
-        const int group = part / 16, step = part % 16 / 2, half = part % 2;
-        uint32_t* to = reinterpret_cast<uint32_t*>(fragments + ((group * 8 + step) * BATCHES + row / 8) * 32 + row % 8 * 4) + half;
-        const uint32_t* words = &x[u].x;
+#pragma unroll
+      for (int u = 0; u < 4; u++) {
+        const int part = u * 4 + lane / 8;
+        uint32_t* to = reinterpret_cast<uint32_t*>(fragments + ((group * 8 + part / 2) * BATCHES + item / pairs) * 32 + lane % 8 * 4) + part % 2;
+        const uint32_t* words = &x[half * 4 + u].x;
 #pragma unroll
         for (int t = 0; t < 4; t++) {
           to[2 * t] = words[t];
@@ -70,9 +74,9 @@ __device__ __forceinline__ void load_activations(const Problem& p, int first_gro
           sum += v.x + v.y;
         }
       }
-#pragma unroll
-      for (int step = 8; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-      if (i < total && part % 16 == 0) sums[part / 16 * BATCHES * 8 + row] = sum;
+      sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+      if (lane < 8) sums[group * BATCHES * 8 + row] = sum;
     }
   }
   __syncthreads();
@@ -81,7 +85,8 @@ __device__ __forceinline__ void load_activations(const Problem& p, int first_gro
 template <int BATCHES>
 __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, const uint2* fragments, const float* sums) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  float acc[BATCHES][4] = {};
+  // Two chains of dependent products, so that one's latency hides under the other.
+  float acc[2][BATCHES][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const uint4 words = tk::load_shared16(tile + half * 512 + lane * 16);
@@ -92,7 +97,7 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t 
 #pragma unroll
       for (int b = 0; b < BATCHES; b++) {
         const uint2 f = fragments[((half * 4 + s) * BATCHES + b) * 32 + lane];
-        tk::mma_bf16(acc[b], a0, a1, a2, a3, f.x, f.y);
+        tk::mma_bf16(acc[s % 2][b], a0, a1, a2, a3, f.x, f.y);
       }
     }
   }
@@ -104,16 +109,17 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t 
 #pragma unroll
   for (int b = 0; b < BATCHES; b++) {
     const float2 sum = *reinterpret_cast<const float2*>(sums + b * 8 + 2 * t);
-    out[b][0] += s0.x * fmaf(shift0, sum.x, acc[b][0]);
-    out[b][1] += s0.x * fmaf(shift0, sum.y, acc[b][1]);
-    out[b][2] += s1.x * fmaf(shift1, sum.x, acc[b][2]);
-    out[b][3] += s1.x * fmaf(shift1, sum.y, acc[b][3]);
+    out[b][0] += s0.x * fmaf(shift0, sum.x, acc[0][b][0] + acc[1][b][0]);
+    out[b][1] += s0.x * fmaf(shift0, sum.y, acc[0][b][1] + acc[1][b][1]);
+    out[b][2] += s1.x * fmaf(shift1, sum.x, acc[0][b][2] + acc[1][b][2]);
+    out[b][3] += s1.x * fmaf(shift1, sum.y, acc[0][b][3] + acc[1][b][3]);
   }
 }
 
-// Sum the warps' tiles, in warp order, and hand the 16 features x M rows on: to y, or to the partials of this split.
+// Sum the slices of this block's feature tiles, in order, and hand them on: to y, or to the partials of this split.
 template <int BATCHES>
-__device__ __forceinline__ void reduce_and_store(const Problem& p, float (&out)[BATCHES][4], float* board, int block, int split) {
+__device__ __forceinline__ void reduce_and_store(const Problem& p, float (&out)[BATCHES][4], float* board, int first_tile, int tiles, int slices,
+                                                 int split) {
   constexpr int kRow = BATCHES * 8 + 1;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   float* mine = board + warp * 16 * kRow;
@@ -125,13 +131,11 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, float (&out)[
     mine[(g + 8) * kRow + b * 8 + 2 * t + 1] = out[b][3];
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < 16 * BATCHES * 8; i += kWarps * 32) {
-    const int feature = i % 16, row = i / 16;
-    if (row >= p.m) continue;
+  for (int i = threadIdx.x; i < tiles * 16 * p.m; i += kWarps * 32) {
+    const int feature = i % 16, tile = i / 16 % tiles, row = i / 16 / tiles;
     float sum = 0.f;
-#pragma unroll
-    for (int w = 0; w < kWarps; w++) sum += board[(w * 16 + feature) * kRow + row];
-    const size_t at = static_cast<size_t>(row) * p.n + block * 16 + feature;
+    for (int s = 0; s < slices; s++) sum += board[((tile * slices + s) * 16 + feature) * kRow + row];
+    const size_t at = static_cast<size_t>(row) * p.n + (first_tile + tile) * 16 + feature;
     if (p.splits == 1)
       p.y[at] = __float2bfloat16_rn(sum);
     else
@@ -140,22 +144,23 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, float (&out)[
   __syncthreads();
 }
 
-// The last split to finish a block of features sums the splits, in order.
-__device__ __forceinline__ void join_splits(const Problem& p, int block) {
+// The last split to finish these feature tiles sums the splits, in order.
+__device__ __forceinline__ void join_splits(const Problem& p, int first_tile, int tiles) {
   __shared__ bool last;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(p.arrived + block, 1u) + 1 == static_cast<unsigned int>(p.splits);
+  if (threadIdx.x == 0) last = atomicAdd(p.arrived + first_tile, 1u) + 1 == static_cast<unsigned int>(p.splits);
   __syncthreads();
   if (!last) return;
   __threadfence();
-  for (int i = threadIdx.x; i < 16 * p.m; i += kWarps * 32) {
-    const size_t at = static_cast<size_t>(i / 16) * p.n + block * 16 + i % 16;
+  const int width = tiles * 16;
+  for (int i = threadIdx.x; i < width * p.m; i += kWarps * 32) {
+    const size_t at = static_cast<size_t>(i / width) * p.n + first_tile * 16 + i % width;
     float sum = 0.f;
     for (int s = 0; s < p.splits; s++) sum += __ldcg(p.partial + static_cast<size_t>(s) * p.m * p.n + at);
     p.y[at] = __float2bfloat16_rn(sum);
   }
-  if (threadIdx.x == 0) p.arrived[block] = 0;
+  if (threadIdx.x == 0) p.arrived[first_tile] = 0;
 }
 
 template <int BATCHES>
@@ -173,19 +178,25 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   float* board = reinterpret_cast<float*>(rings + kWarps * kStages * kTileBytes);
   const uint32_t ring = tk::smem_address(rings) + warp * kStages * kTileBytes;
 
+  // Feature tiles of this block, in rounds of at most one a warp; what warps are left over slice K.
   const int blocks = p.n / 16;
-  // This warp's tiles: of every feature block of this thread block, groups warp, warp + kWarps, …
-  int feed_block = blockIdx.x, feed_group = warp, feed_stage = 0;
+  const int begin = static_cast<int>(static_cast<long long>(blockIdx.x) * blocks / gridDim.x);
+  const int end = static_cast<int>(static_cast<long long>(blockIdx.x + 1) * blocks / gridDim.x);
+  const int most_tiles = min(kWarps, (blocks + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
+  const int slices = max(1, min(kWarps / most_tiles, all_groups / p.splits));
+  const int tile = warp / slices, slice = warp % slices;
+  const int from = slice * groups / slices, to = (slice + 1) * groups / slices;
+
+  int feed_tile = begin + tile, feed_group = from, feed_stage = 0;
   const auto feed = [&]() {
-    if (feed_block < blocks && feed_group < groups) {
-      const unsigned char* tile = p.w + (static_cast<size_t>(feed_block) * all_groups + first_group + feed_group) * kTileBytes;
+    if (tile < most_tiles && feed_tile < end) {
+      const unsigned char* w = p.w + (static_cast<size_t>(feed_tile) * all_groups + first_group + feed_group) * kTileBytes;
       const uint32_t stage = ring + feed_stage * kTileBytes;
-      tk::copy_async16(stage + lane * 16, tile + lane * 16);
-      tk::copy_async16(stage + 512 + lane * 16, tile + 512 + lane * 16);
-      if (lane < 4) tk::copy_async16(stage + kScaleOffset + lane * 16, tile + kScaleOffset + lane * 16);
+      tk::copy_async16(stage + lane * 16, w + lane * 16);
+      tk::copy_async16(stage + 512 + lane * 16, w + 512 + lane * 16);
+      if (lane < 4) tk::copy_async16(stage + kScaleOffset + lane * 16, w + kScaleOffset + lane * 16);
       if (++feed_stage == kStages) feed_stage = 0;
-      feed_group += kWarps;
-      if (feed_group >= groups) feed_group = warp, feed_block += gridDim.x;
+      if (++feed_group >= to) feed_group = from, feed_tile += most_tiles;
     }
     tk::copy_async_commit();
   };
@@ -193,19 +204,22 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   load_activations<BATCHES>(p, first_group, groups, fragments, sums);
 
   int stage = 0;
-  for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
+  for (int first_tile = begin; first_tile < end; first_tile += most_tiles) {
     float out[BATCHES][4] = {};
-    for (int group = warp; group < groups; group += kWarps) {
-      tk::copy_async_wait<kStages - 1>();
-      __syncwarp();
-      tile_product<BATCHES>(out, ring + stage * kTileBytes, fragments + static_cast<size_t>(group) * 8 * BATCHES * 32,
-                            sums + group * BATCHES * 8);
-      __syncwarp();
-      if (++stage == kStages) stage = 0;
-      feed();
+    if (tile < most_tiles && first_tile + tile < end) {
+      for (int group = from; group < to; group++) {
+        tk::copy_async_wait<kStages - 1>();
+        __syncwarp();
+        tile_product<BATCHES>(out, ring + stage * kTileBytes, fragments + static_cast<size_t>(group) * 8 * BATCHES * 32,
+                              sums + group * BATCHES * 8);
+        __syncwarp();
+        if (++stage == kStages) stage = 0;
+        feed();
+      }
     }
-    reduce_and_store<BATCHES>(p, out, board, block, split);
-    if (p.splits > 1) join_splits(p, block);
+    const int tiles = min(most_tiles, end - first_tile);
+    reduce_and_store<BATCHES>(p, out, board, first_tile, tiles, slices, split);
+    if (p.splits > 1) join_splits(p, first_tile, tiles);
   }
 }
 

@@ -48,7 +48,7 @@ impl DecodeWorkspace {
         let chunks = shape.chunks();
         Ok(Self {
             partial: Buffer::zeros(stream, shape.sequences * shape.query_heads * chunks * (DIM + 2))?,
-            arrived: Buffer::zeros(stream, shape.sequences * shape.kv_heads)?,
+            arrived: Buffer::zeros(stream, 2 + shape.sequences * shape.kv_heads)?,
         })
     }
 }
@@ -138,8 +138,11 @@ pub fn paged_decode(
         _ => return refuse("query heads must be 1, 2, 4 or 8 times the key heads"),
     };
     let shape = DecodeShape { sequences, query_heads, kv_heads, capacity: width.saturating_mul(page_tokens) };
-    if shape.capacity > 1 << 30 || pages > i32::MAX as usize || sequences > 1 << 20 || kv_heads > 1 << 10 {
-        return refuse("at most 2^30 tokens a sequence, 2^31 pages, 2^20 sequences and 1,024 key heads");
+    // Units of work are numbered in 31 bits, with room for what the last warps draw in vain.
+    if shape.capacity > 1 << 30 || pages > i32::MAX as usize || sequences.saturating_mul(kv_heads) > 1 << 25 {
+        return refuse(
+            "at most 2^30 tokens a sequence, 2^31 pages, and 2^25 pairs of a sequence and a key head",
+        );
     }
     let max_chunks = shape.chunks();
     if workspace.arrived.len() < sequences * kv_heads
