@@ -338,7 +338,7 @@ fn check_url(field: String, value: &str, example: &'static str) -> Result<(), Mo
     }
 }
 
-fn check_range<T: PartialOrd + ToString>(
+fn check_range<T: Copy + PartialOrd + ToString>(
     field: &'static str,
     value: T,
     low: T,

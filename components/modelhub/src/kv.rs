@@ -240,7 +240,7 @@ impl Kv {
 fn entry(kv: etcd_client::KeyValue) -> Entry {
     let revision = kv.mod_revision();
     let (key, value) = kv.into_key_value();
-    Entry { key: String::from_utf8_lossy(&key).into_owned(), value: value.into(), revision }
+    Entry { key: String::from_utf8_lossy(&key).into_owned(), value, revision }
 }
 
 fn store_error(operation: &'static str, endpoints: &str, source: etcd_client::Error) -> KvError {

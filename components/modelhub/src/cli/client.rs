@@ -1,5 +1,7 @@
 //! The server as the command line sees it.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Serialize;
@@ -172,7 +174,7 @@ pub fn encode_path(path: &str) -> String {
             if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
                 out.push(char::from(byte));
             } else {
-                out.push_str(&format!("%{byte:02X}"));
+                let _ = write!(out, "%{byte:02X}");
             }
             out
         })

@@ -1,5 +1,6 @@
 //! `modelhub rag eval`: retrieval and citations measured on questions with known answers.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use aistack_api::rag::{Answer, Passage, Passages, RagQuery};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::output::{Output, table};
 use super::rag::rag_path;
 use super::{CliError, HubClient};
+use crate::text::FileKind;
 
 /// `rag eval`
 #[derive(Debug, Args)]
@@ -34,7 +36,8 @@ pub struct Eval {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Question {
-    question: String,
+    #[serde(rename = "question")]
+    text: String,
     file: String,
     contains: String,
 }
@@ -80,7 +83,7 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
     let base = rag_path(&command.name);
     for question in &questions {
         let query = RagQuery {
-            question: question.question.clone(),
+            question: question.text.clone(),
             top_k: Some(command.k.max(10)),
             ..RagQuery::default()
         };
@@ -93,7 +96,7 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
         } else {
             let found = found.passages.iter().take(command.k as usize);
             report.missed.push(Missed {
-                question: question.question.clone(),
+                question: question.text.clone(),
                 wanted: question.file.clone(),
                 found: found.map(|p| format!("{} {:.2}", p.file, p.score)).collect(),
             });
@@ -156,7 +159,7 @@ async fn ask_all(
     let mut totals = Answers::default();
     let (mut sentences, mut supported) = (0_usize, 0_usize);
     for question in questions {
-        let query = RagQuery { question: question.question.clone(), ..RagQuery::default() };
+        let query = RagQuery { question: question.text.clone(), ..RagQuery::default() };
         let answer: Answer = client.post(&format!("{}/query", rag_path(&command.name)), &query).await?;
         let wanted = flat(&question.contains);
         let quoted = answer.citations.iter().any(|c| flat(&c.quote).contains(&wanted));
@@ -185,13 +188,14 @@ fn answers(question: &Question, passage: &Passage) -> bool {
 /// Whether the span of the file is the quoted text (for html: without its markup; pdf has no text bytes to check).
 fn check_span(command: &Eval, report: &mut Report, file: &str, start: u64, end: u64, quote: &str) {
     let Some(source) = &command.source else { return };
-    if file.ends_with(".pdf") {
+    let kind = FileKind::of(file);
+    if kind == Some(FileKind::Pdf) {
         return;
     }
     report.spans_checked += 1;
     let bytes = std::fs::read(source.join(file)).unwrap_or_default();
     let span = bytes.get(start as usize..end as usize).unwrap_or_default();
-    let right = if file.ends_with(".html") || file.ends_with(".htm") {
+    let right = if kind == Some(FileKind::Html) {
         let document = crate::text::read("span.html", span).map(|d| d.text).unwrap_or_default();
         flat(&document) == flat(quote)
     } else {
@@ -225,12 +229,14 @@ fn render(report: &Report) -> String {
     }
     let mut text = table(&["what", "figure"], &rows);
     for missed in &report.missed {
-        text.push_str(&format!(
-            "\nmissed  {}\n        wanted {}, found {}",
-            missed.question,
-            missed.wanted,
-            missed.found.join(", ")
-        ));
+        let found = missed.found.join(", ");
+        let _ = write!(
+            text,
+            "
+missed  {}
+        wanted {}, found {found}",
+            missed.question, missed.wanted
+        );
     }
     text
 }

@@ -1,6 +1,7 @@
 //! `modelhub rag`
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use aistack_api::rag::{
@@ -494,16 +495,17 @@ fn citation_line(citation: &Citation) -> String {
 fn timing_line(t: &Timings, trace_id: &str) -> String {
     let mut line = format!("embed {} · search {}", millis(t.embed_ms), millis(t.search_ms));
     if t.prompt_tokens > 0 || t.answer_tokens > 0 {
-        line.push_str(&format!(
+        let _ = write!(
+            line,
             " · prefill {} ({} tokens) · decode {} ({} tokens)",
             millis(t.prefill_ms),
             thousands(t.prompt_tokens),
             millis(t.decode_ms),
             thousands(t.answer_tokens)
-        ));
+        );
     }
     if !trace_id.is_empty() {
-        line.push_str(&format!(" · trace {trace_id}"));
+        let _ = write!(line, " · trace {trace_id}");
     }
     line
 }

@@ -201,7 +201,7 @@ impl Engines {
         connector.set_connect_timeout(Some(Duration::from_millis(limits.connect_timeout_ms)));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(Duration::from_mins(1))
             .pool_max_idle_per_host(512)
             .build(connector);
         let check_interval = Duration::from_millis(limits.health_interval_ms);

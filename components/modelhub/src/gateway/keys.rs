@@ -129,8 +129,7 @@ impl Keys {
     pub fn require_admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         match self.caller(headers)? {
             Caller::Admin => Ok(()),
-            Caller::Anonymous if self.admin.is_none() => Ok(()),
-            Caller::Key(_) if self.admin.is_none() => Ok(()),
+            Caller::Anonymous | Caller::Key(_) if self.admin.is_none() => Ok(()),
             Caller::Anonymous | Caller::Key(_) => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "admin_key_required",

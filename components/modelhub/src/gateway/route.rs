@@ -36,7 +36,7 @@ pub fn closest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a
             near.then_some((if contains { 0 } else { distance }, name))
         })
         .collect();
-    scored.sort();
+    scored.sort_unstable();
     scored.dedup();
     scored.into_iter().take(3).map(|(_, name)| name).collect()
 }
@@ -89,7 +89,8 @@ impl RetryBudget {
         if self.level < FLOOR {
             self.level = (self.level + passed * FLOOR).min(FLOOR);
         }
-        let allowed = self.level >= 1.0;
+        // Twenty times a twentieth is a little less than one.
+        let allowed = self.level >= 0.999;
         if allowed {
             self.level -= 1.0;
         }

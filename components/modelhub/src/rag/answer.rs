@@ -161,15 +161,13 @@ impl Writer {
             numbers.push(citation.number);
             self.add_citation(citation);
         }
-        for number in &numbers {
-            out.push_str(&format!(" [{number}]"));
-        }
-        if numbers.is_empty() && !denial {
-            out.push_str(" [?]");
-        }
+        let marks = marks(&numbers, denial);
+        out.push_str(&marks);
         out.push_str(&text[at..]);
         out.push_str(space);
-        self.answer.push_str(&out_of(text, at, &numbers, denial, space));
+        for piece in [&text[..at], &marks, &text[at..], space] {
+            self.answer.push_str(piece);
+        }
         let supported = !numbers.is_empty();
         self.done.push(AnswerSentence { text: text.clone(), citations: numbers, supported });
         out
@@ -214,13 +212,12 @@ impl Writer {
     }
 }
 
-/// The sentence with its marks, as the whole answer holds it.
-fn out_of(text: &str, at: usize, numbers: &[u32], denial: bool, space: &str) -> String {
-    let mut marks: String = numbers.iter().map(|n| format!(" [{n}]")).collect();
+/// The marks of a sentence.
+fn marks(numbers: &[u32], denial: bool) -> String {
     if numbers.is_empty() && !denial {
-        marks = " [?]".to_owned();
+        return " [?]".to_owned();
     }
-    format!("{}{marks}{}{space}", &text[..at], &text[at..])
+    numbers.iter().fold(String::new(), |marks, n| marks + " [" + &n.to_string() + "]")
 }
 
 /// “I don't know” claims nothing and needs no source.
@@ -260,7 +257,7 @@ mod tests {
         let mut writer = Writer::new("How many days in advance must leave be requested?", sources);
         let mut shown = String::new();
         let letters: Vec<char> = answer.chars().collect();
-        let mut settle = |writer: &mut Writer, ended: Vec<Ended>, shown: &mut String| {
+        let settle = |writer: &mut Writer, ended: Vec<Ended>, shown: &mut String| {
             for sentence in ended {
                 let supports = Evidence::settle(sentence.verdict.clone(), |_| None);
                 shown.push_str(&writer.accept(&sentence, &supports));

@@ -138,11 +138,9 @@ impl Evidence {
             }
         }
         let mut score = if all > 0.0 { held / all } else { 0.0 };
-        if wrong_number {
+        // Similarity of meaning is blind to both, so they must not even be inconclusive.
+        if wrong_number || claim.negated != stretch.iter().any(|w| w.negated) {
             score *= 0.3;
-        }
-        if claim.negated != stretch.iter().any(|w| w.negated) {
-            score *= 0.75;
         }
         score
     }
@@ -213,7 +211,8 @@ mod tests {
     fn similarity_settles_a_paraphrase() {
         let support = Support { passage: 1, quote: 0..4, score: 0.4 };
         let verdict = Verdict::Inconclusive(vec![support]);
-        assert_eq!(Evidence::settle(verdict.clone(), |_| Some(0.8))[0].score, 0.8);
+        let settled = Evidence::settle(verdict.clone(), |_| Some(0.8));
+        assert_eq!((settled.len(), settled[0].passage), (1, 1));
         assert!(Evidence::settle(verdict.clone(), |_| Some(0.5)).is_empty());
         assert!(Evidence::settle(verdict, |_| None).is_empty());
     }

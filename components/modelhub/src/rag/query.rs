@@ -101,7 +101,7 @@ impl Rag {
         let best = order.into_iter().take(top_k as usize).filter_map(|i| hits[i].take());
         let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
         timings.rag_ms = ms(ranking);
-        Ok(Retrieved { record, sources, timings, started, query })
+        Ok(Retrieved { record, query, sources, timings, started })
     }
 
     /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.

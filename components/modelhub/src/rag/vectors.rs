@@ -155,7 +155,7 @@ impl Vectors {
         let endpoint = config.endpoint.clone();
         let mut builder = Qdrant::from_url(&endpoint)
             .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .keep_alive_while_idle()
             .skip_compatibility_check();
         if let Some(path) = &config.api_key_file {

@@ -138,7 +138,7 @@ impl Artefacts {
     }
 
     fn path(&self, object: &str) -> Path {
-        object.split('/').fold(self.root.clone(), |path, part| path.join(part))
+        object.split('/').fold(self.root.clone(), Path::join)
     }
 
     /// Writes a stream. With an announced digest the object gets its final name at once; without one it is renamed, which on

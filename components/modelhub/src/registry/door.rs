@@ -63,13 +63,11 @@ async fn list(
     door.keys.caller(&headers)?;
     let mut wanted = Labels::new();
     for (name, value) in query {
-        match (name.as_str(), value.split_once('=')) {
-            ("label", Some((label, value))) => wanted.insert(label.to_owned(), value.to_owned()),
-            _ => {
-                let message = format!("{name}={value} is no filter: give  label=NAME=VALUE");
-                return Err(ApiError::invalid("invalid_filter", message));
-            }
+        let ("label", Some((label, value))) = (name.as_str(), value.split_once('=')) else {
+            let message = format!("{name}={value} is no filter: give  label=NAME=VALUE");
+            return Err(ApiError::invalid("invalid_filter", message));
         };
+        wanted.insert(label.to_owned(), value.to_owned());
     }
     door.registry.list(&wanted).await.map(Json)
 }

@@ -17,7 +17,7 @@ pub fn read(text: &str) -> Document {
                 blocks.push(Block { span: title, kind: BlockKind::Heading(level as u8) });
             }
             Event::Start(Tag::Paragraph) if items.is_empty() => {
-                push(text, &mut blocks, span, BlockKind::Prose)
+                push(text, &mut blocks, span, BlockKind::Prose);
             }
             Event::Start(Tag::CodeBlock(_) | Tag::TableHead | Tag::TableRow) => {
                 if let Some(from) = items.last_mut() {
@@ -27,7 +27,7 @@ pub fn read(text: &str) -> Document {
                 push(text, &mut blocks, span, BlockKind::Lines);
             }
             Event::Start(Tag::HtmlBlock) if items.is_empty() => {
-                push(text, &mut blocks, span, BlockKind::Lines)
+                push(text, &mut blocks, span, BlockKind::Lines);
             }
             Event::Start(Tag::Item) => items.push(span.start),
             Event::Start(Tag::List(_)) => {

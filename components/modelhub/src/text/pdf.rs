@@ -15,7 +15,8 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Document, ReadError> {
             continue;
         }
         let title = text.len();
-        text.push_str(&format!("page {}", i + 1));
+        text.push_str("page ");
+        text.push_str(&(i + 1).to_string());
         blocks.push(Block { span: title..text.len(), kind: BlockKind::Heading(1) });
         text.push_str("\n\n");
         let start = text.len();

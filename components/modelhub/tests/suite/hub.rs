@@ -1,0 +1,100 @@
+//! A ModelHub in this process.
+
+use aistack_api::modelhub::{EngineConfig, EngineTask, ModelhubConfig};
+use aistack_api::server::ServerConfig;
+use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown};
+use serde_json::Value;
+
+/// A running server; it stops when this is dropped.
+pub struct Hub {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub metrics: Metrics,
+    shutdown: Shutdown,
+    _artefacts: tempfile::TempDir,
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+pub fn engine(name: &str, url: &str, task: EngineTask) -> EngineConfig {
+    EngineConfig { name: name.into(), endpoint: url.into(), models: vec![], task, api_key_file: None }
+}
+
+/// A free port of this machine.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+impl Hub {
+    /// Starts a server; `change` completes its configuration.
+    pub async fn start(change: impl FnOnce(&mut ModelhubConfig)) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let artefacts = tempfile::tempdir().expect("a folder");
+        let mut config = ModelhubConfig {
+            listen: ([127, 0, 0, 1], free_port()).into(),
+            artefacts: artefacts.path().join("artefacts").display().to_string(),
+            ..ModelhubConfig::default()
+        };
+        config.limits.health_interval_ms = 100;
+        change(&mut config);
+        let component = Component { name: "modelhub", env_prefix: "MODELHUB_", version: "test" };
+        let ctx = Ctx {
+            component,
+            shutdown: Shutdown::default(),
+            health: Health::default(),
+            metrics: Metrics::new(component),
+            server: ServerConfig::with_admin(([127, 0, 0, 1], 0).into()),
+        };
+        let url = format!("http://{}", config.listen);
+        let (shutdown, health, metrics) = (ctx.shutdown.clone(), ctx.health.clone(), ctx.metrics.clone());
+        tokio::spawn(async move { modelhub::server::serve(config, ctx).await.expect("the server runs") });
+        let client = reqwest::Client::builder().build().expect("a client");
+        let hub = Self { url, client, metrics, shutdown, _artefacts: artefacts };
+        eventually("the server is ready", || async { health.is_ready() }).await;
+        hub
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.send(self.client.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.send(self.client.get(format!("{}{path}", self.url))).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        self.send(self.client.delete(format!("{}{path}", self.url))).await
+    }
+
+    pub async fn put(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        self.send(self.client.put(format!("{}{path}", self.url)).body(body)).await
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.send().await.expect("the server answers");
+        let status = response.status().as_u16();
+        let body = response.bytes().await.expect("a whole body");
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// Value of a metric's line.
+    pub fn metric(&self, line_start: &str) -> u64 {
+        let text = self.metrics.encode();
+        let line = text.lines().find(|l| l.starts_with(line_start));
+        line.and_then(|l| l.rsplit(' ').next()).and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Waits until a condition holds, for ten seconds at most.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let start = std::time::Instant::now();
+    while !holds().await {
+        assert!(start.elapsed().as_secs() < 10, "{what}: not within 10 s");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
