@@ -35,16 +35,20 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     folder.create()?;
     let Some(lock) = folder.lock()? else { return Err(already_up(&folder)) };
     kill_orphans(&folder);
-    let plan = prepare(&compiled, &folder, args.port)?;
+    // Held until every pod listens on its own port.
+    let mut ports = Ports::default();
+    let plan = prepare(&compiled, &folder, args.port, &mut ports)?;
     folder.write_plan(&plan)?;
     let manifest = fs::canonicalize(&args.file).unwrap_or_else(|_| args.file.clone());
     if args.detach {
         // The supervisor takes the lock itself.
         drop(lock);
-        return detach(&folder, &manifest, args.timeout);
+        let outcome = detach(&folder, &manifest, args.timeout);
+        drop(ports);
+        return outcome;
     }
     let outcome = foreground(plan, &folder, manifest);
-    drop(lock);
+    drop((lock, ports));
     outcome
 }
 
@@ -90,9 +94,13 @@ fn kill_orphans(folder: &StackFolder) {
 }
 
 /// Ports, programs, models and keys: everything that could be missing is found missing before anything starts.
-fn prepare(compiled: &Compiled, folder: &StackFolder, wanted: Option<u16>) -> Result<LocalPlan, Failure> {
+fn prepare(
+    compiled: &Compiled,
+    folder: &StackFolder,
+    wanted: Option<u16>,
+    ports: &mut Ports,
+) -> Result<LocalPlan, Failure> {
     let folders = Folders { state: folder.path().to_owned(), models: models_folder()? };
-    let mut ports = Ports::default();
     let mut give = |pod: &str, container: u16, entry: bool| {
         if !entry {
             return ports.prefer(container).map_err(|source| PlanError::Port { pod: pod.to_owned(), source });

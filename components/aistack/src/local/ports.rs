@@ -1,27 +1,32 @@
 //! Free loopback ports, and who holds one that is not free.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
-/// Hands out loopback ports, each once.
+/// Hands out loopback ports, each once on this machine for as long as the value lives.
+///
+/// Between the moment that a port is found free and the moment that a pod listens there, a second `aistack up` could find
+/// it free as well. So each port comes with a reservation: an abstract Unix socket of its name, which the kernel gives to
+/// one process at a time and takes back when that process ends.
 #[derive(Debug, Default)]
 pub struct Ports {
-    given: BTreeSet<u16>,
+    reservations: BTreeMap<u16, UnixListener>,
 }
 
 impl Ports {
     /// The wanted port when it is free, else one that the kernel picks.
     pub fn prefer(&mut self, wanted: u16) -> io::Result<u16> {
-        if !self.given.contains(&wanted) && is_free(wanted) {
-            self.given.insert(wanted);
-            return Ok(wanted);
+        if let Some(port) = self.exactly(wanted) {
+            return Ok(port);
         }
         loop {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            if self.given.insert(port) {
+            if let Some(port) = self.exactly(port) {
                 return Ok(port);
             }
         }
@@ -29,11 +34,20 @@ impl Ports {
 
     /// The wanted port and no other; `None` when it is taken.
     pub fn exactly(&mut self, wanted: u16) -> Option<u16> {
-        (!self.given.contains(&wanted) && is_free(wanted)).then(|| {
-            self.given.insert(wanted);
+        if self.reservations.contains_key(&wanted) {
+            return None;
+        }
+        let reservation = reserve(wanted)?;
+        is_free(wanted).then(|| {
+            self.reservations.insert(wanted, reservation);
             wanted
         })
     }
+}
+
+fn reserve(port: u16) -> Option<UnixListener> {
+    let address = SocketAddr::from_abstract_name(format!("aistack-port-{port}")).ok()?;
+    UnixListener::bind_addr(&address).ok()
 }
 
 fn is_free(port: u16) -> bool {
@@ -106,5 +120,8 @@ mod tests {
         let other = ports.prefer(port).expect("another port");
         assert_ne!(other, port);
         assert_ne!(ports.prefer(other).expect("a third"), other, "no port is given twice");
+        assert_eq!(Ports::default().exactly(other), None, "not by anybody else either");
+        drop(ports);
+        assert_eq!(Ports::default().exactly(other), Some(other));
     }
 }

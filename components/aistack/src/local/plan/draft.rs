@@ -106,10 +106,18 @@ pub(super) fn allocate(
     give: &mut GivePort<'_>,
 ) -> Result<PortBook, PlanError> {
     let mut book = PortBook::new();
-    // The front door first: no other pod may take its port.
+    // The front door first: no other pod may take its port. With several pods behind it, it is the proxy's.
+    for service in services {
+        let pods = drafts.iter().filter(|draft| selects(service, draft)).count();
+        if let (Some(number), true) = (entry_number(service), pods > 1) {
+            let name = service_key(service);
+            let local = give(&name, number, true)?;
+            book.insert((name, number), local);
+        }
+    }
     for entry_pass in [true, false] {
         for draft in drafts {
-            let entry = entry_port_name(draft, services);
+            let entry = entry_port_name(draft, drafts, services);
             for port in draft.container()?.ports.iter().flatten() {
                 let number = u16::try_from(port.container_port).unwrap_or_default();
                 let is_entry =
@@ -123,10 +131,24 @@ pub(super) fn allocate(
     Ok(book)
 }
 
-fn entry_port_name(draft: &Draft<'_>, services: &[&Service]) -> Option<String> {
+/// Key of a Service's own port in the book; no pod has a name with a slash.
+fn service_key(service: &Service) -> String {
+    format!("service/{}", service.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// The port of a Service that people open.
+fn entry_number(service: &Service) -> Option<u16> {
+    let wanted = service.metadata.annotations.as_ref()?.get(ENTRY_ANNOTATION)?;
+    let port =
+        service.spec.as_ref()?.ports.iter().flatten().find(|port| port.name.as_ref() == Some(wanted))?;
+    u16::try_from(port.port).ok()
+}
+
+fn entry_port_name(draft: &Draft<'_>, drafts: &[Draft<'_>], services: &[&Service]) -> Option<String> {
     services
         .iter()
         .filter(|service| selects(service, draft))
+        .filter(|service| drafts.iter().filter(|other| selects(service, other)).count() == 1)
         .find_map(|service| service.metadata.annotations.as_ref()?.get(ENTRY_ANNOTATION).cloned())
 }
 
@@ -169,7 +191,8 @@ pub(super) fn names(
                 [(_, only)] => *only,
                 [(_, first), ..] if headless => *first,
                 _ => {
-                    let listen = give(&name, number, false)?;
+                    let kept = book.get(&(service_key(service), number)).copied();
+                    let listen = kept.map_or_else(|| give(&name, number, false), Ok)?;
                     proxies.push(ProxyPlan { service: name.clone(), listen, backends });
                     listen
                 }
