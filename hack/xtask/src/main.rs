@@ -2,6 +2,7 @@
 
 mod models;
 mod protos;
+mod reference;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write every generated file: protocol code, CRDs.
+    /// Write every generated file: protocol code, CRDs, reference pages.
     #[command(
         after_help = "Example:\n  cargo xtask gen          write them\n  cargo xtask gen --check  fail where one is out of date"
     )]
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
 /// Files derived from code, by path below the root.
 fn derived(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = protos::generate(root)?;
+    files.extend(reference::generate(root)?);
     for (name, text) in aistack_crds::generated() {
         files.push((root.join("crds/generated").join(name), text));
     }
