@@ -7,7 +7,8 @@ use crate::raft::{
 use crate::reads::ReadGate;
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::{BasicNode, Config, Raft};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{BasicNode, Config, Raft, RaftMetrics};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -118,11 +119,13 @@ pub struct GroupStatus {
 }
 
 type Types1<S> = Types<Option<<S as StateMachine>::Response>>;
+type MetricsOf<S> = WatchReceiverOf<Types1<S>, RaftMetrics<Types1<S>>>;
 type RaftOf<S> = Raft<Types1<S>, Machine<S>>;
 
 /// A state machine replicated by a Raft group.
 pub struct Replicated<S: StateMachine> {
     raft: RaftOf<S>,
+    metrics: MetricsOf<S>,
     reads: ReadGate,
     log: Log,
     node: NodeId,
@@ -157,7 +160,8 @@ impl<S: StateMachine> Replicated<S> {
         lead(&raft, &options).await?;
         let snapshots = tokio::spawn(take_snapshots(raft.clone(), due));
         let reads = ReadGate::start(raft.clone());
-        Ok(Self { raft, reads, log, node: options.node, snapshots, recovery })
+        let metrics = raft.metrics();
+        Ok(Self { raft, metrics, reads, log, node: options.node, snapshots, recovery })
     }
 
     /// What was found in the log at start.
@@ -186,10 +190,14 @@ impl<S: StateMachine> Replicated<S> {
         self.reads.pass().await
     }
 
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        openraft::async_runtime::WatchReceiver::borrow_watched(&self.metrics).current_term
+    }
+
     /// Where the group stands.
     pub fn status(&self) -> GroupStatus {
-        let metrics = self.raft.metrics();
-        let metrics = openraft::async_runtime::WatchReceiver::borrow_watched(&metrics).clone();
+        let metrics = openraft::async_runtime::WatchReceiver::borrow_watched(&self.metrics).clone();
         GroupStatus {
             node: self.node,
             term: metrics.current_term,

@@ -1,0 +1,65 @@
+//! The Cluster service: a member list of one.
+
+use super::{Door, absent};
+use crate::node::Node;
+use tonic::{Request, Response, Status, async_trait};
+use wire::etcd::etcdserverpb as pb;
+use wire::etcd::etcdserverpb::cluster_server::Cluster;
+
+const ONE: &str = "clusters of more than one member";
+
+fn member(node: &Node) -> pb::Member {
+    let config = &node.config;
+    let mut client_ur_ls = config.advertise_client_urls.clone();
+    if client_ur_ls.is_empty() {
+        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+        client_ur_ls.push(format!("{scheme}://{}", config.listen_client));
+    }
+    pb::Member {
+        id: node.identity.member_id,
+        name: config.name.clone(),
+        peer_ur_ls: vec![format!("http://{}", config.listen_peer)],
+        client_ur_ls,
+        is_learner: false,
+    }
+}
+
+#[async_trait]
+impl Cluster for Door {
+    async fn member_add(
+        &self,
+        _request: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        Err(absent(ONE))
+    }
+
+    async fn member_remove(
+        &self,
+        _request: Request<pb::MemberRemoveRequest>,
+    ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        Err(absent(ONE))
+    }
+
+    async fn member_update(
+        &self,
+        _request: Request<pb::MemberUpdateRequest>,
+    ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        Err(absent("changes of a member's addresses"))
+    }
+
+    async fn member_list(
+        &self,
+        _request: Request<pb::MemberListRequest>,
+    ) -> Result<Response<pb::MemberListResponse>, Status> {
+        let members = vec![member(&self.node)];
+        // etcd leaves the revision out of cluster answers.
+        Ok(Response::new(pb::MemberListResponse { header: Some(self.header(0)), members }))
+    }
+
+    async fn member_promote(
+        &self,
+        _request: Request<pb::MemberPromoteRequest>,
+    ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        Err(absent(ONE))
+    }
+}

@@ -1,0 +1,132 @@
+//! The KV service.
+
+use super::{Door, request, response};
+use crate::mvcc::{Answer, Command, QueryAnswer};
+use bytes::Bytes;
+use futures::stream;
+use tonic::{Request, Response, Status, async_trait};
+use wire::etcd::etcdserverpb as pb;
+use wire::etcd::etcdserverpb::kv_server::Kv;
+
+/// Keys in the first piece of a streamed range; pieces double from there.
+const FIRST_PIECE: usize = 10;
+
+/// The engine answered a command with an answer to another kind of command.
+fn mismatch() -> Status {
+    Status::internal("etcdserver: the engine gave an answer of another kind")
+}
+
+#[async_trait]
+impl Kv for Door {
+    type RangeStreamStream = stream::Iter<std::vec::IntoIter<Result<pb::RangeStreamResponse, Status>>>;
+
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let request = request.into_inner();
+        let serializable = request.serializable;
+        let query = request::query(request)?;
+        let answer = self.node.query(&query, serializable).await?;
+        let header = self.header(answer.revision);
+        Ok(Response::new(response::range(answer, Some(header))))
+    }
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        let serializable = request.serializable;
+        let query = request::query(request)?;
+        if query.sort.is_some() {
+            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        }
+        if query.has_bounds() {
+            return Err(Status::unimplemented("RangeStream does not support revision filters"));
+        }
+        let answer = self.node.query(&query, serializable).await?;
+        let header = self.header(answer.revision);
+        let limit = self.node.config.request_limits.max_request_bytes;
+        Ok(Response::new(stream::iter(pieces(answer, header, limit))))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let command = Command::Put(request::put(request.into_inner())?);
+        let Answer::Put { revision, prev } = self.node.propose_growth(&command).await? else {
+            return Err(mismatch());
+        };
+        let prev_kv = prev.map(response::key_value);
+        Ok(Response::new(pb::PutResponse { header: Some(self.header(revision)), prev_kv }))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let command = Command::Delete(request::delete(request.into_inner())?);
+        let Answer::Delete { revision, deleted, prev } = self.node.propose(&command).await? else {
+            return Err(mismatch());
+        };
+        let prev_kvs = prev.into_iter().map(response::key_value).collect();
+        Ok(Response::new(pb::DeleteRangeResponse { header: Some(self.header(revision)), deleted, prev_kvs }))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let request = request.into_inner();
+        let serializable = reads_only_locally(&request);
+        let txn = request::txn(request, self.node.config.request_limits.max_txn_ops)?;
+        let answer = if txn.is_read_only() {
+            self.node.read_txn(&txn, serializable).await?
+        } else {
+            match self.node.propose_growth(&Command::Txn(txn)).await? {
+                Answer::Txn(answer) => answer,
+                _ => return Err(mismatch()),
+            }
+        };
+        let header = self.header(answer.revision);
+        Ok(Response::new(response::txn(answer, Some(header))))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let revision = self.node.compact(request.revision, request.physical).await?;
+        Ok(Response::new(pb::CompactionResponse { header: Some(self.header(revision)) }))
+    }
+}
+
+/// Whether every step is a read that asked for no more than the local state.
+fn reads_only_locally(request: &pb::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).all(
+        |op| matches!(&op.request, Some(pb::request_op::Request::RequestRange(range)) if range.serializable),
+    )
+}
+
+/// Cuts an answer into pieces. Header, count and more stand in the last one.
+fn pieces(
+    answer: QueryAnswer,
+    header: pb::ResponseHeader,
+    limit: usize,
+) -> Vec<Result<pb::RangeStreamResponse, Status>> {
+    let QueryAnswer { kvs, count, more, .. } = answer;
+    let mut pieces: Vec<pb::RangeResponse> = Vec::new();
+    let mut piece = pb::RangeResponse::default();
+    let (mut room, mut bytes) = (FIRST_PIECE, 0);
+    for kv in kvs {
+        let size = kv.key.len() + kv.value.len() + 32;
+        if !piece.kvs.is_empty() && (piece.kvs.len() >= room || bytes + size > limit) {
+            room = if bytes * 2 <= limit { room * 2 } else { (room / 2).max(1) };
+            pieces.push(std::mem::take(&mut piece));
+            bytes = 0;
+        }
+        bytes += size;
+        piece.kvs.push(response::key_value(kv));
+    }
+    pieces.push(pb::RangeResponse { header: Some(header), more, count, ..piece });
+    pieces.into_iter().map(|piece| Ok(pb::RangeStreamResponse { range_response: Some(piece) })).collect()
+}
+
+/// The smallest key, which an empty one stands for where etcd allows it.
+pub fn smallest_key() -> Bytes {
+    Bytes::from_static(&[0])
+}

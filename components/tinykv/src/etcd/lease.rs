@@ -1,0 +1,98 @@
+//! The Lease service.
+
+use super::Door;
+use crate::mvcc::Command;
+use crate::node::LeaseLeft;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+use wire::etcd::etcdserverpb as pb;
+use wire::etcd::etcdserverpb::lease_server::Lease;
+
+/// Answers that wait for a slow client.
+const QUEUE: usize = 16;
+
+#[async_trait]
+impl Lease for Door {
+    type LeaseKeepAliveStream = ReceiverStream<Result<pb::LeaseKeepAliveResponse, Status>>;
+
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let request = request.into_inner();
+        let (id, ttl) = self.node.grant(request.id, request.ttl).await?;
+        Ok(Response::new(pb::LeaseGrantResponse { header: self.header_now(), id, ttl, error: String::new() }))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        self.node.propose(&Command::LeaseRevoke(request.into_inner().id)).await?;
+        Ok(Response::new(pb::LeaseRevokeResponse { header: self.header_now() }))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(keep_alive(self.clone(), request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        let left = self.node.lease_left(request.id).await?;
+        let LeaseLeft { ttl, granted, keys } =
+            left.unwrap_or(LeaseLeft { ttl: -1, granted: 0, keys: Vec::new() });
+        Ok(Response::new(pb::LeaseTimeToLiveResponse {
+            header: self.header_now(),
+            id: request.id,
+            ttl,
+            granted_ttl: granted,
+            keys: if request.keys { keys } else { Vec::new() },
+        }))
+    }
+
+    async fn lease_leases(
+        &self,
+        _request: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let leases = self.node.leases().await?.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        Ok(Response::new(pb::LeaseLeasesResponse { header: self.header_now(), leases }))
+    }
+}
+
+async fn keep_alive(
+    door: Door,
+    mut requests: Streaming<pb::LeaseKeepAliveRequest>,
+    sender: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
+) {
+    loop {
+        let request = tokio::select! {
+            request = requests.message() => request,
+            () = sender.closed() => return,
+            () = door.shutdown.cancelled() => {
+                // A full queue means a client that does not listen anyway.
+                let _ = sender.try_send(Err(Status::unavailable("etcdserver: server stopped")));
+                return;
+            }
+        };
+        let Ok(Some(request)) = request else { return };
+        // The header comes first: its revision must not be later than the renewal.
+        let header = door.header_now();
+        let response = match door.node.renew(request.id).await {
+            Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: ttl.unwrap_or(0) }),
+            Err(error) => Err(error.into()),
+        };
+        let failed = response.is_err();
+        if sender.send(response).await.is_err() || failed {
+            return;
+        }
+    }
+}

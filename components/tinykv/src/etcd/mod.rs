@@ -1,0 +1,82 @@
+//! The etcd door: API v3.7 over gRPC, and the few paths that etcd answers over plain HTTP.
+//!
+//! Wire types are known here only. What this version does not serve answers UNIMPLEMENTED with
+//! a sentence.
+
+mod cluster;
+mod error;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod request;
+mod response;
+mod watch;
+
+pub use http::routes;
+
+use crate::node::Node;
+use aistack_chassis::Shutdown;
+use axum::Router;
+use std::sync::Arc;
+use tonic::Status;
+use wire::etcd::etcdserverpb::ResponseHeader;
+use wire::etcd::etcdserverpb::cluster_server::ClusterServer;
+use wire::etcd::etcdserverpb::kv_server::KvServer;
+use wire::etcd::etcdserverpb::lease_server::LeaseServer;
+use wire::etcd::etcdserverpb::maintenance_server::MaintenanceServer;
+use wire::etcd::etcdserverpb::watch_server::WatchServer;
+
+/// The version of etcd whose API this is; clients read features from it.
+pub const ETCD_VERSION: &str = "3.7.3";
+/// What etcd allows a message to be larger than the request it carries.
+const MESSAGE_OVERHEAD: usize = 512 << 10;
+
+/// One door for all services of etcd.
+#[derive(Clone)]
+pub struct Door {
+    node: Arc<Node>,
+    shutdown: Shutdown,
+}
+
+impl Door {
+    /// A door to `node`; its streams end with `shutdown`.
+    pub fn new(node: Arc<Node>, shutdown: Shutdown) -> Self {
+        Self { node, shutdown }
+    }
+
+    /// etcd's gRPC services.
+    pub fn services(&self) -> Router {
+        let limit = self.node.config.request_limits.max_request_bytes + MESSAGE_OVERHEAD;
+        let door = || self.clone();
+        tonic::service::Routes::new(KvServer::new(door()).max_decoding_message_size(limit))
+            .add_service(WatchServer::new(door()).max_decoding_message_size(limit))
+            .add_service(LeaseServer::new(door()).max_decoding_message_size(limit))
+            .add_service(MaintenanceServer::new(door()).max_decoding_message_size(limit))
+            .add_service(ClusterServer::new(door()).max_decoding_message_size(limit))
+            .into_axum_router()
+    }
+
+    fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.node.identity.cluster_id,
+            member_id: self.node.identity.member_id,
+            revision,
+            raft_term: self.node.term(),
+        }
+    }
+
+    fn header_now(&self) -> Option<ResponseHeader> {
+        Some(self.header(self.node.revision()))
+    }
+}
+
+/// The end of a watch that wants to start before the last compaction.
+pub fn absent_revision(compacted: i64) -> Status {
+    Status::out_of_range(format!("required revision has been compacted; the oldest one left is {compacted}"))
+}
+
+/// The answer to what this version does not serve.
+fn absent(what: &str) -> Status {
+    Status::unimplemented(format!("etcdserver: tinykv does not serve {what} in this version"))
+}

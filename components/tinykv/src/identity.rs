@@ -1,0 +1,128 @@
+//! Who this member is. Written once, before anything else in the data directory, and never
+//! changed: a member that came back with another identity would vote twice.
+
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// The cluster's and the member's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The same on every member of a cluster.
+    pub cluster_id: u64,
+    /// This member's; also its Raft node id.
+    pub member_id: u64,
+}
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The system refused.
+    #[error("cannot use the data directory {path}: {source}", path = path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error("the data directory {path} is in use by another process; stop that one, or use another directory", path = path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is data, but nothing says whose.
+    #[error("{path} holds data but no identity.json; restore that file, or use another directory", path = path.display())]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The identity cannot be read.
+    #[error("{path} cannot be read: {reason}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Keeps other processes out of a data directory while it lives.
+#[derive(Debug)]
+pub struct DirLock(#[expect(dead_code, reason = "held, never read")] nix::fcntl::Flock<File>);
+
+/// Takes `dir`, creating it if there is none; answers who its member is.
+pub fn take(dir: &Path) -> Result<(Identity, DirLock), IdentityError> {
+    let failed = |source| IdentityError::Directory { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(failed)?;
+    let lock = lock(dir)?;
+    let path = dir.join("identity.json");
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let identity = serde_json::from_slice(&bytes)
+                .map_err(|error| IdentityError::Malformed { path, reason: error.to_string() })?;
+            Ok((identity, lock))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if dir.join("log").exists() || dir.join("state").exists() {
+                return Err(IdentityError::Lost { path: dir.to_owned() });
+            }
+            let identity = Identity { cluster_id: random_id(), member_id: random_id() };
+            write(dir, &path, identity).map_err(failed)?;
+            Ok((identity, lock))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
+    let file = File::create(dir.join("LOCK"))
+        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
+    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(DirLock(lock)),
+        Err(_) => Err(IdentityError::InUse { path: dir.to_owned() }),
+    }
+}
+
+fn write(dir: &Path, path: &Path, identity: Identity) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(serde_json::to_string_pretty(&identity).map_err(io::Error::other)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// A number that nobody else has drawn, not 0.
+pub fn random_id() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_drawn_once_and_kept() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (first, lock) = take(dir.path()).expect("taken");
+        assert!(matches!(take(dir.path()), Err(IdentityError::InUse { .. })));
+        drop(lock);
+        let (second, _lock) = take(dir.path()).expect("taken");
+        assert_eq!(first, second);
+        assert_ne!(first.cluster_id, first.member_id);
+    }
+
+    #[test]
+    fn data_without_an_identity_is_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        fs::create_dir(dir.path().join("log")).expect("created");
+        assert!(matches!(take(dir.path()), Err(IdentityError::Lost { .. })));
+        fs::write(dir.path().join("identity.json"), "{}").expect("written");
+        assert!(matches!(take(dir.path()), Err(IdentityError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,26 @@
+//! The engine: keys, their versions, leases and alarms under one order of revisions.
+//!
+//! It decides and never does: no disk, no clock, no network. [`Keyspace::apply`] maps the state
+//! and a [`Command`] to an [`Outcome`] and a list of [`Change`]s; the store writes those. Values
+//! that have left memory are asked for through [`Values`].
+
+mod apply;
+mod codec;
+mod compact;
+mod keyspace;
+mod lease;
+mod read;
+mod types;
+
+pub use codec::{CommandError, decode, encode};
+pub use compact::Sweep;
+pub use keyspace::{Change, Keyspace, Values, Version};
+pub use lease::Lease;
+pub use read::{Found, Selection};
+pub use types::{
+    Alarm, Answer, Command, Compare, Delete, KeyValue, Op, Outcome, Put, Query, QueryAnswer, Refusal,
+    Relation, SortBy, Span, Target, Txn, TxnAnswer,
+};
+
+#[cfg(test)]
+mod tests;

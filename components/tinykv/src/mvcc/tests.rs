@@ -1,0 +1,2 @@
+//! The engine against what etcd does, as tables and stories.
+use super::*;

@@ -1,0 +1,274 @@
+//! The replicated state machine: applies commands to the engine, writes what changed, tells the
+//! watchers.
+
+use super::db::{Batch, Db, Loaded, StoreError};
+use crate::lessor::Lessor;
+use crate::metrics::Figures;
+use crate::mvcc::{
+    self, Answer, Change, Command, Keyspace, Outcome, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
+};
+use crate::watch::Hub;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use replication::StateMachine;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::Notify;
+
+/// Commands applied under one hold of the engine's lock, so that readers get their turn.
+const TURN: usize = 256;
+/// Keys swept under one hold of the engine's lock.
+const SWEEP_KEYS: usize = 2_000;
+
+/// What answers a command that was applied.
+pub type Applied = Outcome;
+
+/// The state, for everybody who reads it.
+pub struct Shared {
+    keyspace: RwLock<Keyspace>,
+    db: Db,
+    /// The recent changes, for watchers.
+    pub hub: Hub,
+    /// When leases run out.
+    pub lessor: Lessor,
+    /// What is counted.
+    pub figures: Arc<Figures>,
+    /// Held while a batch is written; a checkpoint takes it to stand between two batches.
+    between_batches: Mutex<()>,
+    /// Rung when there is something to sweep.
+    compacted: Notify,
+    /// Last compaction whose sweep has ended.
+    swept: tokio::sync::watch::Sender<i64>,
+}
+
+/// What a store is opened with.
+pub struct SharedParts {
+    /// Values kept in memory, in bytes.
+    pub value_bytes: usize,
+    /// RocksDB's block cache, in bytes.
+    pub cache_bytes: usize,
+    /// The shortest lease that is granted, in seconds.
+    pub min_lease_ttl: i64,
+    /// Changes kept in memory for watchers, in bytes.
+    pub recent_bytes: usize,
+    /// Where to count.
+    pub figures: Arc<Figures>,
+}
+
+impl Shared {
+    /// Opens the state in `path` and builds the engine from it.
+    pub fn open(path: &Path, parts: SharedParts) -> Result<Arc<Self>, StoreError> {
+        let read = |source| StoreError::Read { path: path.to_owned(), source };
+        let db = Db::open(path, parts.cache_bytes)?;
+        let mut keyspace = Keyspace::new(parts.value_bytes, parts.min_lease_ttl);
+        db.versions(|stored, _| keyspace.restore(stored.key, stored.version)).map_err(read)?;
+        let Loaded { revision, compacted, leases, alarms } = db.load().map_err(read)?;
+        let lessor = Lessor::new(leases.iter().copied());
+        keyspace.restore_rest(revision, compacted, leases, alarms);
+        let hub = Hub::new(keyspace.revision(), parts.recent_bytes);
+        let swept = tokio::sync::watch::Sender::new(-1);
+        let shared = Self {
+            keyspace: RwLock::new(keyspace),
+            db,
+            hub,
+            lessor,
+            figures: parts.figures,
+            between_batches: Mutex::new(()),
+            compacted: Notify::new(),
+            swept,
+        };
+        // A compaction whose sweep was interrupted.
+        shared.compacted.notify_one();
+        Ok(Arc::new(shared))
+    }
+
+    /// Looks at the engine.
+    pub fn with<T>(&self, look: impl FnOnce(&Keyspace) -> T) -> T {
+        look(&self.keyspace.read())
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Answers a query from the state as it is here and now.
+    pub fn query(&self, query: &Query) -> io::Result<Result<QueryAnswer, Refusal>> {
+        loop {
+            let (selection, compacted) = {
+                let keyspace = self.keyspace.read();
+                match keyspace.select(query) {
+                    Ok(selection) => (selection, keyspace.compacted()),
+                    Err(refusal) => return Ok(Err(refusal)),
+                }
+            };
+            match selection.load(query, &self.db) {
+                Ok(answer) => return Ok(Ok(answer)),
+                // A version may be swept between selecting and loading it; only then look again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if self.with(|keyspace| keyspace.compacted() == compacted) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers a transaction that cannot write.
+    pub fn read_txn(&self, txn: &Txn) -> io::Result<Result<TxnAnswer, Refusal>> {
+        // The lock is held over the loads: its reads must see one state.
+        self.keyspace.read().read_txn(txn, &self.db)
+    }
+
+    /// Waits until the sweep of a compaction has ended.
+    pub async fn swept(&self, revision: i64) {
+        let mut swept = self.swept.subscribe();
+        // The sender lives as long as `self`.
+        let _ = swept.wait_for(|swept| *swept >= revision).await;
+    }
+
+    /// Sweeps after each compaction, for as long as the process lives.
+    pub async fn sweep_forever(self: Arc<Self>) {
+        loop {
+            self.compacted.notified().await;
+            let shared = Arc::clone(&self);
+            let swept = tokio::task::spawn_blocking(move || shared.sweep()).await;
+            if let Ok(Err(error)) = swept {
+                tracing::error!(%error, "compacted versions could not be dropped; they will be at the next start");
+            }
+        }
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        let compacted = self.with(Keyspace::compacted);
+        let mut next: Option<Bytes> = None;
+        loop {
+            let sweep = self.keyspace.write().sweep(next.as_ref(), SWEEP_KEYS);
+            let mut batch = self.db.batch();
+            for (key, revision) in &sweep.dropped {
+                batch.drop_version(key, *revision);
+            }
+            self.figures.swept_keys.fetch_add(sweep.dropped.len() as u64, Ordering::Relaxed);
+            if sweep.next.is_none() {
+                batch.drop_events_before(compacted.max(0));
+            }
+            batch.write()?;
+            next = sweep.next;
+            if next.is_none() {
+                self.swept.send_replace(compacted);
+                return Ok(());
+            }
+        }
+    }
+
+    fn apply(&self, commands: &[Command], position: &[u8]) -> io::Result<Vec<Applied>> {
+        let between = self.between_batches.lock();
+        let mut outcomes = Vec::with_capacity(commands.len());
+        let mut changes = Vec::new();
+        let mut batch = self.db.batch();
+        for turn in commands.chunks(TURN) {
+            let mut keyspace = self.keyspace.write();
+            for command in turn {
+                let before = changes.len();
+                let outcome = keyspace.apply(command, &self.db, &mut changes)?;
+                for (number, change) in changes[before..].iter().enumerate() {
+                    batch.change(change, number as u32);
+                }
+                if let Ok(answer) = &outcome {
+                    record(&mut batch, command, answer);
+                }
+                outcomes.push(outcome);
+            }
+        }
+        let revision = self.with(Keyspace::revision);
+        batch.position(position, revision);
+        batch.write()?;
+        self.keyspace.write().stored();
+        drop(between);
+        self.figures.applied(commands, &changes);
+        self.follow_up(commands, &outcomes);
+        self.hub.publish(revision, changes);
+        Ok(outcomes)
+    }
+
+    /// What is done beside the state: clocks of leases, the sweep.
+    fn follow_up(&self, commands: &[Command], outcomes: &[Applied]) {
+        for (command, outcome) in commands.iter().zip(outcomes) {
+            match (command, outcome) {
+                (Command::LeaseGrant { id, .. }, Ok(Answer::Granted { ttl, .. })) => {
+                    self.lessor.granted(*id, *ttl)
+                }
+                (Command::LeaseRevoke(id), _) => self.lessor.revoked(*id),
+                (Command::Compact(_), Ok(_)) => self.compacted.notify_one(),
+                _ => {}
+            }
+        }
+    }
+
+    fn checkpoint(&self, path: &Path) -> io::Result<Bytes> {
+        // Most is flushed while batches go on; what came meanwhile, between two of them.
+        self.db.flush()?;
+        let _between = self.between_batches.lock();
+        self.db.flush()?;
+        self.db.checkpoint(path)?;
+        self.db.position()?.ok_or_else(|| io::Error::other("the state has no position yet"))
+    }
+}
+
+/// Writes what a command did beside keys.
+fn record(batch: &mut Batch<'_>, command: &Command, answer: &Answer) {
+    match (command, answer) {
+        (Command::LeaseGrant { id, .. }, Answer::Granted { ttl, .. }) => batch.lease(*id, Some(*ttl)),
+        (Command::LeaseRevoke(id), _) => batch.lease(*id, None),
+        (Command::Compact(revision), _) => batch.compacted(*revision),
+        (Command::AlarmRaise(member, alarm), _) => batch.alarm(*member, *alarm, true),
+        (Command::AlarmClear(member, alarm), _) => batch.alarm(*member, *alarm, false),
+        _ => {}
+    }
+}
+
+/// The state machine as a Raft group drives it.
+pub struct KvMachine(pub Arc<Shared>);
+
+impl StateMachine for KvMachine {
+    type Response = Applied;
+
+    fn position(&self) -> io::Result<Option<Bytes>> {
+        self.0.db.position()
+    }
+
+    fn apply(&mut self, commands: Vec<Bytes>, position: Bytes) -> io::Result<Vec<Applied>> {
+        let commands: Vec<Command> = commands
+            .iter()
+            .map(|bytes| mvcc::decode(bytes).map_err(io::Error::other))
+            .collect::<Result<_, _>>()?;
+        self.0.apply(&commands, &position)
+    }
+
+    fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+        let shared = Arc::clone(&self.0);
+        Box::new(move |path| shared.checkpoint(path))
+    }
+
+    fn restore(&mut self, _copy: &Path) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a cluster of one never installs a snapshot; that comes with clusters of three",
+        ))
+    }
+}
+
+/// Changes grouped by revision, as they were applied.
+pub fn by_revision(changes: Vec<Change>) -> Vec<(i64, Vec<Change>)> {
+    let mut groups: Vec<(i64, Vec<Change>)> = Vec::new();
+    for change in changes {
+        match groups.last_mut() {
+            Some((revision, group)) if *revision == change.kv.mod_revision => group.push(change),
+            _ => groups.push((change.kv.mod_revision, vec![change])),
+        }
+    }
+    groups
+}

@@ -1,0 +1,19 @@
+//! Where the engine's state is kept: RocksDB, without its WAL.
+//!
+//! Durability is the Raft log's. Every batch carries the position that it brings the state to,
+//! and all column families flush atomically, so after a crash the database holds some earlier
+//! state whole, and the log replays the rest.
+//!
+//! | family | key | value |
+//! |---|---|---|
+//! | `kv` | escaped key ‖ ¬revision | the version |
+//! | `ev` | revision ‖ number within it | the key that changed |
+//! | `lease` | lease id | seconds |
+//! | `meta` | a name | revision, last compaction, Raft position, alarms |
+
+mod db;
+mod layout;
+mod machine;
+
+pub use db::{Db, Loaded, StoreError, StoredVersion};
+pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};
