@@ -85,7 +85,12 @@ impl Indexed {
             values += 1;
             match (schema.kind, value) {
                 (FieldKind::Keyword, Value::String(text)) => found.terms.push(text.clone()),
-                (FieldKind::Text, Value::String(text)) => found.terms.extend(words(text, &schema.text)),
+                (FieldKind::Text, Value::String(text)) => {
+                    let before = found.terms.len();
+                    found.terms.extend(words(text, &schema.text));
+                    // A text without words is a value all the same.
+                    found.others |= found.terms.len() == before;
+                }
                 (FieldKind::Bool, Value::Bool(value)) => found.bools.push(*value),
                 (FieldKind::Integer, Value::Number(number)) if number.as_i64().is_some() => {
                     found.integers.extend(number.as_i64());
