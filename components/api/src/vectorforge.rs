@@ -222,7 +222,7 @@ impl VectorforgeConfig {
         let ranges = [
             ("request_limits.max_dimension", limits.max_dimension, 1, 65_536),
             ("request_limits.max_filter_depth", limits.max_filter_depth, 1, 64),
-            ("engine.seal_points", engine.seal_points, 1_000, 10_000_000),
+            ("engine.seal_points", engine.seal_points, 1, 10_000_000),
             ("engine.max_segments", engine.max_segments, 1, 1_024),
             ("engine.hnsw_m", engine.hnsw_m, 4, 64),
             ("engine.hnsw_ef_construct", engine.hnsw_ef_construct, 4, 4_096),
@@ -275,9 +275,11 @@ mod tests {
         let config: VectorforgeConfig = serde_json::from_str("{}").expect("every field has a default");
         assert_eq!(config, VectorforgeConfig::default());
         let config: VectorforgeConfig =
-            serde_json::from_str(r#"{"server":{"limits":{"max_connections":7}}}"#).expect("the admin port has a default");
+            serde_json::from_str(r#"{"server":{"limits":{"max_connections":7}}}"#)
+                .expect("the admin port has a default");
         assert_eq!((config.server.admin_listen.port(), config.server.limits.max_connections), (6335, 7));
-        let error = serde_json::from_str::<VectorforgeConfig>(r#"{"engine":{"hnsw_mm":1}}"#).expect_err("no such field");
+        let error = serde_json::from_str::<VectorforgeConfig>(r#"{"engine":{"hnsw_mm":1}}"#)
+            .expect_err("no such field");
         assert!(error.to_string().contains("unknown field `hnsw_mm`"), "{error}");
     }
 }

@@ -85,8 +85,8 @@ impl Server {
     /// Serves until shutdown, then takes a checkpoint and releases the data directory.
     pub async fn run(self) -> Result<(), ServerError> {
         let Self { ctx, door, http, grpc } = self;
-        let rest = qdrant::router(door.clone())
-            .merge(serve::admin_routes(ctx.health.clone(), ctx.metrics.clone()));
+        let rest =
+            qdrant::router(door.clone()).merge(serve::admin_routes(ctx.health.clone(), ctx.metrics.clone()));
         let services = grpc_router(&ctx, &door).await;
         ctx.health.set_ready("engine", true);
         tracing::info!(
@@ -171,7 +171,8 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let names = self.door.engine.collections();
         let count = ConstGauge::new(names.len() as u64);
-        let total = encoder.encode_descriptor("collections_total", "Collections", None, count.metric_type())?;
+        let total =
+            encoder.encode_descriptor("collections_total", "Collections", None, count.metric_type())?;
         count.encode(total)?;
         let infos: Vec<_> = names
             .into_iter()

@@ -9,8 +9,8 @@ use aistack_api::vectorforge::VectorforgeConfig;
 use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown};
 use qdrant_client::Qdrant;
 use qdrant_client::qdrant::{
-    Condition, CreateCollectionBuilder, Distance, Filter, PointStruct, QueryPointsBuilder, UpsertPointsBuilder,
-    VectorParamsBuilder,
+    Condition, CreateCollectionBuilder, Distance, Filter, PointStruct, QueryPointsBuilder,
+    UpsertPointsBuilder, VectorParamsBuilder,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -76,14 +76,22 @@ impl Node {
 async fn what_one_door_writes_the_others_read_and_a_restart_keeps() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::start(dir.path()).await;
-    let qdrant = Qdrant::from_url(&format!("http://{}", node.grpc)).skip_compatibility_check().build().expect("a client");
+    let qdrant = Qdrant::from_url(&format!("http://{}", node.grpc))
+        .skip_compatibility_check()
+        .build()
+        .expect("a client");
     qdrant
-        .create_collection(CreateCollectionBuilder::new("docs").vectors_config(VectorParamsBuilder::new(2, Distance::Dot)))
+        .create_collection(
+            CreateCollectionBuilder::new("docs").vectors_config(VectorParamsBuilder::new(2, Distance::Dot)),
+        )
         .await
         .expect("created over gRPC");
     let payload: qdrant_client::Payload = json!({"lang": "en", "n": 1}).try_into().expect("an object");
     let points = vec![PointStruct::new(1, vec![1.0, 0.0], payload)];
-    qdrant.upsert_points(UpsertPointsBuilder::new("docs", points).wait(true)).await.expect("written over gRPC");
+    qdrant
+        .upsert_points(UpsertPointsBuilder::new("docs", points).wait(true))
+        .await
+        .expect("written over gRPC");
 
     let second = json!({"points": [{"id": "936da01f-9abd-4d9d-80c7-02af85c822a8", "vector": [0.0, 2.0]}]});
     let update = node.ok("PUT", "/collections/docs/points?wait=true", second).await;
@@ -130,9 +138,21 @@ async fn refusals_come_in_the_envelope_and_name_the_field() {
     let node = Node::start(dir.path()).await;
     node.ok("PUT", "/collections/c", json!({"vectors": {"size": 2, "distance": "Cosine"}})).await;
     let table = [
-        ("PUT", "/collections/c", json!({"vectors": {"size": 2, "distance": "Cosine"}}), 409, "already exists"),
+        (
+            "PUT",
+            "/collections/c",
+            json!({"vectors": {"size": 2, "distance": "Cosine"}}),
+            409,
+            "already exists",
+        ),
         ("PUT", "/collections/d", json!({"vectors": {"size": 2, "distance": "Cosine"}, "x": 1}), 400, "`x`"),
-        ("PUT", "/collections/c/points", json!({"points": [{"id": 1, "vector": [1]}]}), 400, "expected dim: 2"),
+        (
+            "PUT",
+            "/collections/c/points",
+            json!({"points": [{"id": 1, "vector": [1]}]}),
+            400,
+            "expected dim: 2",
+        ),
         ("PUT", "/collections/c/points", json!({"points": [{"id": 1, "vec": [1]}]}), 400, "points[0].vec"),
         ("POST", "/collections/c/points/query", json!({"query": {"fusion": "rrf"}}), 501, "fusion"),
         ("POST", "/collections/none/points/count", json!({}), 404, "none"),

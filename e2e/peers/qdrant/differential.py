@@ -27,6 +27,7 @@ import random
 import sys
 import time
 import uuid
+import warnings
 
 import generate
 from qdrant_client import QdrantClient, models
@@ -106,11 +107,10 @@ def compare_hits(ours, theirs):
 class Run:
     """The two sides, the generator, and a count of what was tried."""
 
-    def __init__(self, server: Server, seed: int, verbose: bool):
+    def __init__(self, server: Server, seed: int):
         self.random = random.Random(seed)
         self.make = generate.Generator(self.random)
         self.server = server
-        self.verbose = verbose
         self.memory = QdrantClient(":memory:")
         self.tally = collections.Counter()
         self.refused = collections.Counter()
@@ -131,7 +131,7 @@ class Run:
         ours, our_error = attempt(call, client)
         theirs, their_error = attempt(call, self.memory)
         if (our_error is None) != (their_error is None):
-            raise Mismatch(f"refused by one side only\n  server: {our_error!r}\n  memory: {their_error!r}")
+            raise Mismatch(f"refused by one side only\n  server: {our_error}\n  memory: {their_error!r}")
         if our_error is not None:
             if isinstance(our_error, UnexpectedResponse) and our_error.status_code >= 500:
                 raise Mismatch(f"server error: {our_error}")
@@ -183,7 +183,7 @@ class Run:
         self.change("set payload", lambda c: c.set_payload(NAME, payload, selector, key=key, wait=True), ids_of(selector))
 
     def overwrite_payload(self):
-        payload, selector = self.make.payload(), self.make.selector()
+        payload, selector = self.make.payload() or {}, self.make.selector()
         self.change("overwrite payload", lambda c: c.overwrite_payload(NAME, payload, selector, wait=True), ids_of(selector))
 
     def delete_payload(self):
@@ -320,15 +320,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=uuid.uuid4().int % 2**32)
     parser.add_argument("--kill-every", type=int, default=1000, help="kill -9 and restart each N operations (0: never)")
     parser.add_argument("--recreate-every", type=int, default=700)
-    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--segments", action=argparse.BooleanOptionalAction, default=True, help="seal after a few points")
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", "Payload indexes have no effect")
     print(f"seed {arguments.seed}, {arguments.ops} operations", flush=True)
-    server = Server()
+    # Segments of a few points, each with its graph: sealing, merging and deletes in sealed segments happen all the time.
+    settings = ["engine.seal_points=12", "engine.full_scan_points=4", "engine.max_segments=3"] if arguments.segments else []
+    server = Server(settings)
     started = time.monotonic()
     run = None
     done = 0
     try:
-        run = Run(server, arguments.seed, arguments.verbose)
+        run = Run(server, arguments.seed)
         for done in range(1, arguments.ops + 1):
             if done % arguments.recreate_every == 0:
                 run.compare_all()

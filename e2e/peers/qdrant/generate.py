@@ -117,7 +117,7 @@ class Generator:
 
     def partial_payload(self):
         keys = self.random.sample(["tag", "num", "flag", "text", "nest", "items", "mixed"], self.random.randint(1, 2))
-        return {key: self.field(key) for key in keys}
+        return {key: None if self.chance(0.15) else self.field(key) for key in keys}
 
     def path(self):
         return self.random.choice(PATHS)

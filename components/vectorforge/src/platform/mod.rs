@@ -10,13 +10,13 @@ use tonic::{Request, Response, Status};
 use wire::platform::v1::vector_service_server::{VectorService, VectorServiceServer};
 use wire::platform::v1::{
     CreateCollectionRequest, CreateCollectionResponse, DeleteCollectionRequest, DeleteCollectionResponse,
-    DeletePointsRequest, DeletePointsResponse, Distance as WireDistance, Point as WirePoint, PointId as WireId,
-    ScoredPoint, SearchRequest, SearchResponse, UpsertRequest, UpsertResponse, point_id,
+    DeletePointsRequest, DeletePointsResponse, Distance as WireDistance, Point as WirePoint,
+    PointId as WireId, ScoredPoint, SearchRequest, SearchResponse, UpsertRequest, UpsertResponse, point_id,
 };
 
 use crate::engine::{
-    Condition, Filter, JsonPath, MatchValue, Payload, Point, PointId, Predicate, SearchParams, Selector, Vectors, With,
-    WithPayload, WithVectors,
+    Condition, Filter, JsonPath, MatchValue, Payload, Point, PointId, Predicate, SearchParams, Selector,
+    Vectors, With, WithPayload, WithVectors,
 };
 use crate::qdrant::{
     CreateJson, DistanceJson, Door, DoorError, Operation, QueryKind, QueryRequest, VectorJson, VectorsJson,
@@ -67,7 +67,9 @@ fn value(wire: WireValue) -> Result<Value, DoorError> {
                 Value::Number(number.ok_or_else(|| DoorError::input("a payload number is not finite"))?)
             }
         }
-        Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(value).collect::<Result<_, _>>()?),
+        Some(Kind::ListValue(list)) => {
+            Value::Array(list.values.into_iter().map(value).collect::<Result<_, _>>()?)
+        }
         Some(Kind::StructValue(inner)) => Value::Object(object(inner)?),
     })
 }
@@ -86,7 +88,9 @@ fn wire_value(value: Value) -> WireValue {
         Value::Bool(flag) => Kind::BoolValue(flag),
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
         Value::String(text) => Kind::StringValue(text),
-        Value::Array(list) => Kind::ListValue(ListValue { values: list.into_iter().map(wire_value).collect() }),
+        Value::Array(list) => {
+            Kind::ListValue(ListValue { values: list.into_iter().map(wire_value).collect() })
+        }
         Value::Object(map) => Kind::StructValue(wire_object(map)),
     };
     WireValue { kind: Some(kind) }
@@ -104,9 +108,9 @@ fn point(wire: WirePoint) -> Result<Point, DoorError> {
 fn match_filter(wire: Struct) -> Result<Filter, DoorError> {
     let conditions = object(wire)?.into_iter().map(|(key, value)| {
         let predicate = match value {
-            Value::Array(list) => {
-                Predicate::Any(list.into_iter().map(|value| match_value(&key, value)).collect::<Result<_, _>>()?)
-            }
+            Value::Array(list) => Predicate::Any(
+                list.into_iter().map(|value| match_value(&key, value)).collect::<Result<_, _>>()?,
+            ),
             single => Predicate::Is(match_value(&key, single)?),
         };
         let key: JsonPath = key.parse()?;
@@ -119,7 +123,9 @@ fn match_value(key: &str, value: Value) -> Result<MatchValue, DoorError> {
     match value {
         Value::String(text) => Ok(MatchValue::Keyword(text)),
         Value::Bool(flag) => Ok(MatchValue::Bool(flag)),
-        Value::Number(number) if number.is_i64() => Ok(MatchValue::Integer(number.as_i64().unwrap_or_default())),
+        Value::Number(number) if number.is_i64() => {
+            Ok(MatchValue::Integer(number.as_i64().unwrap_or_default()))
+        }
         other => Err(DoorError::input(format!("match `{key}`: {other} is no string, integer or boolean"))),
     }
 }
@@ -138,7 +144,10 @@ fn distance(wire: i32) -> Result<DistanceJson, DoorError> {
 
 #[tonic::async_trait]
 impl VectorService for PlatformDoor {
-    async fn create_collection(&self, request: Request<CreateCollectionRequest>) -> Reply<CreateCollectionResponse> {
+    async fn create_collection(
+        &self,
+        request: Request<CreateCollectionRequest>,
+    ) -> Reply<CreateCollectionResponse> {
         let wire = request.into_inner();
         let vector = VectorJson::plain(wire.dimension as usize, distance(wire.distance)?);
         let create = CreateJson { vectors: Some(VectorsJson::Unnamed(vector)), ..CreateJson::default() };
@@ -146,7 +155,10 @@ impl VectorService for PlatformDoor {
         Ok(Response::new(CreateCollectionResponse {}))
     }
 
-    async fn delete_collection(&self, request: Request<DeleteCollectionRequest>) -> Reply<DeleteCollectionResponse> {
+    async fn delete_collection(
+        &self,
+        request: Request<DeleteCollectionRequest>,
+    ) -> Reply<DeleteCollectionResponse> {
         let name = request.into_inner().collection;
         let deleted = self.0.run(None, move |door| Ok(door.engine.drop_collection(&name)?)).await?;
         Ok(Response::new(DeleteCollectionResponse { deleted }))

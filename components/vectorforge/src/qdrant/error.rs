@@ -82,7 +82,8 @@ fn engine_text(error: &EngineError) -> String {
         ErrorClass::Unavailable => "Service unavailable: ",
         ErrorClass::Internal => "Service internal error: ",
     };
-    let text = text.strip_prefix("wrong input: ").or_else(|| text.strip_prefix("not supported: ")).unwrap_or(&text);
+    let text =
+        text.strip_prefix("wrong input: ").or_else(|| text.strip_prefix("not supported: ")).unwrap_or(&text);
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
     format!("{prefix}{first}{}", letters.as_str())

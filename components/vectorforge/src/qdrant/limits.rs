@@ -50,7 +50,9 @@ pub(crate) fn params(limits: &VectorforgeRequestLimits, params: &SearchParams) -
 /// A score threshold that compares.
 pub(crate) fn threshold(threshold: Option<f32>) -> Result<(), DoorError> {
     match threshold {
-        Some(value) if !value.is_finite() => Err(DoorError::input(format!("score_threshold {value} is not finite"))),
+        Some(value) if !value.is_finite() => {
+            Err(DoorError::input(format!("score_threshold {value} is not finite")))
+        }
         _ => Ok(()),
     }
 }
@@ -98,7 +100,8 @@ mod tests {
 
     #[test]
     fn filters_are_measured_by_depth_and_by_values() {
-        let limits = VectorforgeRequestLimits { max_filter_depth: 3, max_filter_size: 10, ..Default::default() };
+        let limits =
+            VectorforgeRequestLimits { max_filter_depth: 3, max_filter_size: 10, ..Default::default() };
         let ids = |count: u64| Condition::HasId((0..count).map(Into::into).collect());
         let nest = |inner: Condition| Condition::Filter(Filter::must([inner]));
         assert!(filter(&limits, Some(&Filter::must([ids(9)]))).is_ok());

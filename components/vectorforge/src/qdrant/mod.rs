@@ -13,9 +13,9 @@ mod rest;
 pub(crate) use error::DoorError;
 pub(crate) use grpc::add_services;
 pub(crate) use json::collection::Defaults;
-pub(crate) use ops::{Door, Operation, QueryRequest};
-pub(crate) use json::query::QueryKind;
 pub(crate) use json::collection::{CreateJson, DistanceJson, VectorJson, VectorsJson};
+pub(crate) use json::query::QueryKind;
+pub(crate) use ops::{Door, Operation, QueryRequest};
 pub(crate) use rest::{refusal, router};
 
 /// Clients ask for it before they talk.

@@ -12,9 +12,9 @@ use super::json::collection::{CreateJson, Defaults, Spec, UpdateJson};
 use super::json::query::QueryKind;
 use super::limits;
 use crate::engine::{
-    Collection, Condition, ConfigChange, Engine, FieldSchema, Filter, JsonPath, MatchValue, OrderBy, OrderValue,
-    Payload, Point, PointId, Query, Record, ScoredPoint, Scroll, ScrollPage, SearchParams, Selector, Vectors, With,
-    WithPayload, WithVectors,
+    Collection, Condition, ConfigChange, Engine, FieldSchema, Filter, JsonPath, MatchValue, OrderBy,
+    OrderValue, Payload, Point, PointId, Query, Record, ScoredPoint, Scroll, ScrollPage, SearchParams,
+    Selector, Vectors, With, WithPayload, WithVectors,
 };
 
 /// What every request needs. Shared by all of them.
@@ -138,7 +138,12 @@ impl Door {
     }
 
     /// Checks every operation, then applies them in order; the first failure ends the batch.
-    pub(crate) fn write_batch(&self, name: &str, operations: Vec<Operation>, wait: bool) -> Result<Vec<u64>, DoorError> {
+    pub(crate) fn write_batch(
+        &self,
+        name: &str,
+        operations: Vec<Operation>,
+        wait: bool,
+    ) -> Result<Vec<u64>, DoorError> {
         limits::batch(&self.limits, "operations", operations.len())?;
         let collection = self.collection(name)?;
         operations.iter().try_for_each(|operation| self.check_write(operation))?;
@@ -187,7 +192,9 @@ impl Door {
         limits::page(&self.limits, scroll.limit, 0)?;
         limits::filter(&self.limits, scroll.filter.as_ref())?;
         if scroll.order_by.is_some() && scroll.offset.is_some() {
-            return Err(DoorError::input("`offset` and `order_by` exclude each other; use `order_by.start_from`"));
+            return Err(DoorError::input(
+                "`offset` and `order_by` exclude each other; use `order_by.start_from`",
+            ));
         }
         Ok(self.collection(name)?.scroll(scroll)?)
     }
@@ -213,11 +220,17 @@ impl Door {
     }
 
     /// Several queries; the first that is refused refuses them all.
-    pub(crate) fn query_batch(&self, name: &str, requests: Vec<QueryRequest>) -> Result<Vec<Vec<Hit>>, DoorError> {
+    pub(crate) fn query_batch(
+        &self,
+        name: &str,
+        requests: Vec<QueryRequest>,
+    ) -> Result<Vec<Vec<Hit>>, DoorError> {
         limits::searches(&self.limits, requests.len())?;
         let collection = self.collection(name)?;
-        let plans =
-            requests.into_iter().map(|request| self.plan(&collection, request)).collect::<Result<Vec<_>, _>>()?;
+        let plans = requests
+            .into_iter()
+            .map(|request| self.plan(&collection, request))
+            .collect::<Result<Vec<_>, _>>()?;
         let queries: Option<Vec<Query>> = plans
             .iter()
             .map(|plan| match plan {
@@ -239,7 +252,8 @@ impl Door {
 
     /// Checks a query and resolves ids to vectors.
     fn plan(&self, collection: &Collection, request: QueryRequest) -> Result<Plan, DoorError> {
-        let QueryRequest { kind, using, lookup, mut filter, params, score_threshold, limit, offset, with } = request;
+        let QueryRequest { kind, using, lookup, mut filter, params, score_threshold, limit, offset, with } =
+            request;
         limits::page(&self.limits, limit, offset)?;
         limits::params(&self.limits, &params)?;
         limits::threshold(score_threshold)?;
@@ -257,7 +271,9 @@ impl Door {
             Some(QueryKind::OrderBy(order)) => return Ok(walk(Order::By(order), filter, with)),
             Some(QueryKind::Sample) => return Ok(walk(Order::Random, filter, with)),
             Some(QueryKind::Unsupported(name)) => {
-                return Err(DoorError::unsupported(format!("`{name}` queries; it has nearest, order_by and sample")));
+                return Err(DoorError::unsupported(format!(
+                    "`{name}` queries; it has nearest, order_by and sample"
+                )));
             }
             None => return Ok(walk(Order::Id, filter, with)),
         };
@@ -297,9 +313,9 @@ fn get_vector(collection: &Collection, id: PointId, field: &str) -> Result<Vec<R
 pub(crate) fn finite(vector: &[f32]) -> Result<(), DoorError> {
     match vector.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
-        Some(position) => {
-            Err(DoorError::input(format!("the query vector has a component that is not finite, at position {position}")))
-        }
+        Some(position) => Err(DoorError::input(format!(
+            "the query vector has a component that is not finite, at position {position}"
+        ))),
     }
 }
 
@@ -316,8 +332,12 @@ fn apply(collection: &Collection, operation: Operation, wait: bool) -> Result<u6
     let number = match operation {
         Operation::Upsert(points) => collection.upsert(points, wait),
         Operation::Delete(points) => collection.delete(&points, wait),
-        Operation::SetPayload { points, payload, key } => collection.set_payload(&points, &payload, key.as_ref(), wait),
-        Operation::OverwritePayload { points, payload } => collection.overwrite_payload(&points, &payload, wait),
+        Operation::SetPayload { points, payload, key } => {
+            collection.set_payload(&points, &payload, key.as_ref(), wait)
+        }
+        Operation::OverwritePayload { points, payload } => {
+            collection.overwrite_payload(&points, &payload, wait)
+        }
         Operation::DeletePayload { points, keys } => collection.delete_payload(&points, &keys, wait),
         Operation::ClearPayload(points) => collection.clear_payload(&points, wait),
         Operation::UpdateVectors(vectors) => collection.update_vectors(vectors, wait),
@@ -362,7 +382,8 @@ impl Walk {
     /// `limit` points drawn evenly. Every passing id is listed once, so this takes time with the collection's size.
     fn sample(self, collection: &Collection) -> Result<Vec<Hit>, DoorError> {
         let scroll = Scroll { filter: self.filter, limit: usize::MAX, ..Scroll::default() };
-        let ids: Vec<PointId> = collection.scroll(&scroll)?.points.into_iter().map(|record| record.id).collect();
+        let ids: Vec<PointId> =
+            collection.scroll(&scroll)?.points.into_iter().map(|record| record.id).collect();
         let drawn: Vec<PointId> = ids.sample(&mut rand::rng(), self.limit + self.offset).copied().collect();
         let records = collection.get(&drawn, &self.with)?;
         Ok(records.into_iter().skip(self.offset).map(|record| Hit::of(record, 1.0)).collect())

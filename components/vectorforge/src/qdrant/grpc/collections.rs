@@ -6,13 +6,14 @@ use std::time::Instant;
 use qdrant_client::qdrant::alias_operations::Action;
 use qdrant_client::qdrant::collections_server::Collections;
 use qdrant_client::qdrant::{
-    AliasDescription, AliasOperations, ChangeAliases, CollectionClusterInfoRequest, CollectionClusterInfoResponse,
-    CollectionDescription, CollectionExists, CollectionExistsRequest, CollectionExistsResponse,
-    CollectionOperationResponse, CreateCollection, CreateShardKeyRequest, CreateShardKeyResponse, DeleteCollection,
-    DeleteShardKeyRequest, DeleteShardKeyResponse, GetCollectionInfoRequest, GetCollectionInfoResponse,
-    ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest, ListCollectionsRequest,
-    ListCollectionsResponse, ListShardKeysRequest, ListShardKeysResponse, LocalShardInfo, ReplicaState,
-    UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+    AliasDescription, AliasOperations, ChangeAliases, CollectionClusterInfoRequest,
+    CollectionClusterInfoResponse, CollectionDescription, CollectionExists, CollectionExistsRequest,
+    CollectionExistsResponse, CollectionOperationResponse, CreateCollection, CreateShardKeyRequest,
+    CreateShardKeyResponse, DeleteCollection, DeleteShardKeyRequest, DeleteShardKeyResponse,
+    GetCollectionInfoRequest, GetCollectionInfoResponse, ListAliasesRequest, ListAliasesResponse,
+    ListCollectionAliasesRequest, ListCollectionsRequest, ListCollectionsResponse, ListShardKeysRequest,
+    ListShardKeysResponse, LocalShardInfo, ReplicaState, UpdateCollection,
+    UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -34,7 +35,10 @@ fn done(result: bool, started: Instant) -> Response<CollectionOperationResponse>
     Response::new(CollectionOperationResponse { result, time: started.elapsed().as_secs_f64() })
 }
 
-fn listed(aliases: impl IntoIterator<Item = (String, String)>, started: Instant) -> Response<ListAliasesResponse> {
+fn listed(
+    aliases: impl IntoIterator<Item = (String, String)>,
+    started: Instant,
+) -> Response<ListAliasesResponse> {
     let describe = |(alias_name, collection_name)| AliasDescription { alias_name, collection_name };
     let aliases = aliases.into_iter().map(describe).collect();
     Response::new(ListAliasesResponse { aliases, time: started.elapsed().as_secs_f64() })
@@ -90,7 +94,10 @@ impl Collections for CollectionsDoor {
         let started = Instant::now();
         let wire = request.into_inner();
         let name = wire.collection_name;
-        Ok(done(self.0.run(wire.timeout, move |door| Ok(door.engine.drop_collection(&name)?)).await?, started))
+        Ok(done(
+            self.0.run(wire.timeout, move |door| Ok(door.engine.drop_collection(&name)?)).await?,
+            started,
+        ))
     }
 
     async fn update_aliases(&self, request: Request<ChangeAliases>) -> Reply<CollectionOperationResponse> {
@@ -132,7 +139,10 @@ impl Collections for CollectionsDoor {
         }))
     }
 
-    async fn collection_exists(&self, request: Request<CollectionExistsRequest>) -> Reply<CollectionExistsResponse> {
+    async fn collection_exists(
+        &self,
+        request: Request<CollectionExistsRequest>,
+    ) -> Reply<CollectionExistsResponse> {
         let started = Instant::now();
         let name = request.into_inner().collection_name;
         let exists = self.0.run(None, move |door| Ok(door.exists(&name))).await?;

@@ -6,10 +6,11 @@ use qdrant_client::qdrant::max_optimization_threads::Variant as ThreadsVariant;
 use qdrant_client::qdrant::{
     CollectionConfig as WireConfig, CollectionInfo as WireInfo, CollectionParams, CollectionParamsDiff,
     CollectionStatus as WireStatus, CreateCollection, Datatype, Distance as WireDistance, HnswConfigDiff,
-    IdTrackerParams, MaxOptimizationThreads, Memory, OptimizerStatus, OptimizersConfigDiff, PayloadStorageParams,
-    QuantizationConfig, QuantizationConfigDiff, ShardingMethod, StrictModeConfig, UpdateCollection, UpdateQueueInfo,
-    Value as WireValue, VectorParams, VectorParamsDiff, VectorParamsMap, VectorsConfig, VectorsConfigDiff,
-    WalConfigDiff, quantization_config_diff, vectors_config, vectors_config_diff,
+    IdTrackerParams, MaxOptimizationThreads, Memory, OptimizerStatus, OptimizersConfigDiff,
+    PayloadStorageParams, QuantizationConfig, QuantizationConfigDiff, ShardingMethod, StrictModeConfig,
+    UpdateCollection, UpdateQueueInfo, Value as WireValue, VectorParams, VectorParamsDiff, VectorParamsMap,
+    VectorsConfig, VectorsConfigDiff, WalConfigDiff, quantization_config_diff, vectors_config,
+    vectors_config_diff,
 };
 use serde_json::{Map, Value, json};
 
@@ -19,8 +20,8 @@ use crate::engine::{CollectionInfo, CollectionStatus};
 use crate::qdrant::error::DoorError;
 use crate::qdrant::json::answer::InfoJson;
 use crate::qdrant::json::collection::{
-    CreateJson, DistanceJson, HnswJson, OptimizersJson, ParamsDiffJson, PlacementJson, StrictModeJson, UpdateJson,
-    VectorDiffJson, VectorJson, VectorsJson, WalJson,
+    CreateJson, DistanceJson, HnswJson, OptimizersJson, ParamsDiffJson, PlacementJson, StrictModeJson,
+    UpdateJson, VectorDiffJson, VectorJson, VectorsJson, WalJson,
 };
 
 fn memory(wire: Option<i32>) -> Option<String> {
@@ -234,7 +235,9 @@ fn vector_diff(wire: VectorParamsDiff) -> VectorDiffJson {
 fn vectors_diff(wire: VectorsConfigDiff) -> BTreeMap<String, VectorDiffJson> {
     match wire.config {
         None => BTreeMap::new(),
-        Some(vectors_config_diff::Config::Params(params)) => BTreeMap::from([(String::new(), vector_diff(params))]),
+        Some(vectors_config_diff::Config::Params(params)) => {
+            BTreeMap::from([(String::new(), vector_diff(params))])
+        }
         Some(vectors_config_diff::Config::ParamsMap(map)) => {
             map.map.into_iter().map(|(name, params)| (name, vector_diff(params))).collect()
         }
@@ -304,8 +307,12 @@ fn config(info: InfoJson) -> WireConfig {
             vectors_config: Some(VectorsConfig { config: Some(vectors) }),
             replication_factor: Some(params.replication_factor),
             write_consistency_factor: Some(params.write_consistency_factor),
-            payload: params.payload.map(|place| PayloadStorageParams { memory: wire_memory(place.memory.as_deref()) }),
-            id_tracker: params.id_tracker.map(|place| IdTrackerParams { memory: wire_memory(place.memory.as_deref()) }),
+            payload: params
+                .payload
+                .map(|place| PayloadStorageParams { memory: wire_memory(place.memory.as_deref()) }),
+            id_tracker: params
+                .id_tracker
+                .map(|place| IdTrackerParams { memory: wire_memory(place.memory.as_deref()) }),
             ..CollectionParams::default()
         }),
         hnsw_config: Some(HnswConfigDiff {
@@ -324,9 +331,9 @@ fn config(info: InfoJson) -> WireConfig {
             memmap_threshold: count(optimizer.memmap_threshold),
             indexing_threshold: Some(optimizer.indexing_threshold as u64),
             flush_interval_sec: Some(optimizer.flush_interval_sec),
-            max_optimization_threads: optimizer
-                .max_optimization_threads
-                .map(|threads| MaxOptimizationThreads { variant: Some(ThreadsVariant::Value(threads as u64)) }),
+            max_optimization_threads: optimizer.max_optimization_threads.map(|threads| {
+                MaxOptimizationThreads { variant: Some(ThreadsVariant::Value(threads as u64)) }
+            }),
             ..OptimizersConfigDiff::default()
         }),
         wal_config: Some(WalConfigDiff {
@@ -336,6 +343,11 @@ fn config(info: InfoJson) -> WireConfig {
         }),
         quantization_config: None,
         strict_mode_config: None,
-        metadata: config.metadata.unwrap_or_default().into_iter().map(|(key, value)| (key, wire_value(value))).collect(),
+        metadata: config
+            .metadata
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, value)| (key, wire_value(value)))
+            .collect(),
     }
 }

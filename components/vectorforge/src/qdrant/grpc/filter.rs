@@ -4,8 +4,8 @@ use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue as WireMatch;
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
 use qdrant_client::qdrant::{
-    Condition as WireCondition, FieldCondition, Filter as WireFilter, Match, PointsSelector, RepeatedIntegers,
-    RepeatedStrings,
+    Condition as WireCondition, FieldCondition, Filter as WireFilter, Match, PointsSelector,
+    RepeatedIntegers, RepeatedStrings,
 };
 
 use super::value::ids;
@@ -50,7 +50,9 @@ fn condition(wire: WireCondition) -> Result<Condition, DoorError> {
         Some(ConditionOneOf::HasVector(inner)) => Ok(Condition::HasVector(inner.has_vector)),
         Some(ConditionOneOf::Filter(inner)) => Ok(Condition::Filter(filter(inner)?)),
         Some(ConditionOneOf::Nested(inner)) => {
-            let Some(inside) = inner.filter else { return Err(DoorError::input("a nested condition has no filter")) };
+            let Some(inside) = inner.filter else {
+                return Err(DoorError::input("a nested condition has no filter"));
+            };
             Ok(Condition::Nested { key: path(&inner.key)?, filter: filter(inside)? })
         }
         Some(ConditionOneOf::Slice(_)) => Err(DoorError::unsupported("`slice` conditions")),
@@ -85,7 +87,8 @@ fn field(wire: FieldCondition) -> Result<Condition, DoorError> {
     }
     if let Some(count) = wire.values_count {
         let bound = |count: Option<u64>| count.map(|count| count as f64);
-        let count = Range { lt: bound(count.lt), lte: bound(count.lte), gt: bound(count.gt), gte: bound(count.gte) };
+        let count =
+            Range { lt: bound(count.lt), lte: bound(count.lte), gt: bound(count.gt), gte: bound(count.gte) };
         found.push(Condition::ValuesCount { key: key.clone(), count });
     }
     if let Some(empty) = wire.is_empty {

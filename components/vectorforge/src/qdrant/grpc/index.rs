@@ -14,20 +14,33 @@ fn refused(what: &str) -> DoorError {
 }
 
 /// The index that a request asks for. Parameters say more than the bare type; placement hints change nothing.
-pub(crate) fn schema(kind: Option<i32>, params: Option<PayloadIndexParams>) -> Result<FieldSchema, DoorError> {
+pub(crate) fn schema(
+    kind: Option<i32>,
+    params: Option<PayloadIndexParams>,
+) -> Result<FieldSchema, DoorError> {
     match params.and_then(|params| params.index_params) {
         None => {}
         Some(IndexParams::TextIndexParams(text)) => return text_schema(&text),
         Some(IndexParams::KeywordIndexParams(params)) => {
             let nested = params.nested.is_some();
             if params.prefix.is_some() || nested {
-                return Err(refused(if nested { "index parameter `nested`" } else { "index parameter `prefix`" }));
+                return Err(refused(if nested {
+                    "index parameter `nested`"
+                } else {
+                    "index parameter `prefix`"
+                }));
             }
             return Ok(FieldKind::Keyword.into());
         }
-        Some(IndexParams::IntegerIndexParams(params)) => return unnested(params.nested.as_deref(), FieldKind::Integer),
-        Some(IndexParams::FloatIndexParams(params)) => return unnested(params.nested.as_deref(), FieldKind::Float),
-        Some(IndexParams::BoolIndexParams(params)) => return unnested(params.nested.as_deref(), FieldKind::Bool),
+        Some(IndexParams::IntegerIndexParams(params)) => {
+            return unnested(params.nested.as_deref(), FieldKind::Integer);
+        }
+        Some(IndexParams::FloatIndexParams(params)) => {
+            return unnested(params.nested.as_deref(), FieldKind::Float);
+        }
+        Some(IndexParams::BoolIndexParams(params)) => {
+            return unnested(params.nested.as_deref(), FieldKind::Bool);
+        }
         Some(IndexParams::GeoIndexParams(_)) => return Err(refused("geo indexes")),
         Some(IndexParams::DatetimeIndexParams(_)) => return Err(refused("datetime indexes")),
         Some(IndexParams::UuidIndexParams(_)) => return Err(refused("uuid indexes")),

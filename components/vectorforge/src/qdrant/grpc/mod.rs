@@ -27,9 +27,15 @@ struct HealthDoor;
 
 #[tonic::async_trait]
 impl Qdrant for HealthDoor {
-    async fn health_check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckReply>, Status> {
-        let reply =
-            HealthCheckReply { title: TITLE.to_owned(), version: VERSION.to_owned(), commit: Some(COMMIT.to_owned()) };
+    async fn health_check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckReply>, Status> {
+        let reply = HealthCheckReply {
+            title: TITLE.to_owned(),
+            version: VERSION.to_owned(),
+            commit: Some(COMMIT.to_owned()),
+        };
         Ok(Response::new(reply))
     }
 }

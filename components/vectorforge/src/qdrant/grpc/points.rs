@@ -6,16 +6,17 @@ use std::time::Instant;
 use qdrant_client::qdrant::points_server::Points;
 use qdrant_client::qdrant::{
     BatchResult, ClearPayloadPoints, CountPoints, CountResponse, CountResult, CreateFieldIndexCollection,
-    CreateVectorNameRequest, DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors, DeletePoints,
-    DeleteVectorNameRequest, DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints, DiscoverResponse,
-    FacetCounts, FacetHit, FacetResponse, FacetValue, GetPoints, GetResponse, OrderValue as WireOrderValue,
-    PointsOperationResponse, QueryBatchPoints, QueryBatchResponse, QueryGroupsResponse, QueryPointGroups, QueryPoints,
-    QueryResponse, RecommendBatchPoints, RecommendBatchResponse, RecommendGroupsResponse, RecommendPointGroups,
-    RecommendPoints, RecommendResponse, RetrievedPoint, ScoredPoint as WireScored, ScrollPoints, ScrollResponse,
+    CreateVectorNameRequest, DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors,
+    DeletePoints, DeleteVectorNameRequest, DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints,
+    DiscoverResponse, FacetCounts, FacetHit, FacetResponse, FacetValue, GetPoints, GetResponse,
+    OrderValue as WireOrderValue, PointsOperationResponse, QueryBatchPoints, QueryBatchResponse,
+    QueryGroupsResponse, QueryPointGroups, QueryPoints, QueryResponse, RecommendBatchPoints,
+    RecommendBatchResponse, RecommendGroupsResponse, RecommendPointGroups, RecommendPoints,
+    RecommendResponse, RetrievedPoint, ScoredPoint as WireScored, ScrollPoints, ScrollResponse,
     SearchBatchPoints, SearchBatchResponse, SearchGroupsResponse, SearchMatrixOffsetsResponse,
-    SearchMatrixPairsResponse, SearchMatrixPoints, SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints,
-    UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpdateStatus, UpsertPoints, facet_value,
-    order_value,
+    SearchMatrixPairsResponse, SearchMatrixPoints, SearchPointGroups, SearchPoints, SearchResponse,
+    SetPayloadPoints, UpdateBatchPoints, UpdateBatchResponse, UpdatePointVectors, UpdateResult, UpdateStatus,
+    UpsertPoints, facet_value, order_value,
 };
 use tonic::{Request, Response, Status};
 
@@ -95,7 +96,12 @@ impl PointsDoor {
         }))
     }
 
-    async fn hits(&self, name: String, timeout: Option<u64>, request: QueryRequest) -> Result<Vec<WireScored>, Status> {
+    async fn hits(
+        &self,
+        name: String,
+        timeout: Option<u64>,
+        request: QueryRequest,
+    ) -> Result<Vec<WireScored>, Status> {
         let hits = self.0.run(timeout, move |door| door.query(&name, request)).await?;
         Ok(hits.into_iter().map(scored).collect())
     }
@@ -191,7 +197,10 @@ impl Points for PointsDoor {
         self.write(wire.collection_name, wire.wait, wire.timeout, operation).await
     }
 
-    async fn create_field_index(&self, request: Request<CreateFieldIndexCollection>) -> Reply<PointsOperationResponse> {
+    async fn create_field_index(
+        &self,
+        request: Request<CreateFieldIndexCollection>,
+    ) -> Reply<PointsOperationResponse> {
         let started = Instant::now();
         let wire = request.into_inner();
         let schema = schema(wire.field_type, wire.field_index_params)?;
@@ -201,7 +210,10 @@ impl Points for PointsDoor {
         Ok(Response::new(PointsOperationResponse { result, time: seconds(started), usage: None }))
     }
 
-    async fn delete_field_index(&self, request: Request<DeleteFieldIndexCollection>) -> Reply<PointsOperationResponse> {
+    async fn delete_field_index(
+        &self,
+        request: Request<DeleteFieldIndexCollection>,
+    ) -> Reply<PointsOperationResponse> {
         let started = Instant::now();
         let wire = request.into_inner();
         let (name, key) = (wire.collection_name, wire.field_name);
@@ -221,7 +233,8 @@ impl Points for PointsDoor {
     async fn search_batch(&self, request: Request<SearchBatchPoints>) -> Reply<SearchBatchResponse> {
         let started = Instant::now();
         let wire = request.into_inner();
-        let pair = |points: SearchPoints| Ok::<_, DoorError>((points.collection_name.clone(), search(points)?));
+        let pair =
+            |points: SearchPoints| Ok::<_, DoorError>((points.collection_name.clone(), search(points)?));
         let requests = wire.search_points.into_iter().map(pair).collect::<Result<_, _>>()?;
         let result = self.batches(wire.collection_name, wire.timeout, requests).await?;
         Ok(Response::new(SearchBatchResponse { result, time: seconds(started), usage: None }))
@@ -287,18 +300,25 @@ impl Points for PointsDoor {
         let filter = maybe(wire.filter)?;
         let limit = wire.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize);
         let (name, key) = (wire.collection_name, wire.key);
-        let values = self.0.run(wire.timeout, move |door| door.facet(&name, &key, filter.as_ref(), limit)).await?;
+        let values =
+            self.0.run(wire.timeout, move |door| door.facet(&name, &key, filter.as_ref(), limit)).await?;
         let hits = values.into_iter().map(|(value, count)| facet_hit(value, count)).collect();
         Ok(Response::new(FacetResponse { hits, time: seconds(started), usage: None }))
     }
 
     // What is not there says so.
 
-    async fn create_vector_name(&self, _: Request<CreateVectorNameRequest>) -> Reply<PointsOperationResponse> {
+    async fn create_vector_name(
+        &self,
+        _: Request<CreateVectorNameRequest>,
+    ) -> Reply<PointsOperationResponse> {
         absent("adding a vector field to a living collection")
     }
 
-    async fn delete_vector_name(&self, _: Request<DeleteVectorNameRequest>) -> Reply<PointsOperationResponse> {
+    async fn delete_vector_name(
+        &self,
+        _: Request<DeleteVectorNameRequest>,
+    ) -> Reply<PointsOperationResponse> {
         absent("dropping a vector field of a living collection")
     }
 
@@ -334,7 +354,10 @@ impl Points for PointsDoor {
         absent("distance matrices")
     }
 
-    async fn search_matrix_offsets(&self, _: Request<SearchMatrixPoints>) -> Reply<SearchMatrixOffsetsResponse> {
+    async fn search_matrix_offsets(
+        &self,
+        _: Request<SearchMatrixPoints>,
+    ) -> Reply<SearchMatrixOffsetsResponse> {
         absent("distance matrices")
     }
 }

@@ -6,8 +6,9 @@ use qdrant_client::qdrant::vector_input::Variant as WireInput;
 use qdrant_client::qdrant::with_payload_selector::SelectorOptions as PayloadOptions;
 use qdrant_client::qdrant::with_vectors_selector::SelectorOptions as VectorOptions;
 use qdrant_client::qdrant::{
-    LookupLocation, OrderBy as WireOrderBy, Query, QueryPoints, Sample, ScrollPoints, SearchParams as WireParams,
-    SearchPoints, ShardKeySelector, VectorInput, WithPayloadSelector, WithVectorsSelector,
+    LookupLocation, OrderBy as WireOrderBy, Query, QueryPoints, Sample, ScrollPoints,
+    SearchParams as WireParams, SearchPoints, ShardKeySelector, VectorInput, WithPayloadSelector,
+    WithVectorsSelector,
 };
 
 use super::filter::maybe;
@@ -30,7 +31,10 @@ pub(crate) fn no_shard_key(selector: Option<&ShardKeySelector>) -> Result<(), Do
 }
 
 /// Which parts of the payload to return.
-pub(crate) fn with_payload(wire: Option<WithPayloadSelector>, default: WithPayload) -> Result<WithPayload, DoorError> {
+pub(crate) fn with_payload(
+    wire: Option<WithPayloadSelector>,
+    default: WithPayload,
+) -> Result<WithPayload, DoorError> {
     let paths = |fields: Vec<String>| -> Result<Vec<JsonPath>, DoorError> {
         fields.iter().map(|field| Ok(field.parse()?)).collect()
     };
@@ -138,7 +142,10 @@ pub(crate) fn query(wire: QueryPoints) -> Result<QueryRequest, DoorError> {
         score_threshold: wire.score_threshold,
         limit: wire.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize),
         offset: wire.offset.unwrap_or(0) as usize,
-        with: With { payload: with_payload(wire.with_payload, WithPayload::None)?, vectors: with_vectors(wire.with_vectors) },
+        with: With {
+            payload: with_payload(wire.with_payload, WithPayload::None)?,
+            vectors: with_vectors(wire.with_vectors),
+        },
     })
 }
 
@@ -157,7 +164,10 @@ pub(crate) fn search(wire: SearchPoints) -> Result<QueryRequest, DoorError> {
         score_threshold: wire.score_threshold,
         limit: wire.limit as usize,
         offset: wire.offset.unwrap_or(0) as usize,
-        with: With { payload: with_payload(wire.with_payload, WithPayload::None)?, vectors: with_vectors(wire.with_vectors) },
+        with: With {
+            payload: with_payload(wire.with_payload, WithPayload::None)?,
+            vectors: with_vectors(wire.with_vectors),
+        },
     })
 }
 
@@ -169,6 +179,9 @@ pub(crate) fn scroll(wire: ScrollPoints) -> Result<Scroll, DoorError> {
         limit: wire.limit.map_or(DEFAULT_LIMIT, |limit| limit as usize),
         offset: wire.offset.map(|offset| id(Some(offset))).transpose()?,
         order_by: wire.order_by.map(order_by).transpose()?,
-        with: With { payload: with_payload(wire.with_payload, WithPayload::All)?, vectors: with_vectors(wire.with_vectors) },
+        with: With {
+            payload: with_payload(wire.with_payload, WithPayload::All)?,
+            vectors: with_vectors(wire.with_vectors),
+        },
     })
 }

@@ -20,15 +20,24 @@ fn absent<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Snapshots for SnapshotsDoor {
-    async fn create(&self, _: Request<CreateSnapshotRequest>) -> Result<Response<CreateSnapshotResponse>, Status> {
+    async fn create(
+        &self,
+        _: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
         absent()
     }
 
-    async fn list(&self, _: Request<ListSnapshotsRequest>) -> Result<Response<ListSnapshotsResponse>, Status> {
+    async fn list(
+        &self,
+        _: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
         absent()
     }
 
-    async fn delete(&self, _: Request<DeleteSnapshotRequest>) -> Result<Response<DeleteSnapshotResponse>, Status> {
+    async fn delete(
+        &self,
+        _: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
         absent()
     }
 
@@ -39,7 +48,10 @@ impl Snapshots for SnapshotsDoor {
         absent()
     }
 
-    async fn list_full(&self, _: Request<ListFullSnapshotsRequest>) -> Result<Response<ListSnapshotsResponse>, Status> {
+    async fn list_full(
+        &self,
+        _: Request<ListFullSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
         absent()
     }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::value::Kind;
 use qdrant_client::qdrant::{
-    DenseVector, ListValue, NamedVectorsOutput, PointId as WireId, Struct, Value as WireValue, Vector, VectorOutput,
-    Vectors as WireVectors, VectorsOutput, vector, vector_output, vectors, vectors_output,
+    DenseVector, ListValue, NamedVectorsOutput, PointId as WireId, Struct, Value as WireValue, Vector,
+    VectorOutput, Vectors as WireVectors, VectorsOutput, vector, vector_output, vectors, vectors_output,
 };
 use serde_json::{Map, Number, Value};
 
@@ -31,9 +31,15 @@ fn value(wire: WireValue) -> Result<Value, DoorError> {
             None => return Err(DoorError::input(format!("payload: {number} is no JSON number"))),
         },
         Some(Kind::StringValue(text)) => Value::String(text),
-        Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(value).collect::<Result<_, _>>()?),
+        Some(Kind::ListValue(list)) => {
+            Value::Array(list.values.into_iter().map(value).collect::<Result<_, _>>()?)
+        }
         Some(Kind::StructValue(inner)) => Value::Object(
-            inner.fields.into_iter().map(|(key, field)| Ok((key, value(field)?))).collect::<Result<Map<_, _>, DoorError>>()?,
+            inner
+                .fields
+                .into_iter()
+                .map(|(key, field)| Ok((key, value(field)?)))
+                .collect::<Result<Map<_, _>, DoorError>>()?,
         ),
     })
 }
@@ -53,7 +59,9 @@ pub(crate) fn wire_value(value: Value) -> WireValue {
             None => Kind::DoubleValue(number.as_f64().unwrap_or_default()),
         },
         Value::String(text) => Kind::StringValue(text),
-        Value::Array(list) => Kind::ListValue(ListValue { values: list.into_iter().map(wire_value).collect() }),
+        Value::Array(list) => {
+            Kind::ListValue(ListValue { values: list.into_iter().map(wire_value).collect() })
+        }
         Value::Object(map) => Kind::StructValue(Struct {
             fields: map.into_iter().map(|(key, value)| (key, wire_value(value))).collect(),
         }),
@@ -103,9 +111,13 @@ pub(crate) fn dense(wire: Vector) -> Result<Vec<f32>, DoorError> {
         Some(vector::Vector::Dense(dense)) => Ok(dense.data),
         Some(vector::Vector::Sparse(_)) => refused("indices"),
         Some(vector::Vector::MultiDense(_)) => Err(DoorError::unsupported("multivectors")),
-        Some(vector::Vector::Document(_) | vector::Vector::Image(_) | vector::Vector::Object(_)) => refused("model"),
+        Some(vector::Vector::Document(_) | vector::Vector::Image(_) | vector::Vector::Object(_)) => {
+            refused("model")
+        }
         None if wire.indices.is_some() => refused("indices"),
-        None if wire.vectors_count.is_some_and(|count| count > 1) => Err(DoorError::unsupported("multivectors")),
+        None if wire.vectors_count.is_some_and(|count| count > 1) => {
+            Err(DoorError::unsupported("multivectors"))
+        }
         None => Ok(wire.data),
     }
 }
@@ -127,7 +139,10 @@ pub(crate) fn wire_vectors(vectors: Option<Vectors>) -> Option<VectorsOutput> {
 }
 
 fn wire_vector(data: Vec<f32>) -> VectorOutput {
-    VectorOutput { vector: Some(vector_output::Vector::Dense(DenseVector { data })), ..VectorOutput::default() }
+    VectorOutput {
+        vector: Some(vector_output::Vector::Dense(DenseVector { data })),
+        ..VectorOutput::default()
+    }
 }
 
 #[cfg(test)]
@@ -138,8 +153,7 @@ mod tests {
 
     #[test]
     fn payloads_survive_the_way_there_and_back() {
-        let Value::Object(before) =
-            json!({"n": null, "b": true, "i": -3, "f": 1.0, "s": "x", "l": [1, [2.5], {}], "o": {"k": {"k": []}}})
+        let Value::Object(before) = json!({"n": null, "b": true, "i": -3, "f": 1.0, "s": "x", "l": [1, [2.5], {}], "o": {"k": {"k": []}}})
         else {
             unreachable!("json! of braces is an object")
         };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use qdrant_client::qdrant::points_update_operation::Operation as WireOperation;
 use qdrant_client::qdrant::{
-    PointStruct, PointVectors, PointsSelector, PointsUpdateOperation, UpdateMode as WireMode, Value as WireValue,
-    VectorsSelector,
+    PointStruct, PointVectors, PointsSelector, PointsUpdateOperation, UpdateMode as WireMode,
+    Value as WireValue, VectorsSelector,
 };
 
 use super::filter::selector;
@@ -19,7 +19,11 @@ use crate::qdrant::ops::Operation;
 /// Points of an upsert.
 pub(crate) fn upsert(points: Vec<PointStruct>) -> Result<Operation, DoorError> {
     let points = points.into_iter().map(|point| {
-        Ok(Point { id: id(point.id)?, vectors: point_vectors(point.vectors)?, payload: payload(point.payload)? })
+        Ok(Point {
+            id: id(point.id)?,
+            vectors: point_vectors(point.vectors)?,
+            payload: payload(point.payload)?,
+        })
     });
     points.collect::<Result<_, DoorError>>().map(Operation::Upsert)
 }
@@ -53,13 +57,18 @@ pub(crate) fn overwrite_payload(
     key: Option<&str>,
 ) -> Result<Operation, DoorError> {
     if key.is_some() {
-        return Err(DoorError::input("`key` belongs to setting a payload; overwriting replaces the whole of it"));
+        return Err(DoorError::input(
+            "`key` belongs to setting a payload; overwriting replaces the whole of it",
+        ));
     }
     Ok(Operation::OverwritePayload { points: selector(points)?, payload: payload(fields)? })
 }
 
 /// Deletes keys of a payload.
-pub(crate) fn delete_payload(points: Option<PointsSelector>, keys: &[String]) -> Result<Operation, DoorError> {
+pub(crate) fn delete_payload(
+    points: Option<PointsSelector>,
+    keys: &[String],
+) -> Result<Operation, DoorError> {
     let keys = keys.iter().map(|key| Ok(key.parse()?)).collect::<Result<_, DoorError>>()?;
     Ok(Operation::DeletePayload { points: selector(points)?, keys })
 }
@@ -84,7 +93,9 @@ pub(crate) fn delete_vectors(
 /// One operation of a batch.
 #[allow(deprecated)]
 pub(crate) fn operation(wire: PointsUpdateOperation) -> Result<Operation, DoorError> {
-    let Some(operation) = wire.operation else { return Err(DoorError::input("an operation of the batch is empty")) };
+    let Some(operation) = wire.operation else {
+        return Err(DoorError::input("an operation of the batch is empty"));
+    };
     match operation {
         WireOperation::Upsert(list) => {
             no_shard_key(list.shard_key_selector.as_ref())?;

@@ -13,7 +13,8 @@ use super::id::Id;
 use super::index::IndexInfoJson;
 use super::vector::PointVectors;
 use crate::engine::{
-    CollectionConfig, CollectionInfo, CollectionStatus, MatchValue, OrderValue, Payload, Record, ScoredPoint, UNNAMED,
+    CollectionConfig, CollectionInfo, CollectionStatus, MatchValue, OrderValue, Payload, Record, ScoredPoint,
+    UNNAMED,
 };
 
 /// `{"result": …, "status": "ok", "time": seconds}`.
@@ -288,9 +289,12 @@ impl ConfigJson {
 
 /// The vectors of a collection that another door created.
 fn vectors_of(config: &CollectionConfig) -> VectorsJson {
-    let field = |params: &crate::engine::VectorParams| VectorJson::plain(params.dimension, params.distance.into());
+    let field =
+        |params: &crate::engine::VectorParams| VectorJson::plain(params.dimension, params.distance.into());
     match config.vectors.get(UNNAMED) {
         Some(params) if config.vectors.len() == 1 => VectorsJson::Unnamed(field(params)),
-        _ => VectorsJson::Named(config.vectors.iter().map(|(name, params)| (name.clone(), field(params))).collect()),
+        _ => VectorsJson::Named(
+            config.vectors.iter().map(|(name, params)| (name.clone(), field(params))).collect(),
+        ),
     }
 }

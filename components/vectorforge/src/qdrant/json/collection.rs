@@ -269,7 +269,9 @@ fn full_precision(config: Option<&Value>) -> Result<(), DoorError> {
     match config {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(text)) if text == "Disabled" => Ok(()),
-        Some(_) => Err(DoorError::unsupported("quantization; vectors are kept and searched as 32-bit floats")),
+        Some(_) => {
+            Err(DoorError::unsupported("quantization; vectors are kept and searched as 32-bit floats"))
+        }
     }
 }
 
@@ -350,7 +352,9 @@ impl CreateJson {
         let fields: BTreeMap<String, &VectorJson> = match &self.vectors {
             None => BTreeMap::new(),
             Some(VectorsJson::Unnamed(vector)) => BTreeMap::from([(UNNAMED.to_owned(), vector)]),
-            Some(VectorsJson::Named(map)) => map.iter().map(|(name, vector)| (name.clone(), vector)).collect(),
+            Some(VectorsJson::Named(map)) => {
+                map.iter().map(|(name, vector)| (name.clone(), vector)).collect()
+            }
         };
         let dimension = fields.values().map(|vector| vector.size).max().unwrap_or(1);
         let empty = HnswJson::default();
@@ -390,12 +394,16 @@ impl VectorJson {
         match self.datatype.as_deref() {
             None | Some("float32" | "default") => {}
             Some(other) => {
-                return Err(DoorError::unsupported(format!("datatype `{other}`; vectors are kept as float32")));
+                return Err(DoorError::unsupported(format!(
+                    "datatype `{other}`; vectors are kept as float32"
+                )));
             }
         }
         if self.size == 0 || self.size > max_dimension {
             let size = self.size;
-            return Err(DoorError::input(format!("vector `{name}`: size is {size}, allowed is 1 to {max_dimension}")));
+            return Err(DoorError::input(format!(
+                "vector `{name}`: size is {size}, allowed is 1 to {max_dimension}"
+            )));
         }
         Ok(VectorParams {
             dimension: self.size,
@@ -416,14 +424,17 @@ impl UpdateJson {
         for (name, change) in self.vectors.unwrap_or_default() {
             full_precision(change.quantization_config.as_ref())?;
             if change.hnsw_config.is_some() {
-                return Err(DoorError::unsupported("changing `hnsw_config` of one vector; change the collection's"));
+                return Err(DoorError::unsupported(
+                    "changing `hnsw_config` of one vector; change the collection's",
+                ));
             }
             let field = match &mut request.vectors {
                 Some(VectorsJson::Unnamed(vector)) if name.is_empty() => Some(vector),
                 Some(VectorsJson::Named(map)) => map.get_mut(&name),
                 _ => None,
             };
-            let field = field.ok_or_else(|| DoorError::input(format!("Not existing vector name error: {name}")))?;
+            let field =
+                field.ok_or_else(|| DoorError::input(format!("Not existing vector name error: {name}")))?;
             field.on_disk = change.on_disk.or(field.on_disk);
             field.memory = change.memory.or_else(|| field.memory.take());
         }

@@ -55,7 +55,9 @@ struct Fields {
 
 impl Fields {
     fn of(place: &Place, value: Value, known: &'static [&'static str]) -> Result<Self, String> {
-        let Value::Object(map) = value else { return place.refuse(format!("expected an object, got {value}")) };
+        let Value::Object(map) = value else {
+            return place.refuse(format!("expected an object, got {value}"));
+        };
         let unknown = map.keys().find(|key| !known.contains(&key.as_str()));
         if let Some(key) = unknown {
             return place.refuse(format!("unknown field `{key}`, expected one of {}", known.join(", ")));
@@ -120,7 +122,9 @@ fn conditions(place: &mut Place, value: Value) -> Result<Vec<Condition>, String>
 }
 
 fn condition(place: &mut Place, value: Value) -> Result<Condition, String> {
-    let Value::Object(map) = &value else { return place.refuse(format!("expected a condition, got {value}")) };
+    let Value::Object(map) = &value else {
+        return place.refuse(format!("expected a condition, got {value}"));
+    };
     let has = |name: &str| map.contains_key(name);
     if has("key") {
         return field(place, value);
@@ -157,13 +161,12 @@ fn condition(place: &mut Place, value: Value) -> Result<Condition, String> {
     if has("slice") {
         return place.refuse("`slice` conditions are not supported by VectorForge");
     }
-    if ["must", "should", "must_not", "min_should"].into_iter().any(has) {
+    if map.is_empty() || ["must", "should", "must_not", "min_should"].into_iter().any(has) {
         return filter(place, value).map(Condition::Filter);
     }
     let names = map.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     place.refuse(format!(
-        "a condition has one of key, is_empty, is_null, has_id, has_vector, nested, must, should, must_not; got {}",
-        if names.is_empty() { "{}" } else { &names }
+        "a condition has one of key, is_empty, is_null, has_id, has_vector, nested, must, should, must_not; got {names}"
     ))
 }
 
@@ -210,7 +213,12 @@ fn field(place: &mut Place, value: Value) -> Result<Condition, String> {
         let count = place.inside("values_count", |place| {
             let bounds: CountJson = place.read(value)?;
             let bound = |count: Option<u64>| count.map(|count| count as f64);
-            Ok(Range { lt: bound(bounds.lt), lte: bound(bounds.lte), gt: bound(bounds.gt), gte: bound(bounds.gte) })
+            Ok(Range {
+                lt: bound(bounds.lt),
+                lte: bound(bounds.lte),
+                gt: bound(bounds.gt),
+                gte: bound(bounds.gte),
+            })
         })?;
         found.push(Condition::ValuesCount { key: key.clone(), count });
     }
@@ -222,16 +230,22 @@ fn field(place: &mut Place, value: Value) -> Result<Condition, String> {
     }
     match (found.pop(), found.is_empty()) {
         (Some(condition), true) => Ok(condition),
-        (None, _) => place.refuse("a field condition needs one of match, range, values_count, is_empty, is_null"),
-        (Some(_), false) => {
-            place.refuse("a field condition holds one of match, range, values_count, is_empty, is_null; got several")
+        (None, _) => {
+            place.refuse("a field condition needs one of match, range, values_count, is_empty, is_null")
         }
+        (Some(_), false) => place.refuse(
+            "a field condition holds one of match, range, values_count, is_empty, is_null; got several",
+        ),
     }
 }
 
 /// The condition or its negation.
 pub(crate) fn wanted(condition: Condition, wanted: bool) -> Condition {
-    if wanted { condition } else { Condition::Filter(Filter { must_not: vec![condition], ..Filter::default() }) }
+    if wanted {
+        condition
+    } else {
+        Condition::Filter(Filter { must_not: vec![condition], ..Filter::default() })
+    }
 }
 
 #[derive(Deserialize)]
@@ -252,7 +266,8 @@ fn match_of(place: &mut Place, value: Value) -> Result<Predicate, String> {
             return place.refuse(format!("match by `{name}` is not supported by VectorForge"));
         }
     }
-    let present: Vec<&'static str> = MATCH.iter().copied().filter(|name| fields.map.contains_key(*name)).collect();
+    let present: Vec<&'static str> =
+        MATCH.iter().copied().filter(|name| fields.map.contains_key(*name)).collect();
     let [name] = present[..] else {
         return place.refuse("a match has exactly one of value, text, text_any, any, except");
     };
@@ -305,7 +320,9 @@ fn range(place: &Place, value: Value) -> Result<Predicate, String> {
     let bound = |value: Option<Value>| match value {
         None => Ok(None),
         Some(Value::Number(number)) => Ok(number.as_f64()),
-        Some(Value::String(_)) => place.refuse("date ranges are not supported by VectorForge; store a number"),
+        Some(Value::String(_)) => {
+            place.refuse("date ranges are not supported by VectorForge; store a number")
+        }
         Some(other) => place.refuse(format!("expected a number, got {other}")),
     };
     Ok(Predicate::Range(Range { lt: bound(lt)?, lte: bound(lte)?, gt: bound(gt)?, gte: bound(gte)? }))
@@ -324,6 +341,7 @@ mod tests {
         let table = [
             "null",
             "{}",
+            r#"{"must": [{}]}"#,
             r#"{"must": {"key": "a", "match": {"value": 1}}}"#,
             r#"{"must": [{"key": "a.b[]", "match": {"any": ["x", "y"]}}], "should": null}"#,
             r#"{"must_not": [{"key": "a", "match": {"except": [1, 2]}}, {"is_null": {"key": "b"}}]}"#,
@@ -343,7 +361,10 @@ mod tests {
             (r#"{"mus": []}"#, "filter: unknown field `mus`"),
             (r#"{"must": [{"key": "a", "matc": {}}]}"#, "must.[0]: unknown field `matc`"),
             (r#"{"must": [{"key": "a", "match": {"vale": 1}}]}"#, "must.[0].match: unknown field `vale`"),
-            (r#"{"must": [{"key": "a", "match": {"value": 1.5}}]}"#, "must.[0].match.value: expected a string"),
+            (
+                r#"{"must": [{"key": "a", "match": {"value": 1.5}}]}"#,
+                "must.[0].match.value: expected a string",
+            ),
             (r#"{"must": [{"key": "a", "match": {"any": ["x", 1]}}]}"#, "all of one kind"),
             (r#"{"must": [{"key": "a"}]}"#, "needs one of match"),
             (r#"{"must": [{"key": "a[", "is_null": true}]}"#, "payload key `a[`"),
@@ -351,9 +372,12 @@ mod tests {
             (r#"{"must": [{"key": "a", "geo_radius": {}}]}"#, "`geo_radius` conditions are not supported"),
             (r#"{"must": [{"has_id": ["x"]}]}"#, "`x` is no point id"),
             (r#"{"must": [{"has_id": [-1]}]}"#, "point id"),
-            (r#"{"must": [{}]}"#, "a condition has one of"),
+            (r#"{"must": [{"kye": "a"}]}"#, "a condition has one of"),
             (r#"{"min_should": {"conditions": [], "min_count": 0}}"#, "min_count is 0"),
-            (r#"{"must": [{"nested": {"key": "n", "filter": {"x": 1}}}]}"#, "must.[0].nested.filter: unknown field `x`"),
+            (
+                r#"{"must": [{"nested": {"key": "n", "filter": {"x": 1}}}]}"#,
+                "must.[0].nested.filter: unknown field `x`",
+            ),
         ];
         for (text, expected) in table {
             let error = parse(text).expect_err(text);

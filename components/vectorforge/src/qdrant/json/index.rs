@@ -88,7 +88,9 @@ impl ParamsJson {
             Some("whitespace") => Tokenizer::Whitespace,
             Some("prefix") => Tokenizer::Prefix,
             Some(other) => {
-                return Err(format!("tokenizer `{other}` is not supported by VectorForge, which has word, whitespace and prefix"));
+                return Err(format!(
+                    "tokenizer `{other}` is not supported by VectorForge, which has word, whitespace and prefix"
+                ));
             }
         };
         let text = TextParams {

@@ -30,7 +30,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, DoorError> {
 pub(crate) fn unknown_form<E: serde::de::Error>(what: &str, forms: &[&str], got: &serde_json::Value) -> E {
     let got = match got {
         serde_json::Value::Object(map) => {
-            format!("an object with {}", map.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
+            format!(
+                "an object with {}",
+                map.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+            )
         }
         other => other.to_string(),
     };

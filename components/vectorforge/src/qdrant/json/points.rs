@@ -63,7 +63,9 @@ impl UpsertJson {
                 .collect()),
             (None, Some(batch)) => batch.points(),
             (None, None) => Err(DoorError::Format("missing field `points` (or `batch`)".to_owned())),
-            (Some(_), Some(_)) => Err(DoorError::Format("`points` and `batch` exclude each other".to_owned())),
+            (Some(_), Some(_)) => {
+                Err(DoorError::Format("`points` and `batch` exclude each other".to_owned()))
+            }
         }
     }
 }
@@ -87,7 +89,9 @@ impl BatchJson {
             if length == count {
                 Ok(())
             } else {
-                Err(DoorError::input(format!("batch: {length} {what} for {count} ids; there must be one for each id")))
+                Err(DoorError::input(format!(
+                    "batch: {length} {what} for {count} ids; there must be one for each id"
+                )))
             }
         };
         let mut rows = vec![Vectors::default(); count];

@@ -108,7 +108,9 @@ impl<'de> Visitor<'de> for QueryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<QueryKind, A::Error> {
         let Some(key) = map.next_key::<String>()? else {
-            return Err(A::Error::custom("an empty object is no query; expected nearest, order_by or sample"));
+            return Err(A::Error::custom(
+                "an empty object is no query; expected nearest, order_by or sample",
+            ));
         };
         let kind = match key.as_str() {
             "nearest" => {
@@ -128,6 +130,7 @@ impl<'de> Visitor<'de> for QueryVisitor {
             }
             other => match UNSUPPORTED.iter().find(|name| **name == other) {
                 Some(name) => {
+                    let _: Value = map.next_value()?;
                     while map.next_entry::<String, Value>()?.is_some() {}
                     return Ok(QueryKind::Unsupported(name));
                 }
@@ -180,7 +183,11 @@ impl<'de> Deserialize<'de> for OrderByJson {
         let start_from = match fields.start_from {
             None | Some(Value::Null) => None,
             Some(Value::Number(number)) => number.as_f64(),
-            Some(_) => return Err(D::Error::custom("start_from is a number; dates are not supported by VectorForge")),
+            Some(_) => {
+                return Err(D::Error::custom(
+                    "start_from is a number; dates are not supported by VectorForge",
+                ));
+            }
         };
         let direction = match fields.direction {
             None | Some(DirectionJson::Asc) => Direction::Ascending,
@@ -324,7 +331,10 @@ mod tests {
         assert_eq!(parse(r#"{"nearest": [1]}"#), Ok(QueryKind::Vector(vec![1.0])));
         assert_eq!(parse(r#"{"sample": "random"}"#), Ok(QueryKind::Sample));
         assert_eq!(parse(r#"{"fusion": "rrf"}"#), Ok(QueryKind::Unsupported("fusion")));
-        assert_eq!(parse(r#"{"nearest": [1], "mmr": {"diversity": 0.5}}"#), Ok(QueryKind::Unsupported("mmr")));
+        assert_eq!(
+            parse(r#"{"nearest": [1], "mmr": {"diversity": 0.5}}"#),
+            Ok(QueryKind::Unsupported("mmr"))
+        );
         for (text, expected) in [
             ("[[1]]", "multivectors"),
             ("[1e99]", "not finite"),

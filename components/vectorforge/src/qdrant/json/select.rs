@@ -102,6 +102,8 @@ pub(crate) fn selector(points: Option<Vec<Id>>, filter: Option<FilterJson>) -> R
         (Some(ids), None) => Ok(Selector::Ids(engine_ids(ids))),
         (None, Some(filter)) => Ok(Selector::Filter(filter.0)),
         (None, None) => Err(DoorError::input("either `points` or `filter` must say which points are meant")),
-        (Some(_), Some(_)) => Err(DoorError::input("`points` and `filter` exclude each other; give one of them")),
+        (Some(_), Some(_)) => {
+            Err(DoorError::input("`points` and `filter` exclude each other; give one of them"))
+        }
     }
 }

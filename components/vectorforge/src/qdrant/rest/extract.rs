@@ -32,7 +32,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send + 'static> FromRequest<S> for Js
         let parsed = if body.len() <= PARSE_INLINE {
             json::parse(&body)
         } else {
-            tokio::task::spawn_blocking(move || json::parse(&body)).await.unwrap_or_else(|lost| Err(lost.into()))
+            tokio::task::spawn_blocking(move || json::parse(&body))
+                .await
+                .unwrap_or_else(|lost| Err(lost.into()))
         };
         parsed.map(Self).map_err(IntoResponse::into_response)
     }

@@ -39,7 +39,10 @@ const ABSENT: &[(&str, &str)] = &[
     ("/collections/{name}/shards/delete", "shard keys; a collection is one shard"),
     ("/collections/{name}/vectors/{vector}", "adding and dropping vector fields of a living collection"),
     ("/collections/{name}/snapshots", "snapshots by request; the data directory is checkpointed by itself"),
-    ("/collections/{name}/snapshots/{*rest}", "snapshots by request; the data directory is checkpointed by itself"),
+    (
+        "/collections/{name}/snapshots/{*rest}",
+        "snapshots by request; the data directory is checkpointed by itself",
+    ),
     ("/snapshots", "snapshots by request; the data directory is checkpointed by itself"),
     ("/snapshots/{*rest}", "snapshots by request; the data directory is checkpointed by itself"),
     ("/locks", "write locks"),

@@ -11,8 +11,8 @@ use crate::qdrant::error::DoorError;
 use crate::qdrant::json::answer::{Answer, RecordJson, UpdateJson};
 use crate::qdrant::json::id::engine_ids;
 use crate::qdrant::json::points::{
-    DeletePayloadJson, DeleteVectorsJson, GetJson, OperationJson, SetPayloadJson, UpdateBatchJson, UpdateVectorsJson,
-    UpsertJson, refuse_conditional,
+    DeletePayloadJson, DeleteVectorsJson, GetJson, OperationJson, SetPayloadJson, UpdateBatchJson,
+    UpdateVectorsJson, UpsertJson, refuse_conditional,
 };
 use crate::qdrant::json::select::{SelectorJson, payload_or, vectors_or_none};
 use crate::qdrant::ops::{Door, Operation};
@@ -20,7 +20,12 @@ use crate::qdrant::ops::{Door, Operation};
 type Shared = State<Arc<Door>>;
 type Reply<T> = Result<Answer<T>, DoorError>;
 
-async fn write(door: &Arc<Door>, name: String, params: WriteParams, operation: Operation) -> Reply<UpdateJson> {
+async fn write(
+    door: &Arc<Door>,
+    name: String,
+    params: WriteParams,
+    operation: Operation,
+) -> Reply<UpdateJson> {
     let started = Instant::now();
     let wait = params.wait();
     let number = door.run(params.timeout, move |door| door.write(&name, operation, wait)).await?;
@@ -134,7 +139,9 @@ fn set_operation(mut request: SetPayloadJson) -> Result<Operation, DoorError> {
 fn overwrite_operation(mut request: SetPayloadJson) -> Result<Operation, DoorError> {
     let points = request.selector()?;
     if request.key.is_some() {
-        return Err(DoorError::input("`key` belongs to setting a payload; overwriting replaces the whole of it"));
+        return Err(DoorError::input(
+            "`key` belongs to setting a payload; overwriting replaces the whole of it",
+        ));
     }
     Ok(Operation::OverwritePayload { points, payload: request.payload })
 }
@@ -147,7 +154,9 @@ fn delete_payload_operation(mut request: DeletePayloadJson) -> Result<Operation,
 
 fn update_vectors_operation(request: UpdateVectorsJson) -> Result<Operation, DoorError> {
     refuse_conditional(request.update_filter.is_some(), None)?;
-    Ok(Operation::UpdateVectors(request.points.into_iter().map(|point| (point.id.0, point.vector.0)).collect()))
+    Ok(Operation::UpdateVectors(
+        request.points.into_iter().map(|point| (point.id.0, point.vector.0)).collect(),
+    ))
 }
 
 fn delete_vectors_operation(mut request: DeleteVectorsJson) -> Result<Operation, DoorError> {
@@ -177,8 +186,9 @@ pub(super) async fn get_one(
     Params(params): Params<ReadParams>,
 ) -> Reply<RecordJson> {
     let started = Instant::now();
-    let id: PointId =
-        id.parse().map_err(|_| DoorError::input(format!("`{id}` is no point id: an unsigned integer or a UUID")))?;
+    let id: PointId = id
+        .parse()
+        .map_err(|_| DoorError::input(format!("`{id}` is no point id: an unsigned integer or a UUID")))?;
     let with = With { payload: WithPayload::All, vectors: WithVectors::All };
     let records = door.run(params.timeout, move |door| door.get(&name, &[id], &with)).await?;
     match records.into_iter().next() {
