@@ -2,12 +2,14 @@
 //! machine disturbs less than the clock on the wall.
 //!
 //! `speed generate MODEL.gguf THREADS PROMPT DECODE REPEATS` or `speed embed FOLDER THREADS TOKENS REPEATS`
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::panic)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout, clippy::panic)]
 
 use std::path::Path;
 use std::time::Instant;
 
-use tinyinfer::executor::{Embedder, Executor, LoadOptions, LoadedModel, StepBatch, StepSequence, Want, load};
+use tinyinfer::executor::{
+    Embedder, Executor, LoadOptions, LoadedModel, StepBatch, StepSequence, Want, load,
+};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -17,21 +19,28 @@ fn main() {
         ("generate", LoadedModel::Generator { mut executor, .. }) => {
             generate(executor.as_mut(), number(4), number(5), number(6));
         }
-        ("embed", LoadedModel::Embedder { embedder, .. }) => embed(embedder.as_ref(), number(4), number(5)),
+        ("embed", LoadedModel::Embedder { embedder, .. }) => {
+            embed(embedder.as_ref(), number(3), number(4), number(5))
+        }
         _ => panic!("generate takes a generator, embed an encoder"),
     }
 }
 
+/// CPU time of this thread.
+fn cpu_seconds() -> f64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a valid timespec to write to.
+    let rc = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+    assert_eq!(rc, 0, "the thread's CPU clock");
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
 /// Seconds that `work` takes: of this thread's CPU time when it computes alone, else of wall time.
 fn timed(threads: usize, work: impl FnOnce()) -> f64 {
-    let cpu = || {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        text.split(' ').next().unwrap().parse::<f64>().unwrap() * 1e-9
-    };
     if threads == 1 {
-        let began = cpu();
+        let began = cpu_seconds();
         work();
-        return cpu() - began;
+        return cpu_seconds() - began;
     }
     let began = Instant::now();
     work();
@@ -52,7 +61,8 @@ fn generate(executor: &mut dyn Executor, prompt: usize, decode: usize, repeats: 
     let text = tokens(prompt + decode);
     let blocks: Vec<u32> = (0..(prompt + decode).div_ceil(executor.config().block_size) as u32).collect();
     let mut step = |start: usize, end: usize| {
-        let sequence = StepSequence { tokens: &text[start..end], start, blocks: &blocks, want: Want::LastLogits };
+        let sequence =
+            StepSequence { tokens: &text[start..end], start, blocks: &blocks, want: Want::LastLogits };
         executor.step(&StepBatch { sequences: vec![sequence] }).unwrap();
     };
     let (mut prefill, mut decoding) = (Vec::new(), Vec::new());

@@ -70,7 +70,8 @@ fn log_sum_exp(row: &[f32]) -> f64 {
 }
 
 fn argmax(row: &[f32]) -> u32 {
-    let best = row.iter().enumerate().fold((0, f32::MIN), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
+    let best =
+        row.iter().enumerate().fold((0, f32::MIN), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
     best.0 as u32
 }
 
@@ -111,7 +112,9 @@ fn teacher_forced_logits_follow_transformers() {
     }
     let (relative, agreement) = ((difference / size).sqrt(), agree as f64 / positions as f64);
     let kl = kl / positions as f64;
-    println!("{positions} positions: rel-L2 {relative:.2e}, top-1 agreement {agreement:.5}, mean KL {kl:.2e}");
+    println!(
+        "{positions} positions: rel-L2 {relative:.2e}, top-1 agreement {agreement:.5}, mean KL {kl:.2e}"
+    );
     assert!(positions >= 2000);
     assert!(relative < 2e-3, "rel-L2 {relative}");
     assert!(agreement >= 0.998, "top-1 agreement {agreement}");
@@ -134,7 +137,10 @@ fn every_layer_follows_transformers() {
     executor
         .trace(tokens, &blocks, |first, layer, stream| {
             for (i, &p) in at.iter().enumerate() {
-                let Some(row) = (p as usize).checked_sub(first).and_then(|r| stream.chunks(hidden).nth(r)) else { continue };
+                let Some(row) = (p as usize).checked_sub(first).and_then(|r| stream.chunks(hidden).nth(r))
+                else {
+                    continue;
+                };
                 for (j, &c) in column.iter().enumerate() {
                     got[layer][i * columns + j] = row[c as usize];
                 }
@@ -169,7 +175,11 @@ fn embeddings_follow_sentence_transformers() {
     let together = model.embed(&batch).unwrap();
     let mut worst = 1f64;
     for ((ids, vector), text) in batch.iter().zip(&together).zip(&texts) {
-        assert_eq!(model.embed(std::slice::from_ref(ids)).unwrap()[0], *vector, "alone and in a batch: {text:?}");
+        assert_eq!(
+            model.embed(std::slice::from_ref(ids)).unwrap()[0],
+            *vector,
+            "alone and in a batch: {text:?}"
+        );
         let want = want.f32(model.dimension());
         let dot: f64 = vector.iter().zip(&want).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();

@@ -123,7 +123,8 @@ fn all_logits_are_the_last_logits_of_each_prefix_and_copied_blocks_serve() {
         same(all.rows().nth(end - 1).unwrap(), &want, "prefix");
     }
     executor.copy_blocks(&[(4, 14), (9, 19), (2, 12)]).unwrap();
-    let sequence = StepSequence { tokens: &text[39..], start: 39, blocks: &[14, 19, 12], want: Want::LastLogits };
+    let sequence =
+        StepSequence { tokens: &text[39..], start: 39, blocks: &[14, 19, 12], want: Want::LastLogits };
     let again = executor.step(&StepBatch { sequences: vec![sequence] }).unwrap().remove(0);
     same(again.last(), all.last(), "copied blocks");
 }

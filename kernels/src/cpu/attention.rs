@@ -216,9 +216,7 @@ unsafe fn scores<L: Lanes, const R: usize>(
     unsafe {
         match rows - row {
             n if n >= R => score_tile::<L, R>(q, dim, keys, out),
-            n if n >= 4 => score_tile::<L, 4>(q, dim, keys, out),
-            3 => score_tile::<L, 3>(q, dim, keys, out),
-            2 => score_tile::<L, 2>(q, dim, keys, out),
+            n if n >= 3 => score_tile::<L, 3>(q, dim, keys, out),
             _ => score_tile::<L, 1>(q, dim, keys, out),
         }
     }
@@ -306,9 +304,7 @@ unsafe fn mix<L: Lanes, const R: usize>(
     unsafe {
         match rows - row {
             n if n >= R => mix_tile::<L, R>(scores, acc, dim, values, keys),
-            n if n >= 4 => mix_tile::<L, 4>(scores, acc, dim, values, keys),
-            3 => mix_tile::<L, 3>(scores, acc, dim, values, keys),
-            2 => mix_tile::<L, 2>(scores, acc, dim, values, keys),
+            n if n >= 3 => mix_tile::<L, 3>(scores, acc, dim, values, keys),
             _ => mix_tile::<L, 1>(scores, acc, dim, values, keys),
         }
     }

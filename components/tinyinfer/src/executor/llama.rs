@@ -20,7 +20,12 @@ pub struct LlamaExecutor {
 
 impl LlamaExecutor {
     /// Makes the cache and is ready.
-    pub fn new(model: Llama, cpu: Cpu, tokenizer: &Tokenizer, options: &LoadOptions) -> Result<Self, LoadError> {
+    pub fn new(
+        model: Llama,
+        cpu: Cpu,
+        tokenizer: &Tokenizer,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
         let shape = model.kv_shape(options.block_size);
         let block_bytes = shape.block_bytes();
         let n_blocks = options.kv_memory_bytes / block_bytes;
@@ -95,17 +100,30 @@ impl LlamaExecutor {
                     segment.rows += 1;
                 } else {
                     let start = sequence.start + t;
-                    rows.segments.push(Segment { row, rows: 1, start, blocks: sequence.blocks, causal: true });
+                    rows.segments.push(Segment {
+                        row,
+                        rows: 1,
+                        start,
+                        blocks: sequence.blocks,
+                        causal: true,
+                    });
                 }
             }
-            self.model.forward(&self.cpu, &mut self.kv, &rows, &mut self.work, |i, stream| observe(origin, i, stream));
+            self.model.forward(&self.cpu, &mut self.kv, &rows, &mut self.work, |i, stream| {
+                observe(origin, i, stream)
+            });
             after(&self.model, &self.cpu, &mut self.work, origin);
         }
     }
 
     /// Runs one sequence from its beginning and hands out the residual stream before and after each layer:
     /// `observe(first position, layer, rows)`. For tests that compare layer by layer.
-    pub fn trace(&mut self, tokens: &[u32], blocks: &[u32], mut observe: impl FnMut(usize, usize, &[f32])) -> Result<(), ExecutorError> {
+    pub fn trace(
+        &mut self,
+        tokens: &[u32],
+        blocks: &[u32],
+        mut observe: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ExecutorError> {
         let sequence = super::StepSequence { tokens, start: 0, blocks, want: Want::None };
         let batch = StepBatch { sequences: vec![sequence] };
         self.check(&batch)?;
@@ -123,35 +141,39 @@ impl Executor for LlamaExecutor {
         self.check(batch)?;
         let vocab = self.config.vocab;
         let mut results: Vec<Logits> = Vec::new();
-        self.passes(batch, |_, _, _| (), |model, cpu, work, origin| {
-            let wanted: Vec<(usize, (usize, usize))> = origin
-                .iter()
-                .copied()
-                .enumerate()
-                .filter(|&(_, (s, t))| match batch.sequences[s].want {
-                    Want::None => false,
-                    Want::LastLogits => t + 1 == batch.sequences[s].tokens.len(),
-                    Want::AllLogits => true,
-                })
-                .collect();
-            if wanted.is_empty() {
-                return;
-            }
-            let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
-            let mut values = vec![0f32; rows.len() * vocab];
-            model.logits(cpu, work, &rows, &mut values);
-            let mut values = values.chunks_exact(vocab);
-            for &(_, (sequence, t)) in &wanted {
-                let row = values.next().expect("a row for each");
-                match results.last_mut() {
-                    Some(last) if last.sequence == sequence => last.values.extend_from_slice(row),
-                    _ => {
-                        let position = batch.sequences[sequence].start + t;
-                        results.push(Logits { sequence, position, vocab, values: row.to_vec() });
+        self.passes(
+            batch,
+            |_, _, _| (),
+            |model, cpu, work, origin| {
+                let wanted: Vec<(usize, (usize, usize))> = origin
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|&(_, (s, t))| match batch.sequences[s].want {
+                        Want::None => false,
+                        Want::LastLogits => t + 1 == batch.sequences[s].tokens.len(),
+                        Want::AllLogits => true,
+                    })
+                    .collect();
+                if wanted.is_empty() {
+                    return;
+                }
+                let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
+                let mut values = vec![0f32; rows.len() * vocab];
+                model.logits(cpu, work, &rows, &mut values);
+                let mut values = values.chunks_exact(vocab);
+                for &(_, (sequence, t)) in &wanted {
+                    let row = values.next().expect("a row for each");
+                    match results.last_mut() {
+                        Some(last) if last.sequence == sequence => last.values.extend_from_slice(row),
+                        _ => {
+                            let position = batch.sequences[sequence].start + t;
+                            results.push(Logits { sequence, position, vocab, values: row.to_vec() });
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         match results.iter().find(|r| !r.values.iter().all(|v| v.is_finite())) {
             Some(bad) => Err(ExecutorError::NotFinite { sequence: bad.sequence }),
             None => Ok(results),

@@ -165,7 +165,9 @@ impl Header {
         match self.metadata.get(key) {
             Some(Value::Unsigned(n)) => Ok(*n),
             Some(Value::Signed(n)) if *n >= 0 => Ok(n.unsigned_abs()),
-            Some(_) => Err(GgufError::Metadata { key: key.to_owned(), problem: "not a non-negative integer" }),
+            Some(_) => {
+                Err(GgufError::Metadata { key: key.to_owned(), problem: "not a non-negative integer" })
+            }
             None => Err(Self::missing(key)),
         }
     }

@@ -105,7 +105,9 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<usize, GgufError> {
         None => Ok(32),
         Some(Value::Unsigned(n)) if n.is_power_of_two() && *n <= 65_536 => Ok(*n as usize),
         Some(Value::Unsigned(n)) => Err(GgufError::Alignment(*n)),
-        Some(_) => Err(GgufError::Metadata { key: "general.alignment".to_owned(), problem: "not an integer" }),
+        Some(_) => {
+            Err(GgufError::Metadata { key: "general.alignment".to_owned(), problem: "not an integer" })
+        }
     }
 }
 

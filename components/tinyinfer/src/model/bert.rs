@@ -101,7 +101,8 @@ struct Workspace {
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, LoadError> {
     let text = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    let reason = |e: serde_json::Error| LoadError::Unsupported { path: path.to_owned(), reason: e.to_string() };
+    let reason =
+        |e: serde_json::Error| LoadError::Unsupported { path: path.to_owned(), reason: e.to_string() };
     serde_json::from_slice(&text).map_err(reason)
 }
 
@@ -115,12 +116,18 @@ impl Bert {
     /// vectors are pooled by the mean.
     pub fn load(folder: &Path, cpu: Cpu) -> Result<(Self, u64), LoadError> {
         let config: Config = read_json(&folder.join("config.json"))?;
-        check(&config).map_err(|reason| LoadError::Unsupported { path: folder.join("config.json"), reason })?;
-        let sentence: SentenceConfig = read_optional(&folder.join("sentence_bert_config.json"))?.unwrap_or_default();
+        check(&config)
+            .map_err(|reason| LoadError::Unsupported { path: folder.join("config.json"), reason })?;
+        let sentence: SentenceConfig =
+            read_optional(&folder.join("sentence_bert_config.json"))?.unwrap_or_default();
         let pooling_path = folder.join("1_Pooling/config.json");
         let pooling = match read_optional::<PoolingConfig>(&pooling_path)? {
-            None | Some(PoolingConfig { pooling_mode_mean_tokens: true, pooling_mode_cls_token: false }) => Pooling::Mean,
-            Some(PoolingConfig { pooling_mode_cls_token: true, pooling_mode_mean_tokens: false }) => Pooling::Cls,
+            None | Some(PoolingConfig { pooling_mode_mean_tokens: true, pooling_mode_cls_token: false }) => {
+                Pooling::Mean
+            }
+            Some(PoolingConfig { pooling_mode_cls_token: true, pooling_mode_mean_tokens: false }) => {
+                Pooling::Cls
+            }
             Some(_) => {
                 let reason = "pooling other than mean or cls is not supported".to_owned();
                 return Err(LoadError::Unsupported { path: pooling_path, reason });
@@ -129,7 +136,8 @@ impl Bert {
         let file = SafetensorsFile::open(folder.join("model.safetensors"))?;
         let t = file.tensors(["", "bert."], "embeddings.word_embeddings.weight")?;
         let h = config.hidden_size;
-        let layers = (0..config.num_hidden_layers).map(|i| layer(&t, &config, i)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..config.num_hidden_layers).map(|i| layer(&t, &config, i)).collect::<Result<_, _>>()?;
         let shape = KvShape {
             layers: 1,
             kv_heads: config.num_attention_heads,
@@ -151,7 +159,8 @@ impl Bert {
         kind.truncate(h);
         let bert = Self {
             words: t.values("embeddings.word_embeddings.weight", &[config.vocab_size, h])?,
-            positions: t.values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, h])?,
+            positions: t
+                .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, h])?,
             kind,
             embedding_norm: norm(&t, "embeddings", h)?,
             layers,
@@ -216,11 +225,18 @@ impl Bert {
         for segment in segments {
             for i in 0..segment.rows {
                 let row = &work.projected[(segment.row + i) * 3 * h..][..3 * h];
-                cpu.kv_write(&mut work.kv, 0, (segment.blocks[i / BLOCK], i % BLOCK), &row[h..2 * h], &row[2 * h..]);
+                cpu.kv_write(
+                    &mut work.kv,
+                    0,
+                    (segment.blocks[i / BLOCK], i % BLOCK),
+                    &row[h..2 * h],
+                    &row[2 * h..],
+                );
             }
         }
         let scale = 1.0 / ((h / heads) as f32).sqrt();
-        let attention = Attention { queries: &work.projected, stride: 3 * h, heads, kv: &work.kv, layer: 0, scale };
+        let attention =
+            Attention { queries: &work.projected, stride: 3 * h, heads, kv: &work.kv, layer: 0, scale };
         cpu.attention(&attention, segments, work.attended.float_mut());
         work.summed.copy_from_slice(work.stream.float());
         add(&layer.attention_output, &work.attended, &mut work.summed);
@@ -339,7 +355,8 @@ fn check(c: &Config) -> Result<(), String> {
     if c.hidden_act != "gelu" || c.position_embedding_type.as_deref().unwrap_or("absolute") != "absolute" {
         return Err("only hidden_act gelu with absolute positions is supported".to_owned());
     }
-    let sizes = [c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.type_vocab_size];
+    let sizes =
+        [c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.type_vocab_size];
     let more = [c.max_position_embeddings, c.vocab_size];
     if sizes.iter().chain(&more).any(|&n| n == 0 || n > 1 << 20) {
         return Err("a size is 0 or above 1048576".to_owned());
@@ -348,7 +365,10 @@ fn check(c: &Config) -> Result<(), String> {
         || !(c.hidden_size / c.num_attention_heads).is_multiple_of(32)
         || !c.intermediate_size.is_multiple_of(32)
     {
-        return Err(format!("heads of {} / {} values: a multiple of 32 is needed", c.hidden_size, c.num_attention_heads));
+        return Err(format!(
+            "heads of {} / {} values: a multiple of 32 is needed",
+            c.hidden_size, c.num_attention_heads
+        ));
     }
     if !(c.layer_norm_eps > 0.0 && c.layer_norm_eps < 1.0) {
         return Err(format!("layer_norm_eps {}", c.layer_norm_eps));

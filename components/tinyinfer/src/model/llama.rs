@@ -185,10 +185,22 @@ impl Llama {
                 Product { weights: &layer.value, column: q + kv_width, then: Then::Store },
             ];
             cpu.matmul(&work.normed, &products, &mut work.projected, projected);
-            cpu.rotate(&mut work.projected, projected, sizes.heads + sizes.kv_heads, &rows.positions, &self.rotary);
+            cpu.rotate(
+                &mut work.projected,
+                projected,
+                sizes.heads + sizes.kv_heads,
+                &rows.positions,
+                &self.rotary,
+            );
             write_kv(cpu, kv, i, rows, &work.projected, (q, kv_width));
-            let attention =
-                Attention { queries: &work.projected, stride: projected, heads: sizes.heads, kv, layer: i, scale };
+            let attention = Attention {
+                queries: &work.projected,
+                stride: projected,
+                heads: sizes.heads,
+                kv,
+                layer: i,
+                scale,
+            };
             cpu.attention(&attention, &rows.segments, work.attended.float_mut());
             cpu.quantize(&mut work.attended);
             let product = Product { weights: &layer.attention_output, column: 0, then: Then::Add };
@@ -207,7 +219,8 @@ impl Llama {
     /// The logits of some rows of the last [`Self::forward`], `[rows × vocab]`.
     pub fn logits(&self, cpu: &Cpu, work: &mut Workspace, rows: &[usize], out: &mut [f32]) {
         let hidden = self.sizes.hidden;
-        let picked: Vec<f32> = rows.iter().flat_map(|&r| &work.stream[r * hidden..][..hidden]).copied().collect();
+        let picked: Vec<f32> =
+            rows.iter().flat_map(|&r| &work.stream[r * hidden..][..hidden]).copied().collect();
         if work.last.k() != hidden {
             work.last = Activations::new(hidden);
         }
@@ -243,7 +256,14 @@ impl Workspace {
 }
 
 /// Writes the keys and values of all rows of one layer.
-fn write_kv(cpu: &Cpu, kv: &mut KvCache, layer: usize, rows: &Rows<'_>, projected: &[f32], widths: (usize, usize)) {
+fn write_kv(
+    cpu: &Cpu,
+    kv: &mut KvCache,
+    layer: usize,
+    rows: &Rows<'_>,
+    projected: &[f32],
+    widths: (usize, usize),
+) {
     let (q, width) = widths;
     let block_size = kv.shape().block_size;
     for segment in &rows.segments {
@@ -283,19 +303,32 @@ fn sizes(weights: &Weights<'_>) -> Result<Hyperparameters, LoadError> {
         context: number("context_length")?,
         vocab: header.texts("tokenizer.ggml.tokens").map_err(|e| weights.error(e))?.len(),
         epsilon: float("attention.layer_norm_rms_epsilon")? as f32,
-        rope_base: Header::optional(header.float("llama.rope.freq_base")).map_err(|e| weights.error(e))?.unwrap_or(1e4),
+        rope_base: Header::optional(header.float("llama.rope.freq_base"))
+            .map_err(|e| weights.error(e))?
+            .unwrap_or(1e4),
     };
-    if !(sizes.head_dim.is_multiple_of(32) && hidden.is_multiple_of(32) && sizes.feed_forward.is_multiple_of(32)) {
-        let reason = format!("widths must be multiples of 32: head {head_dim}, hidden {hidden}, feed-forward {}", sizes.feed_forward);
+    if !(sizes.head_dim.is_multiple_of(32)
+        && hidden.is_multiple_of(32)
+        && sizes.feed_forward.is_multiple_of(32))
+    {
+        let reason = format!(
+            "widths must be multiples of 32: head {head_dim}, hidden {hidden}, feed-forward {}",
+            sizes.feed_forward
+        );
         return Err(unsupported(reason));
     }
     if !heads.is_multiple_of(sizes.kv_heads) || sizes.vocab == 0 {
-        return Err(unsupported(format!("{heads} heads on {} key-value heads, {} tokens", sizes.kv_heads, sizes.vocab)));
+        return Err(unsupported(format!(
+            "{heads} heads on {} key-value heads, {} tokens",
+            sizes.kv_heads, sizes.vocab
+        )));
     }
     let rotated = or("rope.dimension_count", head_dim)?;
     let value_length = or("attention.value_length", head_dim)?;
     if rotated != head_dim || value_length != head_dim {
-        return Err(unsupported(format!("rotated {rotated}, value {value_length} of {head_dim}: must be equal")));
+        return Err(unsupported(format!(
+            "rotated {rotated}, value {value_length} of {head_dim}: must be equal"
+        )));
     }
     let scaling = Header::optional(header.text("llama.rope.scaling.type")).map_err(|e| weights.error(e))?;
     if scaling.is_some_and(|s| s != "none") || header.metadata.contains_key("llama.expert_count") {

@@ -20,7 +20,9 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Nothing that looks like a model is there.
-    #[error("{path} holds no model: expected a .gguf file, or a folder with model.gguf or with config.json, tokenizer.json and model.safetensors")]
+    #[error(
+        "{path} holds no model: expected a .gguf file, or a folder with model.gguf or with config.json, tokenizer.json and model.safetensors"
+    )]
     NotFound {
         /// Where it was looked for.
         path: PathBuf,
@@ -109,7 +111,8 @@ pub(crate) fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, Lo
         let cpu = Cpu::new(options.threads);
         let tokenizer = Tokenizer::from_json(&path.join("tokenizer.json"))?;
         let (embedder, file_bytes) = bert::Bert::load(path, cpu)?;
-        let metadata = ModelMetadata { name: name_of(path), path: path.to_owned(), file_bytes, license: None };
+        let metadata =
+            ModelMetadata { name: name_of(path), path: path.to_owned(), file_bytes, license: None };
         return Ok(LoadedModel::Embedder { embedder: Arc::new(embedder), tokenizer, metadata });
     }
     Err(LoadError::NotFound { path: path.to_owned() })
@@ -138,6 +141,7 @@ fn load_gguf(file: &Path, path: &Path, options: &LoadOptions) -> Result<LoadedMo
         license: text("general.license")?,
     };
     let model = llama::Llama::load(gguf, file)?;
-    let executor = crate::executor::llama::LlamaExecutor::new(model, Cpu::new(options.threads), &tokenizer, options)?;
+    let executor =
+        crate::executor::llama::LlamaExecutor::new(model, Cpu::new(options.threads), &tokenizer, options)?;
     Ok(LoadedModel::Generator { executor: Box::new(executor), tokenizer, chat_template, metadata })
 }

@@ -42,7 +42,12 @@ impl SafetensorsFile {
     }
 }
 
-fn parse<'a>(path: &'a Path, bytes: &'a [u8], prefixes: [&'static str; 2], probe: &str) -> Result<Tensors<'a>, LoadError> {
+fn parse<'a>(
+    path: &'a Path,
+    bytes: &'a [u8],
+    prefixes: [&'static str; 2],
+    probe: &str,
+) -> Result<Tensors<'a>, LoadError> {
     let error = |reason: String| LoadError::Safetensors { path: path.to_owned(), reason };
     let file = SafeTensors::deserialize(bytes).map_err(|e| error(e.to_string()))?;
     let prefix = prefixes.into_iter().find(|prefix| file.tensor(&format!("{prefix}{probe}")).is_ok());
@@ -57,13 +62,21 @@ impl<'a> Tensors<'a> {
         let full = format!("{}{name}", self.prefix);
         let tensor = self.file.tensor(&full).map_err(|_| error(format!("tensor {full} is missing")))?;
         if tensor.shape() != shape {
-            return Err(LoadError::Shape { name: full, given: tensor.shape().to_vec(), needed: shape.to_vec() });
+            return Err(LoadError::Shape {
+                name: full,
+                given: tensor.shape().to_vec(),
+                needed: shape.to_vec(),
+            });
         }
         let kind = match tensor.dtype() {
             Dtype::F32 => BlockType::F32,
             Dtype::F16 => BlockType::F16,
             Dtype::BF16 => BlockType::Bf16,
-            other => return Err(error(format!("tensor {full} has type {other:?} (F32, F16, BF16 are supported)"))),
+            other => {
+                return Err(error(format!(
+                    "tensor {full} has type {other:?} (F32, F16, BF16 are supported)"
+                )));
+            }
         };
         Ok((kind, tensor.data()))
     }

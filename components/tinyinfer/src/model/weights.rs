@@ -58,9 +58,13 @@ impl RowList<'_> {
     /// `(i, i + dim / 2)`: queries and keys change alike, so scores do not change at all.
     pub(super) fn pairs_to_halves(mut self, head_dim: usize) -> Self {
         let half = head_dim / 2;
-        let order = |head: usize, i: usize| head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 };
+        let order =
+            |head: usize, i: usize| head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 };
         let heads = self.rows.len() / head_dim;
-        self.rows = (0..heads).flat_map(|h| (0..head_dim).map(move |i| (h, i))).map(|(h, i)| self.rows[order(h, i)]).collect();
+        self.rows = (0..heads)
+            .flat_map(|h| (0..head_dim).map(move |i| (h, i)))
+            .map(|(h, i)| self.rows[order(h, i)])
+            .collect();
         self
     }
 

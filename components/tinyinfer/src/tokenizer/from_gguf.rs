@@ -41,7 +41,9 @@ pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
     let id = |key: &str| -> Result<Option<u32>, TokenizerError> {
         let id = Header::optional(header.integer(key)).map_err(from)?;
         match id {
-            Some(id) if id as usize >= tokens.len() => Err(bad(format!("{key} is {id}, there are {}", tokens.len()))),
+            Some(id) if id as usize >= tokens.len() => {
+                Err(bad(format!("{key} is {id}, there are {}", tokens.len())))
+            }
             id => Ok(id.map(|id| id as u32)),
         }
     };
@@ -49,9 +51,11 @@ pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
         .into_iter()
         .flatten()
         .collect();
-    let ends = tokens.iter().zip(types).enumerate().filter(|(_, (token, kind))| {
-        **kind == CONTROL && ENDS.contains(&token.as_str())
-    });
+    let ends = tokens
+        .iter()
+        .zip(types)
+        .enumerate()
+        .filter(|(_, (token, kind))| **kind == CONTROL && ENDS.contains(&token.as_str()));
     eos.extend(ends.map(|(id, _)| id as u32));
     eos.sort_unstable();
     eos.dedup();
@@ -67,7 +71,9 @@ fn describe(pre: &str, tokens: &[String], types: &[i64], merges: &[String]) -> R
             json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level(true)]})
         }
         "gpt-2" => byte_level(true),
-        other => return Err(bad(format!("tokenizer.ggml.pre {other} is not supported (smollm and gpt-2 are)"))),
+        other => {
+            return Err(bad(format!("tokenizer.ggml.pre {other} is not supported (smollm and gpt-2 are)")));
+        }
     };
     let mut vocab = Map::with_capacity(tokens.len());
     for (id, token) in tokens.iter().enumerate() {

@@ -35,7 +35,8 @@ pub fn smollm2_on(cpu: Cpu, block_size: usize) -> LlamaExecutor {
     let tokenizer = Tokenizer::from_gguf(&gguf.header).unwrap();
     let model = Llama::load(gguf, &path).unwrap();
     let kv_memory_bytes = model.kv_shape(block_size).block_bytes() * (4096 / block_size);
-    LlamaExecutor::new(model, cpu, &tokenizer, &LoadOptions { threads: 0, kv_memory_bytes, block_size }).unwrap()
+    LlamaExecutor::new(model, cpu, &tokenizer, &LoadOptions { threads: 0, kv_memory_bytes, block_size })
+        .unwrap()
 }
 
 /// The embedding model.

@@ -19,6 +19,7 @@ unsafe impl Lanes for Avx2 {
     type B = I;
 
     const BIAS: i32 = 0;
+    const UNPACKS: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {

@@ -142,6 +142,7 @@ macro_rules! float_lanes {
 #[allow(unsafe_op_in_unsafe_fn)]
 unsafe impl Lanes for Avx512 {
     const BIAS: i32 = 0;
+    const UNPACKS: bool = true;
 
     float_lanes!();
 
@@ -169,6 +170,7 @@ unsafe impl Lanes for Avx512 {
 #[allow(unsafe_op_in_unsafe_fn)]
 unsafe impl Lanes for Avx512Vnni {
     const BIAS: i32 = 128;
+    const UNPACKS: bool = true;
 
     float_lanes!();
 

@@ -35,6 +35,8 @@ pub unsafe trait Lanes: Copy + 'static {
 
     /// What [`Self::dot_i8`] adds to each weight: it returns `acc + Σ (w + BIAS) · a`.
     const BIAS: i32;
+    /// Whether unpacking a panel pays when many rows share it.
+    const UNPACKS: bool;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::F;

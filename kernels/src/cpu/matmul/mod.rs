@@ -16,7 +16,10 @@ use super::isa::instantiate;
 use super::lanes::{LANES, Lanes};
 use super::math;
 use super::packed::{PANEL, PackedMatrix, PanelKind};
-use tile::{BYTE, Brain, Half, NIBBLE, NIBBLE_MIN, NIBBLE_WIDE, Single, Stored, Tile, UNPACKED_RECORD};
+use tile::{
+    BYTE, Brain, Half, NIBBLE, NIBBLE_MIN, NIBBLE_WIDE, Single, Stored, Tile, UNPACKED_RECORD, WIDE_BYTE,
+    WIDE_NIBBLE,
+};
 
 /// From this many rows on, a panel is unpacked first.
 const UNPACK_ROWS: usize = 12;
@@ -172,43 +175,39 @@ unsafe fn integers<L: Lanes, const R: usize, const KIND: u8>(job: &Job<'_>) {
         let panel = job.product.weights.panel(p).as_ptr();
         // SAFETY: the scratch holds a whole unpacked panel; rows are within `x`.
         unsafe {
-            if rows >= UNPACK_ROWS {
+            if L::UNPACKS && rows >= UNPACK_ROWS {
                 tile::unpack::<L, KIND>(panel, job.x.k / 32, job.scratch);
-                integer_rows::<L, R, KIND, true>(job, p, job.scratch);
+                if KIND == BYTE {
+                    integer_rows::<L, R, WIDE_BYTE>(job, p, job.scratch);
+                } else {
+                    integer_rows::<L, R, WIDE_NIBBLE>(job, p, job.scratch);
+                }
             } else {
-                integer_rows::<L, R, KIND, false>(job, p, panel);
+                integer_rows::<L, R, KIND>(job, p, panel);
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn integer_rows<L: Lanes, const R: usize, const KIND: u8, const UNPACKED: bool>(
-    job: &Job<'_>,
-    p: usize,
-    panel: *const u8,
-) {
+unsafe fn integer_rows<L: Lanes, const R: usize, const KIND: u8>(job: &Job<'_>, p: usize, panel: *const u8) {
     let (rows, records) = (job.x.rows, job.x.k / 32);
     let mut row = 0;
     // SAFETY: `row + R <= rows` at each call.
     unsafe {
         while row + R <= rows {
-            integer_tile::<L, R, KIND, UNPACKED>(job, p, panel, records, row);
+            integer_tile::<L, R, KIND>(job, p, panel, records, row);
             row += R;
         }
-        if row + 2 <= rows {
-            integer_tile::<L, 2, KIND, UNPACKED>(job, p, panel, records, row);
-            row += 2;
-        }
         while row < rows {
-            integer_tile::<L, 1, KIND, UNPACKED>(job, p, panel, records, row);
+            integer_tile::<L, 1, KIND>(job, p, panel, records, row);
             row += 1;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn integer_tile<L: Lanes, const R: usize, const KIND: u8, const UNPACKED: bool>(
+unsafe fn integer_tile<L: Lanes, const R: usize, const KIND: u8>(
     job: &Job<'_>,
     p: usize,
     panel: *const u8,
@@ -218,7 +217,7 @@ unsafe fn integer_tile<L: Lanes, const R: usize, const KIND: u8, const UNPACKED:
     let mut tile: Tile<R> = [[0.0; PANEL]; R];
     // SAFETY: the caller's contract.
     unsafe {
-        tile::integer::<L, R, KIND, UNPACKED>(panel, records, job.x, row, &mut tile);
+        tile::integer::<L, R, KIND>(panel, records, job.x, row, &mut tile);
         finish::<L, R>(job, p, row, &mut tile);
     }
 }
@@ -230,7 +229,7 @@ unsafe fn floats<L: Lanes, const R: usize, S: Stored>(job: &Job<'_>) {
         let panel = job.product.weights.panel(p).as_ptr();
         // SAFETY: the scratch holds a panel of f32; rows are within `x`.
         unsafe {
-            if S::BYTES != 4 && rows >= UNPACK_ROWS {
+            if L::UNPACKS && S::BYTES != 4 && rows >= UNPACK_ROWS {
                 let wide = job.scratch.cast::<f32>();
                 for i in 0..2 * k {
                     L::store(wide.add(LANES * i), S::load::<L>(panel.add(LANES * i * S::BYTES)));
@@ -253,12 +252,9 @@ unsafe fn float_rows<L: Lanes, const R: usize, S: Stored>(job: &Job<'_>, p: usiz
             float_tile::<L, R, S>(job, p, panel, row);
             row += R;
         }
-        while row + 2 <= rows {
-            float_tile::<L, 2, S>(job, p, panel, row);
-            row += 2;
-        }
-        if row < rows {
+        while row < rows {
             float_tile::<L, 1, S>(job, p, panel, row);
+            row += 1;
         }
     }
 }

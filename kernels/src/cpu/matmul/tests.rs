@@ -55,14 +55,13 @@ fn stored_row(kind: BlockType, k: usize, random: &mut Random) -> Vec<u8> {
 /// The blocks of a stored row as (integers, scale, minimum).
 fn integer_blocks(kind: BlockType, row: &[u8]) -> Vec<(Vec<i64>, f32, f32)> {
     let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
-    let nibbles = |qs: &[u8], minus: i64| -> Vec<i64> {
-        let low = qs.iter().map(|q| i64::from(q & 15) - minus);
-        low.chain(qs.iter().map(|q| i64::from(q >> 4) - minus)).collect()
+    let nibbles = |qs: &[u8]| -> Vec<i64> {
+        qs.iter().map(|q| i64::from(q & 15)).chain(qs.iter().map(|q| i64::from(q >> 4))).collect()
     };
     let blocks = row.chunks_exact(kind.block_bytes());
     match kind {
-        BlockType::Q4_0 => blocks.map(|b| (nibbles(&b[2..], 8), half(b, 0), 0.0)).collect(),
-        BlockType::Q4_1 => blocks.map(|b| (nibbles(&b[4..], 0), half(b, 0), half(b, 2))).collect(),
+        BlockType::Q4_0 => blocks.map(|b| (nibbles(&b[2..]), half(b, 0), -8.0 * half(b, 0))).collect(),
+        BlockType::Q4_1 => blocks.map(|b| (nibbles(&b[4..]), half(b, 0), half(b, 2))).collect(),
         BlockType::Q8_0 => {
             blocks.map(|b| (b[2..].iter().map(|&q| i64::from(q as i8)).collect(), half(b, 0), 0.0)).collect()
         }

@@ -2,7 +2,7 @@
 //!
 //! The recipe, the same for one row and for many, packed or unpacked, on every instruction set:
 //! for each block of 32 an exact integer dot product `I`, then `acc = fma(I, d, acc)` and, with a minimum, `acc = fma(m, S, acc)`
-//! where `S` is the block's sum of activations; blocks in order; at the end `y = acc · s`. Floats: `acc = fma(x, w, acc)` in order of `k`.
+//! where `S` is the block's sum of activations (Q4_0 has the minimum `-8 d`); blocks in order; at the end `y = acc · s`. Floats: `acc = fma(x, w, acc)` in order of `k`.
 //! So a result depends on its row and its column alone.
 #![allow(unsafe_code)]
 
@@ -14,6 +14,9 @@ pub(super) const NIBBLE: u8 = 0;
 pub(super) const NIBBLE_MIN: u8 = 1;
 pub(super) const NIBBLE_WIDE: u8 = 2;
 pub(super) const BYTE: u8 = 3;
+/// An unpacked panel of 4-bit weights (any kind), and of 8-bit ones.
+pub(super) const WIDE_NIBBLE: u8 = 4;
+pub(super) const WIDE_BYTE: u8 = 5;
 
 /// Bytes of an unpacked record: 32 × 32 bytes of weights, 32 f32 scales, 32 f32 minima.
 pub(super) const UNPACKED_RECORD: usize = 1024 + 128 + 128;
@@ -21,11 +24,9 @@ pub(super) const UNPACKED_RECORD: usize = 1024 + 128 + 128;
 /// One tile of results.
 pub(super) type Tile<const R: usize> = [[f32; PANEL]; R];
 
-const fn record_bytes(kind: u8, unpacked: bool) -> usize {
-    if unpacked {
-        return UNPACKED_RECORD;
-    }
+const fn record_bytes(kind: u8) -> usize {
     match kind {
+        WIDE_NIBBLE | WIDE_BYTE => UNPACKED_RECORD,
         NIBBLE => 576,
         NIBBLE_MIN => 640,
         NIBBLE_WIDE => 768,
@@ -35,19 +36,15 @@ const fn record_bytes(kind: u8, unpacked: bool) -> usize {
 
 /// The weights of steps `i` and `i + 4` (four `k` each) of a record, 16 columns from `c`.
 #[inline(always)]
-unsafe fn weights<L: Lanes, const KIND: u8, const UNPACKED: bool>(
-    record: *const u8,
-    i: usize,
-    c: usize,
-) -> (L::B, L::B) {
+unsafe fn weights<L: Lanes, const KIND: u8>(record: *const u8, i: usize, c: usize) -> (L::B, L::B) {
     // SAFETY: vectors 0..16 of a byte record, 0..8 of a nibble record.
     unsafe {
-        if UNPACKED || KIND == BYTE {
+        if KIND >= BYTE {
             let (a, b) = (
                 L::load_bytes(record.add(128 * i + 64 * c)),
                 L::load_bytes(record.add(128 * (i + 4) + 64 * c)),
             );
-            if UNPACKED { (a, b) } else { (L::prepare_i8(a), L::prepare_i8(b)) }
+            if KIND == BYTE { (L::prepare_i8(a), L::prepare_i8(b)) } else { (a, b) }
         } else {
             let v = L::load_bytes(record.add(128 * i + 64 * c));
             (L::low_nibbles(v), L::high_nibbles(v))
@@ -57,17 +54,14 @@ unsafe fn weights<L: Lanes, const KIND: u8, const UNPACKED: bool>(
 
 /// Scales (and minima) of 16 columns from `c`.
 #[inline(always)]
-unsafe fn scales<L: Lanes, const KIND: u8, const UNPACKED: bool>(
-    record: *const u8,
-    c: usize,
-) -> (L::F, L::F) {
+unsafe fn scales<L: Lanes, const KIND: u8>(record: *const u8, c: usize) -> (L::F, L::F) {
     // SAFETY: the offsets are those of the record's layout.
     unsafe {
-        if UNPACKED {
-            let d = record.add(1024).cast::<f32>();
-            return (L::load(d.add(LANES * c)), L::load(d.add(PANEL + LANES * c)));
-        }
         match KIND {
+            WIDE_NIBBLE | WIDE_BYTE => {
+                let d = record.add(1024).cast::<f32>();
+                (L::load(d.add(LANES * c)), L::load(d.add(PANEL + LANES * c)))
+            }
             NIBBLE_WIDE => {
                 let d = record.add(512).cast::<f32>();
                 (L::load(d.add(LANES * c)), L::load(d.add(PANEL + LANES * c)))
@@ -76,18 +70,25 @@ unsafe fn scales<L: Lanes, const KIND: u8, const UNPACKED: bool>(
                 let d = record.add(512).cast::<u16>();
                 (L::load_f16(d.add(LANES * c)), L::load_f16(d.add(PANEL + LANES * c)))
             }
-            _ => {
-                let at = if KIND == BYTE { 1024 } else { 512 };
-                (L::load_f16(record.add(at).cast::<u16>().add(LANES * c)), L::splat(0.0))
+            NIBBLE => {
+                // d · (q - 8) = d · q - 8 d
+                let d = L::load_f16(record.add(512).cast::<u16>().add(LANES * c));
+                (d, L::mul(d, L::splat(-8.0)))
             }
+            _ => (L::load_f16(record.add(1024).cast::<u16>().add(LANES * c)), L::splat(0.0)),
         }
     }
+}
+
+/// Whether the weights are signed bytes.
+const fn is_byte(kind: u8) -> bool {
+    kind == BYTE || kind == WIDE_BYTE
 }
 
 #[inline(always)]
 unsafe fn dot<L: Lanes, const KIND: u8>(acc: L::I, w: L::B, a: i32) -> L::I {
     // SAFETY: register arithmetic.
-    unsafe { if KIND == BYTE { L::dot_i8(acc, w, a) } else { L::dot_u4(acc, w, a) } }
+    unsafe { if is_byte(KIND) { L::dot_i8(acc, w, a) } else { L::dot_u4(acc, w, a) } }
 }
 
 /// Rows `row..row + R` of `x` times one integer panel of `records` blocks.
@@ -95,19 +96,15 @@ unsafe fn dot<L: Lanes, const KIND: u8>(acc: L::I, w: L::B, a: i32) -> L::I {
 /// # Safety
 /// `panel` holds `records` records of the kind; `x` has the rows, quantised, of `32 · records` values.
 #[inline(always)]
-pub(super) unsafe fn integer<L: Lanes, const R: usize, const KIND: u8, const UNPACKED: bool>(
+pub(super) unsafe fn integer<L: Lanes, const R: usize, const KIND: u8>(
     panel: *const u8,
     records: usize,
     x: &Activations,
     row: usize,
     out: &mut Tile<R>,
 ) {
-    let has_min = KIND == NIBBLE_MIN || KIND == NIBBLE_WIDE;
-    let offset = match KIND {
-        NIBBLE => -8,
-        BYTE => -L::BIAS,
-        _ => 0,
-    };
+    let has_min = !is_byte(KIND);
+    let offset = if is_byte(KIND) { -L::BIAS } else { 0 };
     // SAFETY: rows and records are within bounds by the caller's contract.
     unsafe {
         let stride = 2 * BLOCK * records;
@@ -116,7 +113,7 @@ pub(super) unsafe fn integer<L: Lanes, const R: usize, const KIND: u8, const UNP
         let sums_f32 = x.sums_f32.as_ptr().add(row * records);
         let mut acc = [[L::splat(0.0); 2]; R];
         for b in 0..records {
-            let record = panel.add(b * record_bytes(KIND, UNPACKED));
+            let record = panel.add(b * record_bytes(KIND));
             let mut hi = [[L::splat_i(0); 2]; R];
             let mut lo = hi;
             if offset != 0 {
@@ -125,8 +122,7 @@ pub(super) unsafe fn integer<L: Lanes, const R: usize, const KIND: u8, const UNP
                 }
             }
             for i in 0..4 {
-                let (w0, w1) =
-                    (weights::<L, KIND, UNPACKED>(record, i, 0), weights::<L, KIND, UNPACKED>(record, i, 1));
+                let (w0, w1) = (weights::<L, KIND>(record, i, 0), weights::<L, KIND>(record, i, 1));
                 for r in 0..R {
                     let a = a.add(r * stride + 64 * b + 8 * i).cast::<i32>();
                     let (h, l) = (a.read_unaligned(), a.add(1).read_unaligned());
@@ -141,7 +137,7 @@ pub(super) unsafe fn integer<L: Lanes, const R: usize, const KIND: u8, const UNP
                 }
             }
             for c in 0..2 {
-                let (d, m) = scales::<L, KIND, UNPACKED>(record, c);
+                let (d, m) = scales::<L, KIND>(record, c);
                 for r in 0..R {
                     acc[r][c] = L::fma(L::to_f32(L::join(hi[r][c], lo[r][c])), d, acc[r][c]);
                     if has_min {
@@ -167,14 +163,14 @@ pub(super) unsafe fn unpack<L: Lanes, const KIND: u8>(panel: *const u8, records:
     // SAFETY: the caller's contract.
     unsafe {
         for b in 0..records {
-            let (record, out) = (panel.add(b * record_bytes(KIND, false)), out.add(b * UNPACKED_RECORD));
+            let (record, out) = (panel.add(b * record_bytes(KIND)), out.add(b * UNPACKED_RECORD));
             for c in 0..2 {
                 for i in 0..4 {
-                    let (a, b) = weights::<L, KIND, false>(record, i, c);
+                    let (a, b) = weights::<L, KIND>(record, i, c);
                     L::store_bytes(out.add(128 * i + 64 * c), a);
                     L::store_bytes(out.add(128 * (i + 4) + 64 * c), b);
                 }
-                let (d, m) = scales::<L, KIND, false>(record, c);
+                let (d, m) = scales::<L, KIND>(record, c);
                 let to = out.add(1024).cast::<f32>();
                 L::store(to.add(LANES * c), d);
                 L::store(to.add(PANEL + LANES * c), m);
