@@ -115,10 +115,11 @@ impl ChatTemplate {
             eos_token => &self.eos,
             add_generation_prompt => options.add_generation_prompt,
         };
-        let extra = Value::from_pairs(options.extra.iter().map(|(key, value)| (key.as_str(), from_json(value))));
+        let extra =
+            Value::from_pairs(options.extra.iter().map(|(key, value)| (key.as_str(), from_json(value))));
         let context = context! { ..own, ..extra };
         let template = self.environment.get_template("chat").expect("added when this was built");
-        let text = template.render(context).map_err(render_error)?;
+        let text = template.render(context).map_err(|error| render_error(&error))?;
         if options.continue_final_message { cut_at_mark(&text) } else { Ok(text) }
     }
 }
@@ -134,7 +135,9 @@ fn from_json(json: &Json) -> Value {
         },
         Json::String(text) => Value::from(text),
         Json::Array(items) => items.iter().map(from_json).collect(),
-        Json::Object(pairs) => Value::from_pairs(pairs.iter().map(|(key, value)| (key.as_str(), from_json(value)))),
+        Json::Object(pairs) => {
+            Value::from_pairs(pairs.iter().map(|(key, value)| (key.as_str(), from_json(value))))
+        }
     }
 }
 
@@ -143,8 +146,8 @@ fn from_json(json: &Json) -> Value {
 #[error("raised by the template")]
 struct Raised;
 
-fn render_error(error: Error) -> ChatError {
-    let raised = std::error::Error::source(&error).is_some_and(|source| source.is::<Raised>());
+fn render_error(error: &Error) -> ChatError {
+    let raised = std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Raised>);
     if raised {
         ChatError::Refused { message: error.detail().unwrap_or_default().to_owned() }
     } else {
@@ -152,6 +155,7 @@ fn render_error(error: Error) -> ChatError {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // the template engine hands them over
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let style = python::JsonStyle {
         indent: options.get::<Option<usize>>("indent")?,
@@ -185,7 +189,8 @@ fn without_generation_marks(source: &str) -> String {
 }
 
 fn mark_final_message(messages: &mut [Json]) -> Result<(), ChatError> {
-    let content = messages.last_mut().and_then(|m| m.get_mut("content")).ok_or(ChatError::NothingToContinue)?;
+    let content =
+        messages.last_mut().and_then(|m| m.get_mut("content")).ok_or(ChatError::NothingToContinue)?;
     let text = match content {
         Json::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
         text => Some(text),

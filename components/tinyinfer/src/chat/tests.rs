@@ -29,7 +29,8 @@ fn renders_what_transformers_renders() {
         let messages = inputs["conversations"][case["conversation"].as_str().unwrap()].as_array().unwrap();
         let rendered = ChatTemplate::new(source, "<s>", "</s>")
             .and_then(|template| template.render(messages, &options(&case["options"])));
-        let raised = case["error"].as_str().filter(|e| e.starts_with("Roles must") || e.starts_with("Only user"));
+        let raised =
+            case["error"].as_str().filter(|e| e.starts_with("Roles must") || e.starts_with("Only user"));
         let same = match (&rendered, case["text"].as_str(), raised) {
             (Ok(text), Some(expected), _) => text == expected,
             (Err(ChatError::Refused { message }), _, Some(expected)) => message == expected,
@@ -50,7 +51,8 @@ fn errors_name_their_cause() {
     let error = ChatTemplate::new("{% if %}", "", "").err().expect("no valid template");
     assert!(matches!(error, ChatError::Parse { .. }), "{error}");
     let template = ChatTemplate::new("{{ messages[0].content + 1 }}", "", "").unwrap();
-    let error = template.render(&[json!({"role": "user", "content": "x"})], &RenderOptions::default()).unwrap_err();
+    let error =
+        template.render(&[json!({"role": "user", "content": "x"})], &RenderOptions::default()).unwrap_err();
     assert!(matches!(error, ChatError::Render { .. }), "{error}");
     let silent = ChatTemplate::new("nothing", "", "").unwrap();
     let going_on = RenderOptions { continue_final_message: true, ..RenderOptions::default() };
@@ -64,7 +66,8 @@ fn errors_name_their_cause() {
 fn a_conversation_cannot_set_the_templates_own_variables() {
     let template = ChatTemplate::new("{{ bos_token }}{{ messages|length }}{{ thing }}", "<s>", "").unwrap();
     let extra = json!({"bos_token": "evil", "messages": [], "thing": "T"}).as_object().cloned().unwrap();
-    let text = template.render(&[json!({"role": "user"})], &RenderOptions { extra, ..RenderOptions::default() });
+    let text =
+        template.render(&[json!({"role": "user"})], &RenderOptions { extra, ..RenderOptions::default() });
     assert_eq!(text.unwrap(), "<s>1T");
 }
 

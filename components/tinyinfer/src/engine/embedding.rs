@@ -95,7 +95,8 @@ impl EmbedQueue {
         if self.jobs.send(job).is_err() {
             return Err(EmbedError::Stopped);
         }
-        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left =
+            deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         match tokio::time::timeout(left, vectors).await {
             Ok(answer) => answer.unwrap_or(Err(EmbedError::Stopped)),
             Err(_) => Err(EmbedError::TimedOut),

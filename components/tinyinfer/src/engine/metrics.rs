@@ -13,8 +13,7 @@ use prometheus_client::registry::Registry;
 use super::{Finish, FinishReason, Request};
 use crate::scheduler::{Sizes, Stats};
 
-const TOKENS: [f64; 12] =
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+const TOKENS: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 const FIRST_TOKEN_SECONDS: [f64; 16] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 40.0];
 const NEXT_TOKEN_SECONDS: [f64; 14] =
@@ -61,19 +60,9 @@ pub struct EngineMetrics {
     cache_config: Family<CacheLabels, Gauge>,
 }
 
-impl EngineMetrics {
-    /// Registers them with `model_name` and `engine` as labels.
-    pub fn register(registry: &mut Registry, model_name: &str) -> Self {
-        let labels = [("model_name".into(), model_name.to_owned().into()), ("engine".into(), "0".into())];
-        let registry = registry.sub_registry_with_labels(labels.into_iter());
-        let metrics = Self::unregistered();
-        metrics.register_state(registry);
-        metrics.register_times(registry);
-        metrics
-    }
-
-    /// Figures that nobody reads, for tests.
-    pub fn unregistered() -> Self {
+impl Default for EngineMetrics {
+    /// All at zero, and shown nowhere until they are registered.
+    fn default() -> Self {
         Self {
             running: Gauge::default(),
             waiting: Gauge::default(),
@@ -99,6 +88,16 @@ impl EngineMetrics {
             cache_config: Family::default(),
         }
     }
+}
+
+impl EngineMetrics {
+    /// Registers them with `model_name` and `engine` as labels.
+    pub fn register(&self, registry: &mut Registry, model_name: &str) {
+        let labels = [("model_name".into(), model_name.to_owned().into()), ("engine".into(), "0".into())];
+        let registry = registry.sub_registry_with_labels(labels.into_iter());
+        self.register_state(registry);
+        self.register_times(registry);
+    }
 
     fn register_state(&self, registry: &mut Registry) {
         registry.register("vllm:num_requests_running", "Sequences computing", self.running.clone());
@@ -106,7 +105,11 @@ impl EngineMetrics {
         registry.register("vllm:kv_cache_usage_perc", "KV blocks in use; 1 is all", self.cache_usage.clone());
         registry.register("vllm:cache_config_info", "The KV cache's sizes", self.cache_config.clone());
         let counters = [
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", &self.prefix_queries),
+            (
+                "vllm:prefix_cache_queries",
+                "Prompt tokens looked up in the prefix cache",
+                &self.prefix_queries,
+            ),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", &self.prefix_hits),
             ("vllm:num_preemptions", "Sequences that gave up their blocks", &self.preemptions),
             ("vllm:prompt_tokens", "Prompt tokens computed", &self.prompt_tokens),
@@ -129,7 +132,11 @@ impl EngineMetrics {
             ("vllm:request_decode_time_seconds", "From the first token to the last", &self.decode),
             ("vllm:request_inference_time_seconds", "From admission to the last token", &self.inference),
             ("vllm:request_prompt_tokens", "Prompt tokens of a request", &self.request_prompt_tokens),
-            ("vllm:request_generation_tokens", "Tokens generated for a choice", &self.request_generation_tokens),
+            (
+                "vllm:request_generation_tokens",
+                "Tokens generated for a choice",
+                &self.request_generation_tokens,
+            ),
             ("vllm:request_params_n", "Choices asked for", &self.params_n),
             ("vllm:request_params_max_tokens", "Most tokens asked for", &self.params_max_tokens),
         ];

@@ -262,7 +262,7 @@ impl Engine {
         let for_thread = shared.clone();
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || worker::run(executor, for_thread, &inbox, on_death))?;
+            .spawn(move || worker::run(executor, &for_thread, &inbox, on_death))?;
         Ok(Self { shared, commands })
     }
 
@@ -332,7 +332,7 @@ impl Engine {
     fn retry_after(&self, waiting: usize) -> Duration {
         let recent = Duration::from_micros(self.shared.recent_micros.load(Ordering::Relaxed));
         let rounds = (waiting + 1).div_ceil(self.shared.sizes.max_running.max(1));
-        (recent * rounds as u32).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        (recent * rounds as u32).clamp(Duration::from_secs(1), Duration::from_mins(1))
     }
 }
 

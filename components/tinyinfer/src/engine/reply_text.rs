@@ -109,11 +109,13 @@ mod tests {
     use super::*;
 
     fn story(stops: &[&str], tokens: &[&[u8]]) -> Vec<String> {
-        let rules = StopRules { strings: stops.iter().map(|s| (*s).to_owned()).collect(), ..StopRules::default() };
+        let rules =
+            StopRules { strings: stops.iter().map(|s| (*s).to_owned()).collect(), ..StopRules::default() };
         let mut reply = ReplyText::new(&rules);
         let mut log = Vec::new();
         let mut show = |piece: &Piece| {
-            let tokens: Vec<String> = piece.tokens.iter().map(|t| format!("{}@{}", t.token, t.offset)).collect();
+            let tokens: Vec<String> =
+                piece.tokens.iter().map(|t| format!("{}@{}", t.token, t.offset)).collect();
             log.push(format!("'{}' {}", piece.text, tokens.join(" ")));
         };
         for (token, bytes) in tokens.iter().enumerate() {

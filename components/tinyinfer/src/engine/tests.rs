@@ -104,7 +104,7 @@ fn texts() -> TokenTexts {
 
 fn engine_with(sizes: Sizes, step_time: Duration) -> Engine {
     let model = Box::new(HashModel::new(sizes, step_time));
-    Engine::start(model, texts(), sizes, EngineMetrics::unregistered(), || {}).expect("a thread starts")
+    Engine::start(model, texts(), sizes, EngineMetrics::default(), || {}).expect("a thread starts")
 }
 
 fn engine() -> Engine {
@@ -133,7 +133,10 @@ struct Collected {
 }
 
 /// Waits for the end; what each choice said, and the scored prompt.
-async fn collect(mut reply: Reply, choices: usize) -> Result<(Vec<Collected>, Option<Vec<TokenLogprobs>>), EngineError> {
+async fn collect(
+    mut reply: Reply,
+    choices: usize,
+) -> Result<(Vec<Collected>, Option<Vec<TokenLogprobs>>), EngineError> {
     let mut all = vec![Collected::default(); choices];
     let mut scored = None;
     while all.iter().any(|choice| choice.finish.is_none()) {
@@ -160,9 +163,8 @@ fn greedy(prompt: &[u32], count: usize) -> Vec<u32> {
     let mut history = prompt.to_vec();
     for _ in 0..count {
         let logits = HashModel::logits(&history);
-        let best = (0..VOCABULARY as u32).max_by(|&a, &b| {
-            logits[a as usize].total_cmp(&logits[b as usize]).then(b.cmp(&a))
-        });
+        let best = (0..VOCABULARY as u32)
+            .max_by(|&a, &b| logits[a as usize].total_cmp(&logits[b as usize]).then(b.cmp(&a)));
         history.push(best.expect("not empty"));
     }
     history.split_off(prompt.len())
@@ -186,7 +188,10 @@ async fn a_reply_is_the_models_own_with_counts_and_times() {
     assert_eq!(reply.tokens, greedy(&prompt, 20));
     assert_eq!(reply.text.len(), 20);
     let finish = reply.finish.unwrap();
-    assert_eq!((finish.reason, finish.completion_tokens, finish.cached_tokens), (FinishReason::Length, 20, 0));
+    assert_eq!(
+        (finish.reason, finish.completion_tokens, finish.cached_tokens),
+        (FinishReason::Length, 20, 0)
+    );
     let again = one(&engine, request(prompt.clone(), 20)).await;
     assert_eq!(again.tokens, reply.tokens);
     assert_eq!(again.finish.unwrap().cached_tokens, 48, "three whole blocks of the prompt");
@@ -204,7 +209,10 @@ async fn a_reply_is_the_same_alone_and_in_a_batch_of_sixteen() {
     }
     // Few blocks, so that sequences are preempted and computed again as well.
     let tight = Sizes { blocks: 20, max_waiting: 16, ..sizes() };
-    for engine in [engine_with(Sizes { max_running: 16, ..sizes() }, Duration::ZERO), engine_with(tight, Duration::ZERO)] {
+    for engine in [
+        engine_with(Sizes { max_running: 16, ..sizes() }, Duration::ZERO),
+        engine_with(tight, Duration::ZERO),
+    ] {
         let replies: Vec<Reply> = (0..16).map(|at| engine.submit(sampled(at)).unwrap()).collect();
         for (reply, alone) in replies.into_iter().zip(&alone) {
             let together = collect(reply, 1).await.unwrap().0.remove(0);
@@ -222,7 +230,8 @@ async fn choices_differ_by_seed_and_share_the_prompt() {
     assert_eq!(texts.len(), 4);
     let cached: Vec<_> = choices.iter().map(|choice| choice.finish.as_ref().unwrap().cached_tokens).collect();
     assert_eq!(cached, [0, 32, 32, 32]);
-    let third = Request { choices: 1, sampling: SamplingParams { seed: 2, ..SamplingParams::default() }, ..many };
+    let third =
+        Request { choices: 1, sampling: SamplingParams { seed: 2, ..SamplingParams::default() }, ..many };
     assert_eq!(one(&engine, third).await.text, choices[2].text, "choice i samples with seed + i");
 }
 
@@ -240,7 +249,11 @@ async fn replies_end_by_end_token_stop_token_and_stop_string() {
     let finish = ended.finish.unwrap();
     assert_eq!((finish.reason, finish.completion_tokens), (FinishReason::EndOfText, 1));
 
-    let ignoring = Request { stop: StopRules { ignore_eos: true, ..StopRules::default() }, skip_special: false, ..request(prompt.clone(), 2) };
+    let ignoring = Request {
+        stop: StopRules { ignore_eos: true, ..StopRules::default() },
+        skip_special: false,
+        ..request(prompt.clone(), 2)
+    };
     let going_on = one(&engine, Request { sampling: forced, ..ignoring }).await;
     assert_eq!(going_on.text, "<|256|><|256|>");
 
@@ -281,7 +294,10 @@ async fn prompts_are_scored_through_chunks_and_preemption() {
     let (_, scores) = collect(tight.submit(scoring(20)).unwrap(), 1).await.unwrap();
     check(&scores.expect("scored"));
     collect(others, 1).await.unwrap();
-    let (_, scores) = collect(engine.submit(Request { prompt_logprobs: Some(0), ..request([5], 1) }).unwrap(), 1).await.unwrap();
+    let (_, scores) =
+        collect(engine.submit(Request { prompt_logprobs: Some(0), ..request([5], 1) }).unwrap(), 1)
+            .await
+            .unwrap();
     assert_eq!(scores, None, "the first token has nothing before it");
 }
 
@@ -297,7 +313,7 @@ async fn a_client_that_leaves_frees_its_blocks_at_once() {
     // One that leaves while it still waits, too.
     let running: Vec<Reply> = (0..8).map(|at| engine.submit(request([at, 1, 2], 500)).unwrap()).collect();
     let waiting = engine.submit(request([9, 9], 5)).unwrap();
-    until("all run", || engine.shared.metrics.load() .0 == 8).await;
+    until("all run", || engine.shared.metrics.load().0 == 8).await;
     drop(waiting);
     until("nobody waits", || engine.shared.metrics.load().1 == 0).await;
     drop(running);
@@ -344,7 +360,7 @@ async fn a_panicking_model_stops_the_engine_and_says_so() {
     static DIED: AtomicBool = AtomicBool::new(false);
     let model = Box::new(HashModel::new(sizes(), Duration::ZERO));
     let on_death = || DIED.store(true, Ordering::Release);
-    let engine = Engine::start(model, texts(), sizes(), EngineMetrics::unregistered(), on_death).unwrap();
+    let engine = Engine::start(model, texts(), sizes(), EngineMetrics::default(), on_death).unwrap();
     let reply = engine.submit(request([PANICS], 1)).unwrap();
     assert_eq!(collect(reply, 1).await.unwrap_err(), EngineError::Stopped);
     until("the engine is dead", || DIED.load(Ordering::Acquire)).await;

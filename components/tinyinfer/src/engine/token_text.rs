@@ -25,7 +25,8 @@ struct Entry {
 impl TokenTexts {
     /// Of a tokenizer with `vocab` tokens.
     pub fn of(tokenizer: &Tokenizer, vocab: usize) -> Self {
-        let spelled = (0..vocab as u32).map(|id| (tokenizer.token(id).unwrap_or_default(), tokenizer.is_special(id)));
+        let spelled =
+            (0..vocab as u32).map(|id| (tokenizer.token(id).unwrap_or_default(), tokenizer.is_special(id)));
         Self::from_spellings(spelled.collect())
     }
 
@@ -101,12 +102,15 @@ mod tests {
     use super::*;
 
     fn texts(spellings: &[(&str, bool)]) -> TokenTexts {
-        TokenTexts::from_spellings(spellings.iter().map(|&(text, special)| (text.to_owned(), special)).collect())
+        TokenTexts::from_spellings(
+            spellings.iter().map(|&(text, special)| (text.to_owned(), special)).collect(),
+        )
     }
 
     #[test]
     fn byte_level_spellings_become_their_bytes() {
-        let texts = texts(&[("Ġthe", false), ("Ċ", false), ("ðŁĺ", false), ("<|im_end|>", true), ("!", false)]);
+        let texts =
+            texts(&[("Ġthe", false), ("Ċ", false), ("ðŁĺ", false), ("<|im_end|>", true), ("!", false)]);
         let expected: &[&[u8]] = &[b" the", b"\n", b"\xf0\x9f\x98", b"<|im_end|>", b"!"];
         for (token, bytes) in expected.iter().enumerate() {
             assert_eq!(texts.bytes(token as u32), *bytes);

@@ -11,7 +11,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::Span;
 
 use super::reply_text::ReplyText;
-use super::{Command, EngineError, Event, Finish, FinishReason, Request, Sequences, Shared, Submission, Timings};
+use super::{
+    Command, EngineError, Event, Finish, FinishReason, Request, Sequences, Shared, Submission, Timings,
+};
 use crate::executor::{Executor, ExecutorError, Logits, StepBatch, StepSequence, Want};
 use crate::sampling::{Sampler, SamplingParams, TokenLogprobs, score};
 use crate::scheduler::{NewSequence, Scheduler, SequenceId, StepPlan, Work};
@@ -22,7 +24,7 @@ const NOTHING_TO_DO: Duration = Duration::from_millis(5);
 /// Runs until the last handle is gone or the executor breaks.
 pub(super) fn run(
     executor: Box<dyn Executor>,
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     inbox: &Receiver<Command>,
     on_death: impl FnOnce(),
 ) {
@@ -198,7 +200,8 @@ impl Worker {
         for (id, late) in gone {
             if late {
                 let client = &self.requests[&id];
-                let longest = client.sequences.iter().filter_map(|s| self.choices.get(s)).map(|c| c.generated).max();
+                let longest =
+                    client.sequences.iter().filter_map(|s| self.choices.get(s)).map(|c| c.generated).max();
                 let error = EngineError::TimedOut { completion_tokens: longest.unwrap_or(0) };
                 let _ = client.events.send(Event::Failed(error));
             }
@@ -284,7 +287,9 @@ impl Worker {
     fn score_prompt(&mut self, work: &Work, rows: &Logits) {
         let Some(choice) = self.choices.get_mut(&work.id) else { return };
         let prompt = &choice.rules.prompt;
-        let Some(scored) = choice.scored.as_mut().filter(|scored| scored.len() + 1 < prompt.len()) else { return };
+        let Some(scored) = choice.scored.as_mut().filter(|scored| scored.len() + 1 < prompt.len()) else {
+            return;
+        };
         let top = choice.rules.prompt_logprobs.unwrap_or(0);
         for (at, row) in rows.rows().enumerate() {
             let predicted = rows.position + at + 1;
@@ -365,7 +370,11 @@ impl Worker {
         let finish = Finish {
             completion_tokens: choice.generated,
             cached_tokens: choice.cached,
-            timings: Timings { queue: admitted - choice.arrived, prefill: first - admitted, decode: now - first },
+            timings: Timings {
+                queue: admitted - choice.arrived,
+                prefill: first - admitted,
+                decode: now - first,
+            },
             reason,
         };
         self.shared.metrics.finished(&finish);

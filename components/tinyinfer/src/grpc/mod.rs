@@ -86,8 +86,12 @@ impl InferenceService for Door {
             let sentence = format!("inputs: {} texts; give between 1 and {most}", request.inputs.len());
             return Err(Status::invalid_argument(sentence));
         }
-        let texts: Vec<Vec<u32>> =
-            request.inputs.iter().enumerate().map(|(at, text)| tokens_of(embedder, at, text)).collect::<Result<_, _>>()?;
+        let texts: Vec<Vec<u32>> = request
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(at, text)| tokens_of(embedder, at, text))
+            .collect::<Result<_, _>>()?;
         let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>() as u32;
         let vectors = embedder.queue.embed(texts, self.served.limits.deadline()).await;
         let vectors = vectors.map_err(|error| embed_status(&error))?;
@@ -145,7 +149,9 @@ impl Door {
                 }
                 let rendered = generator.render(&messages, &RenderOptions::default());
                 let rendered = rendered
-                    .ok_or_else(|| Status::failed_precondition("this model has no chat template; use prompt"))?
+                    .ok_or_else(|| {
+                        Status::failed_precondition("this model has no chat template; use prompt")
+                    })?
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
                 encode(generator, &rendered, false)?
             }
@@ -190,7 +196,9 @@ fn sampling(given: &SamplingParameters) -> Result<SamplingParams, Status> {
     let within = |name: &str, value: Option<f32>, most: f32, default: f32| match value {
         None => Ok(default),
         Some(value) if (0.0..=most).contains(&value) => Ok(value),
-        Some(value) => Err(Status::invalid_argument(format!("{name} is {value}; it lies between 0 and {most}"))),
+        Some(value) => {
+            Err(Status::invalid_argument(format!("{name} is {value}; it lies between 0 and {most}")))
+        }
     };
     if given.stop.iter().any(String::is_empty) {
         return Err(Status::invalid_argument("stop holds an empty string"));

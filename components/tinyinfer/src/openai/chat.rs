@@ -132,7 +132,8 @@ fn read_message(name: &str, message: &Value) -> Result<Value, ApiError> {
         None | Some(Value::Null) => return Err(missing(&content_name)),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => {
-            let texts = parts.iter().enumerate().map(|(at, part)| read_part(&format!("{content_name}[{at}]"), part));
+            let texts =
+                parts.iter().enumerate().map(|(at, part)| read_part(&format!("{content_name}[{at}]"), part));
             texts.collect::<Result<Vec<_>, _>>()?.join("\n")
         }
         Some(other) => return Err(wrong_type(&content_name, "a string or an array of parts", other)),
@@ -207,7 +208,13 @@ async fn whole(mut replies: Replies, mut writer: Writer) -> Result<Response, Api
 }
 
 impl Writer {
-    fn chunk(&self, index: usize, delta: &Value, tokens: &[TokenRecord], finish: Option<&(&str, Value)>) -> Value {
+    fn chunk(
+        &self,
+        index: usize,
+        delta: &Value,
+        tokens: &[TokenRecord],
+        finish: Option<&(&str, Value)>,
+    ) -> Value {
         let mut chunk = self.head.object("chat.completion.chunk");
         let logprobs = (self.logprobs && !tokens.is_empty()).then(|| chat_logprobs(&self.texts, tokens));
         let mut choice = json!({

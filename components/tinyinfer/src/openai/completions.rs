@@ -82,7 +82,8 @@ fn prompts(fields: &Fields, generator: &Generator) -> Result<Vec<Prompt>, ApiErr
     let from_tokens = |name: &str, items: &[Value]| -> Result<Prompt, ApiError> {
         let ids = items.iter().enumerate().map(|(at, item)| token(&format!("{name}[{at}]"), item));
         let tokens: Vec<u32> = ids.collect::<Result<_, _>>()?;
-        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| generator.engine.texts().bytes(token)).copied().collect();
+        let bytes: Vec<u8> =
+            tokens.iter().flat_map(|&token| generator.engine.texts().bytes(token)).copied().collect();
         Ok(Prompt { text: String::from_utf8_lossy(&bytes).into_owned(), tokens })
     };
     let expected = "a string, an array of strings, an array of tokens or an array of token arrays";
@@ -184,7 +185,7 @@ impl Writer {
         (text, logprobs)
     }
 
-    fn choice(&self, index: usize, text: &str, logprobs: Option<Value>) -> Value {
+    fn choice(&self, index: usize, text: &str, logprobs: Option<&Value>) -> Value {
         let (reason, stop_reason) = match &self.written[index].finish {
             Some((reason, stop)) => (json!(reason), stop.clone()),
             None => (Value::Null, Value::Null),
@@ -209,7 +210,7 @@ async fn whole(mut replies: Replies, mut writer: Writer) -> Result<Response, Api
         .map(|index| {
             let written = &writer.written[index];
             let logprobs = writer.logprobs.then(|| written.logprobs.json());
-            let mut choice = writer.choice(index, &written.text, logprobs);
+            let mut choice = writer.choice(index, &written.text, logprobs.as_ref());
             if writer.prompt_logprobs {
                 let prompt = &writer.prompts[index / writer.choices].tokens;
                 let scores = written.scores.as_deref().unwrap_or_default();
@@ -234,7 +235,7 @@ impl Chunks for Writer {
         let Some((index, text, logprobs)) = self.take(prompt, event) else { return Vec::new() };
         let logprobs = (self.logprobs && !logprobs.is_empty()).then(|| logprobs.json());
         let mut chunk = self.head.object("text_completion");
-        chunk.insert("choices".to_owned(), json!([self.choice(index, &text, logprobs)]));
+        chunk.insert("choices".to_owned(), json!([self.choice(index, &text, logprobs.as_ref())]));
         if self.include_usage {
             chunk.insert("usage".to_owned(), Value::Null);
         }

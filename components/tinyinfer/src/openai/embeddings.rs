@@ -23,7 +23,9 @@ pub fn read(served: &Served, embedder: &TextEmbedder, fields: &Fields) -> Result
     let as_base64 = match fields.text("encoding_format")? {
         None | Some("float") => false,
         Some("base64") => true,
-        Some(other) => return Err(wrong_value("encoding_format", &format!("'{other}' is neither float nor base64"))),
+        Some(other) => {
+            return Err(wrong_value("encoding_format", &format!("'{other}' is neither float nor base64")));
+        }
     };
     let dimension = embedder.queue.model().dimension();
     if fields.count("dimensions", 1, usize::MAX)?.is_some_and(|asked| asked != dimension) {
@@ -71,19 +73,27 @@ fn inputs(served: &Served, embedder: &TextEmbedder, fields: &Fields) -> Result<V
         let ids: Vec<u32> = ids.collect::<Result<_, _>>()?;
         let vocab = embedder.queue.model().vocab();
         if let Some(unknown) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(wrong_value(name, &format!("token {unknown} is not in the vocabulary of {vocab} tokens")));
+            return Err(wrong_value(
+                name,
+                &format!("token {unknown} is not in the vocabulary of {vocab} tokens"),
+            ));
         }
         fit(embedder, name, ids, cut)
     };
     let texts = match fields.given("input") {
         None => return Err(missing("input")),
         Some(Value::String(text)) => vec![from_text("input", text)?],
-        Some(Value::Array(items)) if items.is_empty() => return Err(wrong_value("input", "the array is empty")),
+        Some(Value::Array(items)) if items.is_empty() => {
+            return Err(wrong_value("input", "the array is empty"));
+        }
         Some(Value::Array(items)) if items[0].is_number() => vec![from_tokens("input", items)?],
         Some(Value::Array(items)) => {
             let most = served.limits.max_inputs;
             if items.len() > most {
-                return Err(wrong_value("input", &format!("{} texts, this server takes at most {most}", items.len())));
+                return Err(wrong_value(
+                    "input",
+                    &format!("{} texts, this server takes at most {most}", items.len()),
+                ));
             }
             let read = |(at, item): (usize, &Value)| {
                 let name = format!("input[{at}]");
@@ -115,7 +125,12 @@ fn encode(embedder: &TextEmbedder, name: &str, text: &str, cut: Option<usize>) -
 }
 
 /// Checks a text's length; with `cut`, shortens it and keeps its last token, which closes it.
-fn fit(embedder: &TextEmbedder, name: &str, mut ids: Vec<u32>, cut: Option<usize>) -> Result<Vec<u32>, ApiError> {
+fn fit(
+    embedder: &TextEmbedder,
+    name: &str,
+    mut ids: Vec<u32>,
+    cut: Option<usize>,
+) -> Result<Vec<u32>, ApiError> {
     if ids.is_empty() {
         return Err(wrong_value(name, "there are no tokens"));
     }
@@ -158,9 +173,13 @@ pub fn read_rerank(served: &Served, embedder: &TextEmbedder, fields: &Fields) ->
     }
     let most = served.limits.max_inputs.saturating_sub(1);
     if given.len() > most {
-        return Err(wrong_value("documents", &format!("{} texts, this server takes at most {most}", given.len())));
+        return Err(wrong_value(
+            "documents",
+            &format!("{} texts, this server takes at most {most}", given.len()),
+        ));
     }
-    let documents = given.iter().enumerate().map(|(at, document)| document_text(&format!("documents[{at}]"), document));
+    let documents =
+        given.iter().enumerate().map(|(at, document)| document_text(&format!("documents[{at}]"), document));
     let documents: Vec<&str> = documents.collect::<Result<_, _>>()?;
     let top = fields.count("top_n", 1, usize::MAX)?.unwrap_or(documents.len());
     let with_documents = fields.flag("return_documents", false)?;
@@ -174,12 +193,18 @@ pub fn read_rerank(served: &Served, embedder: &TextEmbedder, fields: &Fields) ->
 }
 
 /// Answers it.
-pub async fn answer_rerank(served: &Served, embedder: &TextEmbedder, request: Rerank) -> Result<Response, ApiError> {
+pub async fn answer_rerank(
+    served: &Served,
+    embedder: &TextEmbedder,
+    request: Rerank,
+) -> Result<Response, ApiError> {
     let Rerank { texts, documents, top } = request;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let vectors = embedder.queue.embed(texts, served.limits.deadline()).await?;
-    let (query, vectors) = vectors.split_first().ok_or_else(|| ApiError::invalid("The model gave no vectors."))?;
-    let mut ranked: Vec<(usize, f32)> = vectors.iter().map(|vector| cosine(query, vector)).enumerate().collect();
+    let (query, vectors) =
+        vectors.split_first().ok_or_else(|| ApiError::invalid("The model gave no vectors."))?;
+    let mut ranked: Vec<(usize, f32)> =
+        vectors.iter().map(|vector| cosine(query, vector)).enumerate().collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let results = ranked.into_iter().take(top).map(|(index, score)| {
         let mut result = Map::new();
@@ -226,6 +251,6 @@ mod tests {
     #[test]
     fn cosine_is_scale_free_and_has_no_zero_division() {
         assert!((cosine(&[1.0, 0.0], &[5.0, 5.0]) - 0.707_106_77).abs() < 1e-6);
-        assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
+        assert!(cosine(&[0.0, 0.0], &[1.0, 0.0]).abs() < f32::EPSILON);
     }
 }

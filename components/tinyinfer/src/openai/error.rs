@@ -58,7 +58,10 @@ impl ApiError {
     /// 404 for a path.
     pub fn no_such_path(method: &http::Method, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {path})");
-        Self { code: Some("unknown_url"), ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message) }
+        Self {
+            code: Some("unknown_url"),
+            ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+        }
     }
 
     /// 405.
@@ -117,10 +120,13 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::Busy { retry_after, .. } => {
-                Self { retry_after: Some(retry_after), ..Self::of_status(StatusCode::TOO_MANY_REQUESTS, &message) }
+            EngineError::Busy { retry_after, .. } => Self {
+                retry_after: Some(retry_after),
+                ..Self::of_status(StatusCode::TOO_MANY_REQUESTS, &message)
+            },
+            EngineError::NeverFits { .. } => {
+                Self { code: Some("context_length_exceeded"), ..Self::invalid(message) }
             }
-            EngineError::NeverFits { .. } => Self { code: Some("context_length_exceeded"), ..Self::invalid(message) },
             EngineError::TimedOut { .. } => {
                 Self { code: Some("timeout"), ..Self::of_status(StatusCode::GATEWAY_TIMEOUT, &message) }
             }
@@ -154,7 +160,9 @@ impl From<RoomError> for ApiError {
             RoomError::Prompt { .. } | RoomError::Text { .. } | RoomError::Reply { .. } => {
                 Self { code: Some("context_length_exceeded"), ..Self::invalid(message) }
             }
-            RoomError::Empty | RoomError::UnknownToken { .. } => Self { code: Some("invalid_value"), ..Self::invalid(message) },
+            RoomError::Empty | RoomError::UnknownToken { .. } => {
+                Self { code: Some("invalid_value"), ..Self::invalid(message) }
+            }
         }
     }
 }

@@ -38,8 +38,12 @@ impl Fields {
     pub fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Self { map, size: bytes.len() }),
-            Ok(other) => Err(ApiError::invalid(format!("The body must be a JSON object, not {}.", kind(&other)))),
-            Err(error) => Err(ApiError::invalid(format!("We could not parse the JSON body of your request: {error}."))),
+            Ok(other) => {
+                Err(ApiError::invalid(format!("The body must be a JSON object, not {}.", kind(&other))))
+            }
+            Err(error) => {
+                Err(ApiError::invalid(format!("We could not parse the JSON body of your request: {error}.")))
+            }
         }
     }
 
@@ -121,7 +125,12 @@ impl Fields {
     /// Token ids.
     pub fn tokens(&self, name: &str) -> Result<Option<Vec<u32>>, ApiError> {
         let Some(items) = self.array(name)? else { return Ok(None) };
-        items.iter().enumerate().map(|(at, item)| token(&format!("{name}[{at}]"), item)).collect::<Result<_, _>>().map(Some)
+        items
+            .iter()
+            .enumerate()
+            .map(|(at, item)| token(&format!("{name}[{at}]"), item))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// Refuses a parameter that asks for something this server does not do.
@@ -153,7 +162,12 @@ pub fn wrong_type(name: &str, expected: &str, value: &Value) -> ApiError {
     ApiError::parameter(name, "invalid_type", message)
 }
 
-fn out_of_range<T: std::fmt::Display, U: std::fmt::Display>(name: &str, value: &T, least: &U, most: &U) -> ApiError {
+fn out_of_range<T: std::fmt::Display, U: std::fmt::Display>(
+    name: &str,
+    value: &T,
+    least: &U,
+    most: &U,
+) -> ApiError {
     let message = format!("Invalid value for '{name}': {value} is not between {least} and {most}.");
     ApiError::parameter(name, "invalid_value", message)
 }

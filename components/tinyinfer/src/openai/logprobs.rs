@@ -83,7 +83,10 @@ pub fn chat_logprobs(texts: &TokenTexts, records: &[TokenRecord]) -> Value {
         .filter_map(|record| {
             let logprobs = record.logprobs.as_ref()?;
             let mut entry = chat_token(texts, record.token, logprobs.logprob);
-            let top = logprobs.top.iter().map(|(token, logprob)| Value::Object(chat_token(texts, *token, *logprob)));
+            let top = logprobs
+                .top
+                .iter()
+                .map(|(token, logprob)| Value::Object(chat_token(texts, *token, *logprob)));
             entry.insert("top_logprobs".to_owned(), top.collect());
             Some(Value::Object(entry))
         })
@@ -106,7 +109,8 @@ pub fn prompt_logprobs(texts: &TokenTexts, prompt: &[u32], scores: &[TokenLogpro
         let mut entry = Map::new();
         let ranked = score.top.iter().enumerate().map(|(at, (token, logprob))| (*token, *logprob, at + 1));
         for (token, logprob, rank) in std::iter::once((*token, score.logprob, score.rank)).chain(ranked) {
-            let value = json!({"logprob": finite(logprob), "rank": rank, "decoded_token": token_text(texts, token)});
+            let value =
+                json!({"logprob": finite(logprob), "rank": rank, "decoded_token": token_text(texts, token)});
             entry.entry(token.to_string()).or_insert(value);
         }
         all.push(Value::Object(entry));

@@ -116,7 +116,8 @@ impl Door {
 
     fn does_not_fit(&self, kind: &str, path: &str, instead: &str) -> ApiError {
         let name = self.served.name();
-        ApiError::invalid(format!("{name} is {kind} and does not answer {path}; use {instead}.")).about("model")
+        ApiError::invalid(format!("{name} is {kind} and does not answer {path}; use {instead}."))
+            .about("model")
     }
 
     fn model_card(&self, name: &str) -> Value {
@@ -161,13 +162,16 @@ async fn chat_completions(State(door): State<Door>, body: Body) -> Result<Respon
 
 async fn embeddings(State(door): State<Door>, body: Body) -> Result<Response, ApiError> {
     const PATH: &str = "/v1/embeddings";
-    let request = door.prepare(body, |door, fields| embeddings::read(&door.served, door.embedder(PATH)?, fields)).await?;
+    let request = door
+        .prepare(body, |door, fields| embeddings::read(&door.served, door.embedder(PATH)?, fields))
+        .await?;
     embeddings::answer(&door.served, door.embedder(PATH)?, request).await
 }
 
 async fn rerank(State(door): State<Door>, body: Body) -> Result<Response, ApiError> {
     const PATH: &str = "/v1/rerank";
-    let request = door.prepare(body, |door, fields| embeddings::read_rerank(&door.served, door.embedder(PATH)?, fields));
+    let request = door
+        .prepare(body, |door, fields| embeddings::read_rerank(&door.served, door.embedder(PATH)?, fields));
     let request = request.await?;
     embeddings::answer_rerank(&door.served, door.embedder(PATH)?, request).await
 }

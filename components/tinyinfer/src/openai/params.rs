@@ -47,20 +47,27 @@ impl Generation {
         least_tokens: usize,
     ) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
-        let limit = ["max_completion_tokens", "max_tokens"].into_iter().find(|name| fields.given(name).is_some());
-        let max_tokens = limit.map(|name| fields.count(name, least_tokens, u32::MAX as usize)).transpose()?.flatten();
+        let limit =
+            ["max_completion_tokens", "max_tokens"].into_iter().find(|name| fields.given(name).is_some());
+        let max_tokens =
+            limit.map(|name| fields.count(name, least_tokens, u32::MAX as usize)).transpose()?.flatten();
         let stream = fields.flag("stream", false)?;
         let stream_options = fields.object("stream_options")?;
         if stream_options.is_some() && !stream {
             return Err(wrong_value("stream_options", "it is only allowed when 'stream' is true"));
         }
         let include_usage = match &stream_options {
-            Some(options) => options.flag("include_usage", false).map_err(|e| e.about("stream_options.include_usage"))?,
+            Some(options) => {
+                options.flag("include_usage", false).map_err(|e| e.about("stream_options.include_usage"))?
+            }
             None => false,
         };
         let choices = fields.count("n", 1, limits.max_choices)?.unwrap_or(1);
         if fields.count("best_of", 1, usize::MAX)?.is_some_and(|best_of| best_of != choices) {
-            return Err(ApiError::unsupported("best_of", "best_of other than n is not supported by this server."));
+            return Err(ApiError::unsupported(
+                "best_of",
+                "best_of other than n is not supported by this server.",
+            ));
         }
         let stop = stop_rules(fields)?;
         let sampling = sampling(fields, generator, &stop)?;
@@ -174,7 +181,10 @@ fn stop_rules(fields: &Fields) -> Result<StopRules, ApiError> {
         Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
     };
     if strings.len() > MOST_STOPS {
-        return Err(wrong_value("stop", &format!("{} strings, at most {MOST_STOPS} are allowed", strings.len())));
+        return Err(wrong_value(
+            "stop",
+            &format!("{} strings, at most {MOST_STOPS} are allowed", strings.len()),
+        ));
     }
     if strings.iter().any(|stop| stop.is_empty() || stop.len() > LONGEST_STOP) {
         return Err(wrong_value("stop", &format!("each string has between 1 and {LONGEST_STOP} bytes")));

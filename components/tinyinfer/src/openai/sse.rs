@@ -35,7 +35,9 @@ enum State<C> {
 pub fn respond<C: Chunks>(replies: Replies, chunks: C) -> Response {
     let stream = futures::stream::unfold(State::Begin(replies, chunks), |state| async {
         match state {
-            State::Begin(replies, mut chunks) => Some((lines(&chunks.begin()), State::Running(replies, chunks))),
+            State::Begin(replies, mut chunks) => {
+                Some((lines(&chunks.begin()), State::Running(replies, chunks)))
+            }
             State::Running(mut replies, mut chunks) => {
                 let Ok(next) = tokio::time::timeout(KEEP_ALIVE, replies.next()).await else {
                     return Some((Bytes::from_static(b": keep-alive\n\n"), State::Running(replies, chunks)));

@@ -14,7 +14,9 @@ use crate::served::{Model, Served};
 pub fn tokenize(served: &Served, fields: &Fields) -> Result<Response, ApiError> {
     let tokens = match (&served.model, fields.text("prompt")?) {
         (_, Some(text)) => served.tokenizer().encode(text, fields.flag("add_special_tokens", true)?)?.ids,
-        (Model::Generator(generator), None) if fields.given("messages").is_some() => chat::prompt(generator, fields)?,
+        (Model::Generator(generator), None) if fields.given("messages").is_some() => {
+            chat::prompt(generator, fields)?
+        }
         (_, None) => return Err(missing("prompt")),
     };
     let mut body = json!({"count": tokens.len(), "max_model_len": served.max_tokens(), "tokens": tokens});

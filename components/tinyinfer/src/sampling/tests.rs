@@ -13,8 +13,11 @@ fn logits(seed: u64) -> Vec<f32> {
 /// The distribution by definition: sort everything, cut, normalise.
 fn exact(adjusted: &[f64], p: &SamplingParams) -> Vec<f64> {
     let most = adjusted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut weights: Vec<(usize, f64)> =
-        adjusted.iter().enumerate().map(|(t, l)| (t, ((l - most) / f64::from(p.temperature)).exp())).collect();
+    let mut weights: Vec<(usize, f64)> = adjusted
+        .iter()
+        .enumerate()
+        .map(|(t, l)| (t, ((l - most) / f64::from(p.temperature)).exp()))
+        .collect();
     weights.retain(|(_, w)| *w >= f64::from(p.min_p));
     weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     if p.top_k > 0 {
@@ -96,7 +99,8 @@ fn draws_follow_the_exact_distribution() {
 #[test]
 fn the_test_would_notice_a_wrong_distribution() {
     let logits = logits(11);
-    let exact_at_one = exact(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<_>>(), &SamplingParams::default());
+    let exact_at_one =
+        exact(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<_>>(), &SamplingParams::default());
     let mut sampler = Sampler::new(SamplingParams { temperature: 1.05, ..SamplingParams::default() }, &[]);
     let mut counts = vec![0u64; VOCABULARY];
     for _ in 0..60_000 {
@@ -150,11 +154,17 @@ fn the_same_seed_gives_the_same_tokens_whoever_else_samples() {
 #[test]
 fn logprobs_are_of_the_raw_logits() {
     let logits = logits(5);
-    let params = SamplingParams { temperature: 0.3, logit_bias: vec![(0, 50.0)], logprobs: Some(4), ..SamplingParams::default() };
+    let params = SamplingParams {
+        temperature: 0.3,
+        logit_bias: vec![(0, 50.0)],
+        logprobs: Some(4),
+        ..SamplingParams::default()
+    };
     let sampled = Sampler::new(params, &[]).sample(&logits).unwrap();
     assert_eq!(sampled.token, 0);
     let reported = sampled.logprobs.unwrap();
-    let probabilities = exact(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<_>>(), &SamplingParams::default());
+    let probabilities =
+        exact(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<_>>(), &SamplingParams::default());
     assert!((f64::from(reported.logprob) - probabilities[0].ln()).abs() < 1e-5);
     assert_eq!(reported.rank, 1 + probabilities.iter().filter(|&&p| p > probabilities[0]).count());
     assert_eq!(reported.top.len(), 4);

@@ -22,7 +22,9 @@ pub enum LocateError {
         known: String,
     },
     /// No cache to look in.
-    #[error("model {name}: HOME is not set; set AISTACK_MODELS to the folder that holds models, or give a path")]
+    #[error(
+        "model {name}: HOME is not set; set AISTACK_MODELS to the folder that holds models, or give a path"
+    )]
     NoCache {
         /// The name.
         name: String,
@@ -46,7 +48,11 @@ fn locate_in(model: &str, cache: Option<&Path>) -> Result<PathBuf, LocateError> 
     let path = Path::new(model);
     let is_path = model.contains('/') || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_path {
-        return if path.exists() { Ok(path.to_owned()) } else { Err(LocateError::NoSuchPath { path: path.to_owned() }) };
+        return if path.exists() {
+            Ok(path.to_owned())
+        } else {
+            Err(LocateError::NoSuchPath { path: path.to_owned() })
+        };
     }
     let Some(cache) = cache else { return Err(LocateError::NoCache { name: model.to_owned() }) };
     let folder = cache.join(model);
@@ -63,10 +69,15 @@ fn locate_in(model: &str, cache: Option<&Path>) -> Result<PathBuf, LocateError> 
 fn known(cache: &Path) -> String {
     let entries = std::fs::read_dir(cache).into_iter().flatten().filter_map(Result::ok);
     let folders = entries.filter(|entry| entry.path().is_dir());
-    let mut names: Vec<String> = folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.retain(|name| !name.starts_with('.'));
     names.sort();
-    if names.is_empty() { ", which is empty".to_owned() } else { format!(", which holds {}", names.join(", ")) }
+    if names.is_empty() {
+        ", which is empty".to_owned()
+    } else {
+        format!(", which holds {}", names.join(", "))
+    }
 }
 
 /// The name that a model goes by when none was configured: the folder's for `NAME/model.gguf`, else the file's stem.

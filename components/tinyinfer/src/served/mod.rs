@@ -74,12 +74,13 @@ pub struct Served {
     pub model: Model,
     /// Limits on single requests.
     pub limits: RequestLimits,
+    metrics: EngineMetrics,
 }
 
 /// A generator or an embedder.
 pub enum Model {
     /// Continues texts and conversations.
-    Generator(Generator),
+    Generator(Box<Generator>),
     /// Turns texts into vectors.
     Embedder(TextEmbedder),
 }
@@ -179,7 +180,12 @@ impl Generator {
 
     /// Checks that prompt and reply fit, and gives the most tokens that the reply may have: what was asked for, else
     /// `default`, else all that is left.
-    pub fn room(&self, prompt: &[u32], asked: Option<usize>, default: Option<usize>) -> Result<usize, RoomError> {
+    pub fn room(
+        &self,
+        prompt: &[u32],
+        asked: Option<usize>,
+        default: Option<usize>,
+    ) -> Result<usize, RoomError> {
         let context = self.max_context;
         let vocab = self.engine.model().vocab;
         if prompt.is_empty() {
@@ -204,7 +210,6 @@ impl Served {
     /// Finds, loads and starts the configured model. `on_death` is called when its engine breaks.
     pub fn start(
         config: &TinyinferConfig,
-        registry: &mut Registry,
         on_death: impl FnOnce() + Send + 'static,
     ) -> Result<Self, StartError> {
         let path = locate(&config.model)?;
@@ -217,22 +222,32 @@ impl Served {
         if names.is_empty() {
             names.push(locate::default_name(&path));
         }
-        let metrics = EngineMetrics::register(registry, &names[0]);
+        let metrics = EngineMetrics::default();
         let model = match load(&path, &options)? {
             LoadedModel::Generator { executor, tokenizer, chat_template, .. } => {
-                Model::Generator(start_generator(config, executor, tokenizer, chat_template.as_deref(), metrics, on_death)?)
+                let template = chat_template.as_deref();
+                let started =
+                    start_generator(config, executor, tokenizer, template, metrics.clone(), on_death)?;
+                Model::Generator(Box::new(started))
             }
             LoadedModel::Embedder { embedder, tokenizer, .. } => {
-                Model::Embedder(start_embedder(config, embedder, tokenizer, metrics)?)
+                Model::Embedder(start_embedder(config, embedder, tokenizer, metrics.clone())?)
             }
         };
-        let timeout = (config.request_timeout_ms > 0).then(|| Duration::from_millis(config.request_timeout_ms));
+        let timeout =
+            (config.request_timeout_ms > 0).then(|| Duration::from_millis(config.request_timeout_ms));
         Ok(Self {
             names,
+            metrics,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             model,
             limits: RequestLimits { max_choices: config.max_choices, max_inputs: config.max_inputs, timeout },
         })
+    }
+
+    /// Shows the engine's figures in `registry`.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry, self.name());
     }
 
     /// The name in replies.
@@ -284,7 +299,11 @@ fn start_generator(
         return Err(StartError::KvMemory { memory: config.kv_memory_bytes, tokens: capacity, needed });
     }
     if max_context < wanted {
-        tracing::warn!(max_context, model_context = wanted, "kv_memory_bytes holds less than one full context");
+        tracing::warn!(
+            max_context,
+            model_context = wanted,
+            "kv_memory_bytes holds less than one full context"
+        );
     }
     let spelled = |token: Option<u32>| token.and_then(|token| tokenizer.token(token)).unwrap_or_default();
     let (bos, eos) = (spelled(model.bos), spelled(model.eos.first().copied()));
