@@ -154,8 +154,11 @@ pub struct RagDefaults {
     pub passage_words: u32,
     /// How many passages a query retrieves.
     pub top_k: u32,
-    /// How many of the retrieved passages the answering model reads.
+    /// How many of the retrieved passages the answer is written from.
     pub prompt_passages: u32,
+    /// How many sentences of those passages the answering model reads: the ones nearest to the question. 0 = the whole
+    /// passages, for models large enough to find the sentence themselves; a very small one answers best from 1.
+    pub focus_sentences: u32,
     /// Cosine similarity below which a passage is not relevant. When none is relevant, the answer is “I don't know”.
     pub min_score: f32,
     /// Longest answer, in tokens.
@@ -174,6 +177,7 @@ impl Default for RagDefaults {
             passage_words: 120,
             top_k: 5,
             prompt_passages: 3,
+            focus_sentences: 1,
             min_score: 0.3,
             max_answer_tokens: 160,
             embed_batch: 32,

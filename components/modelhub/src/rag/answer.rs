@@ -186,6 +186,22 @@ impl Writer {
         }
     }
 
+    /// When the model wrote nothing that a passage supports, adds the passage's own words; gives the text to show.
+    pub fn quote_instead(&mut self, source: usize, span: &Range<usize>) -> Option<String> {
+        if self.done.iter().any(|s| s.supported || is_denial(&s.text)) {
+            return None;
+        }
+        let citation = self.sources[source].cite(span, 1.0);
+        let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
+        let gap = if self.answer.is_empty() { "" } else { "\n\n" };
+        let shown = format!("{gap}The closest passage says: “{quote}” [{}]", citation.number);
+        self.answer.truncate(self.answer.trim_end().len());
+        self.answer.push_str(&shown);
+        self.done.push(AnswerSentence { text: quote, citations: vec![citation.number], supported: true });
+        self.add_citation(citation);
+        Some(shown)
+    }
+
     /// What of the pending sentence can be shown already: all but its end, where a mark may have to go, and nothing while it
     /// could be a repetition.
     pub fn flow(&mut self) -> String {
@@ -317,6 +333,22 @@ mod tests {
             (citation.start_byte, citation.end_byte, citation.start_line, citation.end_line),
             (80, 99, 4, 5)
         );
+    }
+
+    #[test]
+    fn an_answer_without_support_is_followed_by_a_quote() {
+        let mut writer = Writer::new("When?", vec![source(1, "Ask early. Then wait.", 0, 1)]);
+        writer.push("The moon is made of cheese.");
+        for sentence in writer.finish() {
+            writer.accept(&sentence, &[]);
+        }
+        assert!(writer.quote_instead(0, &(0..10)).is_some());
+        let done = writer.into_citations();
+        assert_eq!(
+            done.answer,
+            "The moon is made of cheese [?].\n\nThe closest passage says: “Ask early.” [1]"
+        );
+        assert_eq!((done.citations[0].start_byte, done.citations[0].end_byte), (0, 10));
     }
 
     #[test]

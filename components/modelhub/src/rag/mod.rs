@@ -7,6 +7,7 @@ mod answer;
 mod cite;
 mod door;
 mod embed;
+mod focus;
 mod ingest;
 mod lexical;
 mod prompt;

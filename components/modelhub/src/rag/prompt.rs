@@ -6,6 +6,30 @@ use crate::text::sentences;
 pub const INSTRUCTION: &str = "You answer questions from the given text. Use only facts from the text, in the words of the text. \
                                Answer in one or two short sentences. If the text does not say it, answer: I don't know.";
 
+/// What a model is told that reads only the sentences nearest to the question.
+pub const FOCUS_INSTRUCTION: &str = "You answer questions with a sentence from the text.";
+
+/// Two examples for such a model (it is small): text and question, then the answer. About nothing that a user would ask.
+pub const FOCUS_EXAMPLES: [(&str, &str); 2] = [
+    (
+        "Text:\nThe library opens at nine in the morning. Books are lent for three weeks. Late books cost 20 cents a day.\n\n\
+         Question: How long can I keep a book?",
+        "Books are lent for three weeks.",
+    ),
+    (
+        "Text:\nThe car park has 40 places. Visitors park on the second floor. The gate closes at ten in the evening.\n\n\
+         Question: Where do visitors park?",
+        "Visitors park on the second floor.",
+    ),
+];
+
+/// The prompt of a few sentences, best last: small models read the end best.
+pub fn focused(question: &str, sentences: &[&str]) -> String {
+    let one_line = |s: &&str| s.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text: Vec<String> = sentences.iter().rev().map(one_line).collect();
+    format!("Text:\n{}\n\nQuestion: {question}", text.join(" "))
+}
+
 /// What is answered when no passage is relevant; no model is asked then.
 pub const NO_ANSWER: &str = "I don't know: none of the ingested passages is relevant to this question.";
 
@@ -107,6 +131,12 @@ mod tests {
         }
         let prompt = pack("Why?", 10, &offers, 10_000, 50);
         assert_eq!(prompt.user, "Text:\nH\nThird.\n\nH\nSecond.\n\nH\nFirst one.\n\nQuestion: Why?");
+    }
+
+    #[test]
+    fn a_focused_prompt_ends_with_the_best_sentence() {
+        let prompt = focused("Why?", &["Best\none.", "Next."]);
+        assert_eq!(prompt, "Text:\nNext. Best one.\n\nQuestion: Why?");
     }
 
     #[test]

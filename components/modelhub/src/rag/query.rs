@@ -17,7 +17,10 @@ use tokio::sync::mpsc;
 use super::Rag;
 use super::answer::{Ended, Source, Writer};
 use super::cite::{Evidence, Verdict};
-use super::prompt::{INSTRUCTION, NO_ANSWER, Offer, estimate, pack};
+use super::focus::{Piece, nearest, pieces};
+use super::prompt::{
+    FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, NO_ANSWER, Offer, estimate, focused, pack,
+};
 use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
 use crate::error::ApiError;
@@ -37,8 +40,17 @@ pub struct Retrieved {
     record: RagRecord,
     query: RagQuery,
     sources: Vec<Source>,
+    /// The question's vector.
+    vector: Vec<f32>,
     timings: Timings,
     started: Instant,
+}
+
+/// What the model is asked.
+struct Ask {
+    messages: Vec<serde_json::Value>,
+    /// How many of the passages it is about.
+    passages: usize,
 }
 
 impl Retrieved {
@@ -87,7 +99,7 @@ impl Rag {
         let mut hits = if record.dimension == 0 {
             Vec::new()
         } else {
-            self.vectors.search(name, vector, u64::from(top_k) * CANDIDATES_PER_PASSAGE).await?
+            self.vectors.search(name, vector.clone(), u64::from(top_k) * CANDIDATES_PER_PASSAGE).await?
         };
         timings.search_ms = ms(searching);
         let ranking = Instant::now();
@@ -101,7 +113,7 @@ impl Rag {
         let best = order.into_iter().take(top_k as usize).filter_map(|i| hits[i].take());
         let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
         timings.rag_ms = ms(ranking);
-        Ok(Retrieved { record, query, sources, timings, started })
+        Ok(Retrieved { record, query, sources, vector, timings, started })
     }
 
     /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.
@@ -154,12 +166,15 @@ impl Rag {
         events: &Events,
     ) -> Result<(Citations, Timings), Stop> {
         let mut timings = retrieved.timings.clone();
+        let embedding = Instant::now();
+        let nearest = self.nearest(retrieved).await?;
+        timings.embed_ms += ms(embedding);
         let own = Instant::now();
-        let prompt = self.prompt(retrieved, model).await;
-        let sources = retrieved.sources[..prompt.passages].to_vec();
+        let ask = self.prompt(retrieved, &nearest, model).await;
+        let sources = retrieved.sources[..ask.passages].to_vec();
         let mut writer = Writer::new(&retrieved.query.question, sources);
         timings.rag_ms += ms(own);
-        let mut reply = self.ask(model, &prompt.user, retrieved.query.max_tokens).await?;
+        let mut reply = self.ask(model, &ask.messages, retrieved.query.max_tokens).await?;
         let mut clock = Clock::new();
         let mut repeated = false;
         'reply: while let Some(piece) = reply.next().await? {
@@ -186,6 +201,11 @@ impl Rag {
             }
         }
         clock.fill(&mut timings, &reply.facts);
+        if let Some(best) = nearest.first()
+            && let Some(text) = writer.quote_instead(best.passage, &best.span)
+        {
+            send(events, QueryEvent::Delta(Delta { text })).await?;
+        }
         Ok((writer.into_citations(), timings))
     }
 
@@ -209,13 +229,52 @@ impl Rag {
         send(events, QueryEvent::Delta(Delta { text })).await
     }
 
-    /// The prompt, with lengths from the engine's own tokenizer where they matter.
-    async fn prompt(&self, retrieved: &Retrieved, model: &str) -> super::prompt::Prompt {
+    /// The sentences of the passages, nearest to the question first.
+    async fn nearest(&self, retrieved: &Retrieved) -> Result<Vec<Piece>, ApiError> {
+        let count = self.defaults.prompt_passages as usize;
+        let passages: Vec<&Passage> = retrieved.sources.iter().take(count).map(|s| &s.passage).collect();
+        let texts: Vec<&str> = passages.iter().map(|p| p.text.as_str()).collect();
+        let mut pieces = pieces(&texts);
+        let bare: Vec<&str> = pieces.iter().map(|p| &texts[p.passage][p.span.clone()]).collect();
+        // The heading tells what a sentence such as “It is emptied at six” is about.
+        let titled = |piece: &Piece, text: &&str| match passages[piece.passage].heading.last() {
+            Some(title) => format!("{title}: {text}"),
+            None => (*text).to_owned(),
+        };
+        let embedded: Vec<String> =
+            pieces.iter().zip(&bare).map(|(piece, text)| titled(piece, text)).collect();
+        let vectors = self.embed_for(&retrieved.record, &embedded).await?;
+        let cosines: Vec<f32> = vectors.iter().map(|v| cosine(v, &retrieved.vector).unwrap_or(0.0)).collect();
+        let order = nearest(&retrieved.query.question, &bare, &cosines);
+        let mut taken: Vec<Option<Piece>> = pieces.drain(..).map(Some).collect();
+        Ok(order.into_iter().filter_map(|i| taken[i].take()).collect())
+    }
+
+    /// The conversation for the model; lengths come from the engine's own tokenizer where they matter.
+    async fn prompt(&self, retrieved: &Retrieved, nearest: &[Piece], model: &str) -> Ask {
+        let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+        let question = retrieved.query.question.trim();
+        let focus = self.defaults.focus_sentences as usize;
+        if focus > 0 {
+            let text = |p: &Piece| retrieved.sources[p.passage].passage.text[p.span.clone()].to_owned();
+            let texts: Vec<String> = nearest.iter().take(focus).map(text).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let mut messages = vec![message("system", FOCUS_INSTRUCTION)];
+            for (asked, answered) in FOCUS_EXAMPLES {
+                messages.extend([message("user", asked), message("assistant", answered)]);
+            }
+            messages.push(message("user", &focused(question, &texts)));
+            let passages = retrieved.sources.len().min(self.defaults.prompt_passages as usize);
+            return Ask { messages, passages };
+        }
         let context = self.gateway.engines.route(model).and_then(|r| r.context).unwrap_or(DEFAULT_CONTEXT);
         let answer = u64::from(retrieved.query.max_tokens.unwrap_or(self.defaults.max_answer_tokens));
-        let passages: Vec<&Passage> = retrieved.sources.iter().map(|s| &s.passage).collect();
-        let passages = &passages[..passages.len().min(self.defaults.prompt_passages as usize)];
-        let question = retrieved.query.question.trim();
+        let passages: Vec<&Passage> = retrieved
+            .sources
+            .iter()
+            .take(self.defaults.prompt_passages as usize)
+            .map(|s| &s.passage)
+            .collect();
         let guessed: u64 = passages.iter().map(|p| p.text.len() as u64).sum::<u64>() / 2 + answer;
         let exact = guessed > context;
         let headings: Vec<String> = passages.iter().map(|p| p.heading.join(" > ")).collect();
@@ -225,7 +284,11 @@ impl Rag {
             let tokens = counted.unwrap_or_else(|| estimate(&passage.text));
             offers.push(Offer { heading, text: &passage.text, tokens });
         }
-        pack(question, estimate(question), &offers, context, answer)
+        let packed = pack(question, estimate(question), &offers, context, answer);
+        Ask {
+            messages: vec![message("system", INSTRUCTION), message("user", &packed.user)],
+            passages: packed.passages,
+        }
     }
 
     async fn count_tokens(&self, model: &str, text: &str) -> Option<u64> {
@@ -238,10 +301,15 @@ impl Rag {
         serde_json::from_slice::<Reply>(&reply).ok().map(|r| r.count)
     }
 
-    async fn ask(&self, model: &str, user: &str, max_tokens: Option<u32>) -> Result<Reply, ApiError> {
+    async fn ask(
+        &self,
+        model: &str,
+        messages: &[serde_json::Value],
+        max_tokens: Option<u32>,
+    ) -> Result<Reply, ApiError> {
         let body = serde_json::json!({
             "model": model,
-            "messages": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": user}],
+            "messages": messages,
             "stream": true,
             "stream_options": {"include_usage": true},
             "temperature": 0,
