@@ -339,9 +339,10 @@ mod tests {
 
     /// Points around 50 centres: closer to real data than uniform noise.
     pub fn clustered(count: usize, dimension: usize, kind: Distance, seed: u64) -> Vec<Lane> {
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rng = StdRng::seed_from_u64(99);
         let centres: Vec<Vec<f32>> =
             (0..50).map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+        let mut rng = StdRng::seed_from_u64(seed);
         let metric = Metric::new(kind);
         let mut data = Vec::new();
         for _ in 0..count {
