@@ -311,13 +311,11 @@ fn limit(
 }
 
 fn unknown_field(key: &str, properties: &Map<String, Value>) -> String {
-    match nearest(key, properties.keys().map(String::as_str)) {
-        Some(near) => format!("is not a field; did you mean {near}?"),
-        None => {
-            let names: Vec<&str> = properties.keys().map(String::as_str).collect();
-            format!("is not a field; the fields here are {}", names.join(", "))
-        }
+    if let Some(near) = nearest(key, properties.keys().map(String::as_str)) {
+        return format!("is not a field; did you mean {near}?");
     }
+    let names: Vec<&str> = properties.keys().map(String::as_str).collect();
+    format!("is not a field; the fields here are {}", names.join(", "))
 }
 
 /// The candidate that is a slip of the finger away from `word`, if one is.

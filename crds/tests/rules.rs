@@ -4,14 +4,14 @@ use aistack_crds::Kind;
 use aistack_crds::check::{check, check_update};
 use serde_json::{Value, json};
 
-fn object(kind: Kind, spec: Value) -> Value {
+fn object(kind: Kind, spec: &Value) -> Value {
     json!({"apiVersion": "platform.dev/v1", "kind": kind.name(), "metadata": {"name": "thing"}, "spec": spec})
 }
 
 /// What is said about a spec, one violation a line; empty when it is accepted.
 fn said(kind: Kind, spec: &str) -> String {
     let spec: Value = serde_yaml_ng::from_str(spec).expect("the table's YAML");
-    match check(&kind.crd(), &object(kind, spec)) {
+    match check(&kind.crd(), &object(kind, &spec)) {
         Ok(_) => String::new(),
         Err(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
     }
@@ -270,7 +270,7 @@ fn changes_that_would_lose_data_are_refused() {
         ),
     ];
     for (kind, old, new, needle) in table {
-        let parse = |spec: &str| object(kind, serde_yaml_ng::from_str(spec).expect("the table's YAML"));
+        let parse = |spec: &str| object(kind, &serde_yaml_ng::from_str(spec).expect("the table's YAML"));
         let said = match check_update(&kind.crd(), &parse(old), &parse(new)) {
             Ok(_) => String::new(),
             Err(violations) => violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
@@ -285,11 +285,11 @@ fn changes_that_would_lose_data_are_refused() {
 #[test]
 fn names_are_dns_labels() {
     for (name, good) in [("quickstart", true), ("Quick", false), ("a_b", false), ("-a", false), ("", false)] {
-        let mut stack = object(Kind::AIStack, json!({"tinykv": {}}));
+        let mut stack = object(Kind::AIStack, &json!({"tinykv": {}}));
         stack["metadata"]["name"] = json!(name);
         assert_eq!(check(&Kind::AIStack.crd(), &stack).is_ok(), good, "{name:?}");
     }
-    let mut long = object(Kind::AIStack, json!({"tinykv": {}}));
+    let mut long = object(Kind::AIStack, &json!({"tinykv": {}}));
     long["metadata"]["name"] = json!("a".repeat(31));
     let said = check(&Kind::AIStack.crd(), &long).expect_err("too long")[0].to_string();
     assert!(said.contains("longer than 30 characters"), "{said}");
@@ -297,7 +297,7 @@ fn names_are_dns_labels() {
 
 #[test]
 fn defaults_are_filled_in() {
-    let stack = check(&Kind::AIStack.crd(), &object(Kind::AIStack, json!({"tinykv": {}}))).expect("valid");
+    let stack = check(&Kind::AIStack.crd(), &object(Kind::AIStack, &json!({"tinykv": {}}))).expect("valid");
     assert_eq!(stack["spec"]["tinykv"]["replicas"], 1);
     assert_eq!(stack["spec"]["tinykv"]["storage"], "8Gi");
 }

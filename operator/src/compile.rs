@@ -127,7 +127,7 @@ fn later(kind: &str, name: &str, what: &str) -> Vec<Problem> {
 fn collisions(manifests: &Manifests) -> Vec<Problem> {
     let mut seen: BTreeMap<(String, String, String), &Manifest> = BTreeMap::new();
     let mut problems = Vec::new();
-    for manifest in manifests.iter() {
+    for manifest in manifests {
         let namespace = manifest.metadata().namespace.clone().unwrap_or_default();
         let key = (namespace, manifest.kind().to_owned(), manifest.name().to_owned());
         if seen.insert(key, manifest).is_some()

@@ -94,6 +94,15 @@ from_object!(
     VectorCollection
 );
 
+impl<'a> IntoIterator for &'a Manifests {
+    type Item = &'a Manifest;
+    type IntoIter = std::slice::Iter<'a, Manifest>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 /// Objects in the order in which they are applied: what is read first comes first, workloads after what they mount.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -122,6 +131,6 @@ impl Manifests {
             .iter()
             .map(|manifest| serde_yaml_ng::to_string(manifest).expect("Kubernetes objects are plain data"))
             .collect();
-        documents.iter().map(|document| format!("---\n{document}")).collect()
+        format!("---\n{}", documents.join("---\n"))
     }
 }

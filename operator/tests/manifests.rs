@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 fn example(name: &str) -> Compiled {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
     let text = std::fs::read_to_string(&path).expect("the example exists");
-    compile(name, &text).unwrap_or_else(|refused| panic!("{refused}"))
+    compile(name, &text).expect(name)
 }
 
 const OTHERS: &str = "
@@ -67,7 +67,7 @@ fn hybrid() {
 
 #[test]
 fn other_kinds() {
-    let compiled = compile("others.yaml", OTHERS).unwrap_or_else(|refused| panic!("{refused}"));
+    let compiled = compile("others.yaml", OTHERS).expect("valid");
     insta::assert_snapshot!(compiled.manifests.to_yaml());
 }
 
@@ -140,7 +140,7 @@ fn every_pod_is_restricted() {
 fn every_object_is_labelled_and_every_service_selects_pods() {
     let compiled = example("quickstart/stack.yaml");
     let templates = pods(&compiled);
-    for manifest in compiled.manifests.iter() {
+    for manifest in &compiled.manifests {
         let labels = manifest.metadata().labels.clone().unwrap_or_default();
         for key in ["name", "instance", "part-of", "managed-by"] {
             assert!(
@@ -171,7 +171,7 @@ fn components_accept_their_config_files() {
     };
     let mut seen = Vec::new();
     for compiled in [example("quickstart/stack.yaml"), example("hybrid.yaml")] {
-        for manifest in compiled.manifests.iter() {
+        for manifest in &compiled.manifests {
             let Manifest::ConfigMap(map) = manifest else { continue };
             for (name, text) in map.data.iter().flatten() {
                 match name.as_str() {

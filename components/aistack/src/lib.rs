@@ -34,7 +34,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => commands::status::run(&args),
         Command::Logs(args) => commands::logs::run(&args),
         Command::Render(args) => commands::render::run(&args),
-        Command::Ask(args) => commands::ask::run(args),
+        Command::Ask(args) => commands::ask::run(&args),
         Command::Doctor(args) => commands::doctor::run(args.output),
         Command::Version(args) => commands::version::run(args.output),
         Command::Completions { shell } => {

@@ -44,7 +44,7 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -69,19 +69,15 @@ fn head(status: &StackStatus) -> String {
 }
 
 fn row(pod: &PodStatus, width: usize) -> String {
-    let mut text = format!("            {:<width$}  {}", pod.name, phase(pod.phase, 8));
+    let mut parts = vec![format!("            {:<width$}  {}", pod.name, phase(pod.phase, 8))];
     if pod.phase == Phase::Ready {
-        text.push_str(&format!("{:>7}", span(Duration::from_millis(pod.ready_after_ms))));
+        parts.push(format!("{:>5}", span(Duration::from_millis(pod.ready_after_ms))));
     }
-    for note in [&pod.serves, &pod.message] {
-        if !note.is_empty() {
-            text.push_str(&format!("   {note}"));
-        }
-    }
+    parts.extend([&pod.serves, &pod.message].into_iter().filter(|note| !note.is_empty()).cloned());
     if pod.restarts > 0 {
-        text.push_str(&format!("   {} restart{}", pod.restarts, if pod.restarts == 1 { "" } else { "s" }));
+        parts.push(format!("{} restart{}", pod.restarts, if pod.restarts == 1 { "" } else { "s" }));
     }
-    text
+    parts.join("   ")
 }
 
 /// Shows a stack as it comes up.

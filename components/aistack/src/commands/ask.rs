@@ -17,8 +17,8 @@ use crate::view::{count, span};
 const EVENT_BYTES: usize = 4 << 20;
 
 /// Runs the command.
-pub fn run(args: AskArgs) -> Result<(), Failure> {
-    let hub = Hub::find(&args)?;
+pub fn run(args: &AskArgs) -> Result<(), Failure> {
+    let hub = Hub::find(args)?;
     runtime()?.block_on(async {
         let client = reqwest::Client::new();
         let rag = match &args.rag {
@@ -192,19 +192,38 @@ struct Shown {
     passages: Vec<Passage>,
     timings: Timings,
     ended: bool,
+    within_line: bool,
 }
 
 impl Shown {
+    /// The next piece of the answer, each of its lines set in.
+    fn indented(&mut self, text: &str) -> String {
+        let mut shown = String::with_capacity(text.len() + 4);
+        for piece in text.split_inclusive('\n') {
+            if !self.within_line && !piece.trim().is_empty() {
+                shown.push_str("    ");
+            }
+            shown.push_str(piece);
+            self.within_line = !piece.ends_with('\n');
+        }
+        shown
+    }
+
     fn event(&mut self, event: QueryEvent) -> Result<(), Failure> {
         match event {
             QueryEvent::Passages(passages) => self.passages = passages.passages,
             QueryEvent::Delta(delta) => {
                 let mut out = std::io::stdout().lock();
-                out.write_all(delta.text.as_bytes())?;
+                out.write_all(self.indented(&delta.text).as_bytes())?;
                 out.flush()?;
             }
             QueryEvent::Citations(citations) => {
-                print("\n");
+                if self.within_line {
+                    print("");
+                }
+                if !citations.citations.is_empty() {
+                    print("");
+                }
                 for line in citation_lines(&citations.citations) {
                     print(&line);
                 }
@@ -249,7 +268,7 @@ fn citation_lines(citations: &[Citation]) -> Vec<String> {
 fn times(timings: &Timings, trace: &str) -> String {
     let time = |milliseconds: f64| {
         if milliseconds < 1000.0 {
-            let places = if milliseconds < 10.0 { 1 } else { 0 };
+            let places = usize::from(milliseconds < 10.0);
             format!("{milliseconds:.places$} ms")
         } else {
             span(std::time::Duration::from_secs_f64(milliseconds / 1000.0))

@@ -80,39 +80,33 @@ fn table(findings: &[Finding]) {
 fn programs_found() -> Vec<Finding> {
     COMPONENTS
         .into_iter()
-        .map(|program| match programs::find(program) {
-            Some(path) => found("program", program, State::Ok, path.display().to_string(), ""),
-            None => {
-                let fix = programs::how_to_get(&[program.to_owned()]);
-                found(
-                    "program",
-                    program,
-                    State::Missing,
-                    "neither beside aistack nor on the PATH".to_owned(),
-                    &fix,
-                )
+        .map(|program| {
+            if let Some(path) = programs::find(program) {
+                return found("program", program, State::Ok, path.display().to_string(), "");
             }
+            let fix = programs::how_to_get(&[program.to_owned()]);
+            found(
+                "program",
+                program,
+                State::Missing,
+                "neither beside aistack nor on the PATH".to_owned(),
+                &fix,
+            )
         })
         .collect()
 }
 
 fn models_found() -> Result<Vec<Finding>, Failure> {
     let cache = models_folder()?;
-    Ok(MODELS
-        .into_iter()
-        .map(|(model, extension)| {
-            let folder = cache.join(model);
-            match weights(&folder, extension) {
-                Some(bytes) => {
-                    found("model", model, State::Ok, format!("{}   {}", size(bytes), folder.display()), "")
-                }
-                None => {
-                    let detail = format!("no .{extension} file in {}", folder.display());
-                    found("model", model, State::Missing, detail, "fetch: cargo xtask models")
-                }
-            }
-        })
-        .collect())
+    let look = |(model, extension): (&str, &str)| {
+        let folder = cache.join(model);
+        if let Some(bytes) = weights(&folder, extension) {
+            return found("model", model, State::Ok, format!("{}   {}", size(bytes), folder.display()), "");
+        }
+        let detail = format!("no .{extension} file in {}", folder.display());
+        found("model", model, State::Missing, detail, "fetch: cargo xtask models")
+    };
+    Ok(MODELS.into_iter().map(look).collect())
 }
 
 fn weights(folder: &Path, extension: &str) -> Option<u64> {

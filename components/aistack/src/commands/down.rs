@@ -12,19 +12,14 @@ use crate::local::state::StackFolder;
 use crate::view::span;
 
 /// Longer than any pod's grace period and the ones behind it together.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Runs the command.
 pub fn run(args: &DownArgs) -> Result<(), Failure> {
-    let folder = match &args.stack.stack {
-        Some(name) => StackFolder::of(name)?,
-        None => match only_stack(args.purge)? {
-            Some(folder) => folder,
-            None => {
-                print("no stack is up");
-                return Ok(());
-            }
-        },
+    let named = args.stack.stack.as_deref().map(StackFolder::of).transpose()?;
+    let Some(folder) = named.map_or_else(|| only_stack(args.purge), |folder| Ok(Some(folder)))? else {
+        print("no stack is up");
+        return Ok(());
     };
     let stack = folder.stack();
     if folder.is_up() {

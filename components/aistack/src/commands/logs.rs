@@ -65,9 +65,11 @@ pub fn run(args: &LogsArgs) -> Result<(), Failure> {
             print(&prefixed(index, pod, width, &line));
         }
     }
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(Duration::from_millis(100));
         printer.print_new();
     }
-    Ok(())
 }

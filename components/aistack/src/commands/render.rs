@@ -24,7 +24,7 @@ pub fn run(args: &RenderArgs) -> Result<(), Failure> {
             print_as(Output::Json, &list)?;
         }
         Output::Table => {
-            for manifest in manifests.iter() {
+            for manifest in manifests {
                 print(&format!("{:<20} {}", manifest.kind(), manifest.name()));
             }
         }

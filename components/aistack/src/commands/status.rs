@@ -121,8 +121,9 @@ impl Asker {
         let Some(pod) = pods.iter().find(|pod| pod.phase == Phase::Ready) else { return vec![row] };
         let mut collections = Vec::new();
         match kind {
-            "KVCluster" => row.detail = store(&self.metrics(pod).await, &pod.name),
-            "InferenceService" => row.detail = model(&self.metrics(pod).await, pod),
+            // The gauges of etcd are where etcd has them: on the client port.
+            "KVCluster" => row.detail = store(&self.metrics(pod, "client").await, &pod.name),
+            "InferenceService" => row.detail = model(&self.metrics(pod, "admin").await, pod),
             "ModelHub" => row.detail = self.hub(pod).await,
             "VectorForge" | "VectorCollection" => {
                 collections = self.collections(pod).await;
@@ -146,8 +147,8 @@ impl Asker {
     }
 
     /// Metrics of a pod, summed over their labels.
-    async fn metrics(&self, pod: &PodStatus) -> BTreeMap<String, f64> {
-        let Some(port) = pod.port("admin") else { return BTreeMap::new() };
+    async fn metrics(&self, pod: &PodStatus, port: &str) -> BTreeMap<String, f64> {
+        let Some(port) = pod.port(port) else { return BTreeMap::new() };
         let reply = self.client.get(format!("http://127.0.0.1:{port}/metrics")).send().await;
         let Ok(reply) = reply else { return BTreeMap::new() };
         parse_metrics(&reply.text().await.unwrap_or_default())
@@ -233,14 +234,12 @@ fn model(metrics: &BTreeMap<String, f64>, pod: &PodStatus) -> String {
 fn collection(info: &Value) -> String {
     let points = info["points_count"].as_u64().unwrap_or_default();
     let vectors = &info["config"]["params"]["vectors"];
-    let mut text = format!("{} points", count(points));
+    let mut parts = vec![format!("{} points", count(points))];
     if let (Some(dimension), Some(distance)) = (vectors["size"].as_u64(), vectors["distance"].as_str()) {
-        text.push_str(&format!(", {dimension} d, {distance}"));
+        parts.push(format!("{dimension} d, {distance}"));
     }
-    if let Some(status) = info["status"].as_str() {
-        text.push_str(&format!(", {status}"));
-    }
-    text
+    parts.extend(info["status"].as_str().map(str::to_owned));
+    parts.join(", ")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A pod that was ready for so long is forgiven what was before.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+const FORGIVEN_AFTER: Duration = Duration::from_mins(1);
 
 /// Doubles from half a second to half a minute.
 #[derive(Clone, Copy, Debug, Default)]

@@ -49,8 +49,8 @@ pub fn how_to_get(missing: &[String]) -> String {
     if ours.is_empty() {
         return "install it, or put its folder on the PATH".to_owned();
     }
-    let packages: String = ours.iter().map(|program| format!(" -p {program}")).collect();
-    format!("build: cargo build --release{packages}")
+    let packages: Vec<String> = ours.iter().map(|program| format!("-p {program}")).collect();
+    format!("build: cargo build --release {}", packages.join(" "))
 }
 
 /// Finds one program.

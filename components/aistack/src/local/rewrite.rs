@@ -71,7 +71,8 @@ impl Rewriter {
                 if let Some((local, found)) =
                     digits[..length].parse().ok().and_then(|port| self.address(host, port))
                 {
-                    rewritten.push_str(&format!("127.0.0.1:{local}"));
+                    rewritten.push_str("127.0.0.1:");
+                    rewritten.push_str(&local.to_string());
                     pods.extend(found);
                     rest = &digits[length..];
                     continue;

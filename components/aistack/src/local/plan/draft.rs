@@ -44,7 +44,7 @@ impl<'a> Draft<'a> {
 
 pub(super) fn drafts(manifests: &Manifests) -> Vec<Draft<'_>> {
     let mut drafts = Vec::new();
-    for manifest in manifests.iter() {
+    for manifest in manifests {
         let (template, replicas, claims, stateful) = match manifest {
             Manifest::StatefulSet(set) => {
                 let spec = &set.spec;

@@ -218,7 +218,7 @@ fn collections(
 ) -> Result<Vec<CollectionPlan>, PlanError> {
     let rewriter = Rewriter { names: names.clone(), ..Rewriter::default() };
     let mut collections = Vec::new();
-    for manifest in manifests.iter() {
+    for manifest in manifests {
         let Manifest::ConfigMap(map) = manifest else { continue };
         let labelled =
             manifest.metadata().labels.as_ref().is_some_and(|labels| labels.contains_key(COLLECTION_LABEL));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_operator::workload::{ADMIN_PORT, MODELS_VOLUME};
 use aistack_operator::{Manifest, Manifests};
 use k8s_openapi::api::core::v1::{Container, EnvVar, Probe, Volume};
@@ -205,7 +206,7 @@ fn served_model(files: &[FilePlan]) -> String {
     files
         .iter()
         .filter(|file| file.path.file_name().is_some_and(|name| name == "tinyinfer.yaml"))
-        .filter_map(|file| serde_yaml_ng::from_str::<serde_yaml_ng::Value>(&file.text).ok())
-        .find_map(|config| config.get("model")?.as_str().map(str::to_owned))
+        .find_map(|file| serde_yaml_ng::from_str::<TinyinferConfig>(&file.text).ok())
+        .map(|config| config.model)
         .unwrap_or_default()
 }
