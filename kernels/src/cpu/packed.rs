@@ -129,7 +129,7 @@ impl PackedMatrix {
             for (column, row) in rows.iter().enumerate() {
                 match panel_kind {
                     PanelKind::Nibble | PanelKind::NibbleMin => {
-                        pack_nibble_row(panel_kind, panel, column, row)
+                        pack_nibble_row(panel_kind, panel, column, row);
                     }
                     PanelKind::NibbleWide => pack_q4k_row(panel, column, row),
                     PanelKind::Byte => pack_byte_row(panel, column, row),

@@ -16,10 +16,7 @@ const SPINS: u32 = 400;
 
 /// The loop body, its lifetime erased; it outlives every use because `Pool::run` returns only after all have left.
 #[derive(Clone, Copy)]
-struct Body(*const (dyn Fn(usize) + Sync));
-
-// SAFETY: the pointee is `Sync`, and `Pool::run` keeps it alive while any worker may hold the pointer.
-unsafe impl Send for Body {}
+struct Body(&'static (dyn Fn(usize) + Sync));
 
 struct Job {
     body: Body,
@@ -89,11 +86,9 @@ impl Pool {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Arc::new(AtomicUsize::new(0));
-        // SAFETY: only the lifetime changes; `leave` below waits until no worker can use the pointer any more.
+        // SAFETY: only the lifetime changes; `leave` below waits until no worker can use the reference any more.
         let erased = Body(unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
-                body,
-            )
+            std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(body)
         });
         {
             let mut state = self.shared.lock();
@@ -184,8 +179,8 @@ fn work(shared: &Shared) {
         let (body, tasks, next) = (job.body, job.tasks, Arc::clone(&job.next));
         state.active += 1;
         drop(state);
-        // SAFETY: `active` was raised under the lock while the job was published, so `Pool::run` waits for this thread.
-        let result = catch_unwind(AssertUnwindSafe(|| claim(&next, tasks, unsafe { &*body.0 })));
+        // `active` was raised under the lock while the job was published, so `Pool::run` waits for this thread.
+        let result = catch_unwind(AssertUnwindSafe(|| claim(&next, tasks, body.0)));
         let mut state = shared.lock();
         if let Err(panic) = result {
             next.store(tasks, Ordering::Relaxed);

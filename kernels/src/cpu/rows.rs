@@ -66,7 +66,7 @@ impl<T> Rows<T> {
 /// The quantised parts of activations, shared by tasks that write different rows.
 #[derive(Clone, Copy)]
 struct Split {
-    split: Rows<i8>,
+    bytes: Rows<i8>,
     scale: Rows<f32>,
     sums: Rows<i32>,
     sums_f32: Rows<f32>,
@@ -76,7 +76,7 @@ impl Split {
     fn new(x: &mut Activations) -> Self {
         let blocks = x.k / BLOCK;
         Self {
-            split: Rows::new(&mut x.split, 2 * x.k),
+            bytes: Rows::new(&mut x.split, 2 * x.k),
             scale: Rows::new(&mut x.scale, 1),
             sums: Rows::new(&mut x.sums, blocks),
             sums_f32: Rows::new(&mut x.sums_f32, blocks),
@@ -89,7 +89,7 @@ impl Split {
         // SAFETY: the caller's contract.
         unsafe {
             SplitRow {
-                split: self.split.row(i),
+                split: self.bytes.row(i),
                 scale: &mut self.scale.row(i)[0],
                 sums: self.sums.row(i),
                 sums_f32: self.sums_f32.row(i),

@@ -135,7 +135,7 @@ fn check_bias(p: &Product<'_>) {
             assert_eq!(bias.len(), p.weights.n(), "a bias for each column");
         }
         Then::SwiGlu => {
-            assert!(p.weights.n().is_multiple_of(PANEL), "gates and values in groups of 32 columns")
+            assert!(p.weights.n().is_multiple_of(PANEL), "gates and values in groups of 32 columns");
         }
         Then::Store | Then::Add => {}
     }

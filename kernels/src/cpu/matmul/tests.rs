@@ -1,5 +1,7 @@
 //! Each panel kind against the recipe spelled out (to the bit) and against float64 on the decoded weights (to the error of 16 bits).
 
+#![allow(clippy::float_cmp, reason = "results are specified to the bit")]
+
 use half::f16;
 
 use super::*;
