@@ -139,14 +139,15 @@ class Run:
             return None
         return ours, theirs
 
-    def change(self, what, call, ids):
+    def change(self, what, call, ids, *request):
         """A write to points that must exist; see the deviations above."""
         present = {str(i) for i in self.make.existing}
         if ids is None or all(str(i) in present for i in ids):
             self.both(what, call)
+            self.last += f" {request}"
             return
         door, client = self.random.choice(self.doors)
-        self.last = f"{what} of an absent point by {door}"
+        self.last = f"{what} of an absent point by {door}, ids {ids}"
         if attempt(call, client)[1] is None:
             raise Mismatch(f"accepted although one of {ids} is absent")
         self.refused[what] += 1
@@ -180,19 +181,19 @@ class Run:
 
     def set_payload(self):
         payload, selector, key = self.make.partial_payload(), self.make.selector(), self.make.write_path()
-        self.change("set payload", lambda c: c.set_payload(NAME, payload, selector, key=key, wait=True), ids_of(selector))
+        self.change("set payload", lambda c: c.set_payload(NAME, payload, selector, key=key, wait=True), ids_of(selector), selector)
 
     def overwrite_payload(self):
         payload, selector = self.make.payload() or {}, self.make.selector()
-        self.change("overwrite payload", lambda c: c.overwrite_payload(NAME, payload, selector, wait=True), ids_of(selector))
+        self.change("overwrite payload", lambda c: c.overwrite_payload(NAME, payload, selector, wait=True), ids_of(selector), selector)
 
     def delete_payload(self):
         keys, selector = self.make.paths(), self.make.selector()
-        self.change("delete payload", lambda c: c.delete_payload(NAME, keys, selector, wait=True), ids_of(selector))
+        self.change("delete payload", lambda c: c.delete_payload(NAME, keys, selector, wait=True), ids_of(selector), selector)
 
     def clear_payload(self):
         selector = self.make.selector()
-        self.change("clear payload", lambda c: c.clear_payload(NAME, selector, wait=True), ids_of(selector))
+        self.change("clear payload", lambda c: c.clear_payload(NAME, selector, wait=True), ids_of(selector), selector)
 
     def update_batch(self):
         operations = self.make.operations()
@@ -272,6 +273,7 @@ class Run:
         arguments = self.make.query()
         answer = self.both("query", lambda c: c.query_points(NAME, **arguments).points)
         if answer:
+            self.last += f" {arguments}"
             compare_hits(*answer)
             self.matched += bool(answer[1])
 
@@ -285,7 +287,7 @@ class Run:
     # ------------------------------------------------------------------------------------------------------------------
 
     def compare_all(self):
-        self.last = "full comparison"
+        self.last += ", then the full comparison"
         sides = [c.scroll(NAME, limit=100_000, with_payload=True, with_vectors=True)[0]
                  for c in (self.doors[0][1], self.doors[1][1], self.memory)]
         compare_records(sides[0], sides[2])
@@ -320,6 +322,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=uuid.uuid4().int % 2**32)
     parser.add_argument("--kill-every", type=int, default=1000, help="kill -9 and restart each N operations (0: never)")
     parser.add_argument("--recreate-every", type=int, default=700)
+    parser.add_argument("--compare-every", type=int, default=250, help="compare all points each N operations")
     parser.add_argument("--segments", action=argparse.BooleanOptionalAction, default=True, help="seal after a few points")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "Payload indexes have no effect")
@@ -337,6 +340,8 @@ def main() -> int:
                 run.compare_all()
                 run.recreate()
             run.step()
+            if done % arguments.compare_every == 0:
+                run.compare_all()
             if arguments.kill_every and server.ours and done % arguments.kill_every == 0:
                 server.restart()
                 run.connect()
