@@ -126,7 +126,7 @@ pub struct UpArgs {
     #[arg(short, long)]
     pub detach: bool,
     /// Port of the front door. Left out: the manifest's, 8080.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Longest wait for Ready with --detach, such as 90s or 10m.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
@@ -169,6 +169,9 @@ pub struct LogsArgs {
     /// Lines of each pod to begin with.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub tail: usize,
+    /// Print lines as the pods wrote them, JSON as JSON.
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// `aistack render`.

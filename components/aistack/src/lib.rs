@@ -21,6 +21,7 @@ pub mod cli;
 pub mod commands;
 pub mod fail;
 pub mod local;
+pub mod log_line;
 pub mod view;
 
 use cli::{Cli, Command};

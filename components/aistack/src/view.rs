@@ -80,34 +80,40 @@ fn row(pod: &PodStatus, width: usize) -> String {
     parts.join("   ")
 }
 
-/// Shows a stack as it comes up.
-pub enum Progress {
+/// Shows a stack as it comes up, and only what has changed.
+pub struct Progress {
+    screen: Screen,
+    last: StackStatus,
+}
+
+enum Screen {
     /// Redrawn in place.
-    Live {
-        /// The terminal.
-        term: Term,
-        /// Lines drawn.
-        drawn: usize,
-    },
+    Live { term: Term, drawn: usize },
     /// One line a step.
-    Steps {
-        /// What was last said of each pod.
-        said: BTreeMap<String, (Phase, u32)>,
-    },
+    Steps { said: BTreeMap<String, (Phase, u32)> },
 }
 
 impl Progress {
     /// A live table when stderr is a terminal.
     pub fn new() -> Self {
         let term = Term::stderr();
-        if term.is_term() { Self::Live { term, drawn: 0 } } else { Self::Steps { said: BTreeMap::new() } }
+        let screen = if term.is_term() {
+            Screen::Live { term, drawn: 0 }
+        } else {
+            Screen::Steps { said: BTreeMap::new() }
+        };
+        Self { screen, last: StackStatus::default() }
     }
 
     /// Shows how the stack is now. What cannot be shown is not worth ending for.
     pub fn show(&mut self, status: &StackStatus) {
+        if self.last == *status {
+            return;
+        }
+        self.last = status.clone();
         let width = status.pods.iter().map(|pod| pod.name.len()).max().unwrap_or(0);
-        match self {
-            Self::Live { term, drawn } => {
+        match &mut self.screen {
+            Screen::Live { term, drawn } => {
                 let columns = usize::from(term.size().1).max(40);
                 let _ = term.clear_last_lines(*drawn);
                 let mut lines = vec![head(status)];
@@ -118,7 +124,7 @@ impl Progress {
                 }
                 let _ = term.flush();
             }
-            Self::Steps { said } => {
+            Screen::Steps { said } => {
                 let mut out = std::io::stderr().lock();
                 if said.is_empty() {
                     let _ = writeln!(out, "{}", head(status));

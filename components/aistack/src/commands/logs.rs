@@ -7,21 +7,23 @@ use crate::cli::LogsArgs;
 use crate::fail::Failure;
 use crate::local::state::StackFolder;
 use crate::local::tail::{Follower, last_lines};
+use crate::log_line::readable;
 use crate::view::pod_style;
 
 /// Prints what pods print from now on.
 pub struct Printer {
     pods: Vec<(String, Follower)>,
+    raw: bool,
 }
 
 impl Printer {
     /// Follows the logs of pods from their ends.
-    pub fn following(folder: &StackFolder, pods: impl Iterator<Item = String>) -> Self {
+    pub fn following(folder: &StackFolder, pods: impl Iterator<Item = String>, raw: bool) -> Self {
         let pods = pods.map(|pod| {
             let follower = Follower::from_end(folder.log(&pod));
             (pod, follower)
         });
-        Self { pods: pods.collect() }
+        Self { pods: pods.collect(), raw }
     }
 
     /// Prints the lines that were added since the last call.
@@ -30,13 +32,14 @@ impl Printer {
         for (index, (pod, follower)) in self.pods.iter_mut().enumerate() {
             // A log that cannot be read this time is read the next time.
             for line in follower.lines().unwrap_or_default() {
-                print(&prefixed(index, pod, width, &line));
+                print(&prefixed(index, pod, width, &line, self.raw));
             }
         }
     }
 }
 
-fn prefixed(index: usize, pod: &str, width: usize, line: &str) -> String {
+fn prefixed(index: usize, pod: &str, width: usize, line: &str, raw: bool) -> String {
+    let line = if raw { line.to_owned() } else { readable(line) };
     format!("{} {line}", pod_style(index).apply_to(format!("{pod:<width$} |")))
 }
 
@@ -58,11 +61,11 @@ pub fn run(args: &LogsArgs) -> Result<(), Failure> {
     }
     let wanted: Vec<&String> =
         all.iter().filter(|pod| args.pods.is_empty() || args.pods.contains(pod)).collect();
-    let mut printer = Printer::following(&folder, wanted.iter().map(|pod| (*pod).clone()));
+    let mut printer = Printer::following(&folder, wanted.iter().map(|pod| (*pod).clone()), args.raw);
     let width = wanted.iter().map(|pod| pod.len()).max().unwrap_or(0);
     for (index, pod) in wanted.iter().enumerate() {
         for line in last_lines(&folder.log(pod), args.tail).unwrap_or_default() {
-            print(&prefixed(index, pod, width, &line));
+            print(&prefixed(index, pod, width, &line, args.raw));
         }
     }
     if !args.follow {

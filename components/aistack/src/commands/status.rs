@@ -80,8 +80,12 @@ fn table(report: &Report, status: &StackStatus) {
     let troubled: Vec<&PodStatus> =
         report.pods.iter().filter(|pod| pod.phase != Phase::Ready || pod.restarts > 0).collect();
     for pod in troubled {
-        let restarts = if pod.restarts > 0 { format!("   {} restarts", pod.restarts) } else { String::new() };
-        print(&format!("  pod {}   {}{restarts}   {}", pod.name, phase(pod.phase, 0), pod.message));
+        let restarts = match pod.restarts {
+            0 => String::new(),
+            several => format!("   {}", plural(several as usize, "restart")),
+        };
+        let line = format!("  pod {}   {}{restarts}   {}", pod.name, phase(pod.phase, 0), pod.message);
+        print(line.trim_end());
     }
 }
 

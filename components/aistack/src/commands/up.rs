@@ -155,7 +155,7 @@ fn check_models(plan: &LocalPlan, models: &Path) -> Result<(), Failure> {
 fn foreground(plan: LocalPlan, folder: &StackFolder, manifest: PathBuf) -> Result<(), Failure> {
     let local = LocalSet::new();
     runtime()?.block_on(local.run_until(async {
-        let mut printer = Printer::following(folder, plan.pods.iter().map(|pod| pod.name.clone()));
+        let mut printer = Printer::following(folder, plan.pods.iter().map(|pod| pod.name.clone()), false);
         let supervisor = Supervisor::start(plan, folder.clone(), manifest).await?;
         let board = supervisor.board();
         let shown = tokio::task::spawn_local(async move {

@@ -18,12 +18,12 @@ use super::board::Board;
 use super::plan::{PodPlan, ProbePlan};
 use super::probe::{Answer, ask};
 use super::state::{Phase, ProcessId, StackFolder};
-use super::tail::last_line;
+use super::tail::{cut, last_complaint};
 
 /// Time between two questions to a pod that is not ready yet.
 const EAGER: Duration = Duration::from_millis(50);
-/// A log larger than this is set aside when its pod starts.
-const LOG_BYTES: u64 = 32 << 20;
+/// A log larger than this is set aside.
+pub(super) const LOG_BYTES: u64 = 32 << 20;
 
 /// What a pod is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,12 +82,13 @@ impl PodTask {
         let mut backoff = Backoff::default();
         let mut restarts = 0;
         loop {
+            let said_before = fs::metadata(self.folder.log(&self.plan.name)).map_or(0, |meta| meta.len());
             let (end, ready_for) = self.once(restarts).await;
             if matches!(end, End::Ordered) || *self.orders.borrow() != Order::Run {
                 return self.stopped();
             }
             let wait = backoff.next(ready_for);
-            let why = self.explain(end);
+            let why = self.explain(end, said_before);
             self.board.change(&self.plan.name, |pod| {
                 pod.phase = Phase::CrashLoopBackOff;
                 pod.process = ProcessId::default();
@@ -109,7 +110,7 @@ impl PodTask {
         });
     }
 
-    fn explain(&self, end: End) -> String {
+    fn explain(&self, end: End, said_before: u64) -> String {
         let why = match end {
             End::Exited(Ok(status)) => {
                 match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
@@ -125,7 +126,7 @@ impl PodTask {
             End::Unhealthy(why) => why,
             End::Ordered => String::new(),
         };
-        match last_line(&self.folder.log(&self.plan.name)) {
+        match last_complaint(&self.folder.log(&self.plan.name), said_before) {
             Some(line) => format!("{why}: {line}"),
             None => why,
         }
@@ -168,9 +169,7 @@ impl PodTask {
             write_private(&file.path, &file.text)?;
         }
         let log_path = self.folder.log(&self.plan.name);
-        if fs::metadata(&log_path).is_ok_and(|meta| meta.len() > LOG_BYTES) {
-            fs::rename(&log_path, log_path.with_extension("log.1"))?;
-        }
+        cut(&log_path, LOG_BYTES)?;
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
         let mut command = Command::new(&self.shim);
         command

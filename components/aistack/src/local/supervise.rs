@@ -1,6 +1,5 @@
 //! The supervisor: starts the pods, keeps them running, stops them in order.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -14,10 +13,14 @@ use tokio::task::JoinHandle;
 use super::board::Board;
 use super::collections;
 use super::plan::{LocalPlan, PodPlan};
-use super::pod::{Order, PodTask};
+use super::pod::{LOG_BYTES, Order, PodTask};
 use super::programs::{self, ProgramError};
 use super::proxy;
 use super::state::{StackFolder, StateError};
+use super::tail;
+
+/// Time between two looks at how large the logs are.
+const LOG_CHECK: Duration = Duration::from_secs(30);
 
 /// Why a supervisor could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,17 @@ impl Supervisor {
             };
             running.push(Running { plan: pod, orders, task: tokio::task::spawn_local(task.run()) });
         }
+        let logs: Vec<PathBuf> = running.iter().map(|pod: &Running| folder.log(&pod.plan.name)).collect();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(LOG_CHECK).await;
+                for log in &logs {
+                    if let Err(error) = tail::cut(log, LOG_BYTES) {
+                        eprintln!("aistack: set {} aside: {error}", log.display());
+                    }
+                }
+            }
+        });
         if !plan.collections.is_empty() {
             tokio::task::spawn_local(collections::create_all(plan.collections, board.clone()));
         }
@@ -178,9 +192,4 @@ pub fn generate_secrets(plan: &LocalPlan) -> Result<(), StateError> {
         write().map_err(|source| StateError::Io { action: "create", path: path.clone(), source })?;
     }
     Ok(())
-}
-
-/// Every port of the plan by pod, for messages.
-pub fn ports_of(plan: &LocalPlan) -> BTreeMap<u16, String> {
-    plan.pods.iter().flat_map(|pod| pod.ports.iter().map(|port| (port.local, pod.name.clone()))).collect()
 }

@@ -5,8 +5,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::log_line::complaint;
+
 /// Bytes looked at to find the last lines of a log.
 const WINDOW: u64 = 256 << 10;
+/// Longest complaint that a table shows.
+const COMPLAINT_CHARS: usize = 160;
 
 /// The last lines of a log, oldest first.
 pub fn last_lines(path: &Path, lines: usize) -> io::Result<Vec<String>> {
@@ -25,22 +29,33 @@ pub fn last_lines(path: &Path, lines: usize) -> io::Result<Vec<String>> {
     Ok(found[found.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
 }
 
-/// The last line that says something, shortened for a table.
-pub fn last_line(path: &Path) -> Option<String> {
-    let lines = last_lines(path, 20).ok()?;
-    let line = lines.iter().rev().find(|line| !line.trim().is_empty())?;
-    let text = log_message(line.trim());
-    Some(if text.chars().count() > 160 { text.chars().take(159).chain(['…']).collect() } else { text })
+/// What a pod last complained of, shortened for a table. Only what it said after `from` counts.
+pub fn last_complaint(path: &Path, from: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // A log that was set aside meanwhile begins anew.
+    let from = if length < from { 0 } else { from };
+    file.seek(SeekFrom::Start(from.max(length.saturating_sub(WINDOW)))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(WINDOW).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let complaint = text.lines().rev().take(20).find_map(complaint)?;
+    let long = complaint.chars().count() > COMPLAINT_CHARS;
+    Some(if long { complaint.chars().take(COMPLAINT_CHARS - 1).chain(['…']).collect() } else { complaint })
 }
 
-/// The message of a JSON log line; any other line as it is.
-fn log_message(line: &str) -> String {
-    let message = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|json| {
-        let message =
-            json.pointer("/fields/message").or_else(|| json.get("message")).or_else(|| json.get("msg"))?;
-        Some(message.as_str()?.to_owned())
-    });
-    message.unwrap_or_else(|| line.to_owned())
+/// Sets a log aside that has grown too large while its pod runs. The pod goes on writing into the same file, which is why
+/// it is copied and cut; what it writes in between may be lost.
+pub fn cut(path: &Path, limit: u64) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.len() > limit => {
+            std::fs::copy(path, path.with_extension("log.1"))?;
+            File::options().write(true).open(path)?.set_len(0)
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What is added to a log from now on, by whole lines.
@@ -110,11 +125,26 @@ mod tests {
     fn the_last_words_of_a_log() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pod.log");
-        std::fs::write(&path, "a\n{\"level\":\"ERROR\",\"fields\":{\"message\":\"port taken\"}}\n\n")
-            .expect("written");
-        assert_eq!(last_line(&path).as_deref(), Some("port taken"));
+        let text = "old trouble\n{\"level\":\"ERROR\",\"message\":\"port taken\"}\n{\"level\":\"INFO\",\"message\":\"bye\"}\n\n";
+        std::fs::write(&path, text).expect("written");
+        assert_eq!(last_complaint(&path, 0).as_deref(), Some("port taken"));
+        assert_eq!(last_complaint(&path, text.len() as u64), None, "what an earlier run said does not count");
         assert_eq!(last_lines(&path, 1).expect("read"), [""]);
-        assert_eq!(last_lines(&path, 9).expect("read").len(), 3);
-        assert_eq!(last_line(&folder.path().join("none")), None);
+        assert_eq!(last_lines(&path, 9).expect("read").len(), 4);
+        assert_eq!(last_complaint(&folder.path().join("none"), 0), None);
+    }
+
+    #[test]
+    fn a_large_log_is_cut_under_its_writer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pod.log");
+        let mut writer = File::options().create(true).append(true).open(&path).expect("created");
+        writer.write_all(b"one\ntwo\n").expect("written");
+        cut(&path, 100).expect("small enough");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "one\ntwo\n");
+        cut(&path, 4).expect("cut");
+        writer.write_all(b"three\n").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "three\n");
+        assert_eq!(std::fs::read_to_string(folder.path().join("pod.log.1")).expect("read"), "one\ntwo\n");
     }
 }
