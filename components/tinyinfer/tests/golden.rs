@@ -14,7 +14,7 @@ use tinyinfer::tokenizer::Tokenizer;
 
 fn golden(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    std::fs::read(&path).unwrap()
 }
 
 /// Little-endian arrays, one after the other.

@@ -75,6 +75,9 @@ impl KvCache {
         let error = |reason: String| KvError::Memory { blocks, bytes, reason };
         let total = blocks.checked_mul(bytes).ok_or_else(|| error("size overflows".to_owned()))?;
         let data = MmapMut::map_anon(total.max(1)).map_err(|e| error(e.to_string()))?;
+        // Advice only: without large pages everything works, slower.
+        #[cfg(target_os = "linux")]
+        let _ = data.advise(memmap2::Advice::HugePage);
         Ok(Self { shape, blocks, data })
     }
 

@@ -3,14 +3,24 @@
 //! A [`Cpu`] is an instruction set, chosen once, and a [`pool::Pool`] of threads. Its methods are the operations of a transformer on
 //! rows of activations. **Every result is the same to the last bit** whatever the number of threads, the other rows computed beside
 //! it and the instruction set.
-#![allow(clippy::inline_always, reason = "a kernel must become part of the function that enables its instruction set")]
+#![allow(
+    clippy::inline_always,
+    reason = "a kernel must become part of the function that enables its instruction set"
+)]
 #![allow(clippy::wildcard_imports, reason = "intrinsics, by the hundred")]
-#![allow(clippy::cast_ptr_alignment, reason = "panels are read with unaligned loads, or are aligned by their layout")]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "panels are read with unaligned loads, or are aligned by their layout"
+)]
 #![allow(clippy::needless_range_loop, reason = "indices are rows and columns of register tiles")]
-#![allow(clippy::redundant_locals, reason = "makes a closure capture the Sync wrapper, not the pointer in it")]
+#![allow(
+    clippy::redundant_locals,
+    reason = "makes a closure capture the Sync wrapper, not the pointer in it"
+)]
 #![allow(clippy::needless_pass_by_value, reason = "a bundle of mutable borrows is handed on")]
 
 pub mod activations;
+pub mod arena;
 pub mod attention;
 pub mod format;
 pub mod isa;

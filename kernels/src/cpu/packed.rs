@@ -9,8 +9,7 @@
 //! format has them. Record of an 8-bit panel: sixteen vectors (`i = 0..8`) of signed bytes, then 32 scales. A float panel is
 //! row-major `[k × 32]`.
 
-use memmap2::MmapMut;
-
+use super::arena::{Arena, Region};
 use super::format::{BlockType, dequantize_row, q4k_scale_min};
 
 /// Columns of a panel.
@@ -100,12 +99,17 @@ pub struct PackedMatrix {
     kind: PanelKind,
     n: usize,
     k: usize,
-    data: MmapMut,
+    data: Region,
 }
 
 impl PackedMatrix {
     /// Packs rows (each one output column's weights) of `k` values in the format `kind`. The order of `rows` is the order of outputs.
     pub fn pack(kind: BlockType, k: usize, rows: &[&[u8]]) -> Result<Self, PackError> {
+        Self::pack_in(&mut Arena::default(), kind, k, rows)
+    }
+
+    /// [`Self::pack`] with memory of an arena, where the matrices of a model lie together on large pages.
+    pub fn pack_in(arena: &mut Arena, kind: BlockType, k: usize, rows: &[&[u8]]) -> Result<Self, PackError> {
         let needed = kind.row_bytes(k).ok_or(PackError::RowLength { k, kind: kind.name() })?;
         if let Some((row, data)) = rows.iter().enumerate().find(|(_, data)| data.len() != needed) {
             return Err(PackError::RowBytes { row, given: data.len(), needed, kind: kind.name(), k });
@@ -120,12 +124,12 @@ impl PackedMatrix {
             BlockType::Bf16 => PanelKind::Bf16,
             BlockType::Q8_0 | BlockType::Q6K | BlockType::F32 => PanelKind::F32,
         };
-        let mut packed = Self::allocate(panel_kind, rows.len(), k)?;
+        let mut packed = Self::allocate(arena, panel_kind, rows.len(), k)?;
         let panel_bytes = packed.panel_bytes();
         if panel_bytes == 0 {
             return Ok(packed);
         }
-        for (panel, rows) in packed.data.chunks_exact_mut(panel_bytes).zip(rows.chunks(PANEL)) {
+        for (panel, rows) in packed.data.bytes_mut().chunks_exact_mut(panel_bytes).zip(rows.chunks(PANEL)) {
             for (column, row) in rows.iter().enumerate() {
                 match panel_kind {
                     PanelKind::Nibble | PanelKind::NibbleMin => {
@@ -147,7 +151,7 @@ impl PackedMatrix {
     }
 
     /// Packs rows of different formats as floats (exact).
-    pub fn pack_as_f32(k: usize, rows: &[(BlockType, &[u8])]) -> Result<Self, PackError> {
+    pub fn pack_as_f32(arena: &mut Arena, k: usize, rows: &[(BlockType, &[u8])]) -> Result<Self, PackError> {
         let mut values = Vec::with_capacity(rows.len());
         for (row, &(kind, data)) in rows.iter().enumerate() {
             let needed = kind.row_bytes(k).ok_or(PackError::RowLength { k, kind: kind.name() })?;
@@ -159,20 +163,16 @@ impl PackedMatrix {
             values.push(decoded);
         }
         let rows: Vec<&[u8]> = values.iter().map(|row| bytemuck::cast_slice(row)).collect();
-        Self::pack(BlockType::F32, k, &rows)
+        Self::pack_in(arena, BlockType::F32, k, &rows)
     }
 
-    fn allocate(kind: PanelKind, n: usize, k: usize) -> Result<Self, PackError> {
+    fn allocate(arena: &mut Arena, kind: PanelKind, n: usize, k: usize) -> Result<Self, PackError> {
         let bytes = n
             .div_ceil(PANEL)
             .checked_mul(kind.records(k))
             .and_then(|records| records.checked_mul(kind.record_bytes()))
             .ok_or(PackError::Memory { bytes: usize::MAX, reason: "size overflows".to_owned() })?;
-        let data = MmapMut::map_anon(bytes.max(1))
-            .map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
-        // Panels are streamed: large pages spare page walks and let the prefetcher run on. Advice only, so errors do not matter.
-        #[cfg(target_os = "linux")]
-        let _ = data.advise(memmap2::Advice::HugePage);
+        let data = arena.take(bytes).map_err(|e| PackError::Memory { bytes, reason: e.to_string() })?;
         Ok(Self { kind, n, k, data })
     }
 
@@ -201,9 +201,9 @@ impl PackedMatrix {
         self.kind.records(self.k) * self.kind.record_bytes()
     }
 
-    /// The bytes of panel `i`, 64-byte aligned but for floats of odd `k`.
+    /// The bytes of panel `i`, 64-byte aligned.
     pub fn panel(&self, i: usize) -> &[u8] {
-        &self.data[i * self.panel_bytes()..][..self.panel_bytes()]
+        &self.data.bytes()[i * self.panel_bytes()..][..self.panel_bytes()]
     }
 
     /// Bytes that a product with one row reads.

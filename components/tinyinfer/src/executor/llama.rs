@@ -110,7 +110,7 @@ impl LlamaExecutor {
                 }
             }
             self.model.forward(&self.cpu, &mut self.kv, &rows, &mut self.work, |i, stream| {
-                observe(origin, i, stream)
+                observe(origin, i, stream);
             });
             after(&self.model, &self.cpu, &mut self.work, origin);
         }

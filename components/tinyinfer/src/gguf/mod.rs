@@ -23,7 +23,7 @@ pub enum GgufError {
     #[error("not a GGUF file: it begins with {0:02x?}")]
     Magic([u8; 4]),
     /// A version that is not read.
-    #[error("GGUF version {0} is not supported (2 and 3 are{hint})", hint = if *.0 & 0xffff == 0 { "; this one looks big endian" } else { "" })]
+    #[error("GGUF version {0} is not supported (2 and 3 are{hint})", hint = if .0.trailing_zeros() >= 16 { "; this one looks big endian" } else { "" })]
     Version(u32),
     /// The file ends before something it announces.
     #[error("truncated: {what} needs {needed} bytes at offset {offset}, {left} are left")]

@@ -31,7 +31,7 @@ impl<'a> Cursor<'a> {
 
     /// Fails unless `count` things of at least `each` bytes can follow.
     fn expect(&self, what: &'static str, count: u64, each: u64) -> Result<usize, GgufError> {
-        let needed = count.checked_mul(each).unwrap_or(u64::MAX);
+        let needed = count.saturating_mul(each);
         if needed > self.left() as u64 {
             return Err(self.truncated(what, needed));
         }
@@ -192,7 +192,7 @@ fn describe(c: &mut Cursor<'_>) -> Result<Described, GgufError> {
     let mut dims = Vec::with_capacity(4);
     for _ in 0..n_dims {
         let dim = c.u64("tensor dimensions")?;
-        let dim = usize::try_from(dim).ok().filter(|&d| d > 0 && d <= isize::MAX as usize);
+        let dim = usize::try_from(dim).ok().filter(|&d| d > 0 && isize::try_from(d).is_ok());
         dims.push(dim.ok_or_else(|| error("a dimension of 0 or beyond memory".to_owned()))?);
     }
     let id = c.u32("tensor type")?;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tinykernels::cpu::Cpu;
 use tinykernels::cpu::activations::Activations;
+use tinykernels::cpu::arena::Arena;
 use tinykernels::cpu::attention::{Attention, Segment};
 use tinykernels::cpu::kv::{KvCache, KvShape};
 use tinykernels::cpu::matmul::{Product, Then};
@@ -136,8 +137,10 @@ impl Bert {
         let file = SafetensorsFile::open(folder.join("model.safetensors"))?;
         let t = file.tensors(["", "bert."], "embeddings.word_embeddings.weight")?;
         let h = config.hidden_size;
-        let layers =
-            (0..config.num_hidden_layers).map(|i| layer(&t, &config, i)).collect::<Result<_, _>>()?;
+        let mut arena = Arena::default();
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| layer(&mut arena, &t, &config, i))
+            .collect::<Result<_, _>>()?;
         let shape = KvShape {
             layers: 1,
             kv_heads: config.num_attention_heads,
@@ -382,28 +385,33 @@ fn norm(t: &Tensors<'_>, of: &str, h: usize) -> Result<Norm, LoadError> {
 }
 
 /// One linear map, or several side by side.
-fn linear(t: &Tensors<'_>, of: &[String], k: usize, n: usize) -> Result<Linear, LoadError> {
+fn linear(
+    arena: &mut Arena,
+    t: &Tensors<'_>,
+    of: &[String],
+    (k, n): (usize, usize),
+) -> Result<Linear, LoadError> {
     let (mut rows, mut bias) = (Vec::new(), Vec::new());
     for name in of {
         let (kind, data) = t.get(&format!("{name}.weight"), &[n, k])?;
         rows.extend(data.chunks_exact(data.len() / n).map(|row| (kind, row)));
         bias.extend(t.values(&format!("{name}.bias"), &[n])?);
     }
-    let weight = PackedMatrix::pack_as_f32(k, &rows);
+    let weight = PackedMatrix::pack_as_f32(arena, k, &rows);
     let weight = weight.map_err(|source| LoadError::Pack { name: of[0].clone(), source })?;
     Ok(Linear { weight, bias })
 }
 
-fn layer(t: &Tensors<'_>, c: &Config, i: usize) -> Result<Layer, LoadError> {
+fn layer(arena: &mut Arena, t: &Tensors<'_>, c: &Config, i: usize) -> Result<Layer, LoadError> {
     let (h, wide) = (c.hidden_size, c.intermediate_size);
     let at = |part: &str| format!("encoder.layer.{i}.{part}");
     let projection = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
     Ok(Layer {
-        projection: linear(t, &projection, h, h)?,
-        attention_output: linear(t, &[at("attention.output.dense")], h, h)?,
+        projection: linear(arena, t, &projection, (h, h))?,
+        attention_output: linear(arena, t, &[at("attention.output.dense")], (h, h))?,
         attention_norm: norm(t, &at("attention.output"), h)?,
-        intermediate: linear(t, &[at("intermediate.dense")], h, wide)?,
-        output: linear(t, &[at("output.dense")], wide, h)?,
+        intermediate: linear(arena, t, &[at("intermediate.dense")], (h, wide))?,
+        output: linear(arena, t, &[at("output.dense")], (wide, h))?,
         output_norm: norm(t, &at("output"), h)?,
     })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tinykernels::cpu::Cpu;
 use tinykernels::cpu::activations::Activations;
+use tinykernels::cpu::arena::Arena;
 use tinykernels::cpu::attention::{Attention, Segment};
 use tinykernels::cpu::format::dequantize_row;
 use tinykernels::cpu::kv::{KvCache, KvShape};
@@ -104,23 +105,24 @@ impl Llama {
         let sizes = sizes(&weights)?;
         let Hyperparameters { hidden, head_dim, heads, kv_heads, feed_forward, .. } = sizes;
         let (query, kv) = (heads * head_dim, kv_heads * head_dim);
-        let layer = |i: usize| -> Result<Layer, LoadError> {
+        let mut arena = Arena::default();
+        let mut layer = |i: usize| -> Result<Layer, LoadError> {
             let name = |part: &str| format!("blk.{i}.{part}.weight");
             let rows = |part: &str, k, n| weights.rows(&name(part), k, n);
             Ok(Layer {
                 attention_norm: weights.vector(&name("attn_norm"), hidden)?,
-                query: rows("attn_q", hidden, query)?.pairs_to_halves(head_dim).pack()?,
-                key: rows("attn_k", hidden, kv)?.pairs_to_halves(head_dim).pack()?,
-                value: rows("attn_v", hidden, kv)?.pack()?,
-                attention_output: rows("attn_output", query, hidden)?.pack()?,
+                query: rows("attn_q", hidden, query)?.pairs_to_halves(head_dim).pack(&mut arena)?,
+                key: rows("attn_k", hidden, kv)?.pairs_to_halves(head_dim).pack(&mut arena)?,
+                value: rows("attn_v", hidden, kv)?.pack(&mut arena)?,
+                attention_output: rows("attn_output", query, hidden)?.pack(&mut arena)?,
                 feed_forward_norm: weights.vector(&name("ffn_norm"), hidden)?,
                 gate_up: rows("ffn_gate", hidden, feed_forward)?
                     .interleave(&rows("ffn_up", hidden, feed_forward)?)
-                    .pack()?,
-                down: rows("ffn_down", feed_forward, hidden)?.pack()?,
+                    .pack(&mut arena)?,
+                down: rows("ffn_down", feed_forward, hidden)?.pack(&mut arena)?,
             })
         };
-        let layers = (0..sizes.layers).map(layer).collect::<Result<Vec<_>, _>>()?;
+        let layers = (0..sizes.layers).map(&mut layer).collect::<Result<Vec<_>, _>>()?;
         let embedding = weights.tensor("token_embd.weight", &[hidden, sizes.vocab])?.clone();
         // A model without an output matrix uses its embedding for it ("tied").
         let output = match weights.rows("output.weight", hidden, sizes.vocab) {
@@ -140,7 +142,7 @@ impl Llama {
             weight_type,
             layers,
             norm: weights.vector("output_norm.weight", hidden)?,
-            output: output.pack()?,
+            output: output.pack(&mut arena)?,
             rotary: Rotary::new(sizes.context, head_dim / 2, sizes.rope_base, divisors.as_deref()),
             embedding,
             gguf,

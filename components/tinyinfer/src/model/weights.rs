@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tinykernels::cpu::arena::Arena;
 use tinykernels::cpu::format::{BlockType, dequantize_row};
 use tinykernels::cpu::packed::PackedMatrix;
 
@@ -76,13 +77,13 @@ impl RowList<'_> {
     }
 
     /// Packs them: in their own format when they share one, else as floats.
-    pub(super) fn pack(&self) -> Result<PackedMatrix, LoadError> {
+    pub(super) fn pack(&self, arena: &mut Arena) -> Result<PackedMatrix, LoadError> {
         let error = |source| LoadError::Pack { name: self.name.clone(), source };
         let kind = self.rows.first().map_or(BlockType::F32, |row| row.0);
         if self.rows.iter().any(|row| row.0 != kind) {
-            return PackedMatrix::pack_as_f32(self.k, &self.rows).map_err(error);
+            return PackedMatrix::pack_as_f32(arena, self.k, &self.rows).map_err(error);
         }
         let rows: Vec<&[u8]> = self.rows.iter().map(|row| row.1).collect();
-        PackedMatrix::pack(kind, self.k, &rows).map_err(error)
+        PackedMatrix::pack_in(arena, kind, self.k, &rows).map_err(error)
     }
 }
