@@ -8,7 +8,12 @@ use tinykernels::cuda::{Buffer, CudaError, Device, add_rms_norm};
 fn device() -> Option<std::sync::Arc<Device>> {
     match Device::open(0) {
         Ok(device) => Some(device),
-        Err(CudaError::NoDriver | CudaError::NoDevice { .. } | CudaError::UnsupportedDevice { .. } | CudaError::DriverTooOld { .. }) => None,
+        Err(
+            CudaError::NoDriver
+            | CudaError::NoDevice { .. }
+            | CudaError::UnsupportedDevice { .. }
+            | CudaError::DriverTooOld { .. },
+        ) => None,
         Err(e) => panic!("opening GPU 0: {e}"),
     }
 }
@@ -34,15 +39,27 @@ fn add_rms_norm_matches_float64_through_the_rust_api() -> Result<(), CudaError> 
     let poison = vec![bf16::NAN; rows * hidden];
     let (dx, dw) = (Buffer::from_host(&stream, &x)?, Buffer::from_host(&stream, &w)?);
     let (mut dr, mut dy) = (Buffer::from_host(&stream, &r)?, Buffer::from_host(&stream, &poison)?);
-    add_rms_norm(&stream, &mut dy.view_mut([rows, hidden])?, dx.view([rows, hidden])?, &mut dr.view_mut([rows, hidden])?, dw.view([hidden])?, 1e-6)?;
+    add_rms_norm(
+        &stream,
+        &mut dy.view_mut([rows, hidden])?,
+        dx.view([rows, hidden])?,
+        &mut dr.view_mut([rows, hidden])?,
+        dw.view([hidden])?,
+        1e-6,
+    )?;
     let y = dy.to_host(&stream)?;
     for row in 0..rows {
-        let sums: Vec<f64> = (0..hidden).map(|c| bf16::from_f32(x[row * hidden + c].to_f32() + r[row * hidden + c].to_f32()).to_f64()).collect();
+        let sums: Vec<f64> = (0..hidden)
+            .map(|c| bf16::from_f32(x[row * hidden + c].to_f32() + r[row * hidden + c].to_f32()).to_f64())
+            .collect();
         let scale = (sums.iter().map(|s| s * s).sum::<f64>() / hidden as f64 + 1e-6).sqrt().recip();
         for c in 0..hidden {
             let want = sums[c] * scale * w[c].to_f64();
             let got = y[row * hidden + c].to_f64();
-            assert!((got - want).abs() <= want.abs() / 128.0 + 1e-6, "row {row} column {c}: {got} for {want}");
+            assert!(
+                (got - want).abs() <= want.abs() / 128.0 + 1e-6,
+                "row {row} column {c}: {got} for {want}"
+            );
         }
     }
     Ok(())

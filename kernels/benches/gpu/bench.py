@@ -197,6 +197,17 @@ def decode():
         compare("K2", f"paged decode attention {sequences} x {length}, heads 32/8, d 128, page 16", ours, peers, bytes_=2 * 2 * sequences * kv_heads * length * 128)
 
 
+def gemm():
+    shapes = [(8192, 8192, 8192), (4096, 4096, 4096)]
+    shapes += [(rows, n, k) for rows in (256, 512, 1024, 2048, 8192) for n, k in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))]
+    for rows, features, columns in shapes:
+        x, w = rand(rows, columns), rand(features, columns)
+        y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
+        device, stream = tk._at(x)
+        ours = lambda: tk._native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns)
+        compare("K1", f"bf16 linear M {rows} N {features} K {columns}", ours, [(f"cuBLAS (torch {torch.__version__})", lambda: F.linear(x, w))], flops=2 * rows * features * columns)
+
+
 def w4():
     for features, columns in [(14336, 4096), (4096, 14336), (6144, 4096), (4096, 4096)]:
         nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
@@ -271,7 +282,7 @@ MACHINE = f"{torch.cuda.get_device_name()}, driver {subprocess.run(['nvidia-smi'
 row("copy", "device-to-device copy of 4 GiB, bytes read plus written", COPY, None, "GB/s", None, us=round(copy_us, 1))
 del big, target
 PEERS = load_peers()
-for part in (fused, decode, w4, sampling):
+for part in (fused, decode, gemm, w4, sampling):
     if not ARGS.only or part.__name__ in ARGS.only.split(","):
         try:
             part()

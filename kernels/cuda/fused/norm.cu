@@ -19,7 +19,7 @@ __device__ __forceinline__ void rms_norm_row(__nv_bfloat16* y, const __nv_bfloat
   for (int i = 0; i < VECTORS; i++) {
     const int v = threadIdx.x + i * blockDim.x;
     if (v < vectors) {
-      in[i] = tk::load_stream(x + row + v * 8);
+      in[i] = ADD ? tk::load_once(x + row + v * 8) : tk::load_stream(x + row + v * 8);
       if (ADD) old[i] = tk::load_once(residual + row + v * 8);
     } else {
       in[i] = old[i] = make_uint4(0, 0, 0, 0);

@@ -187,16 +187,21 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   const int tile = warp / slices, slice = warp % slices;
   const int from = slice * groups / slices, to = (slice + 1) * groups / slices;
 
-  int feed_tile = begin + tile, feed_group = from, feed_stage = 0;
+  // A slice's tiles lie one after the other; a further round skips to the next of this warp's feature tiles.
+  int left = tile < most_tiles ? max(0, (end - begin - tile + most_tiles - 1) / most_tiles) * (to - from) : 0, left_in_slice = to - from;
+  const unsigned char* source = p.w + (static_cast<size_t>(begin + tile) * all_groups + first_group + from) * kTileBytes + lane * 16;
+  const size_t skip = (static_cast<size_t>(most_tiles) * all_groups - (to - from)) * kTileBytes;
+  uint32_t target = ring + lane * 16;
   const auto feed = [&]() {
-    if (tile < most_tiles && feed_tile < end) {
-      const unsigned char* w = p.w + (static_cast<size_t>(feed_tile) * all_groups + first_group + feed_group) * kTileBytes;
-      const uint32_t stage = ring + feed_stage * kTileBytes;
-      tk::copy_async16(stage + lane * 16, w + lane * 16);
-      tk::copy_async16(stage + 512 + lane * 16, w + 512 + lane * 16);
-      if (lane < 4) tk::copy_async16(stage + kScaleOffset + lane * 16, w + kScaleOffset + lane * 16);
-      if (++feed_stage == kStages) feed_stage = 0;
-      if (++feed_group >= to) feed_group = from, feed_tile += most_tiles;
+    if (left > 0) {
+      tk::copy_async16(target, source);
+      tk::copy_async16(target + 512, source + 512);
+      if (lane < 4) tk::copy_async16(target + kScaleOffset, source + kScaleOffset);
+      left--;
+      target += kTileBytes;
+      if (target >= ring + kStages * kTileBytes) target -= kStages * kTileBytes;
+      source += kTileBytes;
+      if (--left_in_slice == 0) source += skip, left_in_slice = to - from;
     }
     tk::copy_async_commit();
   };

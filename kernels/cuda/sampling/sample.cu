@@ -17,8 +17,9 @@
 
 namespace {
 
-constexpr int kCluster = 4;
-constexpr int kThreads = 512;
+// 64 rows are 128 blocks, one a multiprocessor: larger clusters do not all fit at once (62 of 4 blocks did) and take a second wave.
+constexpr int kCluster = 2;
+constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kUnroll = 4;
 constexpr float kLargest = 3.0e38f;
@@ -313,10 +314,9 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
       each_vector(row, [&](int v, const float (&y)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          if (before(y[i], 4 * v + i, bound)) {
-            mass += tk::exp2_fast(y[i] - peak.score);
-            count++;
-          }
+          const bool counts = before(y[i], 4 * v + i, bound);
+          mass += counts ? tk::exp2_fast(y[i] - peak.score) : 0.f;
+          count += counts;
         }
       });
       Board& board = boards[round + 1 & 1];
@@ -336,9 +336,9 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
 
 }  // namespace
 
-extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 2) sample_f32(const __grid_constant__ Problem p) {
+extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) sample_f32(const __grid_constant__ Problem p) {
   sample_row<float>(p);
 }
-extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 2) sample_bf16(const __grid_constant__ Problem p) {
+extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) sample_bf16(const __grid_constant__ Problem p) {
   sample_row<__nv_bfloat16>(p);
 }

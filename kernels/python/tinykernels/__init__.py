@@ -13,7 +13,7 @@ import torch
 from . import _native
 from ._native import TinyKernelsError
 
-__all__ = ["TinyKernelsError", "W4Linear", "add_rms_norm", "paged_decode", "rms_norm", "sample", "silu_mul"]
+__all__ = ["TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "rms_norm", "sample", "silu_mul"]
 
 
 def _at(tensor: torch.Tensor) -> tuple[int, int]:
@@ -78,6 +78,25 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 @silu_mul.register_fake
 def _(gate_up):
     return gate_up.new_empty(gate_up.shape[:-1] + (gate_up.shape[-1] // 2,))
+
+
+@torch.library.custom_op("tinykernels::linear", mutates_args=())
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x · weightᵀ, as F.linear without bias: x [..., columns], weight [features, columns]."""
+    _need("x", x, torch.bfloat16)
+    _need("weight", weight, torch.bfloat16)
+    features, columns = weight.shape
+    if x.shape[-1] != columns:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = x.new_empty(x.shape[:-1] + (features,))
+    device, stream = _at(x)
+    _native.check(_native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // columns, features, columns))
+    return y
+
+
+@linear.register_fake
+def _(x, weight):
+    return x.new_empty(x.shape[:-1] + (weight.shape[0],))
 
 
 _workspaces: dict[tuple, int] = {}

@@ -26,6 +26,7 @@ _SIGNATURES = {
     "tk_add_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _u64, _size, _size, c.c_float]),
     "tk_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, c.c_float]),
     "tk_silu_mul": (c.c_int, [_p, _p, _u64, _u64, _size, _size]),
+    "tk_linear_bf16": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, _size]),
     "tk_decode_workspace": (_p, [_p, _size, _size, _size, _size]),
     "tk_decode_workspace_free": (None, [_p]),
     "tk_paged_decode": (c.c_int, [_p, _p, c.POINTER(Decode), _p]),

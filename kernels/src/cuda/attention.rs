@@ -9,12 +9,14 @@ use super::tensor::{Buffer, Tensor, TensorMut};
 
 /// Head dimension the kernel is compiled for.
 const DIM: usize = 128;
-/// Shortest chunk of a sequence that is a unit of work of its own, in tokens.
-const CHUNK_FLOOR: usize = 256;
-/// No sequence is cut into more chunks: the merge reads one statistic a lane.
+/// Longest chunk of a sequence that is one unit of work, in tokens, until the sequence has 32 of them.
+const CHUNK: usize = 1024;
+/// No sequence is cut into more chunks.
 const MOST_CHUNKS: usize = 32;
-/// Warps × stages × 8 KiB, as in the kernel.
-const RING_BYTES: u32 = 8 * 3 * 8192;
+/// Worker warps and the clerk, as in the kernel.
+const THREADS: u32 = 4 * 32 + 32;
+/// Worker warps × stages × 8 KiB, as in the kernel.
+const RING_BYTES: u32 = 4 * 3 * 8192;
 
 /// Extents of a decode step, which size its workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,8 @@ pub struct DecodeShape {
 
 impl DecodeShape {
     fn chunks(&self) -> usize {
-        self.capacity.div_ceil(CHUNK_FLOOR).clamp(1, MOST_CHUNKS)
+        // Short sequences are cut in two.
+        self.capacity.div_ceil(CHUNK).clamp(2, MOST_CHUNKS)
     }
 }
 
@@ -81,7 +84,6 @@ struct Problem {
     page_tokens: i32,
     table_width: i32,
     max_chunks: i32,
-    chunk_floor: i32,
     scale_log2: f32,
 }
 
@@ -128,6 +130,9 @@ pub fn paged_decode(
     }
     if page_tokens == 0 || page_tokens % 16 != 0 {
         return refuse("page_tokens must be a multiple of 16");
+    }
+    if !(scale > 0.0 && scale.is_finite()) {
+        return refuse("the scale must be finite and above zero");
     }
     let m = &stream.device.modules;
     let kernel = match (kv_heads > 0 && query_heads % kv_heads == 0).then(|| query_heads / kv_heads) {
@@ -189,10 +194,9 @@ pub fn paged_decode(
         page_tokens: page_tokens as i32,
         table_width: width as i32,
         max_chunks: max_chunks as i32,
-        chunk_floor: CHUNK_FLOOR as i32,
         scale_log2: scale * std::f32::consts::LOG2_E,
     };
-    let grid = Grid { blocks: (stream.device.multiprocessors, 1), threads: 256, shared: RING_BYTES };
+    let grid = Grid { blocks: (2 * stream.device.multiprocessors, 1), threads: THREADS, shared: RING_BYTES };
     // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes, the table's entries are the caller's contract.
     unsafe {
         launch(CALL, stream, kernel, grid, &mut [argument(&problem)], || {

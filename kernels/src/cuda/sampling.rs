@@ -7,8 +7,9 @@ use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
 use super::tensor::{Tensor, TensorMut};
 
-/// Blocks that share a row, as in the kernel.
-const CLUSTER: usize = 4;
+/// Blocks that share a row, and threads of each, as in the kernel.
+const CLUSTER: usize = 2;
+const THREADS: u32 = 1024;
 
 /// Logits `[rows, stride]`, of which the first `vocabulary` columns count; `stride` is a multiple of 4.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,8 @@ struct Problem {
 ///
 /// `token`, `log_probability` `[rows]`; `bitmask` `[rows, words]` with bit `i % 32` of word `i / 32` set where token `i` is allowed.
 /// top-k, top-p and min-p each apply to the full (masked) distribution. Ties go to the lower token. A row without an allowed finite logit
-/// gives token −1 and −∞. Gumbel-max over the kept set, exact: no sort, no stored probabilities, expected 2 to 3 passes over the row.
+/// gives token −1 and −∞. Exact sampling from the kept set by rejection:
+/// no sort, no stored probabilities, mostly 2 to 4 passes over the row.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -139,7 +141,7 @@ pub fn sample(
         mask_words: mask.shape[1] as i32,
         row_stride: stride as i64,
     };
-    let grid = Grid { blocks: ((rows * CLUSTER) as u32, 1), threads: 512, shared: 0 };
+    let grid = Grid { blocks: ((rows * CLUSTER) as u32, 1), threads: THREADS, shared: 0 };
     // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes.
     unsafe { launch(CALL, stream, kernel, grid, &mut [argument(&problem)], || format!("logits {logits:?}")) }
 }

@@ -234,9 +234,22 @@ def check_w4():
     refuses("w4a16_linear refuses 17 rows", lambda: linear(rand(17, columns)), "at most 16 rows")
 
 
+def check_linear():
+    worst, same = 0.0, True
+    for rows, features, columns in [(128, 256, 64), (1, 256, 64), (130, 264, 72), (1, 8, 8), (77, 1000, 4096), (1024, 4096, 4096), (513, 768, 200), (2049, 6144, 4096), (300, 4096, 14336)]:
+        x, w = rand(rows, columns), rand(features, columns)
+        poisoned = torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16)
+        device, stream = tk._at(x)
+        tk._native.check(tk._native.lib.tk_linear_bf16(device, stream, poisoned.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns))
+        worst = max(worst, error(poisoned, x.double() @ w.double().T))
+        same = same and torch.equal(tk.linear(x[: rows // 2 + 1].contiguous(), w), poisoned[: rows // 2 + 1])
+    expect("linear: 9 shapes against float64, rows bitwise the same in half the batch", worst < 3e-3 and same, f"worst {worst:.2e}")
+    refuses("linear refuses 12 columns", lambda: tk.linear(rand(2, 12), rand(8, 12)), "multiples of 8")
+
+
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
-    for part in (check_norm, check_silu, check_decode, check_sample, check_w4):
+    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear):
         try:
             part()
         except Exception as e:  # noqa: BLE001 - the other parts still run
