@@ -64,7 +64,9 @@ const EXAMPLES: &str = "Examples:
   tinykv check --data-dir ./kv                 look for damage; the server must not run";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    // openraft tells of every step of an election at this level.
+    cli.common.log_level.get_or_insert_with(|| "info,openraft=warn".to_owned());
     let overrides = match overrides(&cli) {
         Ok(overrides) => overrides,
         Err(message) => return refuse(&message),

@@ -86,7 +86,12 @@ impl Selection {
                 None if wants_values(query) => values.value(&key, version.mod_revision)?,
                 None => Bytes::new(),
             };
-            kvs.push(kv_of(&key, &version, value));
+            let mut kv = kv_of(&key, &version, value);
+            // etcd answers such queries from its index, which knows no leases.
+            if !wants_values(query) {
+                kv.lease = 0;
+            }
+            kvs.push(kv);
         }
         if let Some((by, descending)) = query.sort {
             kvs.sort_by(|a, b| if descending { order(by, b, a) } else { order(by, a, b) });

@@ -260,6 +260,8 @@ fn event(shared: &Shared, spec: &WatchSpec, change: &Change) -> io::Result<Chang
     let created = !change.is_deletion && change.kv.create_revision == change.kv.mod_revision;
     let prev = match &change.prev {
         _ if !spec.prev_kv || created => None,
+        // A version that nobody can read any more is not shown here either.
+        _ if change.kv.mod_revision <= shared.with(crate::mvcc::Keyspace::compacted) => None,
         Some(prev) => Some(prev.clone()),
         None => version_before(shared, &change.kv)?,
     };
@@ -269,8 +271,7 @@ fn event(shared: &Shared, spec: &WatchSpec, change: &Change) -> io::Result<Chang
 /// The version that a change replaced, unless it is compacted.
 fn version_before(shared: &Shared, kv: &KeyValue) -> io::Result<Option<KeyValue>> {
     let before = shared.with(|keyspace| {
-        let version = keyspace.version_at(&kv.key, kv.mod_revision - 1)?;
-        (kv.mod_revision > keyspace.compacted()).then_some(version.mod_revision)
+        keyspace.version_at(&kv.key, kv.mod_revision - 1).map(|version| version.mod_revision)
     });
     match before {
         Some(revision) => Ok(shared.db().version(&kv.key, revision)?.map(|(kv, _)| kv)),

@@ -1,0 +1,136 @@
+// Package peers starts the two servers that the tests compare: etcd itself and tinykv.
+package peers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// Server is a running server and a client connected to it.
+type Server struct {
+	Name     string
+	Endpoint string
+	Client   *clientv3.Client
+	cmd      *exec.Cmd
+	start    func() *exec.Cmd
+	log      string
+}
+
+// Binary names the program to run: an environment variable, or a default.
+func Binary(t testing.TB, variable, fallback string) string {
+	path := os.Getenv(variable)
+	if path == "" {
+		path = fallback
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s: no program there; build it, or set %s", path, variable)
+	}
+	return path
+}
+
+func freePort(t testing.TB) int {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// Etcd starts etcd with a fresh data directory.
+func Etcd(t testing.TB) *Server {
+	binary := Binary(t, "PEER_ETCD", os.ExpandEnv("$HOME/.cache/aistack/etcd/etcd"))
+	dir, port, peer := t.TempDir(), freePort(t), freePort(t)
+	client := fmt.Sprintf("http://127.0.0.1:%d", port)
+	peerURL := fmt.Sprintf("http://127.0.0.1:%d", peer)
+	return launch(t, "etcd", client, filepath.Join(dir, "log.txt"), func() *exec.Cmd {
+		return exec.Command(binary, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
+			"--advertise-client-urls", client, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
+			"--initial-cluster", "default="+peerURL, "--log-level", "error")
+	})
+}
+
+// Tinykv starts tinykv with a fresh data directory.
+func Tinykv(t testing.TB, more ...string) *Server {
+	binary := Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv")
+	dir, port := t.TempDir(), freePort(t)
+	client := fmt.Sprintf("http://127.0.0.1:%d", port)
+	return launch(t, "tinykv", client, filepath.Join(dir, "log.txt"), func() *exec.Cmd {
+		arguments := []string{"--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
+			"--admin-listen", "127.0.0.1:0"}
+		return exec.Command(binary, append(arguments, more...)...)
+	})
+}
+
+func launch(t testing.TB, name, endpoint, log string, start func() *exec.Cmd) *Server {
+	server := &Server{Name: name, Endpoint: endpoint, start: start, log: log}
+	server.Start(t)
+	t.Cleanup(func() {
+		server.Client.Close()
+		_ = server.cmd.Process.Kill()
+		_ = server.cmd.Wait()
+	})
+	return server
+}
+
+// Start starts the process and waits until it answers.
+func (s *Server) Start(t testing.TB) {
+	output, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	s.cmd = s.start()
+	s.cmd.Stdout, s.cmd.Stderr = output, output
+	// The tests' own variables are not settings of the servers.
+	for _, setting := range os.Environ() {
+		if !strings.HasPrefix(setting, "TINYKV_") && !strings.HasPrefix(setting, "ETCD_") {
+			s.cmd.Env = append(s.cmd.Env, setting)
+		}
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Client == nil {
+		s.Client, err = clientv3.New(clientv3.Config{
+			Endpoints: []string{s.Endpoint}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_, err := s.Client.Get(ctx, "is-it-there")
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			text, _ := os.ReadFile(s.log)
+			t.Fatalf("%s does not answer: %v\n%s", s.Name, err, strings.TrimSpace(string(text)))
+		}
+	}
+}
+
+// Kill ends the process as a power cut would, as far as it is concerned.
+func (s *Server) Kill(t testing.TB) {
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.cmd.Wait()
+}
+
+// Pid is the process id.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
