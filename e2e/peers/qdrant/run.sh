@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The unchanged Python client, bad input, and the seeded differential test against a VectorForge started here.
-# AISTACK_VECTORFORGE_BIN names the binary; OPS and SEED size and repeat the differential test.
+# VECTORFORGE_BIN names the binary; OPS and SEED size and repeat the differential test.
 set -euo pipefail
 cd "$(dirname "$0")"
 venv="${VENV_QDRANT:-$HOME/.cache/aistack/venv-qdrant}"

@@ -1,7 +1,7 @@
 """Starts a VectorForge of our own on free ports, or points at one that runs already.
 
-AISTACK_VECTORFORGE_URL and AISTACK_VECTORFORGE_GRPC_PORT name a running server; otherwise AISTACK_VECTORFORGE_BIN (default: the release binary of
-this workspace) is started on a temporary data directory and stopped at the end.
+VECTORFORGE_URL and VECTORFORGE_GRPC_PORT name a running server; otherwise VECTORFORGE_BIN (default: the release binary of this
+workspace) is started on a temporary data directory and stopped at the end.
 """
 
 import os
@@ -30,12 +30,12 @@ class Server:
         self.process = None
         self.data_dir = None
         self.settings = settings or []
-        self.url = os.environ.get("AISTACK_VECTORFORGE_URL")
+        self.url = os.environ.get("VECTORFORGE_URL")
         if self.url:
-            self.grpc_port = int(os.environ.get("AISTACK_VECTORFORGE_GRPC_PORT", "6334"))
+            self.grpc_port = int(os.environ.get("VECTORFORGE_GRPC_PORT", "6334"))
             return
         target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
-        self.binary = os.environ.get("AISTACK_VECTORFORGE_BIN", f"{target}/release/vectorforge")
+        self.binary = os.environ.get("VECTORFORGE_BIN", f"{target}/release/vectorforge")
         self.data_dir = tempfile.mkdtemp(prefix="vectorforge-peer-")
         self.http_port, self.grpc_port, self.admin_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
@@ -53,11 +53,13 @@ class Server:
             "--set", f"listen_grpc=127.0.0.1:{self.grpc_port}",
             "--set", f"server.admin_listen=127.0.0.1:{self.admin_port}",
             "--set", f"data_dir={self.data_dir}",
-            "--log-level", os.environ.get("AISTACK_VECTORFORGE_LOG", "warn"),
+            "--log-level", os.environ.get("VECTORFORGE_LOG", "warn"),
         ]
         for setting in self.settings:
             command += ["--set", setting]
-        self.process = subprocess.Popen(command)
+        # A variable with the server's prefix is a setting to it, and an unknown one an error.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("VECTORFORGE_")}
+        self.process = subprocess.Popen(command, env=environment)
         self.wait_ready()
 
     def wait_ready(self, seconds: float = 30.0) -> None:
