@@ -16,7 +16,7 @@ pub struct ModelhubConfig {
     pub server: ServerConfig,
     /// Address of the HTTP door: OpenAI front, registry, RAG.
     pub listen: SocketAddr,
-    /// Address of the `platform.v1.InferenceService` gRPC door; absent = not served.
+    /// Address kept for the `platform.v1.InferenceService` gRPC door, which this version does not serve yet.
     pub listen_grpc: Option<SocketAddr>,
     /// Store of the registry's metadata, the API keys and the RAG records.
     pub kv: KvConfig,

@@ -128,6 +128,9 @@ pub async fn serve(config: ModelhubConfig, mut ctx: Ctx) -> Result<(), ServerErr
     let limits = &mut ctx.server.limits;
     limits.max_body_bytes =
         usize::try_from(config.limits.max_artefact_bytes).unwrap_or(usize::MAX).max(limits.max_body_bytes);
+    if let Some(address) = config.listen_grpc {
+        tracing::info!(%address, "listen_grpc: this version serves no gRPC; use the HTTP door");
+    }
     let listener = aistack_chassis::serve::bind(config.listen).await?;
     let engines = hub.gateway.engines.clone();
     engines.check_all().await;

@@ -4,6 +4,7 @@ mod benchmark;
 mod client;
 mod deploy;
 mod eval;
+mod ingest;
 mod keys;
 mod models;
 mod output;

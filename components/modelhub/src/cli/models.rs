@@ -251,7 +251,7 @@ fn collect(paths: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, CliError> {
     for path in paths {
         let kind = std::fs::metadata(path).map_err(|e| CliError::file(path, e))?;
         if kind.is_dir() {
-            for (name, file) in super::rag::walk(path)? {
+            for (name, file) in super::ingest::walk(path)? {
                 files.push((name, file));
             }
         } else {

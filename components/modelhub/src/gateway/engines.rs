@@ -65,6 +65,8 @@ pub struct Engine {
     host: HeaderValue,
     key: Option<HeaderValue>,
     healthy: AtomicBool,
+    /// Requests that it is working on.
+    running: AtomicUsize,
     configured: Vec<String>,
     models: ArcSwap<Vec<EngineModel>>,
     /// Why the last check failed.
@@ -101,6 +103,7 @@ impl Engine {
             host,
             key: read_key(config)?,
             healthy: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
             configured: config.models.clone(),
             models: ArcSwap::from_pointee(
                 config.models.iter().map(|id| EngineModel { id: id.clone(), context: None }).collect(),
@@ -122,6 +125,12 @@ impl Engine {
     /// What it serves, as far as known.
     pub fn models(&self) -> Arc<Vec<EngineModel>> {
         self.models.load_full()
+    }
+
+    /// Notes a request until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(self.clone())
     }
 
     /// Takes it out of rotation until a check passes again.
@@ -149,6 +158,16 @@ impl Engine {
         if let Some(key) = &self.key {
             headers.insert(header::AUTHORIZATION, key.clone());
         }
+    }
+}
+
+/// A request that an engine is working on.
+#[derive(Debug)]
+pub struct Running(Arc<Engine>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -262,6 +281,11 @@ impl Engines {
 
     /// Asks one engine what it serves; says whether the routes must change.
     async fn check(&self, engine: &Engine) -> bool {
+        // An engine at work shows its health by working. Some (llama-cpp-python) answer one call at a time, so that a check
+        // would wait behind the work, or cut it short.
+        if engine.healthy() && engine.running.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
         let limit = self.check_interval.clamp(Duration::from_millis(500), Duration::from_secs(5));
         let found = match tokio::time::timeout(limit, self.ask_models(engine)).await {
             Ok(found) => found,

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use super::engines::{Engine, Engines, ModelRoute};
+use super::engines::{Engine, Engines, ModelRoute, Running};
 use super::keys::Admission;
 use super::metrics::GatewayMetrics;
 use super::reply::MeteredBody;
@@ -147,8 +147,8 @@ impl Gateway {
         let route = self.route(call.model)?;
         let started = Instant::now();
         let sent = self.send_with_retries(&call, &route).await;
-        let response = match sent {
-            Ok(response) => response,
+        let (response, running) = match sent {
+            Ok(sent) => sent,
             Err(error) => {
                 route.metrics.server_error.inc();
                 return Err(error);
@@ -160,8 +160,8 @@ impl Gateway {
         }
         parts.headers.remove("keep-alive");
         parts.version = http::Version::HTTP_11;
-        let body = MeteredBody::new(body, &call, parts.status, started, route.metrics.clone(), admission)
-            .with_idle_timeout(Duration::from_millis(self.limits.idle_timeout_ms));
+        let idle = Duration::from_millis(self.limits.idle_timeout_ms);
+        let body = MeteredBody::new(body, &call, parts.status, started, &route, idle, (admission, running));
         Ok(Response::from_parts(parts, Body::new(body)))
     }
 
@@ -195,7 +195,7 @@ impl Gateway {
         &self,
         call: &Call<'_>,
         route: &ModelRoute,
-    ) -> Result<Response<Incoming>, ApiError> {
+    ) -> Result<(Response<Incoming>, Running), ApiError> {
         self.budget.lock().request();
         let turn = route.turn.fetch_add(1, Ordering::Relaxed);
         let mut tried: Vec<usize> = Vec::new();
@@ -212,16 +212,17 @@ impl Gateway {
                 return Err(self.refuse(call.model, error));
             };
             let engine = &self.engines.list[index];
+            let running = engine.begin();
             let outcome = self.send_once(call, engine).await;
             tried.push(index);
             let last = tried.len() >= self.limits.max_tries as usize;
             let again = !last && outcome.retryable() && self.budget.lock().retry(self.epoch.elapsed());
             if !again {
-                return outcome.result;
+                return outcome.result.map(|response| (response, running));
             }
             // An engine that answers “not now” is asked again only if there is no other.
             if outcome.result.is_ok() && route.engines.iter().all(|i| tried.contains(i)) {
-                return outcome.result;
+                return outcome.result.map(|response| (response, running));
             }
             self.metrics.retried();
             tracing::info!(engine = engine.name, model = call.model, "retrying");

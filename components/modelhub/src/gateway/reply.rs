@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::engines::{ModelRoute, Running};
 use super::forward::Call;
 use super::keys::Admission;
 use super::metrics::ModelMetrics;
@@ -45,20 +46,24 @@ struct Account {
     complete: bool,
     metrics: Arc<ModelMetrics>,
     admission: Option<Admission>,
+    _running: Running,
 }
 
 impl MeteredBody {
-    /// Wraps an engine's reply.
+    /// Wraps an engine's reply; `held` is let go when it is over, `idle` is the longest silence.
     pub fn new(
         inner: Incoming,
         call: &Call<'_>,
         status: StatusCode,
         started: Instant,
-        metrics: Arc<ModelMetrics>,
-        admission: Option<Admission>,
+        route: &ModelRoute,
+        idle: Duration,
+        held: (Option<Admission>, Running),
     ) -> Self {
+        let metrics = route.metrics.clone();
         metrics.running.inc();
         let complete = inner.is_end_stream();
+        let (admission, running) = held;
         let account = Account {
             meter: Meter::default(),
             stream: call.stream,
@@ -69,14 +74,9 @@ impl MeteredBody {
             complete,
             metrics,
             admission,
+            _running: running,
         };
-        Self { inner, account, idle: Duration::MAX, alarm: None }
-    }
-
-    /// Breaks the reply off after a silence.
-    pub fn with_idle_timeout(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
+        Self { inner, account, idle, alarm: None }
     }
 }
 

@@ -125,7 +125,7 @@ impl Evidence {
         let mut held = 0.0;
         let mut all = 0.0;
         let mut wrong_number = false;
-        for stem in &claim.stems {
+        for (i, stem) in claim.stems.iter().enumerate() {
             let mut weight = self.rarity.weight(stem);
             if self.asked.contains(stem) {
                 weight *= 0.5;
@@ -133,9 +133,8 @@ impl Evidence {
             all += weight;
             if holds(stem) {
                 held += weight;
-            } else if is_number(stem) {
-                wrong_number = true;
             }
+            wrong_number |= is_number(stem) && !stretch.iter().any(|w| counts_the_same(claim, i, w));
         }
         let mut score = if all > 0.0 { held / all } else { 0.0 };
         // Similarity of meaning is blind to both, so they must not even be inconclusive.
@@ -144,6 +143,21 @@ impl Evidence {
         }
         score
     }
+}
+
+/// Whether a stretch has the claim's number at `at`, and of the same thing: “2 weeks” is not what “the first two years” says.
+fn counts_the_same(claim: &Words, at: usize, stretch: &Words) -> bool {
+    const NEAR: usize = 2;
+    let around = |stems: &[String], at: usize| {
+        let window = at.saturating_sub(NEAR)..stems.len().min(at + NEAR + 1);
+        window.filter(|i| *i != at).map(|i| stems[i].clone()).collect::<Vec<_>>()
+    };
+    let counted = around(&claim.stems, at);
+    let same = |(i, stem): (usize, &String)| {
+        *stem == claim.stems[at]
+            && (counted.is_empty() || around(&stretch.stems, i).iter().any(|near| counted.contains(near)))
+    };
+    stretch.stems.iter().enumerate().any(same)
 }
 
 fn stretches(text: &str) -> Vec<Stretch> {
@@ -190,6 +204,7 @@ mod tests {
             ("The canteen serves lunch at noon.", &[]),
             ("Unused days expire.", &[]),
             ("Unused days do not expire.", &[(2, "Unused days do not expire.")]),
+            ("Employees have 10 days of leave a year.", &[]),
             ("Yes.", &[]),
             ("", &[]),
         ];

@@ -15,6 +15,7 @@ mod query;
 mod rank;
 mod rebuild;
 mod records;
+mod reply;
 mod vectors;
 
 use std::sync::Arc;

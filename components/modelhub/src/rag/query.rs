@@ -8,8 +8,7 @@ use aistack_api::rag::{
     RagState, Timings,
 };
 use bytes::Bytes;
-use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -23,9 +22,9 @@ use super::prompt::{
 };
 use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
+use super::reply::{Facts, Reply};
 use crate::error::ApiError;
 use crate::gateway::Call;
-use crate::sse;
 
 /// Candidates fetched for each passage wanted, so that ranking has a choice.
 const CANDIDATES_PER_PASSAGE: u64 = 6;
@@ -337,112 +336,7 @@ impl Rag {
                 .unwrap_or_default();
             return Err(crate::gateway::engine_error(model, status, &body));
         }
-        Ok(Reply {
-            model: model.to_owned(),
-            stream: response.into_body().into_data_stream(),
-            reader: sse::Reader::default(),
-            ready: std::collections::VecDeque::new(),
-            facts: Facts::default(),
-        })
-    }
-}
-
-/// An answer's text as the engine streams it.
-struct Reply {
-    model: String,
-    stream: axum::body::BodyDataStream,
-    reader: sse::Reader,
-    ready: std::collections::VecDeque<String>,
-    facts: Facts,
-}
-
-/// What the engine says about the whole.
-#[derive(Debug, Default)]
-struct Facts {
-    usage: Option<ChunkUsage>,
-    timings: Option<ChunkTimings>,
-    complete: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<ChunkChoice>,
-    #[serde(default)]
-    usage: Option<ChunkUsage>,
-    #[serde(default)]
-    timings: Option<ChunkTimings>,
-    #[serde(default)]
-    error: Option<serde_json::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ChunkChoice {
-    #[serde(default)]
-    delta: ChunkDelta,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ChunkDelta {
-    #[serde(default)]
-    content: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-struct ChunkUsage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-}
-
-/// The engine's own clock: TinyInfer's names, and llama.cpp's as aliases.
-#[derive(Debug, Clone, Default, Deserialize)]
-struct ChunkTimings {
-    #[serde(default, alias = "prompt_ms")]
-    prefill_ms: Option<f64>,
-    #[serde(default, alias = "predicted_ms")]
-    decode_ms: Option<f64>,
-}
-
-impl Reply {
-    /// The next piece of text.
-    async fn next(&mut self) -> Result<Option<String>, ApiError> {
-        loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Ok(Some(piece));
-            }
-            let broke = |why: String| {
-                ApiError::unavailable("engine_broke_off", format!("{} broke off: {why}", self.model), 1)
-            };
-            match self.stream.next().await {
-                Some(Ok(piece)) => {
-                    for event in self.reader.push(&piece) {
-                        self.take(&event.data)?;
-                    }
-                }
-                Some(Err(error)) => return Err(broke(crate::innermost(&error))),
-                None if self.facts.complete => return Ok(None),
-                None => return Err(broke("the stream ended before its end; ask again".to_owned())),
-            }
-        }
-    }
-
-    fn take(&mut self, data: &str) -> Result<(), ApiError> {
-        if data == "[DONE]" {
-            self.facts.complete = true;
-            return Ok(());
-        }
-        let Ok(chunk) = serde_json::from_str::<Chunk>(data) else { return Ok(()) };
-        if let Some(error) = chunk.error {
-            let body = serde_json::json!({ "error": error }).to_string();
-            return Err(crate::gateway::engine_error(&self.model, StatusCode::BAD_GATEWAY, body.as_bytes()));
-        }
-        self.facts.usage = chunk.usage.or(self.facts.usage.take());
-        self.facts.timings = chunk.timings.or(self.facts.timings.take());
-        let texts = chunk.choices.into_iter().filter_map(|c| c.delta.content).filter(|t| !t.is_empty());
-        self.ready.extend(texts);
-        Ok(())
+        Ok(Reply::new(model, response.into_body()))
     }
 }
 
@@ -546,25 +440,6 @@ pub fn assemble(events: Vec<QueryEvent>) -> Result<Answer, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_of_every_engine_are_read() {
-        let cases = [
-            (r#"{"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}"#, Some("Hi")),
-            (r#"{"choices":[{"delta":{"role":"assistant"}}],"usage":null}"#, None),
-            (
-                r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2},"timings":{"prompt_ms":3.5}}"#,
-                None,
-            ),
-        ];
-        for (json, want) in cases {
-            let chunk: Chunk = serde_json::from_str(json).expect(json);
-            assert_eq!(chunk.choices.first().and_then(|c| c.delta.content.as_deref()), want);
-        }
-        let timings: ChunkTimings =
-            serde_json::from_str(r#"{"prefill_ms":1.0,"decode_ms":2.0}"#).expect("ours");
-        assert_eq!((timings.prefill_ms, timings.decode_ms), (Some(1.0), Some(2.0)));
-    }
 
     #[test]
     fn cosine_needs_two_vectors_of_one_length() {
