@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 const LIMITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/limits.json");
-const REWRITE: &str = "TINYKERNELS_WRITE_LIMITS=1 cargo test --release -p tinykernels --features cuda --test compile_gate";
+const REWRITE: &str =
+    "TINYKERNELS_WRITE_LIMITS=1 cargo test --release -p tinykernels --features cuda --test compile_gate";
 
 /// What the assembler used for one kernel.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,9 @@ struct Used {
 
 /// The number before `unit` in a comma-separated report line.
 fn number_before(line: &str, unit: &str) -> u64 {
-    line.split(',').find_map(|part| part.trim().strip_suffix(unit)?.split_whitespace().last()?.parse().ok()).unwrap_or(0)
+    line.split(',')
+        .find_map(|part| part.trim().strip_suffix(unit)?.split_whitespace().last()?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn parse(report: &str) -> BTreeMap<String, Used> {
@@ -33,7 +36,8 @@ fn parse(report: &str) -> BTreeMap<String, Used> {
             used = Used::default();
         } else if line.contains("spill stores") {
             used.stack = number_before(line, "bytes stack frame");
-            used.spilled = number_before(line, "bytes spill stores") + number_before(line, "bytes spill loads");
+            used.spilled =
+                number_before(line, "bytes spill stores") + number_before(line, "bytes spill loads");
         } else if line.contains("Used ") && line.contains("registers") {
             used.registers = number_before(line, "registers");
             used.shared = number_before(line, "bytes smem");
@@ -49,12 +53,15 @@ fn limit(limits: &Value, kernel: &str, key: &str) -> Option<u64> {
 
 #[test]
 fn every_kernel_is_within_its_committed_limits() {
-    let report = std::fs::read_to_string(env!("TINYKERNELS_PTXAS_REPORT")).expect("build.rs wrote the report");
+    let report =
+        std::fs::read_to_string(env!("TINYKERNELS_PTXAS_REPORT")).expect("build.rs wrote the report");
     let kernels = parse(&report);
     assert!(!kernels.is_empty(), "no kernel in the report: {report}");
     if std::env::var_os("TINYKERNELS_WRITE_LIMITS").is_some() {
-        let limits: serde_json::Map<_, _> =
-            kernels.iter().map(|(name, u)| (name.clone(), json!({"registers": u.registers, "shared_bytes": u.shared}))).collect();
+        let limits: serde_json::Map<_, _> = kernels
+            .iter()
+            .map(|(name, u)| (name.clone(), json!({"registers": u.registers, "shared_bytes": u.shared})))
+            .collect();
         std::fs::write(LIMITS, format!("{:#}\n", Value::Object(limits))).expect("limits.json can be written");
         return;
     }
@@ -67,7 +74,8 @@ fn every_kernel_is_within_its_committed_limits() {
         }
         match (limit(&limits, name, "registers"), limit(&limits, name, "shared_bytes")) {
             (Some(registers), Some(shared)) if used.registers <= registers && used.shared <= shared => {}
-            (Some(registers), Some(shared)) => wrong.push(format!("{name} uses {used:?}; the limit is {registers} registers, {shared} bytes")),
+            (Some(registers), Some(shared)) => wrong
+                .push(format!("{name} uses {used:?}; the limit is {registers} registers, {shared} bytes")),
             _ => wrong.push(format!("{name} has no limit")),
         }
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use half::bf16;
 use tinykernels::cuda::{
     CudaError, DecodeShape, DecodeWorkspace, Device, Logits, PackedW4, PagedCache, SamplingParameters,
-    Stream, Tensor, TensorMut, W4Workspace, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample, silu_mul,
-    w4a16_linear,
+    Stream, Tensor, TensorMut, W4Workspace, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample,
+    silu_mul, w4a16_linear,
 };
 
 thread_local! {
@@ -158,9 +158,25 @@ pub unsafe extern "C" fn tk_silu_mul(
 /// # Safety
 /// Pointers as the shapes say, on the handle's GPU.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_linear_bf16(handle: *const Handle, queue: *mut c_void, y: u64, x: u64, weight: u64, rows: usize, features: usize, columns: usize) -> c_int {
+pub unsafe extern "C" fn tk_linear_bf16(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weight: u64,
+    rows: usize,
+    features: usize,
+    columns: usize,
+) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { status(linear_bf16(&stream(handle, queue), &mut output(y, [rows, features]), input(x, [rows, columns]), input(weight, [features, columns]))) }
+    unsafe {
+        status(linear_bf16(
+            &stream(handle, queue),
+            &mut output(y, [rows, features]),
+            input(x, [rows, columns]),
+            input(weight, [features, columns]),
+        ))
+    }
 }
 
 /// Scratch for [`tk_paged_decode`]; null on error.

@@ -31,7 +31,12 @@ struct Problem {
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
-pub fn linear_bf16(stream: &Stream, y: &mut TensorMut<'_, bf16, 2>, x: Tensor<'_, bf16, 2>, weight: Tensor<'_, bf16, 2>) -> Result<(), CudaError> {
+pub fn linear_bf16(
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 2>,
+) -> Result<(), CudaError> {
     const CALL: &str = "linear_bf16";
     let [rows, columns] = x.shape;
     let [features, weight_columns] = weight.shape;
@@ -40,7 +45,9 @@ pub fn linear_bf16(stream: &Stream, y: &mut TensorMut<'_, bf16, 2>, x: Tensor<'_
         return refuse("y must be [rows, features] for x [rows, columns] and weight [features, columns]");
     }
     if features % 8 != 0 || columns % 8 != 0 || columns == 0 || rows.max(features).max(columns) > 1 << 30 {
-        return refuse("features and columns must be multiples of 8, columns not zero, and no extent above 2^30");
+        return refuse(
+            "features and columns must be multiples of 8, columns not zero, and no extent above 2^30",
+        );
     }
     check(CALL, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weight", weight.span())])?;
     if rows == 0 || features == 0 {
@@ -60,14 +67,19 @@ pub fn linear_bf16(stream: &Stream, y: &mut TensorMut<'_, bf16, 2>, x: Tensor<'_
     let map_w = tensor_map(CALL, weight, width)?;
     let problem = Problem { y: y.view.pointer, m: rows as i32, n: features as i32, k: columns as i32 };
     let shared = STAGES * (TILE_ROWS + width) * DEPTH * 2 + 1024;
-    let grid = Grid { blocks: (tiles(width).min(multiprocessors) as u32, 1), threads: 384, shared: shared as u32 };
+    let grid =
+        Grid { blocks: (tiles(width).min(multiprocessors) as u32, 1), threads: 384, shared: shared as u32 };
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
 }
 
 /// Boxes of `rows` rows and one stage's depth, under the 128-byte swizzle; what lies out of bounds reads as zero.
-fn tensor_map(call: &'static str, tensor: Tensor<'_, bf16, 2>, rows: usize) -> Result<sys::CUtensorMap, CudaError> {
+fn tensor_map(
+    call: &'static str,
+    tensor: Tensor<'_, bf16, 2>,
+    rows: usize,
+) -> Result<sys::CUtensorMap, CudaError> {
     let [height, width] = tensor.shape;
     let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
     // SAFETY: every pointer is to a live array of the rank's length; the map is read only if the call wrote it.
