@@ -59,9 +59,9 @@ fn value(wire: WireValue) -> Result<Value, DoorError> {
         Some(Kind::BoolValue(flag)) => Value::Bool(flag),
         Some(Kind::StringValue(text)) => Value::String(text),
         Some(Kind::NumberValue(number)) => {
-            let whole = number as i64;
-            if whole as f64 == number && number.abs() < 9_007_199_254_740_992.0 {
-                Value::from(whole)
+            // Beyond 2^53 a double no longer tells neighbouring integers apart.
+            if number.fract().abs() < f64::EPSILON && number.abs() < 9_007_199_254_740_992.0 {
+                Value::from(number as i64)
             } else {
                 let number = Number::from_f64(number);
                 Value::Number(number.ok_or_else(|| DoorError::input("a payload number is not finite"))?)
@@ -150,7 +150,8 @@ impl VectorService for PlatformDoor {
     ) -> Reply<CreateCollectionResponse> {
         let wire = request.into_inner();
         let vector = VectorJson::plain(wire.dimension as usize, distance(wire.distance)?);
-        let create = CreateJson { vectors: Some(VectorsJson::Unnamed(vector)), ..CreateJson::default() };
+        let create =
+            CreateJson { vectors: Some(VectorsJson::Unnamed(Box::new(vector))), ..CreateJson::default() };
         self.0.run(None, move |door| door.create(&wire.collection, create)).await?;
         Ok(Response::new(CreateCollectionResponse {}))
     }

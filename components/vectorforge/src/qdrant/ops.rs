@@ -155,10 +155,11 @@ impl Door {
         match operation {
             Operation::Upsert(points) => limits::batch(&self.limits, "points", points.len()),
             Operation::UpdateVectors(vectors) => limits::batch(&self.limits, "points", vectors.len()),
-            Operation::DeletePayload { points, .. }
+            Operation::Delete(points)
+            | Operation::ClearPayload(points)
+            | Operation::DeletePayload { points, .. }
             | Operation::SetPayload { points, .. }
             | Operation::OverwritePayload { points, .. } => selector(points),
-            Operation::Delete(points) | Operation::ClearPayload(points) => selector(points),
             Operation::DeleteVectors { points, names } => {
                 if names.is_empty() {
                     return Err(DoorError::input("no vector names to delete"));

@@ -95,9 +95,9 @@ fn optimizers(wire: &OptimizersConfigDiff) -> OptimizersJson {
 
 fn wal(wire: WalConfigDiff) -> WalJson {
     WalJson {
-        wal_capacity_mb: wire.wal_capacity_mb,
-        wal_segments_ahead: wire.wal_segments_ahead,
-        wal_retain_closed: wire.wal_retain_closed,
+        capacity_mb: wire.wal_capacity_mb,
+        segments_ahead: wire.wal_segments_ahead,
+        retain_closed: wire.wal_retain_closed,
     }
 }
 
@@ -113,7 +113,7 @@ fn quantization_diff(wire: Option<QuantizationConfigDiff>) -> Option<Value> {
     }
 }
 
-fn strict_mode(wire: StrictModeConfig) -> StrictModeJson {
+fn strict_mode(wire: &StrictModeConfig) -> StrictModeJson {
     StrictModeJson { enabled: wire.enabled, rest: Map::new() }
 }
 
@@ -167,7 +167,9 @@ fn wire_vector(config: &VectorJson) -> VectorParams {
 fn vectors(wire: VectorsConfig) -> Result<Option<VectorsJson>, DoorError> {
     match wire.config {
         None => Ok(None),
-        Some(vectors_config::Config::Params(params)) => Ok(Some(VectorsJson::Unnamed(vector(params)?))),
+        Some(vectors_config::Config::Params(params)) => {
+            Ok(Some(VectorsJson::Unnamed(Box::new(vector(params)?))))
+        }
         Some(vectors_config::Config::ParamsMap(map)) => {
             let named = map.map.into_iter().map(|(name, params)| Ok((name, vector(params)?)));
             Ok(Some(VectorsJson::Named(named.collect::<Result<BTreeMap<_, _>, DoorError>>()?)))
@@ -203,7 +205,7 @@ pub(crate) fn create(wire: CreateCollection) -> Result<CreateJson, DoorError> {
         optimizers_config: wire.optimizers_config.as_ref().map(optimizers),
         quantization_config: quantization(wire.quantization_config),
         sparse_vectors: sparse.map(|config| config.map.into_keys().map(|name| (name, Value::Null)).collect()),
-        strict_mode_config: wire.strict_mode_config.map(strict_mode),
+        strict_mode_config: wire.strict_mode_config.as_ref().map(strict_mode),
         init_from: None,
         metadata: metadata(wire.metadata)?,
     })
@@ -254,7 +256,7 @@ pub(crate) fn update(wire: UpdateCollection) -> Result<UpdateJson, DoorError> {
         hnsw_config: wire.hnsw_config.as_ref().map(hnsw),
         quantization_config: quantization_diff(wire.quantization_config),
         sparse_vectors: sparse.map(|config| config.map.into_keys().map(|name| (name, Value::Null)).collect()),
-        strict_mode_config: wire.strict_mode_config.map(strict_mode),
+        strict_mode_config: wire.strict_mode_config.as_ref().map(strict_mode),
         metadata: metadata(wire.metadata)?,
     })
 }
@@ -337,9 +339,9 @@ fn config(info: InfoJson) -> WireConfig {
             ..OptimizersConfigDiff::default()
         }),
         wal_config: Some(WalConfigDiff {
-            wal_capacity_mb: Some(wal.wal_capacity_mb),
-            wal_segments_ahead: Some(wal.wal_segments_ahead),
-            wal_retain_closed: Some(wal.wal_retain_closed),
+            wal_capacity_mb: Some(wal.capacity_mb),
+            wal_segments_ahead: Some(wal.segments_ahead),
+            wal_retain_closed: Some(wal.retain_closed),
         }),
         quantization_config: None,
         strict_mode_config: None,

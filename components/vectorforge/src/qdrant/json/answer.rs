@@ -204,9 +204,12 @@ pub(crate) struct OptimizerInfoJson {
 /// Log parameters as asked for.
 #[derive(Debug, Serialize)]
 pub(crate) struct WalInfoJson {
-    pub(crate) wal_capacity_mb: u64,
-    pub(crate) wal_segments_ahead: u64,
-    pub(crate) wal_retain_closed: u64,
+    #[serde(rename = "wal_capacity_mb")]
+    pub(crate) capacity_mb: u64,
+    #[serde(rename = "wal_segments_ahead")]
+    pub(crate) segments_ahead: u64,
+    #[serde(rename = "wal_retain_closed")]
+    pub(crate) retain_closed: u64,
 }
 
 impl From<CollectionInfo> for InfoJson {
@@ -277,9 +280,9 @@ impl ConfigJson {
                     .map(|threads| threads as usize),
             },
             wal_config: WalInfoJson {
-                wal_capacity_mb: wal.wal_capacity_mb.unwrap_or(32),
-                wal_segments_ahead: wal.wal_segments_ahead.unwrap_or(0),
-                wal_retain_closed: wal.wal_retain_closed.unwrap_or(1),
+                capacity_mb: wal.capacity_mb.unwrap_or(32),
+                segments_ahead: wal.segments_ahead.unwrap_or(0),
+                retain_closed: wal.retain_closed.unwrap_or(1),
             },
             quantization_config: None,
             metadata: request.metadata,
@@ -292,7 +295,7 @@ fn vectors_of(config: &CollectionConfig) -> VectorsJson {
     let field =
         |params: &crate::engine::VectorParams| VectorJson::plain(params.dimension, params.distance.into());
     match config.vectors.get(UNNAMED) {
-        Some(params) if config.vectors.len() == 1 => VectorsJson::Unnamed(field(params)),
+        Some(params) if config.vectors.len() == 1 => VectorsJson::Unnamed(Box::new(field(params))),
         _ => VectorsJson::Named(
             config.vectors.iter().map(|(name, params)| (name.clone(), field(params))).collect(),
         ),

@@ -69,7 +69,7 @@ pub(crate) struct StrictModeJson {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum VectorsJson {
-    Unnamed(VectorJson),
+    Unnamed(Box<VectorJson>),
     Named(BTreeMap<String, VectorJson>),
 }
 
@@ -163,12 +163,12 @@ pub(crate) struct HnswJson {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct WalJson {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) wal_capacity_mb: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) wal_segments_ahead: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) wal_retain_closed: Option<u64>,
+    #[serde(rename = "wal_capacity_mb", skip_serializing_if = "Option::is_none")]
+    pub(crate) capacity_mb: Option<u64>,
+    #[serde(rename = "wal_segments_ahead", skip_serializing_if = "Option::is_none")]
+    pub(crate) segments_ahead: Option<u64>,
+    #[serde(rename = "wal_retain_closed", skip_serializing_if = "Option::is_none")]
+    pub(crate) retain_closed: Option<u64>,
 }
 
 /// Parameters of sealing and merging; sizes in kB of vectors.
@@ -351,7 +351,7 @@ impl CreateJson {
         }
         let fields: BTreeMap<String, &VectorJson> = match &self.vectors {
             None => BTreeMap::new(),
-            Some(VectorsJson::Unnamed(vector)) => BTreeMap::from([(UNNAMED.to_owned(), vector)]),
+            Some(VectorsJson::Unnamed(vector)) => BTreeMap::from([(UNNAMED.to_owned(), &**vector)]),
             Some(VectorsJson::Named(map)) => {
                 map.iter().map(|(name, vector)| (name.clone(), vector)).collect()
             }
@@ -429,7 +429,7 @@ impl UpdateJson {
                 ));
             }
             let field = match &mut request.vectors {
-                Some(VectorsJson::Unnamed(vector)) if name.is_empty() => Some(vector),
+                Some(VectorsJson::Unnamed(vector)) if name.is_empty() => Some(&mut **vector),
                 Some(VectorsJson::Named(map)) => map.get_mut(&name),
                 _ => None,
             };

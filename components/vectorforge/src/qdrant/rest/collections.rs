@@ -88,11 +88,14 @@ pub(super) struct ChangeAliasesJson {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 enum AliasActionJson {
-    CreateAlias(CreateAliasJson),
-    DeleteAlias(DeleteAliasJson),
-    RenameAlias(RenameAliasJson),
+    #[serde(rename = "create_alias")]
+    Create(CreateAliasJson),
+    #[serde(rename = "delete_alias")]
+    Delete(DeleteAliasJson),
+    #[serde(rename = "rename_alias")]
+    Rename(RenameAliasJson),
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,11 +121,11 @@ struct RenameAliasJson {
 impl From<AliasActionJson> for AliasChange {
     fn from(action: AliasActionJson) -> Self {
         match action {
-            AliasActionJson::CreateAlias(create) => {
+            AliasActionJson::Create(create) => {
                 Self::Create { alias: create.alias_name, collection: create.collection_name }
             }
-            AliasActionJson::DeleteAlias(delete) => Self::Delete { alias: delete.alias_name },
-            AliasActionJson::RenameAlias(rename) => {
+            AliasActionJson::Delete(delete) => Self::Delete { alias: delete.alias_name },
+            AliasActionJson::Rename(rename) => {
                 Self::Rename { from: rename.old_alias_name, to: rename.new_alias_name }
             }
         }
