@@ -93,19 +93,20 @@ impl Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = config::load::<TinyinferConfig>(&COMPONENT, &cli.common, cli.overrides());
-    let config = match loaded.map_err(anyhow::Error::from).and_then(|config| {
-        config.validate()?;
-        Ok(config)
-    }) {
+    let config = match config::load::<TinyinferConfig>(&COMPONENT, &cli.common, cli.overrides()) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(&error),
     };
+    if let Err(error) = config.validate() {
+        return fail(&error);
+    }
     let server = config.server.clone();
     aistack_chassis::run(COMPONENT, &cli.common, server, |ctx| tinyinfer::server::run(config, ctx))
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
 }
 
 #[cfg(test)]

@@ -137,6 +137,13 @@ async fn full_queues_and_late_requests_are_told_apart() {
         let code = if *status == 429 { "rate_limit_exceeded" } else { "timeout" };
         assert_eq!(body["error"]["code"], code, "{body}");
     }
+    for (path, body) in [
+        ("/v1/chat/completions", with(&endless, &json!({"n": 3}))),
+        ("/v1/completions", json!({"prompt": ["a", "b", "c"]})),
+    ] {
+        let (status, body) = server.post(path, &body).await;
+        assert_eq!(status, 400, "more than ever fits is no matter of waiting: {body}");
+    }
     let refused = async {
         let held = server.post("/v1/chat/completions", &endless);
         let also = server.post("/v1/chat/completions", &endless);

@@ -276,6 +276,11 @@ impl Engine {
         self.shared.sizes
     }
 
+    /// Sequences that can be in the engine at a time, running and waiting.
+    pub fn places(&self) -> usize {
+        self.shared.sizes.max_running + self.shared.sizes.max_waiting
+    }
+
     /// The text of each token.
     pub fn texts(&self) -> &TokenTexts {
         &self.shared.texts
@@ -297,7 +302,7 @@ impl Engine {
         if tokens > capacity {
             return Err(EngineError::NeverFits { tokens, capacity });
         }
-        let places = sizes.max_running + sizes.max_waiting;
+        let places = self.places();
         let choices = request.choices.max(1);
         let taken = self.shared.in_engine.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
             (taken + choices <= places).then_some(taken + choices)

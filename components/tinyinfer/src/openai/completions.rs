@@ -42,7 +42,7 @@ pub fn start(served: &Served, generator: &Generator, fields: &Fields) -> Result<
         generation.prompt_logprobs = generation.prompt_logprobs.max(logprobs);
     }
     let prompts = prompts(fields, generator)?;
-    let most = served.limits.max_inputs;
+    let most = served.limits.max_inputs.min(generator.engine.places());
     if prompts.len() * generation.choices > most {
         return Err(wrong_value("prompt", &format!("prompts times n is over this server's limit of {most}")));
     }

@@ -62,7 +62,8 @@ impl Generation {
             }
             None => false,
         };
-        let choices = fields.count("n", 1, limits.max_choices)?.unwrap_or(1);
+        // More than there are places for would be told to come back for ever.
+        let choices = fields.count("n", 1, limits.max_choices.min(generator.engine.places()))?.unwrap_or(1);
         if fields.count("best_of", 1, usize::MAX)?.is_some_and(|best_of| best_of != choices) {
             return Err(ApiError::unsupported(
                 "best_of",
