@@ -11,7 +11,7 @@
 //! with the next one, behind the same names.
 //!
 //! ```
-//! # use bytes::Bytes; use replication::{GroupOptions, Replicated, StateMachine}; use std::{io, path::Path};
+//! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, StateMachine}; use std::{io, path::Path};
 //! struct Counter { total: u64, position: Option<Bytes> }
 //! impl StateMachine for Counter {
 //!     type Response = u64;
@@ -20,7 +20,7 @@
 //!         self.position = Some(position);
 //!         Ok(commands.iter().map(|command| { self.total += command.len() as u64; self.total }).collect())
 //!     }
-//!     fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+//!     fn checkpointer(&self) -> Checkpoint {
 //!         Box::new(|_| Err(io::ErrorKind::Unsupported.into()))
 //!     }
 //!     fn restore(&mut self, _: &Path) -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) }
@@ -39,5 +39,5 @@ mod raft;
 mod reads;
 mod replicated;
 
-pub use raft::{NodeId, StateMachine};
+pub use raft::{Checkpoint, NodeId, StateMachine};
 pub use replicated::{GroupOptions, GroupStatus, ProposeError, Replicated, StartError};

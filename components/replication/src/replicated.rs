@@ -134,7 +134,7 @@ pub struct Replicated<S: StateMachine> {
 }
 
 /// How long the log may take to be applied again at start.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(600);
+const RECOVERY_LIMIT: Duration = Duration::from_mins(10);
 
 impl<S: StateMachine> Replicated<S> {
     /// Opens the log, brings `machine` up to date with it, and leads (this version runs groups
@@ -151,8 +151,15 @@ impl<S: StateMachine> Replicated<S> {
         let due = Arc::new(Notify::new());
         let storage = Storage { log: log.group(ONLY_GROUP), flushed: Arc::clone(&flushed) };
         let rule = SnapshotRule { entries: options.snapshot_entries, bytes: options.snapshot_bytes };
-        let machine =
-            Machine { machine, position, snapshots, flushed, rule, due: Arc::clone(&due), since: (0, 0) };
+        let machine = Machine {
+            state: machine,
+            position,
+            snapshots,
+            flushed,
+            rule,
+            due: Arc::clone(&due),
+            since: (0, 0),
+        };
         let config = Arc::new(config_of(&options)?);
         let raft: RaftOf<S> = Raft::new(options.node, config, NoPeers, storage, machine)
             .await

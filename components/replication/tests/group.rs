@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use parking_lot::Mutex;
 use replication::log::{LogOptions, SegmentFile};
-use replication::{GroupOptions, ProposeError, Replicated, StateMachine};
+use replication::{Checkpoint, GroupOptions, ProposeError, Replicated, StateMachine};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl StateMachine for Journal {
             .collect())
     }
 
-    fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+    fn checkpointer(&self) -> Checkpoint {
         let state = self.state.lock().clone();
         let file = self.file.clone();
         Box::new(move |copy| {

@@ -372,7 +372,7 @@ async fn end_leases(node: std::sync::Weak<Node>) {
                 match node.propose(&Command::LeaseRevoke(id)).await {
                     Ok(_) | Err(NodeError::Refused(Refusal::LeaseNotFound)) => {}
                     Err(error) => {
-                        tracing::warn!(id, %error, "a lease that has run out could not be ended yet")
+                        tracing::warn!(id, %error, "a lease that has run out could not be ended yet");
                     }
                 }
             }

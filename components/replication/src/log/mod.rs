@@ -30,6 +30,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use writer::Job;
 
+/// Puts something between the log and a segment file.
+pub type WrapFile = Arc<dyn Fn(Arc<File>) -> Arc<dyn SegmentFile> + Send + Sync>;
+
 /// How a log is kept.
 #[derive(Clone)]
 pub struct LogOptions {
@@ -40,7 +43,7 @@ pub struct LogOptions {
     /// Told about every fdatasync: its duration, and the bytes it covered.
     pub observer: Option<SyncObserver>,
     /// Wraps each segment file; `None` writes to the file itself. For fault injection.
-    pub wrap: Option<Arc<dyn Fn(Arc<File>) -> Arc<dyn SegmentFile> + Send + Sync>>,
+    pub wrap: Option<WrapFile>,
 }
 
 impl Default for LogOptions {

@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
+/// Writes a copy of a state below a path; answers the copy's position.
+pub type Checkpoint = Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync>;
+
 /// What is replicated. Commands come in the same order on every member, and `apply` must come
 /// to the same state from the same commands: no clocks, no randomness, no map order.
 pub trait StateMachine: Send + Sync + 'static {
@@ -29,7 +32,7 @@ pub trait StateMachine: Send + Sync + 'static {
     /// A function that makes everything applied durable, writes a copy of the state below the
     /// given path (which does not exist yet), and answers the position of that copy. It runs
     /// beside further calls of `apply`.
-    fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync>;
+    fn checkpointer(&self) -> Checkpoint;
 
     /// Replaces the state by such a copy, durably.
     fn restore(&mut self, copy: &Path) -> io::Result<()>;
@@ -44,7 +47,7 @@ pub struct SnapshotRule {
 
 /// A state machine and its bookkeeping.
 pub struct Machine<S> {
-    pub machine: S,
+    pub state: S,
     pub position: Position,
     pub snapshots: Snapshots,
     /// One past the last index whose effects are durable.
@@ -90,7 +93,7 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
             }
         }
         self.since.0 += responders.len() as u64;
-        let mut answers = self.machine.apply(commands, self.position.encode())?.into_iter();
+        let mut answers = self.state.apply(commands, self.position.encode())?.into_iter();
         for (responder, is_command) in responders {
             let answer = if is_command { answers.next() } else { None };
             if let Some(responder) = responder {
@@ -106,7 +109,7 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
-            checkpoint: Some(self.machine.checkpointer()),
+            checkpoint: Some(self.state.checkpointer()),
             snapshots: self.snapshots.clone(),
             flushed: Arc::clone(&self.flushed),
         }
@@ -117,7 +120,7 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
         meta: &SnapshotMetaOf<Types<Answer<S>>>,
         snapshot: SnapshotFiles,
     ) -> Result<(), io::Error> {
-        self.machine.restore(&snapshot.state)?;
+        self.state.restore(&snapshot.state)?;
         self.position = Position { applied: meta.last_log_id, members: meta.last_membership.clone() };
         self.flushed.fetch_max(self.position.applied.map_or(0, |id| id.index() + 1), Ordering::AcqRel);
         Ok(())
@@ -130,11 +133,9 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
     }
 }
 
-type Fill = Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync>;
-
 /// Builds one snapshot beside the running state machine.
 pub struct Builder {
-    checkpoint: Option<Fill>,
+    checkpoint: Option<Checkpoint>,
     snapshots: Snapshots,
     flushed: Arc<AtomicU64>,
 }

@@ -6,7 +6,7 @@ mod snapshots;
 mod storage;
 mod types;
 
-pub use machine::{Machine, SnapshotRule, StateMachine};
+pub use machine::{Checkpoint, Machine, SnapshotRule, StateMachine};
 pub use network::NoPeers;
 pub use snapshots::Snapshots;
 pub use storage::Storage;

@@ -152,7 +152,9 @@ pub fn encode_members(members: &Members) -> Vec<u8> {
     out.put_u32_le(members.get_joint_config().len() as u32);
     for config in members.get_joint_config() {
         out.put_u32_le(config.len() as u32);
-        config.iter().for_each(|id| out.put_u64_le(*id));
+        for id in config {
+            out.put_u64_le(*id);
+        }
     }
     let nodes: Vec<_> = members.nodes().collect();
     out.put_u32_le(nodes.len() as u32);
@@ -194,6 +196,7 @@ fn put_log_id(out: &mut Vec<u8>, id: Option<&LogId>) {
     out.put_u64_le(id.index);
 }
 
+#[expect(clippy::option_option, reason = "the outer one says whether the bytes were enough")]
 fn get_log_id(bytes: &mut Bytes) -> Option<Option<LogId>> {
     let mut fields = take(bytes, 25)?;
     let some = fields.get_u8() != 0;

@@ -66,6 +66,7 @@ impl Door {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a header is optional on the wire")]
     fn header_now(&self) -> Option<ResponseHeader> {
         Some(self.header(self.node.revision()))
     }

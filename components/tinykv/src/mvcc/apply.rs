@@ -22,15 +22,15 @@ impl Keyspace {
         Ok(match command {
             Command::Put(_) | Command::LeaseGrant { .. } if full => Err(Refusal::NoSpace),
             Command::Txn(txn) if full && txn.puts() => Err(Refusal::NoSpace),
-            Command::Put(put) => match self.check_put(put) {
-                Err(refusal) => Err(refusal),
-                Ok(()) => {
-                    let revision = self.revision + 1;
-                    let answer = self.put(put, revision, values, changes)?;
-                    self.revision = revision;
-                    Ok(answer)
+            Command::Put(put) => {
+                if let Err(refusal) = self.check_put(put) {
+                    return Ok(Err(refusal));
                 }
-            },
+                let revision = self.revision + 1;
+                let answer = self.put(put, revision, values, changes)?;
+                self.revision = revision;
+                Ok(answer)
+            }
             Command::Delete(delete) => {
                 let revision = self.revision + 1;
                 let before = changes.len();

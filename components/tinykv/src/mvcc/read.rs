@@ -99,7 +99,9 @@ impl Selection {
         let more = kvs.len() > limit;
         kvs.truncate(limit);
         if query.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+            for kv in &mut kvs {
+                kv.value = Bytes::new();
+            }
         }
         Ok(QueryAnswer { kvs, count: self.count, more, revision: self.revision })
     }

@@ -36,7 +36,10 @@ impl Engine {
         let mut changes = Vec::new();
         let outcome = self.keyspace.apply(command, &self.disk, &mut changes).expect("the disk works");
         for change in &changes {
-            self.disk.0.borrow_mut().insert((change.kv.key.clone(), change.kv.mod_revision), change.kv.value.clone());
+            self.disk
+                .0
+                .borrow_mut()
+                .insert((change.kv.key.clone(), change.kv.mod_revision), change.kv.value.clone());
         }
         self.keyspace.stored();
         self.changes.extend(changes);
@@ -63,7 +66,8 @@ impl Engine {
 
     fn keys(&self, query: &Query) -> String {
         let answer = self.query(query).expect("answered");
-        let keys: Vec<_> = answer.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
+        let keys: Vec<_> =
+            answer.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
         format!("{} count={} more={}", keys.join(","), answer.count, answer.more)
     }
 
@@ -135,7 +139,10 @@ fn counts_ignore_limits_and_bounds() {
         (Query { mod_bounds: (4, 0), ..whole.clone() }, "c,d count=4 more=false"),
         (Query { create_bounds: (0, 3), limit: 1, ..whole.clone() }, "a count=4 more=true"),
         (Query { sort: Some((SortBy::Key, true)), limit: 1, ..whole.clone() }, "d count=4 more=true"),
-        (Query { sort: Some((SortBy::Value, true)), keys_only: true, ..whole.clone() }, "d,c,b,a count=4 more=false"),
+        (
+            Query { sort: Some((SortBy::Value, true)), keys_only: true, ..whole.clone() },
+            "d,c,b,a count=4 more=false",
+        ),
         (Query { count_only: true, ..whole.clone() }, " count=4 more=false"),
         (Query { revision: 3, ..whole.clone() }, "a,b count=2 more=false"),
         (Query::of(Span::Between(bytes("b"), bytes("d"))), "b,c count=2 more=false"),
@@ -197,7 +204,13 @@ fn a_sweep_leaves_every_readable_revision_as_it_was() {
         }
         assert_eq!(answers(&engine), before);
     }
-    let live: u64 = engine.query(&Query::of(all())).expect("answered").kvs.iter().map(|kv| kv.key.len() as u64 + kv.value.len() as u64 + 64).sum();
+    let live: u64 = engine
+        .query(&Query::of(all()))
+        .expect("answered")
+        .kvs
+        .iter()
+        .map(|kv| kv.key.len() as u64 + kv.value.len() as u64 + 64)
+        .sum();
     assert!(engine.keyspace.bytes() - live <= 130, "all but a deletion at the compaction is gone");
 }
 
@@ -231,7 +244,11 @@ fn transactions_decide_once_on_the_state_before() {
         })
         .collect();
     assert_eq!(seen, [(bytes("old"), 2), (bytes("new"), 3)], "a step sees the steps before it");
-    assert_eq!(engine.get("inner", 0).expect("written").value, "then", "the nested condition saw the old value");
+    assert_eq!(
+        engine.get("inner", 0).expect("written").value,
+        "then",
+        "the nested condition saw the old value"
+    );
 }
 
 #[test]
@@ -277,7 +294,9 @@ fn keeping_a_value_or_lease_needs_one() {
 fn the_end_of_a_lease_deletes_its_keys_at_one_revision() {
     let mut engine = Engine::new();
     assert_eq!(engine.apply(&Command::LeaseGrant { id: 0, ttl: 60 }), Err(Refusal::LeaseNotFound));
-    let Ok(Answer::Granted { ttl, .. }) = engine.apply(&Command::LeaseGrant { id: 7, ttl: 1 }) else { panic!() };
+    let Ok(Answer::Granted { ttl, .. }) = engine.apply(&Command::LeaseGrant { id: 7, ttl: 1 }) else {
+        panic!()
+    };
     assert_eq!(ttl, 2, "short leases are lengthened");
     assert_eq!(engine.apply(&Command::LeaseGrant { id: 7, ttl: 60 }), Err(Refusal::LeaseExists));
     for key in ["b", "a", "moved"] {
@@ -287,7 +306,8 @@ fn the_end_of_a_lease_deletes_its_keys_at_one_revision() {
     let before = engine.keyspace.revision();
     engine.changes.clear();
     engine.apply(&Command::LeaseRevoke(7)).expect("revoked");
-    let ended: Vec<_> = engine.changes.iter().map(|change| (change.kv.key.clone(), change.kv.mod_revision)).collect();
+    let ended: Vec<_> =
+        engine.changes.iter().map(|change| (change.kv.key.clone(), change.kv.mod_revision)).collect();
     assert_eq!(ended, [(bytes("a"), before + 1), (bytes("b"), before + 1)]);
     assert_eq!(engine.keys(&Query::of(all())), "moved count=1 more=false");
     assert_eq!(engine.apply(&Command::LeaseRevoke(7)), Err(Refusal::LeaseNotFound));
@@ -318,7 +338,9 @@ fn the_same_commands_come_to_the_same_state_whatever_memory_keeps() {
     for _ in 0..3_000 {
         let key = format!("k{}", rng.random_range(0..20));
         let command = match rng.random_range(0..10) {
-            0..5 => Command::Put(Put { prev_kv: rng.random(), ..put(&key, &rng.random::<u32>().to_string()) }),
+            0..5 => {
+                Command::Put(Put { prev_kv: rng.random(), ..put(&key, &rng.random::<u32>().to_string()) })
+            }
             5 => Command::Put(Put { keep_value: true, ..put(&key, "") }),
             6 => Command::Delete(Delete { span: Span::Between(bytes(&key), bytes("k5")), prev_kv: true }),
             7 => Command::Txn(Txn {

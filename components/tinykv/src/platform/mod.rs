@@ -36,15 +36,14 @@ impl PlatformDoor {
     }
 }
 
-fn named(key: impl Into<Bytes>) -> Result<Bytes, Status> {
-    let key = key.into();
+fn named(key: Bytes) -> Result<Bytes, Status> {
     if key.is_empty() { Err(Status::invalid_argument("key is empty; name one")) } else { Ok(key) }
 }
 
 fn message(kv: KeyValue) -> pb::KeyValue {
     pb::KeyValue {
-        key: kv.key.into(),
-        value: kv.value.into(),
+        key: kv.key,
+        value: kv.value,
         create_revision: kv.create_revision,
         mod_revision: kv.mod_revision,
         version: kv.version,
@@ -77,7 +76,7 @@ impl KvService for PlatformDoor {
             }
             ttl => self.node.grant(0, ttl).await?.0,
         };
-        let put = Put { key, value: request.value.into(), lease, ..Put::default() };
+        let put = Put { key, value: request.value, lease, ..Put::default() };
         match self.node.propose_growth(&Command::Put(put)).await? {
             Answer::Put { revision, .. } => Ok(Response::new(pb::PutResponse { revision })),
             _ => Err(mismatch()),
@@ -104,7 +103,7 @@ impl KvService for PlatformDoor {
                 "start_revision is negative; 0 starts after the present one",
             ));
         }
-        let key = Bytes::from(request.key);
+        let key = request.key;
         let span = match (request.prefix, key.is_empty()) {
             (false, true) => return Err(Status::invalid_argument("key is empty; name one, or set prefix")),
             (false, false) => Span::Key(key),

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_refused() {
-        for bytes in [&b""[..], b"short", b"12345678", b"\0a\0\012345678", b"x12345678"] {
+        for bytes in [&b""[..], b"short", b"12345678", b"\x00a\x00\x0012345678", b"x12345678"] {
             assert_eq!(parse_version_key(bytes), None, "{bytes:?}");
         }
         assert_eq!(parse_event_key(b"short"), None);

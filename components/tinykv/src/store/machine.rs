@@ -10,7 +10,7 @@ use crate::mvcc::{
 use crate::watch::Hub;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use replication::StateMachine;
+use replication::{Checkpoint, StateMachine};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl Shared {
         for (command, outcome) in commands.iter().zip(outcomes) {
             match (command, outcome) {
                 (Command::LeaseGrant { id, .. }, Ok(Answer::Granted { ttl, .. })) => {
-                    self.lessor.granted(*id, *ttl)
+                    self.lessor.granted(*id, *ttl);
                 }
                 (Command::LeaseRevoke(id), _) => self.lessor.revoked(*id),
                 (Command::Compact(_), Ok(_)) => self.compacted.notify_one(),
@@ -248,7 +248,7 @@ impl StateMachine for KvMachine {
         self.0.apply(&commands, &position)
     }
 
-    fn checkpointer(&self) -> Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync> {
+    fn checkpointer(&self) -> Checkpoint {
         let shared = Arc::clone(&self.0);
         Box::new(move |path| shared.checkpoint(path))
     }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type Server struct {
 	Name     string
 	Endpoint string
+	DataDir  string
 	Client   *clientv3.Client
 	cmd      *exec.Cmd
 	start    func() *exec.Cmd
@@ -53,7 +55,7 @@ func Etcd(t testing.TB) *Server {
 	dir, port, peer := t.TempDir(), freePort(t), freePort(t)
 	client := fmt.Sprintf("http://127.0.0.1:%d", port)
 	peerURL := fmt.Sprintf("http://127.0.0.1:%d", peer)
-	return launch(t, "etcd", client, filepath.Join(dir, "log.txt"), func() *exec.Cmd {
+	return launch(t, "etcd", client, filepath.Join(dir, "data"), func() *exec.Cmd {
 		return exec.Command(binary, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
 			"--advertise-client-urls", client, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
 			"--initial-cluster", "default="+peerURL, "--log-level", "error")
@@ -62,18 +64,34 @@ func Etcd(t testing.TB) *Server {
 
 // Tinykv starts tinykv with a fresh data directory.
 func Tinykv(t testing.TB, more ...string) *Server {
-	binary := Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv")
-	dir, port := t.TempDir(), freePort(t)
-	client := fmt.Sprintf("http://127.0.0.1:%d", port)
-	return launch(t, "tinykv", client, filepath.Join(dir, "log.txt"), func() *exec.Cmd {
-		arguments := []string{"--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
+	return TinykvIn(t, filepath.Join(t.TempDir(), "data"), more...)
+}
+
+func tinykv(t testing.TB) string {
+	return Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv")
+}
+
+// Says runs tinykv to its end and answers what it printed.
+func Says(t testing.TB, arguments ...string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	text, _ := exec.CommandContext(ctx, tinykv(t), arguments...).CombinedOutput()
+	return string(text)
+}
+
+// TinykvIn starts tinykv with the data directory given.
+func TinykvIn(t testing.TB, data string, more ...string) *Server {
+	binary := tinykv(t)
+	client := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
+	return launch(t, "tinykv", client, data, func() *exec.Cmd {
+		arguments := []string{"--data-dir", data, "--listen-client-urls", client,
 			"--admin-listen", "127.0.0.1:0"}
 		return exec.Command(binary, append(arguments, more...)...)
 	})
 }
 
-func launch(t testing.TB, name, endpoint, log string, start func() *exec.Cmd) *Server {
-	server := &Server{Name: name, Endpoint: endpoint, start: start, log: log}
+func launch(t testing.TB, name, endpoint, data string, start func() *exec.Cmd) *Server {
+	server := &Server{Name: name, Endpoint: endpoint, DataDir: data, start: start, log: filepath.Join(t.TempDir(), "log.txt")}
 	server.Start(t)
 	t.Cleanup(func() {
 		server.Client.Close()
@@ -122,6 +140,51 @@ func (s *Server) Start(t testing.TB) {
 			t.Fatalf("%s does not answer: %v\n%s", s.Name, err, strings.TrimSpace(string(text)))
 		}
 	}
+}
+
+// Stop asks the process to end, and waits for it.
+func (s *Server) Stop(t testing.TB) {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Wait(); err != nil {
+		t.Fatalf("%s did not stop in good order: %v", s.Name, err)
+	}
+}
+
+// Refuses starts the process, which must end by itself with an error; answers what it said.
+func (s *Server) Refuses(t testing.TB) string {
+	s.cmd = s.start()
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-time.After(30 * time.Second):
+			_ = s.cmd.Process.Kill()
+		case <-ended:
+		}
+	}()
+	text, err := s.cmd.CombinedOutput()
+	close(ended)
+	if err == nil {
+		t.Fatalf("%s ended without an error", s.Name)
+	}
+	return string(text)
+}
+
+// Exits waits for the running process to end by itself; answers what it has said.
+func (s *Server) Exits(t testing.TB) string {
+	ended := make(chan error, 1)
+	go func() { ended <- s.cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Fatalf("%s ended without an error", s.Name)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatalf("%s goes on", s.Name)
+	}
+	text, _ := os.ReadFile(s.log)
+	return string(text)
 }
 
 // Kill ends the process as a power cut would, as far as it is concerned.

@@ -1,0 +1,261 @@
+//! Stories told through the crate `etcd-client`, and through the project's own contract, against
+//! the real binary.
+
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, Txn, TxnOp,
+    WatchFilterType, WatchOptions,
+};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use wire::platform::v1 as platform;
+use wire::platform::v1::kv_service_client::KvServiceClient;
+
+struct Server {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &Path, port: u16, settings: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tinykv"));
+    command.arg("--data-dir").arg(dir.join("data"));
+    command.arg("--listen-client-urls").arg(format!("http://127.0.0.1:{port}"));
+    command.args(["--admin-listen", "127.0.0.1:0", "--log-level", "warn"]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command.stdout(Stdio::null()).spawn().expect("the binary starts")
+}
+
+async fn connect(port: u16) -> Client {
+    let patience = async {
+        loop {
+            if let Ok(mut client) = Client::connect([format!("127.0.0.1:{port}")], None).await
+                && client.get("anything", None).await.is_ok()
+            {
+                return client;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), patience).await.expect("the server answers")
+}
+
+async fn server(settings: &[&str]) -> (Server, Client) {
+    let dir = tempfile::tempdir().expect("dir");
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let child = spawn(dir.path(), port, settings);
+    let server = Server { child, port, _dir: dir };
+    let client = connect(port).await;
+    (server, client)
+}
+
+fn message(error: &etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => format!("{:?}: {}", status.code(), status.message()),
+        other => other.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn keys_are_written_read_and_deleted() {
+    let (_server, mut client) = server(&[]).await;
+    let first = client
+        .put("a", "1", None)
+        .await
+        .expect("written")
+        .header()
+        .map_or(0, etcd_client::ResponseHeader::revision);
+    assert_eq!(first, 2);
+    let prev = client.put("a", "2", Some(PutOptions::new().with_prev_key())).await.expect("written");
+    assert_eq!(prev.prev_key().map(etcd_client::KeyValue::value), Some(&b"1"[..]));
+    client.put("b", "3", None).await.expect("written");
+    let page = client.get("", Some(GetOptions::new().with_all_keys().with_limit(1))).await.expect("read");
+    assert_eq!((page.kvs().len(), page.count(), page.more()), (1, 2, true));
+    let past = client.get("a", Some(GetOptions::new().with_revision(2))).await.expect("read");
+    assert_eq!(past.kvs()[0].value(), b"1");
+    let future = client.get("a", Some(GetOptions::new().with_revision(99))).await.expect_err("not yet");
+    assert_eq!(message(&future), "OutOfRange: etcdserver: mvcc: required revision is a future revision");
+    let deleted =
+        client.delete("", Some(DeleteOptions::new().with_all_keys().with_prev_key())).await.expect("deleted");
+    assert_eq!((deleted.deleted(), deleted.prev_kvs().len()), (2, 2));
+    client.compact(3, None).await.expect("compacted");
+    let gone = client.get("a", Some(GetOptions::new().with_revision(2))).await.expect_err("compacted");
+    assert_eq!(message(&gone), "OutOfRange: etcdserver: mvcc: required revision has been compacted");
+    let empty = client.put("", "x", None).await.expect_err("no key");
+    assert_eq!(message(&empty), "InvalidArgument: etcdserver: key is not provided");
+    let large = client.put("large", vec![b'x'; 1_600_000], None).await.expect_err("too large");
+    assert_eq!(message(&large), "InvalidArgument: etcdserver: request is too large");
+    let status = client.status().await.expect("status");
+    assert!(status.version().starts_with("3.7."));
+}
+
+#[tokio::test]
+async fn transactions_are_checked_and_atomic() {
+    let (_server, mut client) = server(&[]).await;
+    let create = || {
+        Txn::new()
+            .when([Compare::create_revision("k", CompareOp::Equal, 0)])
+            .and_then([TxnOp::put("k", "mine", None)])
+            .or_else([TxnOp::get("k", None)])
+    };
+    assert!(client.txn(create()).await.expect("applied").succeeded());
+    assert!(!client.txn(create()).await.expect("applied").succeeded());
+    let twice = Txn::new().and_then([TxnOp::put("k", "1", None), TxnOp::put("k", "2", None)]);
+    let error = client.txn(twice).await.expect_err("a key twice");
+    assert_eq!(message(&error), "InvalidArgument: etcdserver: duplicate key given in txn request");
+    let many: Vec<_> = (0..129).map(|n| TxnOp::put(format!("k{n}"), "v", None)).collect();
+    let error = client.txn(Txn::new().and_then(many)).await.expect_err("too many");
+    assert_eq!(message(&error), "InvalidArgument: etcdserver: too many operations in txn request");
+}
+
+#[tokio::test]
+async fn watchers_see_the_past_the_present_and_only_what_they_want() {
+    let (_server, mut client) = server(&[]).await;
+    client.put("w/a", "1", None).await.expect("written");
+    client.put("w/a", "2", None).await.expect("written");
+    let options = WatchOptions::new().with_prefix().with_start_revision(2).with_prev_key();
+    let mut all = client.watch("w/", Some(options)).await.expect("watches");
+    let filters = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
+    let mut deletions = client.watch("w/", Some(filters)).await.expect("watches");
+    client.delete("w/a", None).await.expect("deleted");
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let response = all.message().await.expect("streams").expect("goes on");
+        for event in response.events() {
+            let prev = event.prev_kv().map(|kv| String::from_utf8_lossy(kv.value()).into_owned());
+            seen.push((event.event_type(), event.kv().map(etcd_client::KeyValue::mod_revision), prev));
+        }
+    }
+    let expected = [
+        (EventType::Put, Some(2), None),
+        (EventType::Put, Some(3), Some("1".to_owned())),
+        (EventType::Delete, Some(4), Some("2".to_owned())),
+    ];
+    assert_eq!(seen, expected);
+    let only = loop {
+        let response = deletions.message().await.expect("streams").expect("goes on");
+        if !response.events().is_empty() {
+            break response;
+        }
+    };
+    assert_eq!(only.events()[0].event_type(), EventType::Delete);
+
+    client.compact(4, None).await.expect("compacted");
+    let options = WatchOptions::new().with_start_revision(2);
+    let mut late = client.watch("w/a", Some(options)).await.expect("watches");
+    let refused = loop {
+        let response = late.message().await.expect("streams").expect("goes on");
+        if response.canceled() {
+            break response;
+        }
+    };
+    assert_eq!(refused.compact_revision(), 4);
+    // The compacted revision itself is a legal start, and a deletion there is still told.
+    let options = WatchOptions::new().with_start_revision(4);
+    let mut edge = client.watch("w/a", Some(options)).await.expect("watches");
+    let told = loop {
+        let response = edge.message().await.expect("streams").expect("goes on");
+        if !response.events().is_empty() {
+            break response;
+        }
+    };
+    assert_eq!(told.events()[0].event_type(), EventType::Delete);
+}
+
+#[tokio::test]
+async fn a_lease_lives_while_it_is_renewed_and_takes_its_keys_along() {
+    let (_server, mut client) = server(&[]).await;
+    let lease = client.lease_grant(1, None).await.expect("granted");
+    assert_eq!(lease.ttl(), 2, "never shorter than one and a half elections");
+    let options = WatchOptions::new();
+    let mut watch = client.watch("leased", Some(options)).await.expect("watches");
+    client.put("leased", "v", Some(PutOptions::new().with_lease(lease.id()))).await.expect("written");
+    let (mut keeper, mut answers) = client.lease_keep_alive(lease.id()).await.expect("keeps");
+    keeper.keep_alive().await.expect("sent");
+    assert_eq!(answers.message().await.expect("streams").expect("answered").ttl(), 2);
+    let patience = async {
+        loop {
+            let response = watch.message().await.expect("streams").expect("goes on");
+            if response.events().iter().any(|event| event.event_type() == EventType::Delete) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), patience).await.expect("the lease runs out");
+    keeper.keep_alive().await.expect("sent");
+    assert_eq!(
+        answers.message().await.expect("streams").expect("answered").ttl(),
+        0,
+        "a dead lease is no error"
+    );
+    let left = client.lease_time_to_live(lease.id(), None).await.expect("answered");
+    assert_eq!(left.ttl(), -1);
+    let error = client.lease_revoke(lease.id()).await.expect_err("gone");
+    assert_eq!(message(&error), "NotFound: etcdserver: requested lease not found");
+}
+
+#[tokio::test]
+async fn without_space_only_what_shrinks_goes_on() {
+    let (_server, mut client) = server(&["quota_bytes=100000"]).await;
+    let mut last = 0;
+    let error = loop {
+        match client.put("k", vec![b'x'; 10_000], None).await {
+            Ok(written) => last = written.header().map_or(0, etcd_client::ResponseHeader::revision),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(message(&error), "ResourceExhausted: etcdserver: mvcc: database space exceeded");
+    client.compact(last, None).await.expect("compaction frees space");
+    client.put("k", "small", None).await.expect_err("the alarm stands until somebody clears it");
+    let alarm = etcd_client::AlarmType::Nospace;
+    client.alarm(etcd_client::AlarmAction::Deactivate, alarm, None).await.expect("cleared");
+    client.put("k", "small", None).await.expect("written");
+}
+
+#[tokio::test]
+async fn what_this_version_does_not_do_it_says() {
+    let (_server, mut client) = server(&[]).await;
+    for error in [
+        client.member_add(["http://10.0.0.2:2380"], None).await.map(|_| ()).expect_err("one member"),
+        client.auth_enable().await.map(|_| ()).expect_err("no auth"),
+    ] {
+        let text = message(&error);
+        assert!(text.contains("tinykv does not serve") && text.contains("in this version"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_projects_own_contract_is_the_same_store() {
+    let (server, mut client) = server(&[]).await;
+    let mut own =
+        KvServiceClient::connect(format!("http://127.0.0.1:{}", server.port)).await.expect("connects");
+    let watch = platform::WatchRequest { key: "p/".into(), prefix: true, start_revision: 0 };
+    let mut events = own.watch(watch).await.expect("watches").into_inner();
+    let put = platform::PutRequest { key: "p/a".into(), value: "1".into(), ttl_seconds: 0 };
+    let revision = own.put(put).await.expect("written").into_inner().revision;
+    assert_eq!(client.get("p/a", None).await.expect("read").kvs()[0].value(), b"1");
+    let get = platform::GetRequest { key: "p/a".into(), revision: 0 };
+    let found = own.get(get).await.expect("read").into_inner();
+    assert_eq!((found.kv.map(|kv| kv.mod_revision), found.revision), (Some(revision), revision));
+    let delete = platform::DeleteRequest { key: "p/a".into() };
+    assert!(own.delete(delete.clone()).await.expect("deleted").into_inner().deleted);
+    assert!(!own.delete(delete).await.expect("nothing there").into_inner().deleted);
+    let kinds = [platform::watch_event::Kind::Put, platform::watch_event::Kind::Delete];
+    for kind in kinds {
+        assert_eq!(events.message().await.expect("streams").expect("goes on").kind(), kind);
+    }
+    let nameless = own.get(platform::GetRequest::default()).await.expect_err("no key");
+    assert_eq!(nameless.code(), tonic::Code::InvalidArgument);
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Other people's clients against one tinykv: etcdctl as Debian ships it (3.4), etcdctl 3.7 from its
+# Go module, and Python's etcd3.
+#   clients.sh PATH_TO_TINYKV
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+tinykv=${1:?path of the tinykv binary}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
+work=$(mktemp -d)
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+"$tinykv" --data-dir "$work/data" --listen-client-urls "http://127.0.0.1:$port" --admin-listen 127.0.0.1:0 \
+  >"$work/log.txt" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
+for _ in $(seq 100); do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
+  sleep 0.1
+done
+
+says() { # says PATTERN COMMAND…: the command, whatever its exit status, prints something that matches
+  local pattern=$1 output
+  shift
+  output=$("$@" 2>&1) || true
+  grep -q -- "$pattern" <<<"$output" || { printf '%s\n  printed: %s\n  expected: %s\n' "$*" "$output" "$pattern" >&2; return 1; }
+}
+
+story() { # one walk through etcdctl; the argument list is the etcdctl to use
+  local ctl=("$@" --endpoints "127.0.0.1:$port") lease revision
+  "${ctl[@]}" del --prefix "" >/dev/null
+  "${ctl[@]}" put a 1 >/dev/null
+  "${ctl[@]}" put b 2 >/dev/null
+  says '^1 2 $' sh -c '"$@" get --prefix "" --print-value-only | tr "\n" " "' sh "${ctl[@]}"
+  printf 'version("a") = "1"\n\nput a one\n\nput a uno\n\n' | "${ctl[@]}" txn >/dev/null
+  says '^one$' "${ctl[@]}" get a --print-value-only
+  lease=$("${ctl[@]}" lease grant 100 | awk '{print $2}')
+  "${ctl[@]}" put leased x --lease="$lease" >/dev/null
+  says 'TTL(100)' "${ctl[@]}" lease keep-alive --once "$lease"
+  says 'attached keys(\[leased\])' "${ctl[@]}" lease timetolive "$lease" --keys
+  "${ctl[@]}" lease revoke "$lease" >/dev/null
+  says '"count":0\|"revision":[0-9]*,"raft_term":[0-9]*}}' "${ctl[@]}" get leased -w json
+  revision=$("${ctl[@]}" get a -w json | python3 -c 'import json,sys; print(json.load(sys.stdin)["kvs"][0]["mod_revision"])')
+  says '^PUT$' timeout 2 "${ctl[@]}" watch a --rev "$revision"
+  "${ctl[@]}" compaction "$revision" >/dev/null
+  says 'mvcc: required revision has been compacted' "${ctl[@]}" get a --rev 1
+  says 'is healthy' "${ctl[@]}" endpoint health
+  says '3\.7\.' "${ctl[@]}" endpoint status
+  says started "${ctl[@]}" member list
+  "${ctl[@]}" alarm list >/dev/null
+  says 'does not serve' "${ctl[@]}" member promote 1
+}
+
+(cd "$here" && go build -o "$cache/etcd/etcdctl" go.etcd.io/etcd/etcdctl/v3)
+story "$cache/etcd/etcdctl"
+echo "etcdctl $("$cache/etcd/etcdctl" version | head -1 | awk '{print $3}'): ok"
+if debian=$(command -v etcdctl); then
+  story env ETCDCTL_API=3 "$debian"
+  echo "etcdctl $(ETCDCTL_API=3 "$debian" version | head -1 | awk '{print $3}'): ok"
+fi
+
+venv=$cache/venv-etcd3
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
+PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python "$venv/bin/python" "$here/python/etcd3_client.py" 127.0.0.1 "$port"
