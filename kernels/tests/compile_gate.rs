@@ -32,7 +32,7 @@ fn parse(report: &str) -> BTreeMap<String, Used> {
     let mut used = Used::default();
     for line in report.lines() {
         if let Some(rest) = line.split_once("Compiling entry function '").map(|(_, rest)| rest) {
-            name = rest.split('\'').next().unwrap_or_default().to_owned();
+            rest.split('\'').next().unwrap_or_default().clone_into(&mut name);
             used = Used::default();
         } else if line.contains("spill stores") {
             used.stack = number_before(line, "bytes stack frame");

@@ -8,7 +8,7 @@
 //                       Nibble i and nibble 4 + i are the low and high element of fragment register i: one shift and one lop3 make a register.
 //   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -15 … 0
 // lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16, exactly; 128 - offset is taken out once a group through the
-// sum of the group's activations, so zero points are free.
+// sum of the group's activations, which one more product, with a matrix of ones, leaves where it is needed: zero points are free.
 //
 // One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a
 // private cp.async ring: every thread reads back what it copied, so the main loop has no barrier, and slices are summed once, in order. How K
@@ -39,65 +39,44 @@ __device__ __forceinline__ uint32_t widen(uint32_t word, int i) {
   return r;
 }
 
-// Shared memory: x fragments [groups][8 k-steps][BATCHES][32 lanes] of 8 bytes, group sums [groups][BATCHES * 8] of f32,
-// rings [kWarps][stages] of kTileBytes, and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over warps.
-// A warp brings two groups of eight rows at a time: lane = row + 8 * part, so that the scattered 4-byte stores fall on 16 banks. Rows past M
-// are left as they are: a garbage column of B reaches only its own column of the product.
-template <int BATCHES>
-__device__ __forceinline__ void load_activations(const Problem& p, int first_group, int groups, uint2* fragments, float* sums) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int pairs = (groups + 1) / 2;
-  for (int item = warp; item < pairs * BATCHES; item += kWarps) {
-    const int pair = item % pairs, row = item / pairs * 8 + lane % 8;
-    uint4 x[8];
-#pragma unroll
-    for (int u = 0; u < 8; u++) {
-      const int group = 2 * pair + u / 4, column = (u % 4 * 4 + lane / 8) * 8;
-      x[u] = make_uint4(0, 0, 0, 0);
-      if (row < p.m && group < groups)
-        x[u] = __ldg(reinterpret_cast<const uint4*>(p.x + static_cast<size_t>(row) * p.k + (first_group + group) * kGroup + column));
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int group = 2 * pair + half;
-      if (group >= groups) break;
-      float sum = 0.f;
-#pragma unroll
-      for (int u = 0; u < 4; u++) {
-        const int part = u * 4 + lane / 8;
-        uint32_t* to = reinterpret_cast<uint32_t*>(fragments + ((group * 8 + part / 2) * BATCHES + item / pairs) * 32 + lane % 8 * 4) + part % 2;
-        const uint32_t* words = &x[half * 4 + u].x;
-#pragma unroll
-        for (int t = 0; t < 4; t++) {
-          to[2 * t] = words[t];
-          const float2 v = tk::unpack_bf16(words[t]);
-          sum += v.x + v.y;
-        }
-      }
-      sum += __shfl_xor_sync(0xffffffffu, sum, 8);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-      if (lane < 8) sums[group * BATCHES * 8 + row] = sum;
-    }
-  }
-  __syncthreads();
+// Shared memory: x as it lies, [BATCHES * 8] rows of this split's columns and 16 bytes more, so that eight rows fall on all banks; rings
+// [kWarps][kStages] of kTileBytes; and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over slices. Rows of x past M are left as
+// they are: a garbage column of B reaches only its own column of the product.
+
+__device__ __forceinline__ uint4 load_matrices(uint32_t address) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 
+// `x` is this lane's row and chunk of the first batch, `stride` the bytes of a row.
 template <int BATCHES>
-__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, const uint2* fragments, const float* sums) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  // Two chains of dependent products, so that one's latency hides under the other.
-  float acc[2][BATCHES][4] = {};
+__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, uint32_t x, uint32_t stride) {
+  constexpr uint32_t kOnes = 0x3f803f80u;
+  const int lane = threadIdx.x % 32, g = lane / 4;
+  // Two chains of dependent products, so that one's latency hides under the other, and a third for the sums.
+  float acc[2][BATCHES][4] = {}, sum[BATCHES][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const uint4 words = tk::load_shared16(tile + half * 512 + lane * 16);
 #pragma unroll
-    for (int s = 0; s < 4; s++) {
-      const uint32_t w = (&words.x)[s];
-      const uint32_t a0 = widen(w, 0), a1 = widen(w, 1), a2 = widen(w, 2), a3 = widen(w, 3);
+    for (int pair = 0; pair < 2; pair++) {
+      uint4 f[BATCHES];
 #pragma unroll
-      for (int b = 0; b < BATCHES; b++) {
-        const uint2 f = fragments[((half * 4 + s) * BATCHES + b) * 32 + lane];
-        tk::mma_bf16(acc[s % 2][b], a0, a1, a2, a3, f.x, f.y);
+      for (int b = 0; b < BATCHES; b++) f[b] = load_matrices(x + b * 8 * stride + (half * 2 + pair) * 64);
+#pragma unroll
+      for (int odd = 0; odd < 2; odd++) {
+        const uint32_t w = (&words.x)[pair * 2 + odd];
+        const uint32_t a0 = widen(w, 0), a1 = widen(w, 1), a2 = widen(w, 2), a3 = widen(w, 3);
+#pragma unroll
+        for (int b = 0; b < BATCHES; b++) {
+          const uint32_t b0 = odd ? f[b].z : f[b].x, b1 = odd ? f[b].w : f[b].y;
+          tk::mma_bf16(acc[odd][b], a0, a1, a2, a3, b0, b1);
+          tk::mma_bf16(sum[b], kOnes, kOnes, kOnes, kOnes, b0, b1);
+        }
       }
     }
   }
@@ -108,11 +87,10 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t 
   const float shift0 = s0.y - 128.f, shift1 = s1.y - 128.f;
 #pragma unroll
   for (int b = 0; b < BATCHES; b++) {
-    const float2 sum = *reinterpret_cast<const float2*>(sums + b * 8 + 2 * t);
-    out[b][0] += s0.x * fmaf(shift0, sum.x, acc[0][b][0] + acc[1][b][0]);
-    out[b][1] += s0.x * fmaf(shift0, sum.y, acc[0][b][1] + acc[1][b][1]);
-    out[b][2] += s1.x * fmaf(shift1, sum.x, acc[0][b][2] + acc[1][b][2]);
-    out[b][3] += s1.x * fmaf(shift1, sum.y, acc[0][b][3] + acc[1][b][3]);
+    out[b][0] += s0.x * fmaf(shift0, sum[b][0], acc[0][b][0] + acc[1][b][0]);
+    out[b][1] += s0.x * fmaf(shift0, sum[b][1], acc[0][b][1] + acc[1][b][1]);
+    out[b][2] += s1.x * fmaf(shift1, sum[b][0], acc[0][b][2] + acc[1][b][2]);
+    out[b][3] += s1.x * fmaf(shift1, sum[b][1], acc[0][b][3] + acc[1][b][3]);
   }
 }
 
@@ -172,9 +150,8 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   const int split = blockIdx.y;
   const int first_group = split * all_groups / p.splits, groups = (split + 1) * all_groups / p.splits - first_group;
   const int most_groups = (all_groups + p.splits - 1) / p.splits;
-  uint2* fragments = reinterpret_cast<uint2*>(shared);
-  float* sums = reinterpret_cast<float*>(shared + static_cast<size_t>(most_groups) * 8 * BATCHES * 256);
-  unsigned char* rings = reinterpret_cast<unsigned char*>(sums + most_groups * BATCHES * 8);
+  const uint32_t stride = most_groups * 256 + 16;
+  unsigned char* rings = shared + BATCHES * 8 * stride;
   float* board = reinterpret_cast<float*>(rings + kWarps * kStages * kTileBytes);
   const uint32_t ring = tk::smem_address(rings) + warp * kStages * kTileBytes;
 
@@ -205,8 +182,17 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
     }
     tk::copy_async_commit();
   };
+  // A warp brings a row of x, before the first tiles.
+  if (warp < p.m) {
+    const unsigned char* row = reinterpret_cast<const unsigned char*>(p.x + static_cast<size_t>(warp) * p.k + first_group * kGroup);
+    const uint32_t into = tk::smem_address(shared) + warp * stride;
+    for (int chunk = lane; chunk < groups * 16; chunk += 32) tk::copy_async16(into + chunk * 16, row + chunk * 16);
+  }
+  tk::copy_async_commit();
   for (int i = 0; i < kStages; i++) feed();
-  load_activations<BATCHES>(p, first_group, groups, fragments, sums);
+  tk::copy_async_wait<kStages>();
+  __syncthreads();
+  const uint32_t x = tk::smem_address(shared) + lane % 8 * stride + lane / 8 * 16;
 
   int stage = 0;
   for (int first_tile = begin; first_tile < end; first_tile += most_tiles) {
@@ -215,8 +201,7 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
       for (int group = from; group < to; group++) {
         tk::copy_async_wait<kStages - 1>();
         __syncwarp();
-        tile_product<BATCHES>(out, ring + stage * kTileBytes, fragments + static_cast<size_t>(group) * 8 * BATCHES * 32,
-                              sums + group * BATCHES * 8);
+        tile_product<BATCHES>(out, ring + stage * kTileBytes, x + group * 256, stride);
         __syncwarp();
         if (++stage == kStages) stage = 0;
         feed();

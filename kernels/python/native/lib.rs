@@ -29,7 +29,7 @@ fn status(result: Result<(), CudaError>) -> c_int {
         Ok(()) => 0,
         Err(e) => {
             LAST.with_borrow_mut(|last| {
-                *last = CString::new(e.to_string().replace('\0', "")).expect("NULs were removed")
+                *last = CString::new(e.to_string().replace('\0', "")).expect("NULs were removed");
             });
             1
         }

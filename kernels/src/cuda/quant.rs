@@ -120,11 +120,11 @@ impl Plan {
     /// The fewest parts of K whose activations fit in shared memory beside the rings, were there 16 rows: the order of sums follows from the
     /// parts, so it must not follow from the rows.
     fn new(rows: usize, columns: usize, shared_limit: usize) -> Self {
-        // (before the activations, for each group of columns)
+        // (beside the activations, activations of a group)
         let bytes = |batches: usize| {
             let stages = if batches == 1 { 6 } else { 4 };
             let board = WARPS * 16 * (batches * 8 + 1) * 4;
-            (WARPS * stages * TILE_BYTES + board + 128, 8 * batches * 256 + batches * 8 * 4)
+            (WARPS * stages * TILE_BYTES + board + batches * 8 * 16 + 128, batches * 8 * 256)
         };
         let groups = columns / GROUP;
         let (fixed, each) = bytes(2);

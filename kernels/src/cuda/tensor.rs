@@ -206,7 +206,7 @@ impl<T: Element, const N: usize> Tensor<'_, T, N> {
     }
 }
 
-impl<'a, T: Element, const N: usize> TensorMut<'a, T, N> {
+impl<T: Element, const N: usize> TensorMut<'_, T, N> {
     /// A tensor in memory of another library.
     ///
     /// # Safety
