@@ -1,5 +1,6 @@
 """The unchanged Python client against VectorForge, over REST and gRPC: every call here is what an application would do."""
 
+import hashlib
 import re
 import threading
 import warnings
@@ -10,6 +11,8 @@ import pytest
 from grpc import RpcError, StatusCode
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+
+from server import Server
 
 COSINE = models.VectorParams(size=4, distance=models.Distance.COSINE)
 UUID = "936da01f-9abd-4d9d-80c7-02af85c822a8"
@@ -331,3 +334,23 @@ def test_probes_metrics_and_telemetry(server, books):
     assert "collections_total" in metrics and f'collection_points{{id="{books}"}} 4' in metrics
     telemetry = httpx.get(f"{server.url}/telemetry").json()["result"]
     assert telemetry["collections"]["number_of_collections"] >= 1
+
+
+def test_an_api_key_opens_both_doors_and_nothing_else_does(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"sha256:{hashlib.sha256(b'secret').hexdigest()}  test\n")
+    guarded = Server([f"server.auth.keys_file={keys}"])
+    if not guarded.ours:
+        pytest.skip("the server under test was started elsewhere")
+    try:
+        for prefer_grpc in (False, True):
+            def client(key):
+                return QdrantClient(url=guarded.url, grpc_port=guarded.grpc_port, prefer_grpc=prefer_grpc, api_key=key,
+                                    check_compatibility=False)
+            for key in (None, "wrong"):
+                refused(lambda: client(key).get_collections(), 401, StatusCode.UNAUTHENTICATED, "API key")
+            assert client("secret").get_collections().collections == []
+        assert httpx.get(f"{guarded.url}/collections", headers={"authorization": "Bearer secret"}).status_code == 200
+        assert httpx.get(f"{guarded.url}/collections").json()["status"]["error"]
+    finally:
+        guarded.stop()
