@@ -1,6 +1,6 @@
 """Correctness of every kernel on a GPU: fresh random inputs, float64 references, poisoned memory, odd shapes, batch invariance.
 
-Prints one line a check and exits 1 when any failed. Run through hack/gpu/device.sh.
+Prints one line a check and exits 1 when any failed. Run through hack/gpu/device.sh; arguments name parts (norm, silu, decode, sample, w4, linear).
 """
 
 import math
@@ -250,6 +250,8 @@ def check_linear():
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
     for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear):
+        if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
+            continue
         try:
             part()
         except Exception as e:  # noqa: BLE001 - the other parts still run
