@@ -99,7 +99,7 @@ def main() -> None:
                                 (3, 2, "Q4_0, peer on the same file")]:
             mine, theirs = median(us, what), median(peer, what)
             lines.append({
-                "id": row, "what": f"{name}, {args.threads} thread(s), {label}",
+                "id": row, "what": f"{name}, {args.threads} thread{"s, wall time" if args.threads > 1 else ", CPU time"}, {label}",
                 "ours": round(mine, 1), "peer": round(theirs, 1), "unit": "tok/s", "ratio": round(mine / theirs, 3),
                 "peer_version": f"llama-cpp-python {llama_cpp.__version__}", "machine": f"{cpu_name()}, 2 vCPU",
                 "commit": args.commit, "date": datetime.date.today().isoformat(), "runs": args.rounds,
