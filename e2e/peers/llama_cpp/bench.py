@@ -91,6 +91,7 @@ def main() -> None:
         for _ in range(args.rounds):
             rounds.append((ours(args.binary, args.model, args.threads), same.run(), fast.run(),
                            ours(args.binary, q4_0, args.threads)))
+    timed = "1 thread, CPU time" if args.threads == 1 else f"{args.threads} threads, wall time"
     median = lambda who, what: statistics.median(r[who][what] for r in rounds)
     lines = []
     for what, (row, name) in enumerate([("A1", f"SmolLM2-135M prefill of {PROMPT} tokens"),
@@ -99,7 +100,7 @@ def main() -> None:
                                 (3, 2, "Q4_0, peer on the same file")]:
             mine, theirs = median(us, what), median(peer, what)
             lines.append({
-                "id": row, "what": f"{name}, {args.threads} thread{"s, wall time" if args.threads > 1 else ", CPU time"}, {label}",
+                "id": row, "what": f"{name}, {timed}, {label}",
                 "ours": round(mine, 1), "peer": round(theirs, 1), "unit": "tok/s", "ratio": round(mine / theirs, 3),
                 "peer_version": f"llama-cpp-python {llama_cpp.__version__}", "machine": f"{cpu_name()}, 2 vCPU",
                 "commit": args.commit, "date": datetime.date.today().isoformat(), "runs": args.rounds,
