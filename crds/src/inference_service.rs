@@ -89,9 +89,7 @@ pub struct InferenceServiceSpec {
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["version".into()]),
         validation = Rule::new("self.size() == 0 || self.all(t, t.shadow) || self.filter(t, !t.shadow).map(t, t.percent).sum() == 100")
-            .message(Message::Expression(
-                "'adds up to ' + string(self.filter(t, !t.shadow).map(t, t.percent).sum()) + ' percent; the versions that answer must share exactly 100'".into()
-            )),
+            .message("must share exactly 100 percent among the versions that answer; shadows do not count"),
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficTarget>,
@@ -174,9 +172,7 @@ pub enum Runtime {
 /// Bounds and target of the autoscaler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message(Message::Expression(
-    "'minReplicas ' + string(self.minReplicas) + ' is above maxReplicas ' + string(self.maxReplicas) + '; swap them or raise maxReplicas'".into()
-)))]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("has minReplicas above maxReplicas; swap them or raise maxReplicas"))]
 pub struct ScalingSpec {
     /// Fewest pods; 0 lets the service sleep while the gateway holds requests.
     #[schemars(range(min = 0, max = 1000))]

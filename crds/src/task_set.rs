@@ -63,9 +63,7 @@ pub struct LevelCount(#[schemars(range(min = 0, max = 1000000))] pub i32);
 /// Percent of the tasks in each part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.train + self.validation + self.test == 100").message(Message::Expression(
-    "'adds up to ' + string(self.train + self.validation + self.test) + ' percent; train, validation and test must share exactly 100'".into()
-)))]
+#[x_kube(validation = Rule::new("self.train + self.validation + self.test == 100").message("must share exactly 100 percent among train, validation and test"))]
 pub struct SplitSpec {
     /// For training.
     #[schemars(range(min = 0, max = 100))]

@@ -92,7 +92,7 @@ fn stacks() {
         ),
         (
             "{tinyinfer: {model: m, scaling: {minReplicas: 5, maxReplicas: 3}}}",
-            "minReplicas 5 is above maxReplicas 3",
+            "has minReplicas above maxReplicas",
         ),
         (
             "{tinyinfer: {model: m}, inference: {type: vllm, model: m}}",
@@ -143,7 +143,7 @@ fn inference_services() {
         ("{model: {name: m}, runtime: tinyinfr}", "did you mean tinyinfer?"),
         (
             "{model: {name: m}, traffic: [{version: '1', percent: 60}, {version: '2', percent: 30}]}",
-            "spec.traffic: adds up to 90 percent",
+            "spec.traffic: must share exactly 100 percent",
         ),
         (
             "{model: {name: m}, traffic: [{version: '1', percent: 50}, {version: '1', percent: 50}]}",
@@ -220,7 +220,7 @@ fn learning_kinds() {
         (
             Kind::TaskSet,
             "{worldRef: {name: w}, levels: {'1': 1}, split: {train: 50}}",
-            "spec.split: adds up to 70 percent",
+            "spec.split: must share exactly 100 percent",
         ),
         (Kind::EnvPool, "{worldRef: {name: W}}", "use lower-case letters"),
         (Kind::EnvPool, "{worldRef: {name: w}, agent: {model: m}}", "spec.agent.endpoint: is missing"),

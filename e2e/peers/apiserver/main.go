@@ -24,6 +24,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	objectvalidation "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"sigs.k8s.io/yaml"
@@ -131,7 +132,12 @@ func checkObject(kinds map[string]kind, document []byte) (string, []string) {
 		}
 	}
 	object := map[string]interface{}{}
-	if err := yaml.Unmarshal(document, &object); err != nil {
+	asJSON, err := yaml.YAMLToJSON(document)
+	if err == nil {
+		// An API server reads whole numbers as whole numbers.
+		err = json.Unmarshal(asJSON, &object)
+	}
+	if err != nil {
 		return "", []string{err.Error()}
 	}
 	name, _ := object["kind"].(string)
@@ -145,9 +151,9 @@ func checkObject(kinds map[string]kind, document []byte) (string, []string) {
 		return " " + name, []string{"has fields that an API server would drop"}
 	}
 	defaulting.Default(object, installed.structural)
-	errs := objectvalidation.ValidateCustomResource(field.NewPath(""), object, installed.validator)
+	errs := objectvalidation.ValidateCustomResource(field.NewPath("object"), object, installed.validator)
 	if installed.rules != nil {
-		found, _ := installed.rules.Validate(context.Background(), field.NewPath(""), installed.structural, object, nil, celconfig.RuntimeCELCostBudget)
+		found, _ := installed.rules.Validate(context.Background(), field.NewPath("object"), installed.structural, object, nil, celconfig.RuntimeCELCostBudget)
 		errs = append(errs, found...)
 	}
 	problems := texts(errs)
