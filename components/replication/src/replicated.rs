@@ -277,8 +277,7 @@ async fn lead<S: StateMachine>(raft: &RaftOf<S>, options: &GroupOptions) -> Resu
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(refused(error.to_string())),
         }
-    }
-    if !raft.is_leader() {
+    } else if !raft.is_leader() {
         raft.trigger().elect(true).await.map_err(|error| refused(error.to_string()))?;
     }
     raft.wait_for_recovery(Some(RECOVERY_LIMIT)).await.map_err(|_| StartError::Recovery(RECOVERY_LIMIT))?;
