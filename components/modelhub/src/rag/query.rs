@@ -28,6 +28,8 @@ use crate::gateway::Call;
 
 /// Candidates fetched for each passage wanted, so that ranking has a choice.
 const CANDIDATES_PER_PASSAGE: u64 = 6;
+/// Sentences embedded to find the nearest; words and the passages' scores choose them.
+const MOST_EMBEDDED: usize = 10;
 /// Context assumed of an engine that does not tell.
 const DEFAULT_CONTEXT: u64 = 2_048;
 /// Longest question, in bytes.
@@ -233,20 +235,29 @@ impl Rag {
         let count = self.defaults.prompt_passages as usize;
         let passages: Vec<&Passage> = retrieved.sources.iter().take(count).map(|s| &s.passage).collect();
         let texts: Vec<&str> = passages.iter().map(|p| p.text.as_str()).collect();
-        let mut pieces = pieces(&texts);
-        let bare: Vec<&str> = pieces.iter().map(|p| &texts[p.passage][p.span.clone()]).collect();
-        // The heading tells what a sentence such as “It is emptied at six” is about.
-        let titled = |piece: &Piece, text: &&str| match passages[piece.passage].heading.last() {
-            Some(title) => format!("{title}: {text}"),
-            None => (*text).to_owned(),
+        let pieces = pieces(&texts);
+        let text = |piece: &Piece| &texts[piece.passage][piece.span.clone()];
+        let question = &retrieved.query.question;
+        let by = |pieces: Vec<Piece>, cosines: &[f32]| {
+            let bare: Vec<&str> = pieces.iter().map(text).collect();
+            let order = nearest(question, &bare, cosines);
+            order.into_iter().map(|i| pieces[i].clone()).collect::<Vec<Piece>>()
         };
-        let embedded: Vec<String> =
-            pieces.iter().zip(&bare).map(|(piece, text)| titled(piece, text)).collect();
+        let scores: Vec<f32> = pieces.iter().map(|p| passages[p.passage].score).collect();
+        let mut likely = by(pieces, &scores);
+        if self.defaults.focus_sentences == 0 {
+            return Ok(likely);
+        }
+        likely.truncate(MOST_EMBEDDED.max(self.defaults.focus_sentences as usize));
+        // The heading tells what a sentence such as “It is emptied at six” is about.
+        let titled = |piece: &Piece| match passages[piece.passage].heading.last() {
+            Some(title) => format!("{title}: {}", text(piece)),
+            None => text(piece).to_owned(),
+        };
+        let embedded: Vec<String> = likely.iter().map(titled).collect();
         let vectors = self.embed_for(&retrieved.record, &embedded).await?;
         let cosines: Vec<f32> = vectors.iter().map(|v| cosine(v, &retrieved.vector).unwrap_or(0.0)).collect();
-        let order = nearest(&retrieved.query.question, &bare, &cosines);
-        let mut taken: Vec<Option<Piece>> = pieces.drain(..).map(Some).collect();
-        Ok(order.into_iter().filter_map(|i| taken[i].take()).collect())
+        Ok(by(likely, &cosines))
     }
 
     /// The conversation for the model; lengths come from the engine's own tokenizer where they matter.
