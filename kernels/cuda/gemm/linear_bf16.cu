@@ -1,13 +1,13 @@
 // y[M, N] = x[M, K] · w[N, K]ᵀ in bf16 with f32 sums: the linear layer for many rows.
 //
-// One persistent block a multiprocessor walks the 128 x COLUMNS tiles of y (256 columns, or 128 where wider tiles would leave multiprocessors
-// idle). A producer warp orders tensor copies of 64 columns of x and w into a ring of kStages stages, both under the 128-byte swizzle that wgmma
+// One persistent block a multiprocessor walks the 128 x COLUMNS tiles of y; the caller picks the width, of 64, 128, 192 and 256, whose last
+// wave leaves the fewest multiprocessors idle. A producer warp orders tensor copies of 64 columns of x and w into a ring of kStages stages, both under the 128-byte swizzle that wgmma
 // reads; two consumer warpgroups multiply 64 x COLUMNS each, four k16 steps a stage, waiting one stage behind so that the tensor cores always
 // have the next products queued.
 // full[s] counts the bytes of a stage, empty[s] its eight consuming warps; phases flip each time round the ring, across tiles: the producer runs
 // on into the next tile while the consumers store this one.
 // Tiles go in groups of kGroup rows of tiles, so that the blocks at work share x and w in L2.
-// A row's bits do not depend on M: K is summed in order in one accumulator, by the same instructions for either width.
+// A row's bits do not depend on M: K is summed in order in one accumulator, by the same steps for every width.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
@@ -133,11 +133,12 @@ __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorM
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(384, 1)
-    linear_bf16_256(const __grid_constant__ tk::TensorMap x, const __grid_constant__ tk::TensorMap w, const __grid_constant__ Problem p) {
-  linear<256>(x, w, p);
-}
-extern "C" __global__ void __launch_bounds__(384, 1)
-    linear_bf16_128(const __grid_constant__ tk::TensorMap x, const __grid_constant__ tk::TensorMap w, const __grid_constant__ Problem p) {
-  linear<128>(x, w, p);
-}
+#define LINEAR(COLUMNS)                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(384, 1) linear_bf16_##COLUMNS(                                                        \
+      const __grid_constant__ tk::TensorMap x, const __grid_constant__ tk::TensorMap w, const __grid_constant__ Problem p) {         \
+    linear<COLUMNS>(x, w, p);                                                                                                        \
+  }
+LINEAR(64)
+LINEAR(128)
+LINEAR(192)
+LINEAR(256)

@@ -8,7 +8,7 @@
 //                       Nibble i and nibble 4 + i are the low and high element of fragment register i: one shift and one lop3 make a register.
 //   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -15 … 0
 // lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16, exactly; 128 - offset is taken out once a group through the
-// sum of the group's activations, which one more product, with a matrix of ones, leaves where it is needed: zero points are free.
+// sum of the group's activations, taken beforehand by a product with ones: zero points are free.
 //
 // One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a
 // private cp.async ring: every thread reads back what it copied, so the main loop has no barrier, and slices are summed once, in order. How K
@@ -39,9 +39,9 @@ __device__ __forceinline__ uint32_t widen(uint32_t word, int i) {
   return r;
 }
 
-// Shared memory: x as it lies, [BATCHES * 8] rows of this split's columns and 16 bytes more, so that eight rows fall on all banks; rings
-// [kWarps][kStages] of kTileBytes; and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over slices. Rows of x past M are left as
-// they are: a garbage column of B reaches only its own column of the product.
+// Shared memory: x as it lies, [BATCHES * 8] rows of this split's columns and 16 bytes more, so that eight rows fall on all banks; its group
+// sums [groups][BATCHES * 8] of f32; rings [kWarps][kStages] of kTileBytes; and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over
+// slices. Rows of x past M are left as they are: a garbage column of B reaches only its own column of the product.
 
 __device__ __forceinline__ uint4 load_matrices(uint32_t address) {
   uint4 v;
@@ -52,13 +52,32 @@ __device__ __forceinline__ uint4 load_matrices(uint32_t address) {
   return v;
 }
 
+// Every row of ones · xᵀ is the sum of the group, so the first row's four lanes have what they need.
+template <int BATCHES>
+__device__ __forceinline__ void sum_groups(float* sums, uint32_t x, uint32_t stride, int groups) {
+  constexpr uint32_t kOnes = 0x3f803f80u;
+  const int lane = threadIdx.x % 32;
+  for (int group = threadIdx.x / 32; group < groups; group += kWarps) {
+#pragma unroll
+    for (int b = 0; b < BATCHES; b++) {
+      float sum[4] = {};
+#pragma unroll
+      for (int pair = 0; pair < 4; pair++) {
+        const uint4 f = load_matrices(x + b * 8 * stride + group * 256 + pair * 64);
+        tk::mma_bf16(sum, kOnes, kOnes, kOnes, kOnes, f.x, f.y);
+        tk::mma_bf16(sum, kOnes, kOnes, kOnes, kOnes, f.z, f.w);
+      }
+      if (lane < 4) *reinterpret_cast<float2*>(sums + (group * BATCHES + b) * 8 + 2 * lane) = make_float2(sum[0], sum[1]);
+    }
+  }
+}
+
 // `x` is this lane's row and chunk of the first batch, `stride` the bytes of a row.
 template <int BATCHES>
-__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, uint32_t x, uint32_t stride) {
-  constexpr uint32_t kOnes = 0x3f803f80u;
-  const int lane = threadIdx.x % 32, g = lane / 4;
-  // Two chains of dependent products, so that one's latency hides under the other, and a third for the sums.
-  float acc[2][BATCHES][4] = {}, sum[BATCHES][4] = {};
+__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, uint32_t x, uint32_t stride, const float* sums) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  // Two chains of dependent products, so that one's latency hides under the other.
+  float acc[2][BATCHES][4] = {};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const uint4 words = tk::load_shared16(tile + half * 512 + lane * 16);
@@ -75,7 +94,6 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t 
         for (int b = 0; b < BATCHES; b++) {
           const uint32_t b0 = odd ? f[b].z : f[b].x, b1 = odd ? f[b].w : f[b].y;
           tk::mma_bf16(acc[odd][b], a0, a1, a2, a3, b0, b1);
-          tk::mma_bf16(sum[b], kOnes, kOnes, kOnes, kOnes, b0, b1);
         }
       }
     }
@@ -87,10 +105,11 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t 
   const float shift0 = s0.y - 128.f, shift1 = s1.y - 128.f;
 #pragma unroll
   for (int b = 0; b < BATCHES; b++) {
-    out[b][0] += s0.x * fmaf(shift0, sum[b][0], acc[0][b][0] + acc[1][b][0]);
-    out[b][1] += s0.x * fmaf(shift0, sum[b][1], acc[0][b][1] + acc[1][b][1]);
-    out[b][2] += s1.x * fmaf(shift1, sum[b][0], acc[0][b][2] + acc[1][b][2]);
-    out[b][3] += s1.x * fmaf(shift1, sum[b][1], acc[0][b][3] + acc[1][b][3]);
+    const float2 sum = *reinterpret_cast<const float2*>(sums + b * 8 + 2 * t);
+    out[b][0] += s0.x * fmaf(shift0, sum.x, acc[0][b][0] + acc[1][b][0]);
+    out[b][1] += s0.x * fmaf(shift0, sum.y, acc[0][b][1] + acc[1][b][1]);
+    out[b][2] += s1.x * fmaf(shift1, sum.x, acc[0][b][2] + acc[1][b][2]);
+    out[b][3] += s1.x * fmaf(shift1, sum.y, acc[0][b][3] + acc[1][b][3]);
   }
 }
 
@@ -151,7 +170,8 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   const int first_group = split * all_groups / p.splits, groups = (split + 1) * all_groups / p.splits - first_group;
   const int most_groups = (all_groups + p.splits - 1) / p.splits;
   const uint32_t stride = most_groups * 256 + 16;
-  unsigned char* rings = shared + BATCHES * 8 * stride;
+  float* sums = reinterpret_cast<float*>(shared + BATCHES * 8 * stride);
+  unsigned char* rings = shared + BATCHES * 8 * stride + most_groups * BATCHES * 32;
   float* board = reinterpret_cast<float*>(rings + kWarps * kStages * kTileBytes);
   const uint32_t ring = tk::smem_address(rings) + warp * kStages * kTileBytes;
 
@@ -193,6 +213,8 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
   tk::copy_async_wait<kStages>();
   __syncthreads();
   const uint32_t x = tk::smem_address(shared) + lane % 8 * stride + lane / 8 * 16;
+  sum_groups<BATCHES>(sums, x, stride, groups);
+  __syncthreads();
 
   int stage = 0;
   for (int first_tile = begin; first_tile < end; first_tile += most_tiles) {
@@ -201,7 +223,7 @@ __device__ __forceinline__ void w4a16(const Problem& p) {
       for (int group = from; group < to; group++) {
         tk::copy_async_wait<kStages - 1>();
         __syncwarp();
-        tile_product<BATCHES>(out, ring + stage * kTileBytes, x + group * 256, stride);
+        tile_product<BATCHES>(out, ring + stage * kTileBytes, x + group * 256, stride, sums + group * BATCHES * 8);
         __syncwarp();
         if (++stage == kStages) stage = 0;
         feed();

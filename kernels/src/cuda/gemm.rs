@@ -53,25 +53,36 @@ pub fn linear_bf16(
     if rows == 0 || features == 0 {
         return Ok(());
     }
-    // Wide tiles reuse more, but only where they are enough for every multiprocessor.
     let multiprocessors = stream.device.multiprocessors as usize;
-    let tiles = |width: usize| rows.div_ceil(TILE_ROWS).saturating_mul(features.div_ceil(width));
-    let wide = tiles(256) >= multiprocessors;
+    let (width, tiles) = tile_width(rows, features, multiprocessors);
     let m = &stream.device.modules;
-    let (width, kernel) = if wide { (256, m.linear_bf16_256) } else { (128, m.linear_bf16_128) };
-    if tiles(width) > i32::MAX as usize {
-        return refuse("at most 2^31 tiles of 128 rows and 256 features");
+    let kernel = match width {
+        64 => m.linear_bf16_64,
+        128 => m.linear_bf16_128,
+        192 => m.linear_bf16_192,
+        _ => m.linear_bf16_256,
+    };
+    if tiles > i32::MAX as usize {
+        return refuse("at most 2^31 tiles of 128 rows");
     }
     stream.device.bind(CALL)?;
     let map_x = tensor_map(CALL, x, TILE_ROWS)?;
     let map_w = tensor_map(CALL, weight, width)?;
     let problem = Problem { y: y.view.pointer, m: rows as i32, n: features as i32, k: columns as i32 };
     let shared = STAGES * (TILE_ROWS + width) * DEPTH * 2 + 1024;
-    let grid =
-        Grid { blocks: (tiles(width).min(multiprocessors) as u32, 1), threads: 384, shared: shared as u32 };
+    let grid = Grid { blocks: (tiles.min(multiprocessors) as u32, 1), threads: 384, shared: shared as u32 };
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
+}
+
+/// The width whose waves of tiles cost least, and how many tiles it makes. A tile costs its width and what 64 columns cost besides: loading
+/// 128 rows of x. Wider wins a tie, as it reuses more.
+fn tile_width(rows: usize, features: usize, multiprocessors: usize) -> (usize, usize) {
+    let tiles = |width: usize| rows.div_ceil(TILE_ROWS).saturating_mul(features.div_ceil(width));
+    let cost = |width: usize| tiles(width).div_ceil(multiprocessors).saturating_mul(width + 64);
+    let width = [256, 192, 128, 64].into_iter().min_by_key(|&width| cost(width)).expect("four widths");
+    (width, tiles(width))
 }
 
 /// Boxes of `rows` rows and one stage's depth, under the 128-byte swizzle; what lies out of bounds reads as zero.
@@ -101,5 +112,24 @@ fn tensor_map(
         .result()
         .map_err(|e| CudaError::Driver { call, shapes: format!("{tensor:?}"), source: e.into() })?;
         Ok(map.assume_init())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tile_width;
+
+    #[test]
+    fn the_width_leaves_the_last_wave_full_where_it_can() {
+        for (rows, features, width) in [
+            (8192, 8192, 256),
+            (4096, 4096, 256),
+            (256, 4096, 64),
+            (512, 6144, 192),
+            (1024, 6144, 192),
+            (1, 28672, 256),
+        ] {
+            assert_eq!(tile_width(rows, features, 132).0, width, "{rows} x {features}");
+        }
     }
 }

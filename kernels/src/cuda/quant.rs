@@ -124,7 +124,7 @@ impl Plan {
         let bytes = |batches: usize| {
             let stages = if batches == 1 { 6 } else { 4 };
             let board = WARPS * 16 * (batches * 8 + 1) * 4;
-            (WARPS * stages * TILE_BYTES + board + batches * 8 * 16 + 128, batches * 8 * 256)
+            (WARPS * stages * TILE_BYTES + board + batches * 8 * 16 + 128, batches * 8 * (256 + 4))
         };
         let groups = columns / GROUP;
         let (fixed, each) = bytes(2);
