@@ -99,9 +99,9 @@ fn load(rows: usize) -> Result<Data, Error> {
     let (mut base, mut queries) = (Vec::new(), Vec::new());
     for (index, row) in all.enumerate() {
         if index % stride == stride / 2 && queries.len() < QUERIES {
-            queries.push(row)
+            queries.push(row);
         } else {
-            base.push(row)
+            base.push(row);
         }
     }
     Ok(Data { base, queries })

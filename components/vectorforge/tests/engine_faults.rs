@@ -140,7 +140,7 @@ fn holdings(collection: &Collection, writer: u64) -> BTreeMap<u64, u64> {
     records
         .into_iter()
         .map(|record| {
-            let PointId::Num(id) = record.id else { panic!("a UUID from nowhere") };
+            let id = record.id.to_string().parse().expect("only numbers were written");
             let number =
                 record.payload.and_then(|payload| payload.get("n")?.as_u64()).expect("written with a number");
             (id, number)

@@ -202,7 +202,7 @@ impl World {
             }
             9 => {
                 collection.delete(&selector, wait).expect("deleted");
-                selected.iter().for_each(|id| drop(self.model.remove(id)));
+                self.model.retain(|id, _| !selected.contains(id));
             }
             10 | 11 => {
                 let payload = random_payload(rng);

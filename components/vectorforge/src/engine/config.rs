@@ -104,7 +104,7 @@ pub struct HnswParams {
 
 impl Default for HnswParams {
     fn default() -> Self {
-        Self { m: 16, ef_construct: 128, ef_search: 128, full_scan_points: 10_000 }
+        Self { m: 16, ef_construct: 128, ef_search: 256, full_scan_points: 10_000 }
     }
 }
 

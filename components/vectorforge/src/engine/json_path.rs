@@ -217,7 +217,7 @@ fn merge_at(slot: &mut Value, steps: &[Step], value: &Payload) {
             let items = slot.as_array_mut().expect("made an array above");
             match step {
                 Step::Index(index) => {
-                    items.get_mut(*index).into_iter().for_each(|inner| merge_at(inner, rest, value))
+                    items.get_mut(*index).into_iter().for_each(|inner| merge_at(inner, rest, value));
                 }
                 _ => items.iter_mut().for_each(|inner| merge_at(inner, rest, value)),
             }

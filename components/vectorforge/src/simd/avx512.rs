@@ -1,4 +1,4 @@
-//! AVX-512: one register a lane, two accumulators against one row, one each against four.
+//! AVX-512: one register a lane, one accumulator a row.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -53,18 +53,12 @@ fn zero() -> __m512 {
     _mm512_setzero_ps()
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add(x: __m512, y: __m512) -> __m512 {
-    _mm512_add_ps(x, y)
-}
-
 /// The two forms of one sum, from its step. Entered only through [`KERNELS`], which `super::available` hands out after
 /// it has seen the features.
 macro_rules! kernel {
     ($name:ident, $step:ident) => {
         mod $name {
-            use super::{Lane, add, load, total, zero, $step};
+            use super::{Lane, load, total, zero, $step};
 
             pub(super) fn one(a: &[Lane], b: &[Lane]) -> f32 {
                 // SAFETY: these kernels are handed out only where the features were detected.
@@ -78,17 +72,11 @@ macro_rules! kernel {
 
             #[target_feature(enable = "avx512f")]
             fn one_inner(a: &[Lane], b: &[Lane]) -> f32 {
-                let (mut even, mut odd) = (zero(), zero());
-                let (a_pairs, b_pairs) = (a.chunks_exact(2), b.chunks_exact(2));
-                let (a_rest, b_rest) = (a_pairs.remainder(), b_pairs.remainder());
-                for (x, y) in a_pairs.zip(b_pairs) {
-                    even = $step(even, load(&x[0]), load(&y[0]));
-                    odd = $step(odd, load(&x[1]), load(&y[1]));
+                let mut sum = zero();
+                for (x, y) in a.iter().zip(b) {
+                    sum = $step(sum, load(x), load(y));
                 }
-                for (x, y) in a_rest.iter().zip(b_rest) {
-                    even = $step(even, load(x), load(y));
-                }
-                total(add(even, odd))
+                total(sum)
             }
 
             #[target_feature(enable = "avx512f")]

@@ -70,6 +70,14 @@ pub struct Saved {
     appendable_changes: u64,
 }
 
+impl Saved {
+    /// Whether the manifest names the file of a segment of this number.
+    pub fn names(&self, number: u64) -> bool {
+        self.manifest.appendable == Some(number)
+            || self.manifest.segments.iter().any(|entry| entry.number == number)
+    }
+}
+
 /// The file of a segment.
 pub fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join("segments").join(format!("{number:020}.seg"))

@@ -150,7 +150,7 @@ impl Inner {
     /// Puts the new segment in the place of its sources and carries over what happened to them meanwhile.
     fn swap(&self, sources: &Sources, moves: &Moves, mut new: Segment) -> Result<(), EngineError> {
         // Payload indexes do not change while this is held.
-        let _saved = self.saved.lock();
+        let saved = self.saved.lock();
         let current = self.state.read().schema.clone();
         new.indexes.retain(|key, _| current.get(key) == sources.schema.get(key));
         for (key, schema) in &current {
@@ -181,6 +181,12 @@ impl Inner {
             died.iter().for_each(|row| new.overlay.delete(moved[row as usize]));
         }
         let replaced: Vec<u64> = sources.segments.iter().map(|segment| segment.number).collect();
+        for segment in &sources.segments {
+            // A checkpoint removes what a manifest names; what came and went between two is removed here.
+            if !saved.names(segment.number) {
+                durable::remove(&segment_path(&self.dir, segment.number))?;
+            }
+        }
         let at = state.segments.iter().position(|segment| replaced.contains(&segment.number)).unwrap_or(0);
         state.segments.retain(|segment| !replaced.contains(&segment.number));
         if new.view().rows() > 0 {

@@ -126,7 +126,7 @@ impl State {
                 self.rewrite_payloads(number, &ids, |held| match &key {
                     Some(key) => key.merge_into(held, &payload),
                     None => merge_payload(held, &payload),
-                })
+                });
             }
             Operation::OverwritePayload(ids, payload) => {
                 self.rewrite_payloads(number, &ids, |held| held.clone_from(&payload));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use hnsw_rs::prelude::{Distance as HnswDistance, Hnsw};
 
-use super::{BuildError, Graph, GraphBuilder, NONE};
+use super::{BuildError, Graph, GraphBuilder, NONE, Seed};
 use crate::engine::config::HnswParams;
 use crate::engine::metric::{Matrix, Metric};
 use crate::simd::Lane;
@@ -48,6 +48,7 @@ impl GraphBuilder for HnswRsBuilder {
         metric: Metric,
         params: &HnswParams,
         threads: usize,
+        _: Option<&Seed<'_>>,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Graph, BuildError> {
         let count = rows.rows();
@@ -134,7 +135,7 @@ mod tests {
             .collect();
         let rows = Matrix::new(&data, 1);
         let params = HnswParams { m: 8, ef_construct: 64, ef_search: 64, full_scan_points: 0 };
-        let graph = HnswRsBuilder.build(rows, metric, &params, 2, &|| false).expect("built");
+        let graph = HnswRsBuilder.build(rows, metric, &params, 2, None, &|| false).expect("built");
         let mut hits = 0;
         let mut visited = Visited::default();
         for query in 0..40 {

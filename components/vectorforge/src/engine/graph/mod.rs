@@ -35,15 +35,26 @@ pub enum BuildError {
 
 /// Builds graphs. Rows that are absent from a field are not passed in: row and node numbers are the same.
 pub trait GraphBuilder: Send + Sync {
-    /// Builds a graph over all rows with so many threads. `cancelled` is asked now and then.
+    /// Builds a graph over all rows with so many threads, starting from an older graph over some of them where there is
+    /// one. `cancelled` is asked now and then.
     fn build(
         &self,
         rows: Matrix<'_>,
         metric: Metric,
         params: &HnswParams,
         threads: usize,
+        seed: Option<&Seed<'_>>,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Graph, BuildError>;
+}
+
+/// An older graph over some of the rows.
+#[derive(Clone, Copy)]
+pub struct Seed<'a> {
+    /// The graph.
+    pub graph: GraphView<'a>,
+    /// The row that each of its nodes has become; [`NONE`] where it is gone.
+    pub moves: &'a [u32],
 }
 
 /// The builder of a kind.

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::search::{Near, Pool};
 use super::visited::Visited;
-use super::{BuildError, Graph, GraphBuilder, NONE};
+use super::{BuildError, Graph, GraphBuilder, NONE, Seed};
 use crate::engine::config::HnswParams;
 use crate::engine::metric::{Matrix, Metric};
 use crate::simd::prefetch;
@@ -29,28 +29,31 @@ impl GraphBuilder for NativeBuilder {
         metric: Metric,
         params: &HnswParams,
         threads: usize,
+        seed: Option<&Seed<'_>>,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Graph, BuildError> {
         let count = rows.rows();
         if count == 0 {
             return Ok(Graph::assemble(0, NONE, params, |_| 0, |_, _, _| {}));
         }
-        let work = Work::new(rows, metric, *params);
-        let next = AtomicUsize::new(1);
+        // Links of another width would not fit the lists.
+        let seed = seed.filter(|seed| seed.graph.upper.width == params.m && seed.graph.upper.entry != NONE);
+        let (work, pending) = Work::start(rows, metric, *params, seed);
+        let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let insert_claimed = || {
             let mut scratch = Scratch::new(params);
             loop {
                 let start = next.fetch_add(CLAIM, Relaxed);
-                if start >= count || stop.load(Relaxed) {
+                if start >= pending.len() || stop.load(Relaxed) {
                     return;
                 }
                 if cancelled() {
                     stop.store(true, Relaxed);
                     return;
                 }
-                for node in start..(start + CLAIM).min(count) {
-                    work.insert(node as u32, &mut scratch);
+                for node in &pending[start..(start + CLAIM).min(pending.len())] {
+                    work.insert(*node, &mut scratch);
                 }
             }
         };
@@ -111,9 +114,63 @@ fn level_of(node: u32, m: usize) -> usize {
 }
 
 impl<'a> Work<'a> {
-    fn new(rows: Matrix<'a>, metric: Metric, params: HnswParams) -> Self {
+    /// A graph that holds what the seed has, or one node, and the nodes that are to be inserted.
+    fn start(
+        rows: Matrix<'a>,
+        metric: Metric,
+        params: HnswParams,
+        seed: Option<&Seed<'_>>,
+    ) -> (Self, Vec<u32>) {
         let count = rows.rows();
-        let tops: Vec<u8> = (0..count).map(|node| level_of(node as u32, params.m) as u8).collect();
+        let mut tops: Vec<u8> = (0..count).map(|node| level_of(node as u32, params.m) as u8).collect();
+        let Some(seed) = seed else {
+            return (Self::new(rows, metric, params, tops), (1..count as u32).collect());
+        };
+        let mut missing = vec![true; count];
+        let alive = |node: u32| Some(seed.moves[node as usize]).filter(|row| *row != NONE);
+        for row in (0..seed.moves.len() as u32).filter_map(alive) {
+            tops[row as usize] = 0;
+            missing[row as usize] = false;
+        }
+        for (level, nodes) in seed.graph.upper.levels.iter().enumerate() {
+            for row in nodes.nodes.iter().filter_map(|node| alive(*node)) {
+                tops[row as usize] = level as u8 + 1;
+            }
+        }
+        let work = Self::new(rows, metric, params, tops);
+        for (node, links) in seed.graph.level0.chunks_exact(seed.graph.width).enumerate() {
+            let Some(row) = alive(node as u32) else { continue };
+            let links = links.iter().take_while(|link| **link != NONE);
+            let had = links.clone().count();
+            work.write_list(row, 0, links.filter_map(|link| alive(*link)));
+            // A node that lost most of its neighbours is inserted again.
+            missing[row as usize] = work.links(row, 0).count() * 2 < had;
+        }
+        for (level, slots) in seed.graph.upper.levels.iter().enumerate() {
+            for (slot, node) in slots.nodes.iter().enumerate() {
+                let links =
+                    slots.links[slot * params.m..][..params.m].iter().take_while(|link| **link != NONE);
+                if let Some(row) = alive(*node) {
+                    work.write_list(
+                        row,
+                        level + 1,
+                        links.filter_map(|link| alive(slots.nodes[*link as usize])),
+                    );
+                }
+            }
+        }
+        let seeded = (0..seed.moves.len() as u32).filter_map(alive);
+        let Some(entry) = seeded.max_by_key(|row| (work.tops[*row as usize], std::cmp::Reverse(*row))) else {
+            return Self::start(rows, metric, params, None);
+        };
+        *work.entry.write() = (entry, usize::from(work.tops[entry as usize]));
+        let pending = (0..count as u32).filter(|node| missing[*node as usize] && *node != entry).collect();
+        (work, pending)
+    }
+
+    /// A graph of one node, the first.
+    fn new(rows: Matrix<'a>, metric: Metric, params: HnswParams, tops: Vec<u8>) -> Self {
+        let count = rows.rows();
         let mut upper_blocks = 0u32;
         let upper_at = tops
             .iter()
@@ -337,17 +394,22 @@ mod tests {
     use crate::engine::graph::search::Walk;
     use crate::simd::{LANE, Lane};
 
-    /// Points around 50 centres: closer to real data than uniform noise.
-    pub fn clustered(count: usize, dimension: usize, kind: Distance, seed: u64) -> Vec<Lane> {
+    /// Points near a sheet of six dimensions in a space of more: closer to real data than uniform noise.
+    pub fn sheet(count: usize, dimension: usize, kind: Distance, seed: u64) -> Vec<Lane> {
         let mut rng = StdRng::seed_from_u64(99);
-        let centres: Vec<Vec<f32>> =
-            (0..50).map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+        let axes: Vec<Vec<f32>> =
+            (0..6).map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
         let mut rng = StdRng::seed_from_u64(seed);
         let metric = Metric::new(kind);
         let mut data = Vec::new();
         for _ in 0..count {
-            let centre = &centres[rng.random_range(0..50)];
-            let vector: Vec<f32> = centre.iter().map(|x| x + rng.random_range(-0.5..0.5)).collect();
+            let place: Vec<f32> = axes.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
+            let vector: Vec<f32> = (0..dimension)
+                .map(|at| {
+                    axes.iter().zip(&place).map(|(axis, x)| axis[at] * x).sum::<f32>()
+                        + rng.random_range(-0.1..0.1)
+                })
+                .collect();
             data.extend(metric.row_of(&vector));
         }
         data
@@ -359,11 +421,11 @@ mod tests {
         for (kind, threads) in
             [(Distance::Cosine, 1), (Distance::Dot, 2), (Distance::Euclid, 2), (Distance::Manhattan, 1)]
         {
-            let data = clustered(3000, 24, kind, 1);
-            let queries = clustered(50, 24, kind, 2);
+            let data = sheet(3000, 24, kind, 1);
+            let queries = sheet(50, 24, kind, 2);
             let rows = Matrix::new(&data, 24usize.div_ceil(LANE));
             let metric = Metric::new(kind);
-            let graph = NativeBuilder.build(rows, metric, &params, threads, &|| false).expect("built");
+            let graph = NativeBuilder.build(rows, metric, &params, threads, None, &|| false).expect("built");
             let mut found = 0;
             let mut visited = Visited::default();
             for query in queries.chunks(rows.lanes()) {
@@ -383,15 +445,47 @@ mod tests {
 
     #[test]
     fn building_can_be_cancelled_and_repeated() {
-        let data = clustered(500, 8, Distance::Euclid, 3);
+        let data = sheet(500, 8, Distance::Euclid, 3);
         let rows = Matrix::new(&data, 1);
         let (metric, params) = (Metric::new(Distance::Euclid), HnswParams::default());
         assert!(matches!(
-            NativeBuilder.build(rows, metric, &params, 2, &|| true),
+            NativeBuilder.build(rows, metric, &params, 2, None, &|| true),
             Err(BuildError::Cancelled)
         ));
-        let build = || NativeBuilder.build(rows, metric, &params, 1, &|| false).expect("built");
+        let build = || NativeBuilder.build(rows, metric, &params, 1, None, &|| false).expect("built");
         assert_eq!(build(), build());
+    }
+
+    #[test]
+    fn a_graph_grows_from_an_older_one() {
+        let params = HnswParams { m: 12, ef_construct: 80, ef_search: 64, full_scan_points: 0 };
+        let (kind, metric) = (Distance::Euclid, Metric::new(Distance::Euclid));
+        let data = sheet(3000, 24, kind, 1);
+        let rows = Matrix::new(&data, 2);
+        let older = NativeBuilder.build(Matrix::new(&data[..4000], 2), metric, &params, 1, None, &|| false);
+        let older = older.expect("built");
+        // Every 20th of the 2,000 old rows is gone, the others close ranks; the new rows follow.
+        let mut moves = vec![NONE; 2000];
+        let mut grown = Vec::new();
+        for old in (0..2000u32).filter(|old| old % 20 != 0) {
+            moves[old as usize] = (grown.len() / 2) as u32;
+            grown.extend_from_slice(rows.row(old));
+        }
+        grown.extend_from_slice(&data[4000..]);
+        let rows = Matrix::new(&grown, 2);
+        let seed = Seed { graph: older.view(), moves: &moves };
+        let graph = NativeBuilder.build(rows, metric, &params, 2, Some(&seed), &|| false).expect("built");
+        let mut visited = Visited::default();
+        let mut found = 0;
+        for query in sheet(50, 24, kind, 2).chunks(2) {
+            let near = |node: u32| Near { distance: metric.distance(query, rows.row(node)), node };
+            let mut exact: Vec<Near> = (0..rows.rows() as u32).map(near).collect();
+            exact.sort_unstable();
+            visited.start(rows.rows());
+            let near = Walk { graph: graph.view(), rows, metric, query }.nearest(64, &mut visited);
+            found += near[..10].iter().filter(|near| exact[..10].contains(near)).count();
+        }
+        assert!(found >= 480, "recall {}", found as f64 / 500.0);
     }
 
     #[test]
@@ -401,7 +495,7 @@ mod tests {
             let data = vec![Lane([1.0; LANE]); count];
             let rows = Matrix::new(&data, 1);
             let graph =
-                NativeBuilder.build(rows, metric, &HnswParams::default(), 2, &|| false).expect("built");
+                NativeBuilder.build(rows, metric, &HnswParams::default(), 2, None, &|| false).expect("built");
             let mut visited = Visited::default();
             visited.start(count);
             let query = [Lane([0.0; LANE])];

@@ -3,7 +3,7 @@
 use roaring::RoaringBitmap;
 
 use super::Lookup;
-use super::live::{LiveIndex, float_bounds, integer_bounds};
+use super::live::LiveIndex;
 use crate::engine::config::{FieldKind, FieldSchema};
 use crate::engine::filter::{MatchValue, Range};
 use crate::engine::point::OrderValue;
@@ -167,36 +167,23 @@ fn decode_column<T>(input: &mut Reader<'_>, value: impl Fn(u64) -> T) -> Result<
 }
 
 impl FrozenIndex {
-    /// The stretch of the integer column that lies within the range. The range is monotone over a sorted column.
     fn integers_in(&self, range: &Range) -> &[u32] {
-        let (least, most) = integer_bounds(range);
-        let values = &self.integers.values;
-        let mut start = values.partition_point(|value| *value < least);
-        let mut end = values.partition_point(|value| *value <= most).max(start);
-        while start < end && !range.contains(values[start] as f64) {
-            start += values[start..end].partition_point(|value| *value == values[start]);
-        }
-        while start < end && !range.contains(values[end - 1] as f64) {
-            let last = values[end - 1];
-            end = start + values[start..end].partition_point(|value| *value < last);
-        }
-        &self.integers.rows[start..end]
+        self.integers.within(range, |value| *value as f64)
     }
 
     fn floats_in(&self, range: &Range) -> &[u32] {
-        let (std::ops::Bound::Included(least), std::ops::Bound::Included(most)) = float_bounds(range) else {
-            return &[];
-        };
-        let values = &self.floats.values;
-        let mut start = values.partition_point(|value| *value < least.0);
-        let mut end = values.partition_point(|value| *value <= most.0).max(start);
-        if range.gt == Some(least.0) {
-            start = values.partition_point(|value| *value <= least.0).min(end);
-        }
-        if range.lt == Some(most.0) {
-            end = values.partition_point(|value| *value < most.0).max(start);
-        }
-        &self.floats.rows[start..end]
+        self.floats.within(range, |value| *value)
+    }
+}
+
+impl<T> Column<T> {
+    /// The rows of the values within a range: one stretch, since the column ascends and so do its values as floats.
+    fn within(&self, range: &Range, number: impl Fn(&T) -> f64) -> &[u32] {
+        let upwards = Range { lt: None, lte: None, ..*range };
+        let downwards = Range { gt: None, gte: None, ..*range };
+        let start = self.values.partition_point(|value| !upwards.contains(number(value)));
+        let end = self.values.partition_point(|value| downwards.contains(number(value)));
+        &self.rows[start..end.max(start)]
     }
 }
 

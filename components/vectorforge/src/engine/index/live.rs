@@ -123,19 +123,20 @@ where
 }
 
 /// The keys of an ordered map that a range can reach; the exact bounds are checked value by value at the edges only.
-pub(super) fn float_bounds(range: &Range) -> (Bound<TotalFloat>, Bound<TotalFloat>) {
+fn float_bounds(range: &Range) -> (Bound<TotalFloat>, Bound<TotalFloat>) {
     let least = [range.gt, range.gte].into_iter().flatten().fold(f64::NEG_INFINITY, f64::max);
     let most = [range.lt, range.lte].into_iter().flatten().fold(f64::INFINITY, f64::min);
     (Bound::Included(TotalFloat(least)), Bound::Included(TotalFloat(most)))
 }
 
 /// Likewise for integers, which compare as floats.
-pub(super) fn integer_bounds(range: &Range) -> (i64, i64) {
+fn integer_bounds(range: &Range) -> (i64, i64) {
     let (Bound::Included(TotalFloat(least)), Bound::Included(TotalFloat(most))) = float_bounds(range) else {
         return (i64::MIN, i64::MAX);
     };
     // Beyond 2^53 neighbours share a float: one step of 2048 covers the widest gap below 2^63.
-    ((least.floor() as i64).saturating_sub(2048), (most.ceil() as i64).saturating_add(2048))
+    let slack = |bound: f64| if bound.abs() < 9.0e15 { 0 } else { 2048 };
+    ((least.floor() as i64).saturating_sub(slack(least)), (most.ceil() as i64).saturating_add(slack(most)))
 }
 
 impl Lookup for LiveIndex {

@@ -2,7 +2,7 @@
 //! expected to cost more than the exact scan, which is always there.
 //!
 //! Costs are in units of one distance to a row at a random place in memory; the constants were fitted on 341,479 rows
-//! of 100 dimensions (`benches/vector.rs`, `--fit`).
+//! of 100 dimensions with `benches/plans.rs`.
 
 /// What the planner needs to know.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,12 +34,16 @@ pub enum Plan {
     WalkTwoHop,
 }
 
-/// A distance to a row whose place is known ahead, so that it is fetched in time.
+/// A distance to the next row in memory.
 const SCANNED: f64 = 0.3;
+/// What a gap before that row adds, when all rows around it are left out.
+const GAP: f64 = 0.7;
 /// Distances that a walk measures for each candidate it keeps.
 const MEASURED_PER_EF: f64 = 14.0;
-/// Looking at a link and asking whether it passes.
-const LOOK: f64 = 0.08;
+/// What asking every node makes of a walk.
+const ASKING: f64 = 1.15;
+/// A two-hop walk for each candidate it keeps: distances, and links looked at.
+const TWO_HOP_PER_EF: f64 = 50.0;
 /// Reading a payload to judge it.
 const READ: f64 = 12.0;
 /// Below this fraction a two-hop walk meets too few passing nodes to stay connected.
@@ -54,13 +58,15 @@ pub fn cost(plan: Plan, situation: &Situation) -> f64 {
     match plan {
         // Payloads are read only of rows that would enter the answer: a few times ef.
         Plan::Scan => {
-            candidates as f64 * SCANNED + read * 4.0 * ef / (passing / candidates.max(1) as f64).max(0.01)
+            let gaps = 1.0 - candidates as f64 / rows.max(1.0);
+            candidates as f64 * (SCANNED + GAP * gaps)
+                + read * 4.0 * ef / (passing / candidates.max(1) as f64).max(0.01)
         }
         Plan::Walk => (ef * MEASURED_PER_EF).min(rows),
-        Plan::WalkFiltered => (ef / fraction * MEASURED_PER_EF).min(rows) * (1.0 + read * 0.3),
+        Plan::WalkFiltered => (ef / fraction * MEASURED_PER_EF * ASKING).min(rows) * (1.0 + read * 0.3),
         Plan::WalkTwoHop => {
             let looks = (2.0 * width as f64 / fraction).min((width * width) as f64);
-            ef * (MEASURED_PER_EF + looks * (LOOK + read * 0.5))
+            ef * (TWO_HOP_PER_EF + looks * read)
         }
     }
 }

@@ -8,7 +8,7 @@ use super::sealed::{FieldMeta, Meta};
 use super::view::View;
 use crate::engine::config::{CollectionConfig, FieldSchema};
 use crate::engine::error::EngineError;
-use crate::engine::graph::{BuildError, GraphBuilder};
+use crate::engine::graph::{BuildError, GraphBuilder, Seed};
 use crate::engine::index::frozen::FrozenIndex;
 use crate::engine::index::live::LiveIndex;
 use crate::engine::json_path::JsonPath;
@@ -139,7 +139,9 @@ fn write(
             let map = Map::open(file.aside(), false)?;
             let rows = Matrix::new(bytemuck::cast_slice(&map.bytes()[vectors]), lanes_of(params.dimension));
             let metric = Metric::new(params.distance);
-            let graph = plan.builder.build(rows, metric, &hnsw, plan.threads, plan.cancelled)?;
+            let seed = seed(sources, &moves, index, order.len());
+            let graph =
+                plan.builder.build(rows, metric, &hnsw, plan.threads, seed.as_ref(), plan.cancelled)?;
             file.section(Kind::GraphLevel0, index, bytemuck::cast_slice(&graph.level0))?;
             file.section(Kind::GraphUpper, index, &graph.upper.encode())?;
             field.graph_width = graph.width;
@@ -149,6 +151,15 @@ fn write(
     let meta = serde_json::to_vec(&meta).expect("plain data");
     file.section(Kind::Meta, 0, &meta)?;
     Ok(moves)
+}
+
+/// The graph of the source that brings most of the rows, if that is worth starting from: few of its rows dead, and at
+/// least a third of all rows its own.
+fn seed<'a>(sources: &[View<'a>], moves: &'a Moves, field: usize, rows: usize) -> Option<Seed<'a>> {
+    let (source, moves) = sources.iter().zip(moves).max_by_key(|(view, _)| view.living())?;
+    let graph = source.graph(field)?;
+    let worth = source.living() * 3 >= rows && source.living() * 10 >= source.rows() as usize * 9;
+    worth.then_some(Seed { graph, moves })
 }
 
 fn write_payloads(
