@@ -64,7 +64,9 @@ fn matrix(kind: BlockType, n: usize, k: usize) -> PackedMatrix {
                 if kind == BlockType::Q4_1 {
                     block[2..4].copy_from_slice(&0xa466u16.to_le_bytes());
                 }
-                block[4..].iter_mut().filter(|b| **b == 128).for_each(|b| *b = 1);
+                if kind == BlockType::Q8_0 {
+                    block[2..].iter_mut().filter(|b| **b == 128).for_each(|b| *b = 1);
+                }
             }
         }
     }
