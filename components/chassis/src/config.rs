@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_setting_and_its_source() {
-        let table: &[(Option<&str>, &[(&str, &str)], &[&str], &[&str])] = &[
+        type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+        let table: &[Case<'_>] = &[
             (Some("limits: {sise: 1}"), &[], &[], &["unknown field `sise`", "expected `size`", "demo.yaml"]),
             (Some("- a"), &[], &[], &["expected a mapping", "a list"]),
             (Some("a: [b"), &[], &[], &["demo.yaml"]),

@@ -162,7 +162,10 @@ fn unpack(wheel: &Path, staging: &Path, package: &Package) -> Result<()> {
 
 fn folder_megabytes(folder: &Path) -> u64 {
     let files = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
-    let bytes: u64 =
-        files.filter_map(|entry| entry.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
+    let bytes: u64 = files
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(std::fs::Metadata::is_file)
+        .map(|metadata| metadata.len())
+        .sum();
     bytes.div_ceil(1_000_000)
 }

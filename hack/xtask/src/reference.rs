@@ -55,7 +55,8 @@ fn walk(root: &Value, schema: &Value, defaults: &Value, path: &str, rows: &mut V
         let target = resolve(root, property)?;
         let default = defaults.get(name).unwrap_or(&Value::Null);
         let meaning = property.get("description").or_else(|| target.get("description"));
-        let meaning = meaning.and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|");
+        let meaning =
+            meaning.and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|");
         let list = target.get("items").map(|items| resolve(root, items)).transpose()?;
         let inner = list.filter(|items| items.get("properties").is_some());
         if target.get("properties").is_some() {
@@ -64,7 +65,11 @@ fn walk(root: &Value, schema: &Value, defaults: &Value, path: &str, rows: &mut V
             }
             walk(root, target, default, &path, rows)?;
         } else {
-            rows.push(Row { path: path.clone(), default: shown(default), meaning: meaning + &choices(root, target) });
+            rows.push(Row {
+                path: path.clone(),
+                default: shown(default),
+                meaning: meaning + &choices(root, target),
+            });
             if let Some(inner) = inner {
                 walk(root, inner, &Value::Null, &format!("{path}[]"), rows)?;
             }
@@ -81,7 +86,9 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> Result<&'a Value> {
     }
     for key in ["anyOf", "allOf"] {
         let mut options = schema.get(key).and_then(Value::as_array).into_iter().flatten();
-        if let Some(option) = options.find(|option| option.get("type").and_then(Value::as_str) != Some("null")) {
+        if let Some(option) =
+            options.find(|option| option.get("type").and_then(Value::as_str) != Some("null"))
+        {
             return resolve(root, option);
         }
     }
@@ -93,12 +100,14 @@ fn choices(root: &Value, schema: &Value) -> String {
     let named = |option: &Value| -> Option<String> {
         let option = resolve(root, option).ok()?;
         let name = option.get("const").or_else(|| option.get("enum")?.get(0))?.as_str()?.to_owned();
-        let meaning = option.get("description").and_then(Value::as_str).map(|text| text.trim_end_matches('.'));
+        let meaning =
+            option.get("description").and_then(Value::as_str).map(|text| text.trim_end_matches('.'));
         Some(meaning.map_or_else(|| format!("`{name}`"), |meaning| format!("`{name}` ({meaning})")))
     };
     let listed = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(named);
     let plain = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-    let all: Vec<_> = listed.chain(plain.filter_map(|value| Some(format!("`{}`", value.as_str()?)))).collect();
+    let all: Vec<_> =
+        listed.chain(plain.filter_map(|value| Some(format!("`{}`", value.as_str()?)))).collect();
     if all.is_empty() { String::new() } else { format!(" One of {}.", all.join(", ")) }
 }
 

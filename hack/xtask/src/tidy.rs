@@ -32,7 +32,6 @@ const FENCED: &[(&str, &[&str])] = &[
     ("k8s-openapi", &["aistack-crds", "aistack-operator", "aistack", "modelhub", "e2e"]),
     ("cudarc", &["tinykernels"]),
     ("openraft", &["replication"]),
-    ("anyhow", &["xtask", "e2e"]),
 ];
 
 /// Folders whose code may say `cfg(feature = "cuda")`.
@@ -171,6 +170,11 @@ fn source(root: &Path, file: &walkdir::DirEntry, findings: &mut Vec<String>) -> 
         in_tests |= line.trim_start().starts_with("#[cfg(test)]");
         if line.contains("feature = \"cuda\"") && !CUDA.iter().any(|place| path.contains(place)) {
             findings.push(format!("{at}: cfg(feature = \"cuda\") belongs in kernels and the executors"));
+        }
+        let is_main = path.ends_with("/main.rs") || path.starts_with("e2e/");
+        if !in_tests && !is_main && line.contains("anyhow") && !line.trim_start().starts_with("//") {
+            findings
+                .push(format!("{at}: anyhow belongs in main, xtask and e2e; a library has an error enum"));
         }
         if line.trim_start().starts_with("#[ignore") {
             findings.push(format!("{at}: #[ignore] hides a test; give it a make target or delete it"));
