@@ -3,7 +3,7 @@
 The cache is flushed by reading, not by writing as triton.testing.do_bench does: lines a write leaves dirty are written back during the timed
 call, at the cost of as many bytes as it reads.
 
-Prints one JSON line a measurement. Peers out of the vLLM wheel are used where `--peers FOLDER` holds them (hack/gpu/peers.sh packs them).
+Prints one JSON line a measurement. Peers out of the vLLM wheel are used where `--peers FOLDER` holds them (hack/gpu/peers.py packs them).
 """
 
 import argparse
