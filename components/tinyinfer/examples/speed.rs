@@ -20,7 +20,7 @@ fn main() {
             generate(executor.as_mut(), number(4), number(5), number(6));
         }
         ("embed", LoadedModel::Embedder { embedder, .. }) => {
-            embed(embedder.as_ref(), number(3), number(4), number(5))
+            embed(embedder.as_ref(), number(3), number(4), number(5));
         }
         _ => panic!("generate takes a generator, embed an encoder"),
     }
