@@ -127,7 +127,7 @@ async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> 
     }
     let request = if is_grpc { request } else { request.map(|body| bounded(body, guard)) };
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response.map(|body| Body::new(Held { body, _permit: permit, _span: span.clone() })),
+        Ok(response) => response.map(|body| Body::new(Held { body, _permit: permit, span: span.clone() })),
         Err(_) => {
             // The panic hook has printed where; the client learns only that it is our fault.
             refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the server's log has the details")
@@ -167,7 +167,7 @@ fn refusal(error: ErrorBody, is_grpc: bool, status: StatusCode, sentence: &str) 
 struct Held {
     body: Body,
     _permit: OwnedSemaphorePermit,
-    _span: Span,
+    span: Span,
 }
 
 impl HttpBody for Held {
@@ -175,10 +175,13 @@ impl HttpBody for Held {
     type Error = axum::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = self.get_mut();
+        // A span ends with its last exit: a streamed reply's ends with its last frame.
+        let _in_span = this.span.enter();
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
