@@ -26,6 +26,7 @@ pub mod engine;
 pub mod executor;
 pub mod gguf;
 pub mod grpc;
+mod mmap;
 pub mod model;
 pub mod openai;
 pub mod sampling;

@@ -7,7 +7,6 @@
 mod parse;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -233,10 +232,7 @@ pub struct Gguf {
 impl Gguf {
     /// Maps and parses a file.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        #[allow(unsafe_code)]
-        // SAFETY: the map is read-only and private to this value; model files are not modified in place.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = crate::mmap::read_only(path)?;
         let header = Header::parse(&map)?;
         Ok(Self { header, map })
     }

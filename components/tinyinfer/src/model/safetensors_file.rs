@@ -1,6 +1,5 @@
 //! Tensors of a safetensors file by name, every shape checked. The crate `safetensors` checks the header against the file.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -26,10 +25,7 @@ pub(super) struct Tensors<'a> {
 impl SafetensorsFile {
     pub(super) fn open(path: PathBuf) -> Result<Self, LoadError> {
         let error = |source| LoadError::Read { path: path.clone(), source };
-        let file = File::open(&path).map_err(error)?;
-        #[allow(unsafe_code)]
-        // SAFETY: the map is read-only and private to this value; model files are not modified in place.
-        let map = unsafe { Mmap::map(&file).map_err(error)? };
+        let map = crate::mmap::read_only(&path).map_err(error)?;
         Ok(Self { path, map })
     }
 
