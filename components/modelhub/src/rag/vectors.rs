@@ -374,10 +374,40 @@ fn store_error(operation: &'static str, endpoint: &str, error: &QdrantError) -> 
                     | Code::ResourceExhausted
                     | Code::Unknown
             );
-            let cause = std::error::Error::source(status).map(crate::innermost);
-            (cause.unwrap_or_else(|| status.message().to_owned()), missing, passing)
+            // The client reports a connection that failed as an internal error with its innards printed.
+            if status.code() == Code::Internal && status.message().starts_with("Failed to connect") {
+                let refused = status.message().contains("refused");
+                let reason = if refused { "connection refused" } else { "no connection" };
+                (reason.to_owned(), false, true)
+            } else {
+                let cause = std::error::Error::source(status).map(crate::innermost);
+                (cause.unwrap_or_else(|| status.message().to_owned()), missing, passing)
+            }
         }
         other => (crate::innermost(other), false, matches!(other, QdrantError::Io(_))),
     };
     VectorError::Store { operation, endpoint: endpoint.to_owned(), reason, missing, passing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_says_becomes_what_to_do() {
+        use tonic::Status;
+        let lost = "Failed to connect to http://h:1/: tonic::transport::Error(Transport, … \"Connection refused\" …)";
+        let cases = [
+            (Status::internal(lost), "vector_store_unavailable", "connection refused"),
+            (Status::unavailable("closing"), "vector_store_unavailable", "closing"),
+            (Status::not_found("Collection `x` doesn't exist!"), "collection_missing", "doesn't exist"),
+            (Status::invalid_argument("Wrong input: vector"), "vector_store_error", "Wrong input"),
+        ];
+        for (status, code, part) in cases {
+            let error = store_error("search", "http://h:1", &QdrantError::ResponseError { status });
+            let error = ApiError::from(error);
+            assert_eq!(error.code, code, "{error}");
+            assert!(error.message.contains(part) && !error.message.contains("tonic::"), "{error}");
+        }
+    }
 }
