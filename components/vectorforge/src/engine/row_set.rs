@@ -79,7 +79,8 @@ impl RowSet {
 
     /// Number of rows in the set.
     pub fn count(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
+        // Counting bits is slow on processors of the baseline, and small sets have mostly empty words.
+        self.words.iter().filter(|word| **word != 0).map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether no row is in.

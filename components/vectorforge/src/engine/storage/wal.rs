@@ -85,9 +85,11 @@ impl Wal {
         let mut older_bytes = 0;
         let count = files.len();
         let mut tail_length = 0;
+        let mut ends_at = after;
         for (index, (first, path)) in files.iter().enumerate() {
             let bytes = fs::read(path).map_err(EngineError::io("read", path))?;
             let scanned = scan(path, &bytes, *first, index + 1 == count)?;
+            ends_at = first + scanned.records.len() as u64 - 1;
             for (operation, range) in scanned.records {
                 if operation > after {
                     if operation != last + 1 {
@@ -107,8 +109,7 @@ impl Wal {
             }
         }
         let tail = match files.pop() {
-            // A file whose very header was torn holds nothing; it is founded again.
-            Some((first, path)) if tail_length >= FILE_HEADER as u64 => {
+            Some((first, path)) if tail_length >= FILE_HEADER as u64 && ends_at == last => {
                 let file =
                     OpenOptions::new().write(true).open(&path).map_err(EngineError::io("open", &path))?;
                 file.sync_all().map_err(EngineError::io("sync", &path))?;
@@ -123,8 +124,10 @@ impl Wal {
                     refused: None,
                 }
             }
-            torn => {
-                if let Some((_, path)) = torn {
+            spent => {
+                // Its very header was torn, so it holds nothing; or it ends before what the caller has elsewhere, and
+                // what follows would leave a gap. Either way nobody needs it.
+                if let Some((_, path)) = spent {
                     durable::remove(&path)?;
                 }
                 let (file, path) = found(dir, last + 1)?;
@@ -482,6 +485,17 @@ mod tests {
             let Err(error) = collect(dir.path(), 0) else { panic!("bit {bit} went unnoticed") };
             assert!(error.to_string().contains(".wal"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_log_that_ends_before_the_checkpoint_starts_anew_behind_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        filled(dir.path());
+        let (wal, entries) = collect(dir.path(), 9).expect("opened");
+        assert!(entries.is_empty());
+        assert_eq!(wal.append("c", b"ten").expect("appended"), 10);
+        drop(wal);
+        assert_eq!(collect(dir.path(), 9).expect("opened").1, [(10, b"ten".to_vec())]);
     }
 
     #[test]
