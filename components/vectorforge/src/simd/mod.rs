@@ -52,7 +52,11 @@ pub struct Kernels {
 /// The fastest kernels that this machine runs.
 pub fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| *available().last().expect("the scalar kernels are always there"))
+    CHOSEN.get_or_init(|| {
+        let chosen = *available().last().expect("the scalar kernels are always there");
+        tracing::info!(instruction_set = chosen.name, "distance kernels");
+        chosen
+    })
 }
 
 /// All kernels that this machine runs, slowest first.
@@ -77,6 +81,7 @@ pub fn lanes_of(dimension: usize) -> usize {
 }
 
 /// Copies a vector into padded lanes.
+#[cfg(test)]
 pub fn to_lanes(vector: &[f32]) -> Vec<Lane> {
     let mut lanes = vec![Lane([0.0; LANE]); lanes_of(vector.len())];
     copy_into_lanes(vector, &mut lanes);
