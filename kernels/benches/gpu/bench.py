@@ -83,8 +83,8 @@ def times(calls, rounds=ROUNDS):
 
 
 def row(id_, what, ours, peer, unit, peer_version, better="higher", **more):
-    """ours and peer in `unit`; ratio is ours over peer where higher is better, peer over ours where lower is."""
-    ratio = None if peer is None else (ours / peer if better == "higher" else peer / ours)
+    """ours and peer in `unit`; ratio is ours over peer, and `better` says which way is good."""
+    ratio = None if peer is None else ours / peer
     line = {"id": id_, "what": what, "ours": round(ours, 2), "peer": peer and round(peer, 2), "unit": unit, "better": better,
             "ratio": ratio and round(ratio, 4), "peer_version": peer_version, "machine": MACHINE, "commit": ARGS.commit,
             "date": time.strftime("%Y-%m-%d"), "runs": ROUNDS, **more, "clocks": clocks()}
