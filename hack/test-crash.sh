@@ -2,6 +2,8 @@
 # 200 kill -9 rounds against TinyKV and VectorForge under write load, each with a ledger of what was acknowledged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export TINYKV_KILL_ROUNDS=${ROUNDS:-200} VECTORFORGE_KILL_ROUNDS=${ROUNDS:-200}
-cargo test --release -p tinykv --test kill
-cargo test --release -p vectorforge --test kill
+: "${CARGO_TARGET_DIR:=$PWD/target}"
+export CARGO_TARGET_DIR TINYKV_KILL_ROUNDS=${ROUNDS:-200} VECTORFORGE_KILL_ROUNDS=${ROUNDS:-200}
+cargo build --release --workspace --bins
+(cd e2e/peers/etcd && PEER_TINYKV=$CARGO_TARGET_DIR/release/tinykv go test -count=1 -timeout 60m ./crash)
+cargo test --release -p vectorforge --test engine_faults

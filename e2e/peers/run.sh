@@ -65,5 +65,16 @@ else
   echo '   no npm on this machine: the JavaScript client was not run'
 fi
 
-echo '-- etcd: etcdctl and the clients of other languages'
-e2e/peers/etcd/run.sh
+if command -v go >/dev/null; then
+  echo '-- etcd: etcdctl of two ages, the Python client; then the same operations against etcd itself, and kill -9'
+  cache=$HOME/.cache/aistack/etcd
+  mkdir -p "$cache"
+  (cd e2e/peers/etcd && go build -o "$cache/etcd" ./cmd/etcd)
+  e2e/peers/etcd/clients.sh "$bin/tinykv"
+  (cd e2e/peers/etcd && PEER_ETCD=$cache/etcd PEER_TINYKV=$bin/tinykv go test -count=1 ./differential ./crash ./faults)
+
+  echo '-- kubernetes: the kinds and the examples before the code of the API server'
+  e2e/peers/apiserver/run.sh
+else
+  echo '-- etcd and kubernetes: no Go on this machine, so their own code was not run'
+fi
