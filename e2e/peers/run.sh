@@ -71,7 +71,7 @@ if command -v go >/dev/null; then
   mkdir -p "$cache"
   (cd e2e/peers/etcd && go build -o "$cache/etcd" ./cmd/etcd)
   e2e/peers/etcd/clients.sh "$bin/tinykv"
-  (cd e2e/peers/etcd && PEER_ETCD=$cache/etcd PEER_TINYKV=$bin/tinykv go test -count=1 ./differential ./crash ./faults)
+  (cd e2e/peers/etcd && PEER_ETCD=$cache/etcd PEER_TINYKV=$bin/tinykv go test -count=1 -p 1 ./differential ./crash ./faults)
 
   echo '-- kubernetes: the kinds and the examples before the code of the API server'
   e2e/peers/apiserver/run.sh

@@ -94,7 +94,10 @@ impl TinyinferConfig {
             return Err(TinyinferConfigError::Zero { field });
         }
         if self.step_tokens < self.max_running {
-            return Err(TinyinferConfigError::StepTokens { step: self.step_tokens, running: self.max_running });
+            return Err(TinyinferConfigError::StepTokens {
+                step: self.step_tokens,
+                running: self.max_running,
+            });
         }
         if self.listen_http.port() != 0 && self.listen_http == self.listen_grpc {
             return Err(TinyinferConfigError::SameAddress { address: self.listen_http });
@@ -128,7 +131,9 @@ pub enum TinyinferConfigError {
         field: &'static str,
     },
     /// Some running sequences would never get their token.
-    #[error("step_tokens is {step} and max_running {running}; a step must hold one token for each running sequence")]
+    #[error(
+        "step_tokens is {step} and max_running {running}; a step must hold one token for each running sequence"
+    )]
     StepTokens {
         /// Tokens a step.
         step: usize,

@@ -178,7 +178,9 @@ pub enum TinykvConfigError {
         election: u64,
     },
     /// A segment must hold more than one large write.
-    #[error("raft.segment_bytes is {segment}; it must be at least {least}, four times request_limits.max_request_bytes")]
+    #[error(
+        "raft.segment_bytes is {segment}; it must be at least {least}, four times request_limits.max_request_bytes"
+    )]
     Segment {
         /// The size given.
         segment: u64,
