@@ -17,7 +17,7 @@ step 'packages' hack/setup.sh run
 step 'packages for tests' hack/setup.sh test
 step 'formatting' cargo fmt --all --check
 step 'build' cargo build --release --workspace --bins
-step 'models' cargo xtask models
+step 'models' "$CARGO_TARGET_DIR/release/xtask" models
 step 'lints' cargo clippy --release --workspace --all-targets -- -D warnings
 step 'peers' e2e/peers/run.sh
 step 'quickstart' e2e/quickstart.sh

@@ -50,5 +50,5 @@ pids+=($!)
 wait_for "http://127.0.0.1:$client/health" "$work/etcd.log"
 wait_for "http://127.0.0.1:$chat/v1/models" "$work/llama.log"
 export MODELHUB_TEST_ETCD=http://127.0.0.1:$client MODELHUB_TEST_CHAT=http://127.0.0.1:$chat
-(cd "$root" && cargo test --release -p modelhub --test suite)
+(cd "$root" && cargo test --release --workspace --test suite)
 echo "ok: ModelHub's suite on $("$etcd" --version | head -n 1) and llama-cpp-python's server"
