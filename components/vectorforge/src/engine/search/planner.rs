@@ -37,7 +37,7 @@ pub enum Plan {
 /// A distance to the next row in memory.
 const SCANNED: f64 = 0.3;
 /// What a gap before that row adds, when all rows around it are left out.
-const GAP: f64 = 0.7;
+const GAP: f64 = 0.05;
 /// Distances that a walk measures for each candidate it keeps.
 const MEASURED_PER_EF: f64 = 14.0;
 /// What asking every node makes of a walk.
@@ -133,6 +133,13 @@ mod tests {
         ] {
             assert_eq!(choose(&situation(341_479, fraction)), expected, "{fraction}");
         }
+    }
+
+    #[test]
+    fn a_wide_search_of_a_tenth_is_scanned() {
+        // Measured: 656 us against 780 us for the two-hop walk.
+        assert_eq!(choose(&Situation { ef: 256, ..situation(341_479, 0.1) }), Plan::Scan);
+        assert_eq!(choose(&Situation { ef: 256, ..situation(341_479, 0.2) }), Plan::WalkTwoHop);
     }
 
     #[test]
