@@ -36,9 +36,11 @@ build
 
 "$bin/aistack" up --detach -f examples/quickstart/stack.yaml || [ $? -eq 3 ] # 3: it runs already
 
+echo "  ingest  examples/quickstart/handbook"
+printf '            '
 "$bin/modelhub" rag ingest handbook examples/quickstart/handbook
 
-echo
+printf '  ask     %s\n' "$question"
 "$bin/aistack" ask --rag handbook "$question"
 
 path=
