@@ -337,7 +337,7 @@ fn line(
 ) -> serde_json::Value {
     json!({
         "id": id, "what": what, "ours": ours, "peer": peer, "unit": unit, "ratio": peer.map(|peer| ours / peer),
-        "peer_version": peer.map(|_| "hnsw_rs 0.3.5"), "machine": machine(), "commit": said_by("git", &["rev-parse", "--short", "HEAD"]),
+        "peer_version": peer.map(|_| if what.contains("our own exact scan") { "vectorforge, exact scan" } else { "hnsw_rs 0.3.5" }), "machine": machine(), "commit": said_by("git", &["rev-parse", "--short", "HEAD"]),
         "date": said_by("date", &["-u", "+%F"]), "runs": options.rounds,
     })
 }
