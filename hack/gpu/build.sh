@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Builds what a machine with a GPU needs into .gpu/ (not tracked): the library under the Python package and the Rust tests.
+# Builds what a machine with a GPU needs into $GPU_FOLDER (default .gpu, not tracked): the library under the Python package and the Rust tests.
 set -eu
 cd "$(dirname "$0")/../.."
-mkdir -p .gpu/tests
+to=${GPU_FOLDER:-.gpu}
+mkdir -p "$to"/tests
 cargo build --release -p tinykernels --features cuda --example tinykernels_native
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
-install -s "$target/release/examples/libtinykernels_native.so" .gpu/
-rm -f .gpu/tests/*
+install -s "$target/release/examples/libtinykernels_native.so" "$to"/
+rm -f "$to"/tests/*
 cargo test --release -p tinykernels --features cuda --test gpu --no-run --message-format json 2>/dev/null |
   python3 -c 'import json,sys
 for l in sys.stdin:
     m=json.loads(l)
-    if m.get("executable") and m["target"]["name"]=="gpu": print(m["executable"])' | while read -r f; do install -s "$f" .gpu/tests/gpu; done
-git rev-parse --short HEAD >.gpu/commit
-ls -l .gpu .gpu/tests
+    if m.get("executable") and m["target"]["name"]=="gpu": print(m["executable"])' | while read -r f; do install -s "$f" "$to"/tests/gpu; done
+git rev-parse --short HEAD >"$to"/commit
+ls -l "$to" "$to"/tests

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into .gpu/.
+# On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into $GPU_FOLDER (default .gpu).
 #   hack/gpu/device.sh [check|bench|sanitize]...      OUT is where results go (default: out/gpu)
 set -u
+from=${GPU_FOLDER:-.gpu}
 out=${OUT:-out/gpu}; mkdir -p "$out"
-export TINYKERNELS_NATIVE=$PWD/.gpu/libtinykernels_native.so PYTHONPATH=$PWD/kernels/python PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-commit=$(cat .gpu/commit 2>/dev/null || echo unknown)
+export TINYKERNELS_NATIVE=$PWD/$from/libtinykernels_native.so PYTHONPATH=$PWD/kernels/python PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+commit=$(cat "$from"/commit 2>/dev/null || echo unknown)
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit --format=csv,noheader
 peers=/tmp/peers; mkdir -p $peers
-for f in fa3 vllm_c; do [ -e .gpu/$f.so.xz ] && [ ! -e $peers/$f.so ] && { xz -d -T4 -c .gpu/$f.so.xz >$peers/$f.so & }; done
-cp .gpu/scalar_type.py $peers/ 2>/dev/null
+for f in fa3 vllm_c; do [ -e $from/$f.so.xz ] && [ ! -e $peers/$f.so ] && { xz -d -T4 -c $from/$f.so.xz >$peers/$f.so & }; done
+cp $from/scalar_type.py $peers/ 2>/dev/null
 status=0
 for step in "${@:-check}"; do
   case $step in
   check) python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
-  rust) for t in .gpu/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
+  rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize) PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/check.py norm silu decode w4 linear >"$out/sanitize.txt" 2>&1 || status=1; tail -5 "$out/sanitize.txt" ;;
   esac
