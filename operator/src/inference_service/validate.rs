@@ -13,7 +13,7 @@ use crate::problem::Problem;
 
 /// vLLM's own server image, when a manifest names no repository.
 const VLLM_IMAGE: &str = "vllm/vllm-openai";
-const VLLM_TAG: &str = "v0.11.0";
+const VLLM_TAG: &str = "v0.24.0";
 
 /// An InferenceService that can be built.
 #[derive(Clone, Debug, PartialEq)]
