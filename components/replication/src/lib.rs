@@ -38,6 +38,7 @@ pub mod log;
 mod raft;
 mod reads;
 mod replicated;
+mod thread;
 
 pub use raft::{Checkpoint, NodeId, StateMachine};
 pub use replicated::{GroupOptions, GroupStatus, ProposeError, Replicated, StartError};

@@ -5,6 +5,7 @@ use crate::replicated::ProposeError;
 use openraft::Raft;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -17,9 +18,12 @@ pub struct ReadGate {
 }
 
 impl ReadGate {
-    pub fn start<S: StateMachine>(raft: Raft<Types<Option<S::Response>>, Machine<S>>) -> Self {
+    pub fn start<S: StateMachine>(
+        raft: Raft<Types<Option<S::Response>>, Machine<S>>,
+        runtime: &Handle,
+    ) -> Self {
         let (queue, waiters) = mpsc::unbounded_channel();
-        Self { queue, task: tokio::spawn(rounds(raft, waiters)) }
+        Self { queue, task: runtime.spawn(rounds(raft, waiters)) }
     }
 
     pub async fn pass(&self) -> Result<(), ProposeError> {

@@ -5,6 +5,7 @@ use crate::raft::{
     Machine, NoPeers, NodeId, Payload, Position, SnapshotRule, Snapshots, StateMachine, Storage, Types,
 };
 use crate::reads::ReadGate;
+use crate::thread::RaftThread;
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::type_config::alias::WatchReceiverOf;
@@ -71,6 +72,9 @@ pub enum StartError {
     /// The snapshot directory.
     #[error("cannot use the snapshot directory: {0}")]
     Snapshots(#[source] io::Error),
+    /// Raft's thread cannot be started.
+    #[error("cannot start the thread that Raft runs on: {0}")]
+    Thread(#[source] io::Error),
     /// The state machine does not know its position.
     #[error("cannot read the state machine's position: {0}")]
     Position(#[source] io::Error),
@@ -131,6 +135,7 @@ pub struct Replicated<S: StateMachine> {
     node: NodeId,
     snapshots: JoinHandle<()>,
     recovery: Recovery,
+    thread: RaftThread,
 }
 
 /// How long the log may take to be applied again at start.
@@ -161,14 +166,22 @@ impl<S: StateMachine> Replicated<S> {
             since: (0, 0),
         };
         let config = Arc::new(config_of(&options)?);
-        let raft: RaftOf<S> = Raft::new(options.node, config, NoPeers, storage, machine)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
-        lead(&raft, &options).await?;
-        let snapshots = tokio::spawn(take_snapshots(raft.clone(), due));
-        let reads = ReadGate::start(raft.clone());
+        let thread = RaftThread::start().map_err(StartError::Thread)?;
+        let node = options.node;
+        let start = async move {
+            let raft: RaftOf<S> = Raft::new(node, config, NoPeers, storage, machine)
+                .await
+                .map_err(|error| StartError::Raft(error.to_string()))?;
+            lead(&raft, &options).await?;
+            Ok(raft)
+        };
+        let raft = thread.run(start).await.unwrap_or_else(|| {
+            Err(StartError::Raft("its thread has ended; the log of this process says why".to_owned()))
+        })?;
+        let snapshots = thread.handle().spawn(take_snapshots(raft.clone(), due));
+        let reads = ReadGate::start(raft.clone(), thread.handle());
         let metrics = raft.metrics();
-        Ok(Self { raft, metrics, reads, log, node: options.node, snapshots, recovery })
+        Ok(Self { raft, metrics, reads, log, node, snapshots, recovery, thread })
     }
 
     /// What was found in the log at start.
@@ -219,15 +232,16 @@ impl<S: StateMachine> Replicated<S> {
     /// Resolves, with the reason, when the group has stopped for good: the disk failed, or the
     /// state machine did. The process should exit; after a restart the disk decides.
     pub async fn stopped(&self) -> String {
-        let mut metrics = self.raft.metrics();
+        // These change with leaders and members, not with every command, and end with the group.
+        let mut server = self.raft.server_metrics();
         loop {
+            let ended = openraft::async_runtime::WatchReceiver::changed(&mut server).await.is_err();
             let state =
-                openraft::async_runtime::WatchReceiver::borrow_watched(&metrics).running_state.clone();
-            if let Err(fatal) = state {
-                return self.reason(&fatal);
-            }
-            if openraft::async_runtime::WatchReceiver::changed(&mut metrics).await.is_err() {
-                return self.reason(&Fatal::Stopped);
+                openraft::async_runtime::WatchReceiver::borrow_watched(&self.metrics).running_state.clone();
+            match state {
+                Err(fatal) => return self.reason(&fatal),
+                Ok(()) if ended => return self.reason(&Fatal::Stopped),
+                Ok(()) => {}
             }
         }
     }
@@ -245,6 +259,7 @@ impl<S: StateMachine> Replicated<S> {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the group did not stop in good order");
         }
+        self.thread.stop().await;
     }
 
     fn reason(&self, fatal: &Fatal<Types1<S>>) -> String {

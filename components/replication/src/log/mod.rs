@@ -1,7 +1,8 @@
 //! The process's one log: append-only, segmented, checksummed, shared by every Raft group.
 //!
 //! Writers hand records to a queue; one thread drains it, writes all that is waiting as one
-//! frame, calls fdatasync once, and only then reports each of them done. An error of the disk
+//! frame, calls fdatasync once, and only then reports each of them done. A write that finds the
+//! queue empty may be done where it is asked for. An error of the disk
 //! poisons the log: everything waiting and everything later is refused with that error,
 //! because after a failed fdatasync nobody knows what the disk holds.
 //!
@@ -206,6 +207,18 @@ pub struct GroupLog {
 impl GroupLog {
     /// Appends entries. They are readable at once; `done` is called after they are durable.
     pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), LogError> {
+        let job = self.take_in(entries, done);
+        self.queue.send(job)
+    }
+
+    /// Like [`append`](Self::append), but when nothing else is being written the caller's thread
+    /// writes, and `done` is called before this returns.
+    pub fn append_here(&self, entries: Vec<Entry>, done: Done) -> Result<(), LogError> {
+        let job = self.take_in(entries, done);
+        self.queue.write_here(job)
+    }
+
+    fn take_in(&self, entries: Vec<Entry>, done: Done) -> Job {
         let mut records = Vec::with_capacity(entries.len());
         {
             let mut state = self.state.lock();
@@ -220,7 +233,7 @@ impl GroupLog {
             }
             state.shrink_cache(self.cache_bytes);
         }
-        self.queue.send(Job { records, sync: true, done: Some(done) })
+        Job { records, sync: true, done: Some(done) }
     }
 
     /// Saves the vote; `done` is called after it is durable.

@@ -1,13 +1,15 @@
-//! The thread that owns the end of the log.
+//! The end of the log: a thread writes what is queued; a lone write needs no thread.
 
 use super::record::{self, EntryId, Record};
 use super::segment::{self, SEGMENT_HEADER, Segment, SegmentFile};
 use super::{LogError, LogOptions, Place, Shared, frame};
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,12 +34,33 @@ pub struct Job {
 pub struct Handle {
     queue: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    writer: Arc<Mutex<Writer>>,
+    shared: Arc<Shared>,
+    /// Jobs sent whose outcome has not been reported.
+    pending: Arc<AtomicUsize>,
 }
 
 impl Handle {
+    /// Hands a job to the log's thread, which writes it together with what else waits.
     pub fn send(&self, job: Job) -> Result<(), LogError> {
         let closed = || LogError::Stopped("its writer has ended".to_owned());
+        self.pending.fetch_add(1, Ordering::AcqRel);
         self.queue.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())
+    }
+
+    /// Writes a job on the caller's thread if nothing else waits; hands it over otherwise. A
+    /// lone write spares two changes of threads so.
+    pub fn write_here(&self, job: Job) -> Result<(), LogError> {
+        // Whoever calls has sent every earlier job of its group: with none pending, this one
+        // overtakes nothing.
+        if self.pending.load(Ordering::Acquire) > 0 {
+            return self.send(job);
+        }
+        let Some(mut writer) = self.writer.try_lock() else { return self.send(job) };
+        let failure = writer.commit(&self.shared, std::slice::from_ref(&job));
+        drop(writer);
+        report(std::iter::once(job), failure.as_deref());
+        Ok(())
     }
 }
 
@@ -51,13 +74,52 @@ impl Drop for Handle {
     }
 }
 
-pub fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Handle, LogError> {
+pub fn start(shared: Arc<Shared>, writer: Writer) -> Result<Handle, LogError> {
     let (queue, jobs) = crossbeam_channel::unbounded();
-    let thread = std::thread::Builder::new()
-        .name("raft-log".to_owned())
-        .spawn(move || writer.run(&shared, &jobs))
-        .map_err(LogError::Thread)?;
-    Ok(Handle { queue: Some(queue), thread: Some(thread) })
+    let writer = Arc::new(Mutex::new(writer));
+    let pending = Arc::new(AtomicUsize::new(0));
+    let thread = {
+        let (shared, writer, pending) = (Arc::clone(&shared), Arc::clone(&writer), Arc::clone(&pending));
+        std::thread::Builder::new()
+            .name("raft-log".to_owned())
+            .spawn(move || run(&shared, &writer, &pending, &jobs))
+            .map_err(LogError::Thread)?
+    };
+    Ok(Handle { queue: Some(queue), thread: Some(thread), writer, shared, pending })
+}
+
+fn run(shared: &Shared, writer: &Mutex<Writer>, pending: &AtomicUsize, jobs: &Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut writer = writer.lock();
+        let mut size = weight(&first);
+        let mut batch = vec![first];
+        while size < FRAME_TARGET
+            && let Ok(job) = jobs.try_recv()
+        {
+            size += weight(&job);
+            batch.push(job);
+        }
+        let failure = writer.commit(shared, &batch);
+        drop(writer);
+        let count = batch.len();
+        report(batch.into_iter(), failure.as_deref());
+        pending.fetch_sub(count, Ordering::AcqRel);
+    }
+    if shared.stopped.lock().is_none() {
+        let seal = Job { records: vec![Record::Seal], sync: true, done: None };
+        if let Some(error) = writer.lock().commit(shared, &[seal]) {
+            tracing::warn!(%error, "the log could not be sealed");
+        }
+    }
+}
+
+fn report(batch: impl Iterator<Item = Job>, failure: Option<&str>) {
+    for done in batch.filter_map(|job| job.done) {
+        done(match failure {
+            None => Ok(()),
+            Some(reason) => Err(io::Error::other(reason.to_owned())),
+        });
+    }
 }
 
 /// The end of the log.
@@ -72,47 +134,24 @@ pub struct Writer {
     /// Length of the active segment.
     pub capacity: u64,
     pub next_sequence: u64,
+    /// Kept from frame to frame.
+    pub buffer: Vec<u8>,
 }
 
 impl Writer {
-    fn run(&mut self, shared: &Shared, jobs: &Receiver<Job>) {
-        let mut buffer = Vec::new();
-        while let Ok(first) = jobs.recv() {
-            let mut batch = vec![first];
-            let mut size = weight(&batch[0]);
-            while size < FRAME_TARGET
-                && let Ok(job) = jobs.try_recv()
-            {
-                size += weight(&job);
-                batch.push(job);
-            }
-            let stopped = shared.stopped.lock().clone();
-            let outcome = match stopped {
-                Some(reason) => Err(LogError::Stopped(reason)),
-                None => self.write(shared, &batch, &mut buffer),
-            };
-            let failure = outcome.err().map(|error| {
-                let reason = error.to_string();
-                let mut stopped = shared.stopped.lock();
-                if stopped.is_none() {
-                    tracing::error!(error = %reason, "the log cannot be written any more");
-                    *stopped = Some(reason.clone());
-                }
-                reason
-            });
-            for done in batch.into_iter().filter_map(|job| job.done) {
-                done(match &failure {
-                    None => Ok(()),
-                    Some(reason) => Err(io::Error::other(reason.clone())),
-                });
-            }
+    /// Writes a batch; answers why the log has stopped, if it has.
+    fn commit(&mut self, shared: &Shared, batch: &[Job]) -> Option<String> {
+        let stopped = shared.stopped.lock().clone();
+        if stopped.is_some() {
+            return stopped;
         }
-        if shared.stopped.lock().is_none() {
-            let seal = Job { records: vec![Record::Seal], sync: true, done: None };
-            if let Err(error) = self.write(shared, &[seal], &mut buffer) {
-                tracing::warn!(%error, "the log could not be sealed");
-            }
-        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let outcome = self.write(shared, batch, &mut buffer);
+        self.buffer = buffer;
+        let reason = outcome.err()?.to_string();
+        tracing::error!(error = %reason, "the log cannot be written any more");
+        *shared.stopped.lock() = Some(reason.clone());
+        Some(reason)
     }
 
     fn write(&mut self, shared: &Shared, batch: &[Job], buffer: &mut Vec<u8>) -> Result<(), LogError> {
@@ -157,7 +196,7 @@ impl Writer {
     fn settle(&mut self, shared: &Shared, places: &[(u32, EntryId, u64, u32)], start: u64) {
         let segment = self.active().first;
         let reach = self.reach.entry(segment).or_default();
-        let mut last: Option<(u32, Arc<parking_lot::Mutex<super::group::Group>>)> = None;
+        let mut last: Option<(u32, Arc<Mutex<super::group::Group>>)> = None;
         for (group, id, offset, length) in places {
             let state = match &last {
                 Some((known, state)) if known == group => Arc::clone(state),

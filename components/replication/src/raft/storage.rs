@@ -127,8 +127,15 @@ impl<R: Send + Sync + 'static> RaftLogStorage<Types<R>> for Storage {
         I: IntoIterator<Item = RaftEntry<R>> + Send,
         I::IntoIter: Send,
     {
-        let entries = entries.into_iter().map(from_entry::<R>).collect();
-        self.log.append(entries, Box::new(move |outcome| callback.io_completed(outcome)))?;
+        let entries: Vec<_> = entries.into_iter().map(from_entry::<R>).collect();
+        let done: crate::log::Done = Box::new(move |outcome| callback.io_completed(outcome));
+        // Several entries at once mean that more are on their way: those gather while the log's
+        // thread writes these.
+        if entries.len() == 1 {
+            self.log.append_here(entries, done)?;
+        } else {
+            self.log.append(entries, done)?;
+        }
         Ok(())
     }
 
