@@ -59,7 +59,7 @@ def steady(calls, rounds=ROUNDS):
     return result
 
 
-def times(calls, rounds=ROUNDS):
+def times(calls, rounds=ROUNDS, before=None):
     """Median, 10th and 90th percentile in microseconds of each call; one of each in turn, the L2 cache flushed before each."""
     for call in calls:
         for _ in range(3):
@@ -68,6 +68,8 @@ def times(calls, rounds=ROUNDS):
     events = [[] for _ in calls]
     for _ in range(rounds):
         for call, log in zip(calls, events):
+            if before:
+                before()
             flush.sum(), flush.sum()  # twice: the host queues the call meanwhile
             a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             a.record()
@@ -91,9 +93,10 @@ def row(id_, what, ours, peer, unit, peer_version, better="higher", **more):
     print(json.dumps(line), flush=True)
 
 
-def compare(id_, what, ours, peers, bytes_=None, flops=None, measure=None):
+def compare(id_, what, ours, peers, bytes_=None, flops=None, measure=None, before=None):
     """One interleaved run of ours and every peer; a row a peer, in GB/s or TFLOP/s where the work is given, else in microseconds."""
-    measured = (measure or times)([ours, *(call for _, call in peers)])
+    calls = [ours, *(call for _, call in peers)]
+    measured = measure(calls) if measure else times(calls, before=before)
     def convert(us):
         return bytes_ / us / 1e3 if bytes_ else flops / us / 1e6 if flops else us
     unit = "GB/s" if bytes_ else "TFLOP/s" if flops else "us"
@@ -199,7 +202,7 @@ def decode():
 
 def gemm():
     shapes = [(8192, 8192, 8192), (4096, 4096, 4096)]
-    shapes += [(rows, n, k) for rows in (256, 512, 1024, 2048, 8192) for n, k in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))]
+    shapes += [(rows, n, k) for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) for n, k in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))]
     for rows, features, columns in shapes:
         x, w = rand(rows, columns), rand(features, columns)
         y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
@@ -274,6 +277,25 @@ def sampling():
         compare("K6", f"sample {rows} x {vocabulary} f32, logits N(0, {sigma}), top-p {top_p}", ours, [(f"sort, cumsum, draw in torch {torch.__version__}", peer)])
 
 
+def sorting():
+    import cupy
+
+    n = 1 << 24
+    keys = torch.randint(0, 2**31 - 1, (n,), device=DEV, dtype=torch.int32)
+    mine, values = keys.clone().view(torch.uint32), torch.arange(n, device=DEV, dtype=torch.int32).view(torch.uint32)
+    sorter = tk.Sorter(n, DEV, pairs=True)
+    unsorted = cupy.asarray(keys).view(cupy.uint32)
+
+    def cub():
+        with cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
+            cupy.sort(unsorted)
+
+    # Sorting in place needs the keys put back before each call, outside of what is timed.
+    restore = lambda: mine.copy_(keys.view(torch.uint32))
+    compare("K5", "sort of 16 M u32, keys alone", lambda: sorter(mine), [(f"CUB (cupy {cupy.__version__}), with its copy of the input", cub)], before=restore)
+    compare("K5", "sort of 16 M u32 with u32 values", lambda: sorter(mine, values), [(f"torch.sort (torch {torch.__version__}), 64-bit values", lambda: torch.sort(keys))], before=restore)
+
+
 big = torch.randn(1 << 30, device=DEV)
 target = torch.empty_like(big)
 (copy_us, *_), = times([lambda: target.copy_(big)], 20)
@@ -282,7 +304,7 @@ MACHINE = f"{torch.cuda.get_device_name()}, driver {subprocess.run(['nvidia-smi'
 row("copy", "device-to-device copy of 4 GiB, bytes read plus written", COPY, None, "GB/s", None, us=round(copy_us, 1))
 del big, target
 PEERS = load_peers()
-for part in (fused, decode, gemm, w4, sampling):
+for part in (fused, decode, gemm, w4, sampling, sorting):
     if not ARGS.only or part.__name__ in ARGS.only.split(","):
         try:
             part()

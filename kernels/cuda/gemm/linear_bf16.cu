@@ -1,9 +1,9 @@
 // y[M, N] = x[M, K] · w[N, K]ᵀ in bf16 with f32 sums: the linear layer for many rows.
 //
-// One persistent block a multiprocessor walks the 128 x COLUMNS tiles of y; the caller picks the width, of 64, 128, 192 and 256, whose last
-// wave leaves the fewest multiprocessors idle. A producer warp orders tensor copies of 64 columns of x and w into a ring of kStages stages, both under the 128-byte swizzle that wgmma
-// reads; two consumer warpgroups multiply 64 x COLUMNS each, four k16 steps a stage, waiting one stage behind so that the tensor cores always
-// have the next products queued.
+// One persistent block a multiprocessor walks the 128 x COLUMNS tiles of y; the caller picks the width, a multiple of 32 up to 256, whose last
+// wave leaves the fewest multiprocessors idle. A producer warp orders tensor copies of 64 columns of x and w into a ring as deep as shared
+// memory allows, both under the 128-byte swizzle that wgmma reads; two consumer warpgroups multiply 64 x COLUMNS each, four k16 steps a stage,
+// waiting one stage behind so that the tensor cores always have the next products queued.
 // full[s] counts the bytes of a stage, empty[s] its eight consuming warps; phases flip each time round the ring, across tiles: the producer runs
 // on into the next tile while the consumers store this one.
 // Tiles go in groups of kGroup rows of tiles, so that the blocks at work share x and w in L2.
@@ -11,13 +11,19 @@
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
+#include "../ptx/wgmma_widths.cuh"
 
 namespace {
 
 constexpr int kRows = 128, kDepth = 64;
-constexpr int kStages = 4;
 constexpr int kXBytes = kRows * kDepth * 2;
 constexpr int kGroup = 16;
+constexpr int kMostShared = 232448 - 1024 - 256;  // of a block, less alignment and barriers
+
+template <int COLUMNS>
+struct Ring {
+  static constexpr int kStageBytes = kXBytes + COLUMNS * kDepth * 2, kStages = kMostShared / kStageBytes;
+};
 
 struct Problem {
   __nv_bfloat16* y;
@@ -67,7 +73,7 @@ __device__ __forceinline__ void store_tile(const Problem& p, const float (&d)[CO
 
 template <int COLUMNS>
 __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorMap& w, const Problem& p) {
-  constexpr int kStageBytes = kXBytes + COLUMNS * kDepth * 2;
+  constexpr int kStageBytes = Ring<COLUMNS>::kStageBytes, kStages = Ring<COLUMNS>::kStages;
   extern __shared__ unsigned char unaligned[];
   __shared__ __align__(8) uint64_t full[kStages], empty[kStages];
   const uint32_t ring = (tk::smem_address(unaligned) + 1023) & ~1023u;
@@ -94,8 +100,8 @@ __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorM
         int row, column;
         tiles.at(index, row, column);
         for (int step = 0; step < steps; step++) {
-          tk::barrier_wait(empty0 + 8 * stage, parity ^ 1);
           const uint32_t to = ring + stage * kStageBytes, barrier = full0 + 8 * stage;
+          tk::barrier_wait(empty0 + 8 * stage, parity ^ 1);
           tk::barrier_expect(barrier, kStageBytes);
           tk::copy_tensor(to, x, step * kDepth, row, barrier);
           tk::copy_tensor(to + kXBytes, w, step * kDepth, column, barrier);
@@ -105,7 +111,10 @@ __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorM
     }
   } else {
     tk::registers_raise<232>();
-    const int half = group - 1;
+    const int half = group - 1, lane = threadIdx.x % 32;
+    const auto release = [&](int s) {
+      if (lane == 0) tk::barrier_arrive(empty0 + 8 * s);
+    };
     float d[COLUMNS / 2];
     for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
       int row, column;
@@ -120,12 +129,12 @@ __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorM
         for (int part = 0; part < kDepth / 16; part++) tk::wgmma_k16(d, a + 2 * part, b + 2 * part, step > 0 || part > 0);
         tk::wgmma_commit();
         tk::wgmma_wait<1>();
-        if (previous >= 0 && threadIdx.x % 32 == 0) tk::barrier_arrive(empty0 + 8 * previous);
+        if (previous >= 0) release(previous);
         previous = stage;
         if (++stage == kStages) stage = 0, parity ^= 1;
       }
       tk::wgmma_wait<0>();
-      if (threadIdx.x % 32 == 0) tk::barrier_arrive(empty0 + 8 * previous);
+      release(previous);
       store_tile<COLUMNS>(p, d, row + half * 64, column);
     }
   }
@@ -139,6 +148,9 @@ __device__ __forceinline__ void linear(const tk::TensorMap& x, const tk::TensorM
     linear<COLUMNS>(x, w, p);                                                                                                        \
   }
 LINEAR(64)
+LINEAR(96)
 LINEAR(128)
+LINEAR(160)
 LINEAR(192)
+LINEAR(224)
 LINEAR(256)

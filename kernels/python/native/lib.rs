@@ -3,6 +3,8 @@
 //! Every function returns 0, or 1 after which [`tk_error`] gives the reason.
 #![allow(unsafe_code, clippy::too_many_arguments)] // a C interface: its callers are the ctypes declarations in tinykernels/_native.py
 
+mod primitives;
+
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ import torch
 from . import _native
 from ._native import TinyKernelsError
 
-__all__ = ["TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "rms_norm", "sample", "silu_mul"]
+__all__ = ["Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "rms_norm", "sample", "silu_mul"]
 
 
 def _at(tensor: torch.Tensor) -> tuple[int, int]:
@@ -97,6 +97,30 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @linear.register_fake
 def _(x, weight):
     return x.new_empty(x.shape[:-1] + (weight.shape[0],))
+
+
+class Sorter:
+    """Sorts uint32 tensors of up to `keys` elements in place, ascending; with `pairs`, uint32 values along with them, stable."""
+
+    def __init__(self, keys: int, device: torch.device, pairs: bool = False):
+        self.device = torch.device(device)
+        self._handle = _native.handle(self.device.index or 0)
+        self._workspace = _native.made(_native.lib.tk_sort_workspace(self._handle, keys, int(pairs)))
+
+    def __call__(self, keys: torch.Tensor, values: torch.Tensor | None = None) -> None:
+        for name, tensor in (("keys", keys), ("values", values)):
+            if tensor is not None:
+                _need(name, tensor, torch.uint32)
+                if tensor.shape != keys.shape or tensor.dim() != 1:
+                    raise TinyKernelsError(f"keys {tuple(keys.shape)}, {name} {tuple(tensor.shape)} must be one-dimensional and as long")
+        device, stream = _at(keys)
+        address = 0 if values is None else values.data_ptr()
+        _native.check(_native.lib.tk_sort_u32(device, stream, keys.data_ptr(), address, keys.numel(), self._workspace))
+
+    def __del__(self):
+        if getattr(self, "_workspace", None):
+            torch.cuda.synchronize(self.device)
+            _native.lib.tk_sort_workspace_free(self._workspace)
 
 
 _workspaces: dict[tuple, int] = {}

@@ -1,4 +1,4 @@
-//! Linear layers for many rows, on the tensor cores' warpgroup instructions.
+//! Linear layers in bf16, on the tensor cores' warpgroup instructions.
 
 use std::mem::MaybeUninit;
 
@@ -8,26 +8,59 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
+use super::module::{Kernel, Modules};
 use super::tensor::{Tensor, TensorMut};
+use super::tuning;
 
-/// Rows of a tile and depth of a stage, as in the kernel.
-const TILE_ROWS: usize = 128;
+/// Depth of a tensor copy in columns: 128 bytes, the width of the swizzle.
 const DEPTH: usize = 64;
-const STAGES: usize = 4;
+/// Rows of a tile of the kernel for many rows.
+const TILE_ROWS: usize = 128;
+/// What a block may use besides its ring: alignment of the ring, barriers.
+const MANY_SPARE: usize = 1024 + 256;
+/// Most rows that the kernel for few takes.
+const MOST_FEW: usize = 64;
+const FEW_STAGES: usize = 24;
+/// Bytes a product of a narrow tile reads past the tile.
+const FEW_OVERHANG: usize = 8192;
+
+/// How the output is cut for the multiprocessors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// For at most 64 rows: tiles of this many features (a multiple of 8, at most 64) and all rows.
+    Few {
+        /// Features of a tile.
+        features: usize,
+    },
+    /// Tiles of 128 rows and this many features (a multiple of 32 from 64 to 256).
+    Many {
+        /// Features of a tile.
+        features: usize,
+    },
+}
 
 #[repr(C)]
-struct Problem {
+struct ManyProblem {
     y: u64,
     m: i32,
     n: i32,
     k: i32,
 }
 
+#[repr(C)]
+struct FewProblem {
+    y: u64,
+    m: i32,
+    n: i32,
+    k: i32,
+    features: i32,
+    stages: i32,
+}
+
 /// `y ← x · Wᵀ`: `x` `[rows, columns]`, `weight` `[features, columns]`, `y` `[rows, features]`, bf16 with f32 sums; features and columns
 /// multiples of 8, 16-byte aligned.
 ///
-/// Written for many rows. With few (under about 128) it is right but far from the memory's rate; use a GEMV or cuBLAS there.
-/// A row's bits do not depend on how many rows there are.
+/// The tile comes out of the tuning table of the GPU ([`linear_tile`]). A row's bits do not depend on how many rows there are, nor on the tile.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -37,10 +70,70 @@ pub fn linear_bf16(
     x: Tensor<'_, bf16, 2>,
     weight: Tensor<'_, bf16, 2>,
 ) -> Result<(), CudaError> {
+    let multiprocessors = stream.device.multiprocessors as usize;
+    linear_bf16_tiled(
+        stream,
+        y,
+        x,
+        weight,
+        linear_tile([x.shape[0], weight.shape[0], x.shape[1]], multiprocessors),
+    )
+}
+
+/// The tile that [`linear_bf16`] takes for `[rows, features, columns]`: the tuning table's where it has the shape, else the one whose waves
+/// of tiles cost least.
+#[must_use]
+pub fn linear_tile([rows, features, columns]: [usize; 3], multiprocessors: usize) -> Tile {
+    if let Some(tile) = tuning::linear(rows, features, columns) {
+        return tile;
+    }
+    let cheapest = |candidates: &[usize], tile_rows: usize, besides: usize| {
+        let cost = |&width: &usize| {
+            let tiles = rows.div_ceil(tile_rows).saturating_mul(features.div_ceil(width));
+            tiles.div_ceil(multiprocessors.max(1)).saturating_mul(width + besides)
+        };
+        // Wider first: it wins a tie, as it reuses more.
+        *candidates.iter().min_by_key(|width| cost(width)).expect("candidates are given")
+    };
+    if rows <= MOST_FEW {
+        Tile::Few { features: cheapest(&[64, 56, 48, 40, 32], MOST_FEW, 8) }
+    } else {
+        // A tile costs its width and what 64 columns cost besides: loading 128 rows of x.
+        Tile::Many { features: cheapest(&[256, 224, 192, 160, 128, 96, 64], TILE_ROWS, 64) }
+    }
+}
+
+/// [`linear_bf16`] with a tile of the caller's choice, for tuning.
+///
+/// # Errors
+/// As [`linear_bf16`]; [`CudaError::Shape`] also for a tile that no kernel has, or that the rows do not fit.
+pub fn linear_bf16_tiled(
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 2>,
+    tile: Tile,
+) -> Result<(), CudaError> {
     const CALL: &str = "linear_bf16";
+    let Some(shape) = checked(CALL, stream, y, x, weight)? else { return Ok(()) };
+    stream.device.bind(CALL)?;
+    match tile {
+        Tile::Few { features } => few(CALL, stream, y, x, weight, shape, features),
+        Tile::Many { features } => many(CALL, stream, y, x, weight, shape, features),
+    }
+}
+
+/// `[rows, features, columns]`, or none where there is nothing to do.
+pub(super) fn checked(
+    call: &'static str,
+    stream: &Stream,
+    y: &TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 2>,
+) -> Result<Option<[usize; 3]>, CudaError> {
     let [rows, columns] = x.shape;
     let [features, weight_columns] = weight.shape;
-    let refuse = |limit: &str| Err(shape_error(CALL, format!("y {y:?}, x {x:?}, weight {weight:?}"), limit));
+    let refuse = |limit: &str| Err(shape_error(call, format!("y {y:?}, x {x:?}, weight {weight:?}"), limit));
     if y.shape() != [rows, features] || columns != weight_columns {
         return refuse("y must be [rows, features] for x [rows, columns] and weight [features, columns]");
     }
@@ -49,43 +142,104 @@ pub fn linear_bf16(
             "features and columns must be multiples of 8, columns not zero, and no extent above 2^30",
         );
     }
-    check(CALL, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weight", weight.span())])?;
-    if rows == 0 || features == 0 {
-        return Ok(());
-    }
-    let multiprocessors = stream.device.multiprocessors as usize;
-    let (width, tiles) = tile_width(rows, features, multiprocessors);
+    check(call, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weight", weight.span())])?;
+    Ok((rows > 0 && features > 0).then_some([rows, features, columns]))
+}
+
+fn few(
+    call: &'static str,
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 2>,
+    [rows, features, columns]: [usize; 3],
+    tile: usize,
+) -> Result<(), CudaError> {
     let m = &stream.device.modules;
-    let kernel = match width {
-        64 => m.linear_bf16_64,
-        128 => m.linear_bf16_128,
-        192 => m.linear_bf16_192,
-        _ => m.linear_bf16_256,
+    let (box_rows, kernel) = match rows {
+        0..=8 => (8, m.linear_few_8),
+        9..=16 => (16, m.linear_few_16),
+        17..=32 => (32, m.linear_few_32),
+        33..=MOST_FEW => (64, m.linear_few_64),
+        _ => return Err(no_tile(call, x, weight, Tile::Few { features: tile })),
     };
-    if tiles > i32::MAX as usize {
-        return refuse("at most 2^31 tiles of 128 rows");
+    if tile == 0 || tile % 8 != 0 || tile > 64 {
+        return Err(no_tile(call, x, weight, Tile::Few { features: tile }));
     }
-    stream.device.bind(CALL)?;
-    let map_x = tensor_map(CALL, x, TILE_ROWS)?;
-    let map_w = tensor_map(CALL, weight, width)?;
-    let problem = Problem { y: y.view.pointer, m: rows as i32, n: features as i32, k: columns as i32 };
-    let shared = STAGES * (TILE_ROWS + width) * DEPTH * 2 + 1024;
-    let grid = Grid { blocks: (tiles.min(multiprocessors) as u32, 1), threads: 384, shared: shared as u32 };
+    // Two copies of 64 columns a stage; the board and the barriers are static.
+    let stage = 2 * (tile + box_rows) * DEPTH * 2;
+    let fixed = 1024 + FEW_OVERHANG;
+    let own = box_rows * 144 + FEW_STAGES * 16 + 64;
+    let stages = ((stream.device.shared_memory - fixed - own) / stage).min(FEW_STAGES);
+    let problem = FewProblem {
+        y: y.view.pointer,
+        m: rows as i32,
+        n: features as i32,
+        k: columns as i32,
+        features: tile as i32,
+        stages: stages as i32,
+    };
+    let grid = Grid {
+        blocks: (features.div_ceil(tile).min(stream.device.multiprocessors as usize) as u32, 1),
+        threads: 160,
+        shared: (stages * stage + fixed) as u32,
+    };
+    let (map_x, map_w) = (tensor_map(call, x, box_rows)?, tensor_map(call, weight, tile)?);
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
-    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
+    unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
 }
 
-/// The width whose waves of tiles cost least, and how many tiles it makes. A tile costs its width and what 64 columns cost besides: loading
-/// 128 rows of x. Wider wins a tie, as it reuses more.
-fn tile_width(rows: usize, features: usize, multiprocessors: usize) -> (usize, usize) {
-    let tiles = |width: usize| rows.div_ceil(TILE_ROWS).saturating_mul(features.div_ceil(width));
-    let cost = |width: usize| tiles(width).div_ceil(multiprocessors).saturating_mul(width + 64);
-    let width = [256, 192, 128, 64].into_iter().min_by_key(|&width| cost(width)).expect("four widths");
-    (width, tiles(width))
+fn many(
+    call: &'static str,
+    stream: &Stream,
+    y: &mut TensorMut<'_, bf16, 2>,
+    x: Tensor<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 2>,
+    [rows, features, columns]: [usize; 3],
+    tile: usize,
+) -> Result<(), CudaError> {
+    let multiprocessors = stream.device.multiprocessors as usize;
+    let tiles = rows.div_ceil(TILE_ROWS).saturating_mul(features.div_ceil(tile.max(1)));
+    let kernel = many_kernel(&stream.device.modules, tile)
+        .filter(|_| i32::try_from(tiles).is_ok())
+        .ok_or_else(|| no_tile(call, x, weight, Tile::Many { features: tile }))?;
+    let stage = (TILE_ROWS + tile) * DEPTH * 2;
+    let stages = (stream.device.shared_memory - MANY_SPARE) / stage;
+    let problem = ManyProblem { y: y.view.pointer, m: rows as i32, n: features as i32, k: columns as i32 };
+    let grid = Grid {
+        blocks: (tiles.min(multiprocessors) as u32, 1),
+        threads: 384,
+        shared: (stages * stage + 1024) as u32,
+    };
+    let (map_x, map_w) = (tensor_map(call, x, TILE_ROWS)?, tensor_map(call, weight, tile)?);
+    let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
+    // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
+    unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
 }
 
-/// Boxes of `rows` rows and one stage's depth, under the 128-byte swizzle; what lies out of bounds reads as zero.
+fn many_kernel(m: &Modules, features: usize) -> Option<Kernel> {
+    Some(match features {
+        64 => m.linear_bf16_64,
+        96 => m.linear_bf16_96,
+        128 => m.linear_bf16_128,
+        160 => m.linear_bf16_160,
+        192 => m.linear_bf16_192,
+        224 => m.linear_bf16_224,
+        256 => m.linear_bf16_256,
+        _ => return None,
+    })
+}
+
+fn no_tile(call: &'static str, x: Tensor<'_, bf16, 2>, weight: Tensor<'_, bf16, 2>, tile: Tile) -> CudaError {
+    shape_error(
+        call,
+        format!("x {x:?}, weight {weight:?}, {tile:?}"),
+        "tiles are Few of 8 to 64 features in eights for at most 64 rows, or Many of 64 to 256 features in thirty-twos, at most 2^31 of them",
+    )
+}
+
+/// Boxes of `rows` rows and 64 columns, under the 128-byte swizzle; what lies out of bounds reads as zero.
 fn tensor_map(
     call: &'static str,
     tensor: Tensor<'_, bf16, 2>,
@@ -117,19 +271,21 @@ fn tensor_map(
 
 #[cfg(test)]
 mod tests {
-    use super::tile_width;
+    use super::{Tile, linear_tile};
 
     #[test]
-    fn the_width_leaves_the_last_wave_full_where_it_can() {
-        for (rows, features, width) in [
-            (8192, 8192, 256),
-            (4096, 4096, 256),
-            (256, 4096, 64),
-            (512, 6144, 192),
-            (1024, 6144, 192),
-            (1, 28672, 256),
+    fn the_tile_leaves_the_last_wave_full_where_it_can() {
+        for (shape, tile) in [
+            ([8192, 8192, 8192], Tile::Many { features: 256 }),
+            ([4096, 4096, 4096], Tile::Many { features: 256 }),
+            ([256, 4096, 4096], Tile::Many { features: 64 }),
+            ([256, 6144, 4096], Tile::Many { features: 96 }),
+            ([512, 6144, 4096], Tile::Many { features: 192 }),
+            ([512, 28672, 4096], Tile::Many { features: 224 }),
+            ([64, 28672, 2048], Tile::Few { features: 56 }),
+            ([1, 8, 8], Tile::Few { features: 32 }),
         ] {
-            assert_eq!(tile_width(rows, features, 132).0, width, "{rows} x {features}");
+            assert_eq!(linear_tile(shape, 132), tile, "{shape:?}");
         }
     }
 }

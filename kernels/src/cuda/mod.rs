@@ -17,13 +17,16 @@ mod launch;
 mod module;
 mod quant;
 mod sampling;
+mod sort;
 mod tensor;
+mod tuning;
 
 pub use attention::{DecodeShape, DecodeWorkspace, PagedCache, paged_decode};
 pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
 pub use fused::{add_rms_norm, rms_norm, silu_mul};
-pub use gemm::linear_bf16;
+pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
 pub use quant::{GROUP, PackedW4, W4Workspace, w4a16_linear};
 pub use sampling::{Logits, SamplingParameters, sample};
+pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
 pub use tensor::{Buffer, Element, Tensor, TensorMut};

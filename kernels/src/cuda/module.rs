@@ -43,7 +43,11 @@ kernels! {
     paged_decode { paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8 }
     sample { sample_f32, sample_bf16 }
     w4a16 { w4a16_m8, w4a16_m16 }
-    linear_bf16 { linear_bf16_64, linear_bf16_128, linear_bf16_192, linear_bf16_256 }
+    linear_bf16 {
+        linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
+    }
+    linear_few { linear_few_8, linear_few_16, linear_few_32, linear_few_64 }
+    sort { radix_histogram, radix_starts, radix_pass_keys, radix_pass_pairs }
 }
 
 fn load_image(module: &'static str, image: &'static [u8]) -> Result<sys::CUmodule, CudaError> {

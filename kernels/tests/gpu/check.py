@@ -1,6 +1,6 @@
 """Correctness of every kernel on a GPU: fresh random inputs, float64 references, poisoned memory, odd shapes, batch invariance.
 
-Prints one line a check and exits 1 when any failed. Run through hack/gpu/device.sh; arguments name parts (norm, silu, decode, sample, w4, linear).
+Prints one line a check and exits 1 when any failed. Run through hack/gpu/device.sh; arguments name parts (norm, silu, decode, sample, w4, linear, sort).
 """
 
 import math
@@ -236,20 +236,53 @@ def check_w4():
 
 def check_linear():
     worst, same = 0.0, True
-    for rows, features, columns in [(128, 256, 64), (1, 256, 64), (130, 264, 72), (1, 8, 8), (77, 1000, 4096), (1024, 4096, 4096), (513, 768, 200), (2049, 6144, 4096), (300, 4096, 14336)]:
+    lib = tk._native.lib
+    for rows, features, columns in [(128, 256, 64), (1, 256, 64), (130, 264, 72), (1, 8, 8), (77, 1000, 4096), (1024, 4096, 4096), (513, 768, 200), (2049, 6144, 4096), (300, 4096, 14336),
+                                    (5, 264, 136), (9, 6144, 4096), (16, 28672, 1024), (33, 1000, 200), (64, 4096, 14336), (65, 4096, 4096), (100, 28672, 4096)]:
         x, w = rand(rows, columns), rand(features, columns)
-        poisoned = torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16)
         device, stream = tk._at(x)
-        tk._native.check(tk._native.lib.tk_linear_bf16(device, stream, poisoned.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns))
-        worst = max(worst, error(poisoned, x.double() @ w.double().T))
-        same = same and torch.equal(tk.linear(x[: rows // 2 + 1].contiguous(), w), poisoned[: rows // 2 + 1])
-    expect("linear: 9 shapes against float64, rows bitwise the same in half the batch", worst < 3e-3 and same, f"worst {worst:.2e}")
+
+        def into(y, x, call=lib.tk_linear_bf16, *tile):
+            y.fill_(math.nan)
+            tk._native.check(call(device, stream, y.data_ptr(), x.data_ptr(), w.data_ptr(), x.shape[0], features, columns, *tile))
+            return y
+
+        y = into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x)
+        worst = max(worst, error(y, x.double() @ w.double().T))
+        for fewer in {1, rows // 9 + 1, rows // 2 + 1}:
+            same = same and torch.equal(tk.linear(x[:fewer].contiguous(), w), y[:fewer])
+        other = torch.empty_like(y)
+        for tile in (64, 96, 128, 160, 192, 224, 256):
+            same = same and torch.equal(into(other, x, lib.tk_linear_bf16_tiled, 0, tile), y)
+        for few in (8, 16, 32, 64):
+            part = x[: min(rows, few)].contiguous()
+            for tile in (8, 32, 56, 64):
+                same = same and torch.equal(into(torch.empty(part.shape[0], features, device=DEV, dtype=torch.bfloat16), part, lib.tk_linear_bf16_tiled, 1, tile), y[: part.shape[0]])
+    expect("linear: 16 shapes against float64; rows bitwise the same in every batch and by every tile", worst < 3e-3 and same, f"worst {worst:.2e}")
     refuses("linear refuses 12 columns", lambda: tk.linear(rand(2, 12), rand(8, 12)), "multiples of 8")
+    refuses("linear refuses a tile that no kernel has", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 0, 48), "Many { features: 48 }")
+    refuses("linear refuses 100 rows in the kernel for few", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 1, 64), "at most 64 rows")
+
+
+def check_sort():
+    good = True
+    for n in (0, 1, 2, 5, 255, 6144, 8193, 100003, (1 << 22) + 3):
+        sorter = tk.Sorter(max(n, 1) + 17, DEV, pairs=True)
+        for kind in ("random", "three values", "sorted", "reversed", "one value"):
+            keys = torch.randint(-(2**31), 2**31 - 1, (n,), device=DEV, dtype=torch.int32)
+            keys = {"random": keys, "three values": keys % 3, "sorted": keys.sort()[0], "reversed": keys.sort(descending=True)[0], "one value": keys * 0 - 1}[kind].contiguous()
+            want, order = torch.sort(keys.long() & 0xFFFFFFFF, stable=True)
+            alone, paired, values = keys.clone(), keys.clone(), torch.arange(n, device=DEV, dtype=torch.int32)
+            sorter(alone.view(torch.uint32))
+            sorter(paired.view(torch.uint32), values.view(torch.uint32))
+            good = good and torch.equal(alone.long() & 0xFFFFFFFF, want) and torch.equal(alone, paired) and torch.equal(values.long(), order)
+    expect("sort: 9 sizes, 5 orders, keys alone and stable pairs", good)
+    refuses("sort refuses more keys than the workspace holds", lambda: tk.Sorter(100, DEV)(torch.zeros(101, device=DEV, dtype=torch.int32).view(torch.uint32)), "101 keys", "workspace for 100")
 
 
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
-    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear):
+    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort):
         if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
             continue
         try:

@@ -1,0 +1,93 @@
+//! Sorting, and the linear layer with a tile of the caller's choice.
+
+use std::ffi::{c_int, c_void};
+
+use tinykernels::cuda::{SortWorkspace, Tile, linear_bf16_tiled, sort_pairs_u32, sort_u32};
+
+use super::{Handle, input, output, status, stream};
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU. `few` is 1 for the kernel for few rows, `tile` its features.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_linear_bf16_tiled(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weight: u64,
+    rows: usize,
+    features: usize,
+    columns: usize,
+    few: c_int,
+    tile: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        status(linear_bf16_tiled(
+            &stream(handle, queue),
+            &mut output(y, [rows, features]),
+            input(x, [rows, columns]),
+            input(weight, [features, columns]),
+            if few == 1 { Tile::Few { features: tile } } else { Tile::Many { features: tile } },
+        ))
+    }
+}
+
+/// Scratch for [`tk_sort_u32`]; null on error.
+///
+/// # Safety
+/// `handle` is from [`super::tk_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sort_workspace(
+    handle: *const Handle,
+    keys: usize,
+    pairs: c_int,
+) -> *mut SortWorkspace {
+    // SAFETY: the caller's promise.
+    let made = unsafe {
+        (*handle).0.stream().and_then(|s| {
+            let workspace = SortWorkspace::new(&s, keys, pairs == 1)?;
+            s.synchronize()?;
+            Ok(workspace)
+        })
+    };
+    made.map_or_else(
+        |e| {
+            status(Err(e));
+            std::ptr::null_mut()
+        },
+        |w| Box::into_raw(Box::new(w)),
+    )
+}
+
+/// # Safety
+/// `workspace` is from [`tk_sort_workspace`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sort_workspace_free(workspace: *mut SortWorkspace) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(workspace) });
+}
+
+/// Keys alone where `values` is 0.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `workspace` is from [`tk_sort_workspace`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sort_u32(
+    handle: *const Handle,
+    queue: *mut c_void,
+    keys: u64,
+    values: u64,
+    n: usize,
+    workspace: *mut SortWorkspace,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (stream, mut keys) = (stream(handle, queue), output(keys, [n]));
+        status(if values == 0 {
+            sort_u32(&stream, &mut keys, &mut *workspace)
+        } else {
+            sort_pairs_u32(&stream, &mut keys, &mut output(values, [n]), &mut *workspace)
+        })
+    }
+}
