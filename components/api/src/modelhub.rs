@@ -16,7 +16,7 @@ pub struct ModelhubConfig {
     pub server: ServerConfig,
     /// Address of the HTTP door: OpenAI front, registry, RAG.
     pub listen: SocketAddr,
-    /// Address kept for the `platform.v1.InferenceService` gRPC door, which this version does not serve yet.
+    /// Address of the gRPC door: `platform.v1.InferenceService`, health and reflection. Absent: no gRPC.
     pub listen_grpc: Option<SocketAddr>,
     /// Store of the registry's metadata, the API keys and the RAG records.
     pub kv: KvConfig,
@@ -59,12 +59,15 @@ pub struct KvConfig {
     /// Protocol of the store.
     #[serde(rename = "type")]
     pub kind: KvKind,
-    /// Client URLs of the members, such as `http://127.0.0.1:2379`.
+    /// Client URLs of the members, such as `http://127.0.0.1:2379`; all `http://` or all `https://`.
     pub endpoints: Vec<String>,
     /// User name, when the store asks for one.
     pub username: Option<String>,
     /// File that holds the user's password.
     pub password_file: Option<PathBuf>,
+    /// Certificates, for `https://` endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsConfig>,
 }
 
 impl Default for KvConfig {
@@ -74,8 +77,28 @@ impl Default for KvConfig {
             endpoints: vec!["http://127.0.0.1:2379".to_owned()],
             username: None,
             password_file: None,
+            tls: None,
         }
     }
+}
+
+/// How the other side of an `https://` endpoint is checked, and what is shown to it. Absent: the system's CAs, no client
+/// certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTlsConfig {
+    /// PEM file with the CAs that the server's certificate must chain to. Absent: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client certificate and its chain, for servers that ask for one (mTLS). Needs `key_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the client certificate's private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Name that the server's certificate must carry. Absent: the host of the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 /// Protocols of key-value stores.
@@ -98,6 +121,9 @@ pub struct VectorConfig {
     /// File that holds the store's API key.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
+    /// Certificates, for an `https://` endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsConfig>,
 }
 
 fn qdrant() -> VectorKind {
@@ -129,6 +155,9 @@ pub struct EngineConfig {
     /// File that holds the engine's API key, sent as a bearer token.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
+    /// Certificates, for an `https://` endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsConfig>,
 }
 
 /// What an engine is for: decides which one RAG uses for answers and which for embeddings.
@@ -260,6 +289,39 @@ pub enum ModelhubConfigError {
         /// The name.
         name: String,
     },
+    /// Certificates for an endpoint that uses none.
+    #[error("{field} is given but {endpoint} is no https:// URL: its traffic would not be encrypted")]
+    TlsWithoutHttps {
+        /// Path of the field.
+        field: String,
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// Half a client certificate.
+    #[error("{field}: {given} is given without {missing}; a client certificate needs both")]
+    HalfCertificate {
+        /// Path of the field.
+        field: String,
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// Plain and encrypted members of one store.
+    #[error(
+        "kv.endpoints has both http:// and https:// URLs: a store's members are all the one or all the other"
+    )]
+    MixedSchemes,
+    /// Two listeners on one address.
+    #[error("{field} is {address}, which is another listener's: {other}")]
+    SameAddress {
+        /// Path of the field.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Path of the other field.
+        other: &'static str,
+    },
     /// A number outside its range.
     #[error("{field} is {value}, outside {range}")]
     Range {
@@ -288,10 +350,16 @@ impl ModelhubConfig {
         }
         for (i, endpoint) in self.kv.endpoints.iter().enumerate() {
             check_url(format!("kv.endpoints[{i}]"), endpoint, ETCD)?;
+            check_tls("kv.tls", self.kv.tls.as_ref(), endpoint)?;
+            if is_https(endpoint) != is_https(&self.kv.endpoints[0]) {
+                return Err(ModelhubConfigError::MixedSchemes);
+            }
         }
         if let Some(vector) = &self.vector {
             check_url("vector.endpoint".into(), &vector.endpoint, "http://127.0.0.1:6334")?;
+            check_tls("vector.tls", vector.tls.as_ref(), &vector.endpoint)?;
         }
+        self.check_listeners()?;
         let mut names = std::collections::BTreeSet::new();
         for engine in &self.engines {
             if engine.name.is_empty() {
@@ -302,6 +370,7 @@ impl ModelhubConfig {
             }
             let field = format!("engines[{}].endpoint", engine.name);
             check_url(field, &engine.endpoint, "http://127.0.0.1:8000")?;
+            check_tls(&format!("engines[{}].tls", engine.name), engine.tls.as_ref(), &engine.endpoint)?;
         }
         if self.artefacts.is_empty() {
             return Err(ModelhubConfigError::Empty {
@@ -331,6 +400,43 @@ impl ModelhubConfig {
             return Err(ModelhubConfigError::NoAdminKey);
         }
         Ok(())
+    }
+
+    fn check_listeners(&self) -> Result<(), ModelhubConfigError> {
+        let grpc = self.listen_grpc.map(|address| ("listen_grpc", address));
+        let listeners: Vec<(&'static str, SocketAddr)> =
+            [Some(("listen", self.listen)), Some(("server.admin_listen", self.server.admin_listen)), grpc]
+                .into_iter()
+                .flatten()
+                .filter(|(_, address)| address.port() != 0)
+                .collect();
+        for (i, &(field, address)) in listeners.iter().enumerate() {
+            if let Some(&(other, _)) = listeners[..i].iter().find(|(_, known)| *known == address) {
+                return Err(ModelhubConfigError::SameAddress { field, address, other });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_https(url: &str) -> bool {
+    url.starts_with("https://")
+}
+
+fn check_tls(field: &str, tls: Option<&ClientTlsConfig>, endpoint: &str) -> Result<(), ModelhubConfigError> {
+    let Some(tls) = tls else { return Ok(()) };
+    let field = field.to_owned();
+    if !is_https(endpoint) {
+        return Err(ModelhubConfigError::TlsWithoutHttps { field, endpoint: endpoint.to_owned() });
+    }
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => {
+            Err(ModelhubConfigError::HalfCertificate { field, given: "cert_file", missing: "key_file" })
+        }
+        (None, Some(_)) => {
+            Err(ModelhubConfigError::HalfCertificate { field, given: "key_file", missing: "cert_file" })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -366,7 +472,13 @@ mod tests {
             models: vec![],
             task: EngineTask::Chat,
             api_key_file: None,
+            tls: None,
         }
+    }
+
+    fn tls(cert: Option<&str>, key: Option<&str>) -> ClientTlsConfig {
+        let path = |p: Option<&str>| p.map(PathBuf::from);
+        ClientTlsConfig { cert_file: path(cert), key_file: path(key), ..ClientTlsConfig::default() }
     }
 
     #[test]
@@ -382,6 +494,30 @@ mod tests {
                 "a is named twice",
             ),
             ("engine path only", |c| c.engines = vec![engine("a", "http:///v1")], "engines[a].endpoint"),
+            (
+                "engine over TLS",
+                |c| c.engines = vec![EngineConfig { tls: Some(tls(None, None)), ..engine("a", "https://x") }],
+                "",
+            ),
+            (
+                "certificates for plain text",
+                |c| c.engines = vec![EngineConfig { tls: Some(tls(None, None)), ..engine("a", "http://x") }],
+                "engines[a].tls is given but http://x is no https:// URL",
+            ),
+            (
+                "half a certificate",
+                |c| {
+                    c.kv.endpoints = vec!["https://e:2379".into()];
+                    c.kv.tls = Some(tls(Some("c.pem"), None));
+                },
+                "kv.tls: cert_file is given without key_file",
+            ),
+            (
+                "mixed members",
+                |c| c.kv.endpoints = vec!["https://e:2379".into(), "http://f:2379".into()],
+                "both http:// and https://",
+            ),
+            ("one port twice", |c| c.listen_grpc = Some(c.listen), "listen_grpc is 127.0.0.1:8080"),
             ("top_k", |c| c.rag.top_k = 0, "rag.top_k is 0"),
             ("score", |c| c.rag.min_score = f32::NAN, "rag.min_score is NaN"),
             ("keys", |c| c.keys.required = true, "keys.admin_key_file"),

@@ -192,7 +192,8 @@ pub struct Passage {
     pub number: u32,
     /// Path of its file in the rag.
     pub file: String,
-    /// Byte span in the file: `text` is exactly these bytes (of the extracted text for pdf).
+    /// Byte span in the file: `text` is exactly these bytes. A PDF's spans and lines count in its extracted text, which
+    /// `modelhub rag text FILE` prints.
     pub start_byte: u64,
     /// End of the span.
     pub end_byte: u64,
@@ -200,6 +201,9 @@ pub struct Passage {
     pub start_line: u64,
     /// Last line.
     pub end_line: u64,
+    /// Page that it stands on, from 1; only where the file has pages (pdf).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
     /// Headings above it, outermost first.
     #[serde(default)]
     pub heading: Vec<String>,
@@ -231,6 +235,9 @@ pub struct Citation {
     pub start_line: u64,
     /// Last line of the quote.
     pub end_line: u64,
+    /// Page that the quote stands on, from 1; only where the file has pages (pdf).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
     /// The sentences of the file that support the answer, exactly as they stand there.
     pub quote: String,
     /// How well the quote supports the answer's sentence, 0 to 1.

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use aistack_api::modelhub::KvConfig;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Txn, TxnOp, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, Txn, TxnOp, WatchOptions,
 };
+use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::client_tls::{ClientTlsError, grpc_config};
 use crate::error::ApiError;
 
 /// Every key of ModelHub begins with this, so that `etcdctl get --prefix /registry/` shows all it knows.
 pub const ROOT: &str = "/registry/";
+/// Keys read in one message.
+const PAGE: i64 = 200;
 /// How often a change is decided anew when others change the same keys.
 const TRIES: usize = 32;
 
@@ -29,15 +33,20 @@ pub enum KvError {
         source: std::io::Error,
     },
     /// The store does not answer, or refused.
-    #[error("the key-value store at {endpoints} did not {operation}: {source}")]
+    #[error("the key-value store at {endpoints} did not {operation}: {reason}")]
     Store {
         /// What was asked of it.
         operation: &'static str,
         /// Where it should be.
         endpoints: String,
+        /// Its innermost cause.
+        reason: String,
         /// What the client said.
         source: Box<etcd_client::Error>,
     },
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
     /// A record is not what was written.
     #[error("the record {key} in the key-value store is not readable: {source}")]
     Record {
@@ -57,12 +66,19 @@ pub enum KvError {
 impl From<KvError> for ApiError {
     fn from(error: KvError) -> Self {
         match &error {
-            KvError::Store { source, .. } if !matches!(**source, etcd_client::Error::InvalidArgs(_)) => {
-                let message = format!("{error}; is it running? (aistack status)");
-                Self::unavailable("kv_store_unavailable", message, 2)
-            }
+            KvError::Store { source, .. } => match trouble(source) {
+                Trouble::Passing => {
+                    let message = format!("{error}; is it running? (aistack status)");
+                    Self::unavailable("kv_store_unavailable", message, 2)
+                }
+                Trouble::Full => {
+                    let message = format!("{error}; compact it or give it more space, then try again");
+                    Self::new(StatusCode::INSUFFICIENT_STORAGE, "kv_store_full", message)
+                }
+                Trouble::Refused => Self::new(StatusCode::BAD_GATEWAY, "kv_store_error", error.to_string()),
+            },
             KvError::Contended { .. } => Self::conflict("contended", error.to_string()),
-            _ => Self::new(http::StatusCode::INTERNAL_SERVER_ERROR, "kv_store_error", error.to_string()),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kv_store_error", error.to_string()),
         }
     }
 }
@@ -141,6 +157,9 @@ impl Kv {
             };
             options = options.with_user(user, password.trim());
         }
+        if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            options = options.with_tls(grpc_config("kv.tls", &config.tls.clone().unwrap_or_default())?);
+        }
         let endpoints = config.endpoints.join(", ");
         let client = Client::connect(&config.endpoints, Some(options))
             .await
@@ -154,7 +173,7 @@ impl Kv {
 
     /// Reads one key.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, KvError> {
-        let mut response = self.client.kv_client().get(key, None).await.map_err(self.error("read"))?;
+        let mut response = self.kv().get(key, None).await.map_err(self.error("read"))?;
         Ok(response.take_kvs().into_iter().next().map(entry))
     }
 
@@ -166,13 +185,32 @@ impl Kv {
         }
     }
 
-    /// Reads every key with a prefix, in key order, and the revision of the reading.
+    /// Reads every key with a prefix, in key order, and the revision of the reading. Pages of one revision: a registry may be
+    /// larger than a message.
     pub async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, i64), KvError> {
-        let options = GetOptions::new().with_prefix();
-        let mut response =
-            self.client.kv_client().get(prefix, Some(options)).await.map_err(self.error("list"))?;
-        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-        Ok((response.take_kvs().into_iter().map(entry).collect(), revision))
+        let end = prefix_end(prefix.as_bytes());
+        let (mut entries, mut revision) = (Vec::new(), 0);
+        let mut from = prefix.as_bytes().to_vec();
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let options = if revision == 0 { options } else { options.with_revision(revision) };
+            let read = self.kv().get(from, Some(options)).await;
+            let mut response = read.map_err(self.error("list"))?;
+            if revision == 0 {
+                revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            let more = response.more();
+            let page = response.take_kvs();
+            from = page.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
+            entries.extend(page.into_iter().map(entry));
+            if !more || from.is_empty() {
+                return Ok((entries, revision));
+            }
+        }
+    }
+
+    fn kv(&self) -> KvClient {
+        self.client.kv_client().max_decoding_message_size(usize::MAX)
     }
 
     /// Makes the changes if everything expected holds; says whether it did.
@@ -195,7 +233,7 @@ impl Kv {
             })
             .collect();
         let txn = Txn::new().when(compares).and_then(operations);
-        let response = self.client.kv_client().txn(txn).await.map_err(self.error("commit a change"))?;
+        let response = self.kv().txn(txn).await.map_err(self.error("commit a change"))?;
         Ok(response.succeeded())
     }
 
@@ -237,6 +275,19 @@ impl Kv {
     }
 }
 
+/// The first key after all that begin with a prefix.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // All bytes are 0xff: to the end of the keys.
+    vec![0]
+}
+
 fn entry(kv: etcd_client::KeyValue) -> Entry {
     let revision = kv.mod_revision();
     let (key, value) = kv.into_key_value();
@@ -244,5 +295,73 @@ fn entry(kv: etcd_client::KeyValue) -> Entry {
 }
 
 fn store_error(operation: &'static str, endpoints: &str, source: etcd_client::Error) -> KvError {
-    KvError::Store { operation, endpoints: endpoints.to_owned(), source: Box::new(source) }
+    let reason = match &source {
+        etcd_client::Error::GRpcStatus(status) => match std::error::Error::source(status) {
+            Some(cause) => crate::innermost(cause),
+            None => status.message().to_owned(),
+        },
+        other => crate::innermost(other),
+    };
+    KvError::Store { operation, endpoints: endpoints.to_owned(), reason, source: Box::new(source) }
+}
+
+/// What kind of failure a store's is.
+enum Trouble {
+    /// Another try may succeed.
+    Passing,
+    /// It has no space left.
+    Full,
+    /// It will say the same again.
+    Refused,
+}
+
+fn trouble(error: &etcd_client::Error) -> Trouble {
+    use tonic::Code;
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return match error {
+            etcd_client::Error::InvalidArgs(_) => Trouble::Refused,
+            _ => Trouble::Passing,
+        };
+    };
+    match status.code() {
+        Code::ResourceExhausted if status.message().contains("space") => Trouble::Full,
+        Code::InvalidArgument
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::Unimplemented
+        | Code::OutOfRange => Trouble::Refused,
+        _ => Trouble::Passing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        let cases: [(&[u8], &[u8]); 4] = [(b"/a/", b"/a0"), (b"a\xff", b"b"), (b"\xff", b"\0"), (b"", b"\0")];
+        for (prefix, want) in cases {
+            assert_eq!(prefix_end(prefix), want);
+        }
+    }
+
+    #[test]
+    fn what_the_store_says_becomes_what_to_do() {
+        let cases = [
+            (Status::resource_exhausted("etcdserver: mvcc: database space exceeded"), 507, "kv_store_full"),
+            (Status::resource_exhausted("etcdserver: too many requests"), 503, "kv_store_unavailable"),
+            (Status::unavailable("etcdserver: no leader"), 503, "kv_store_unavailable"),
+            (Status::unauthenticated("etcdserver: invalid auth token"), 502, "kv_store_error"),
+            (Status::permission_denied("etcdserver: permission denied"), 502, "kv_store_error"),
+        ];
+        for (status, want, code) in cases {
+            let said = status.message().to_owned();
+            let error = store_error("read", "http://h:1", etcd_client::Error::GRpcStatus(status));
+            let error = ApiError::from(error);
+            assert_eq!((error.status.as_u16(), error.code), (want, code), "{error}");
+            assert!(error.message.contains(&said), "{error}");
+        }
+    }
 }

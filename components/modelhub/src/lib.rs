@@ -18,8 +18,10 @@
 //! ```
 
 pub mod cli;
+mod client_tls;
 pub mod error;
 pub mod gateway;
+mod grpc;
 mod json_body;
 pub mod kv;
 pub mod rag;
@@ -34,11 +36,13 @@ fn now_ms() -> u64 {
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The innermost cause of an error: “Connection refused” rather than “transport error”.
+/// The innermost cause of an error, “Connection refused” rather than “transport error”, and what to do about it.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    let cause = cause.to_string();
+    let advice = client_tls::advice(&cause);
+    cause + advice
 }

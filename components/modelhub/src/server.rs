@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::error::ApiError;
-use crate::gateway::{self, EngineError, Engines, Gateway, GatewayMetrics, Keys};
+use crate::gateway::{self, EngineError, Engines, Front, Gateway, GatewayMetrics, Keys};
+use crate::grpc::{self, ReflectionError};
 use crate::kv::{Kv, KvError};
 use crate::rag::{self, Rag, VectorError, Vectors};
 use crate::registry::{self, ArtefactError, Artefacts, Registry};
@@ -44,6 +45,9 @@ pub enum ServerError {
         /// What is wrong.
         reason: String,
     },
+    /// The gRPC door.
+    #[error(transparent)]
+    Grpc(#[from] ReflectionError),
     /// The listener.
     #[error(transparent)]
     Serve(#[from] aistack_chassis::serve::ServeError),
@@ -82,10 +86,15 @@ impl Hub {
         Ok(Self { gateway, keys, registry, rag })
     }
 
-    /// All routes.
+    /// What stands before the engines.
+    fn front(&self) -> Front {
+        Front { gateway: self.gateway.clone(), keys: self.keys.clone() }
+    }
+
+    /// All routes of the HTTP door.
     pub fn router(&self) -> Router {
-        let router = gateway::router(self.gateway.clone(), self.keys.clone())
-            .merge(registry::router(self.registry.clone(), self.keys.clone()));
+        let router =
+            gateway::router(self.front()).merge(registry::router(self.registry.clone(), self.keys.clone()));
         let router = match &self.rag {
             Some(rag) => router.merge(rag::router(rag.clone(), self.keys.clone())),
             None => router
@@ -123,23 +132,33 @@ fn refusal(status: StatusCode, sentence: &str) -> Response {
 
 /// Serves until shutdown.
 pub async fn serve(config: ModelhubConfig, mut ctx: Ctx) -> Result<(), ServerError> {
-    let hub = Hub::new(&config, &ctx.metrics).await?;
+    let hub = Box::pin(Hub::new(&config, &ctx.metrics)).await?;
     // Artefacts are larger and slower than anything else; inference bodies have their own limit behind this one.
     let limits = &mut ctx.server.limits;
     limits.max_body_bytes =
         usize::try_from(config.limits.max_artefact_bytes).unwrap_or(usize::MAX).max(limits.max_body_bytes);
-    if let Some(address) = config.listen_grpc {
-        tracing::info!(%address, "listen_grpc: this version serves no gRPC; use the HTTP door");
-    }
     let listener = aistack_chassis::serve::bind(config.listen).await?;
+    let grpc = match config.listen_grpc {
+        Some(address) => {
+            Some((aistack_chassis::serve::bind(address).await?, grpc::router(hub.front(), &ctx).await?))
+        }
+        None => None,
+    };
     let engines = hub.gateway.engines.clone();
     engines.check_all().await;
     tokio::spawn(engines.watch_health());
     tokio::spawn(hub.keys.clone().follow());
     tokio::spawn(hub.keys.clone().save_usage_regularly());
     ctx.health.set_ready("listener", true);
-    tracing::info!(address = %config.listen, "serving");
-    aistack_chassis::serve::serve_with(listener, hub.router(), &ctx, refusal).await?;
+    tracing::info!(http = %config.listen, grpc = ?config.listen_grpc, "serving");
+    let http = Box::pin(aistack_chassis::serve::serve_with(listener, hub.router(), &ctx, refusal));
+    match grpc {
+        Some((listener, services)) => {
+            let grpc = Box::pin(aistack_chassis::serve::serve_with(listener, services, &ctx, refusal));
+            tokio::try_join!(http, grpc)?;
+        }
+        None => http.await?,
+    }
     // The last requests' tokens are counted before the process ends; a store that is down must not hold it up.
     let saved = tokio::time::timeout(Duration::from_secs(2), hub.keys.save_usage()).await;
     if !matches!(saved, Ok(Ok(()))) {

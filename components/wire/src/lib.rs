@@ -32,5 +32,8 @@ pub mod platform {
     /// Version 1.
     pub mod v1 {
         include!("generated/platform.v1.rs");
+
+        /// The contracts' descriptors, for gRPC reflection.
+        pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/platform.v1.bin");
     }
 }

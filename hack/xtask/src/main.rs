@@ -44,11 +44,11 @@ fn main() -> Result<()> {
 }
 
 /// Files derived from code, by path below the root.
-fn derived(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+fn derived(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = protos::generate(root)?;
-    files.extend(reference::generate(root)?);
+    files.extend(reference::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     for (name, text) in aistack_crds::generated() {
-        files.push((root.join("crds/generated").join(name), text));
+        files.push((root.join("crds/generated").join(name), text.into()));
     }
     Ok(files)
 }
@@ -56,8 +56,8 @@ fn derived(root: &Path) -> Result<Vec<(PathBuf, String)>> {
 fn generate(check: bool) -> Result<()> {
     let root = root()?;
     let mut stale = Vec::new();
-    for (path, text) in derived(&root)? {
-        if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
+    for (path, content) in derived(&root)? {
+        if std::fs::read(&path).is_ok_and(|present| present == content) {
             continue;
         }
         let shown = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
@@ -68,7 +68,7 @@ fn generate(check: bool) -> Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::write(&path, text).with_context(|| format!("write {shown}"))?;
+        std::fs::write(&path, content).with_context(|| format!("write {shown}"))?;
         println!("wrote {shown}");
     }
     anyhow::ensure!(stale.is_empty(), "out of date: {}\n  run: cargo xtask gen", stale.join(", "));

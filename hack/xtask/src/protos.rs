@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// Generates the code of every contract and returns it by target path.
-pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+pub fn generate(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let wire = root.join("components/wire");
     let proto = wire.join("proto");
     let out = std::env::temp_dir().join(format!("aistack-gen-{}", std::process::id()));
     std::fs::create_dir_all(&out)?;
 
     let etcd = protox::compile(["etcd/rpc.proto"], [&proto]).context("compile etcd's protocol")?;
-    let platform = protox::compile(
-        ["kv", "vector", "inference", "environment"].map(|name| format!("platform/v1/{name}.proto")),
-        [&proto],
-    )
-    .context("compile platform.v1")?;
+    let contracts =
+        ["kv", "vector", "inference", "environment"].map(|name| format!("platform/v1/{name}.proto"));
+    let platform = protox::compile(&contracts, [&proto]).context("compile platform.v1")?;
+    let mut compiler = protox::Compiler::new([&proto])?;
+    // Without comments and positions: what gRPC reflection answers with.
+    compiler.include_source_info(false).include_imports(true).open_files(&contracts)?;
+    let descriptors = compiler.encode_file_descriptor_set();
 
     tonic_prost_build::configure()
         .out_dir(&out)
@@ -29,11 +31,11 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         .compile_fds(platform)
         .context("generate platform.v1's code")?;
 
-    let mut files = Vec::new();
+    let mut files = vec![(wire.join("src/generated/platform.v1.bin"), descriptors)];
     for entry in std::fs::read_dir(&out)? {
         let path = entry?.path();
         let name = path.file_name().context("a generated file has a name")?.to_owned();
-        files.push((wire.join("src/generated").join(name), std::fs::read_to_string(&path)?));
+        files.push((wire.join("src/generated").join(name), std::fs::read(&path)?));
     }
     files.sort();
     std::fs::remove_dir_all(&out)?;

@@ -242,7 +242,9 @@ impl Shown {
 /// One line a source: number, file and lines, quote, score.
 fn citation_lines(citations: &[Citation]) -> Vec<String> {
     let place = |citation: &Citation| {
-        if citation.start_line == citation.end_line {
+        if let Some(page) = citation.page {
+            format!("{} page {page}", citation.file)
+        } else if citation.start_line == citation.end_line {
             format!("{}:{}", citation.file, citation.start_line)
         } else {
             format!("{}:{}-{}", citation.file, citation.start_line, citation.end_line)

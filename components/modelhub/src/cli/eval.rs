@@ -185,15 +185,15 @@ fn answers(question: &Question, passage: &Passage) -> bool {
     passage.file == question.file && flat(&passage.text).contains(&flat(&question.contains))
 }
 
-/// Whether the span of the file is the quoted text (for html: without its markup; pdf has no text bytes to check).
+/// Whether the span of the file is the quoted text (for html: without its markup; for pdf: of its extracted text).
 fn check_span(command: &Eval, report: &mut Report, file: &str, start: u64, end: u64, quote: &str) {
     let Some(source) = &command.source else { return };
     let kind = FileKind::of(file);
-    if kind == Some(FileKind::Pdf) {
-        return;
-    }
     report.spans_checked += 1;
-    let bytes = std::fs::read(source.join(file)).unwrap_or_default();
+    let mut bytes = std::fs::read(source.join(file)).unwrap_or_default();
+    if kind == Some(FileKind::Pdf) {
+        bytes = crate::text::read(file, &bytes).map(|d| d.text.into_bytes()).unwrap_or_default();
+    }
     let span = bytes.get(start as usize..end as usize).unwrap_or_default();
     let right = if kind == Some(FileKind::Html) {
         let document = crate::text::read("span.html", span).map(|d| d.text).unwrap_or_default();

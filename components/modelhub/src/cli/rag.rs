@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
 
 use aistack_api::rag::{
     Answer, Citation, Passages, QueryEvent, RagCreate, RagDeleted, RagInfo, RagList, RagQuery, RagState,
@@ -67,6 +68,14 @@ pub enum RagCommand {
         after_help = "Example:\n  modelhub rag eval handbook --questions questions.jsonl --source ./docs"
     )]
     Eval(Eval),
+    /// Print a local file's text as it is read: a PDF's spans and lines count in it
+    #[command(
+        after_help = "Examples:\n  modelhub rag text law.pdf | less\n  modelhub rag text law.pdf | tail -c +1201 | head -c 80"
+    )]
+    Text {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// `rag create`
@@ -166,6 +175,7 @@ pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Res
             Ok(())
         }
         RagCommand::Eval(e) => eval::run(e, client, output).await,
+        RagCommand::Text { file } => print_text(&file),
     }
 }
 
@@ -198,14 +208,32 @@ fn passages_table(found: &Passages) -> String {
     }
     let row = |p: &aistack_api::rag::Passage| {
         let text: String = p.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
-        vec![p.number.to_string(), format!("{:.2}", p.score), place(&p.file, p.start_line, p.end_line), text]
+        vec![
+            p.number.to_string(),
+            format!("{:.2}", p.score),
+            place(&p.file, p.start_line, p.end_line, p.page),
+            text,
+        ]
     };
     let rows: Vec<Vec<String>> = found.passages.iter().map(row).collect();
     table(&["", "score", "place", "text"], &rows)
 }
 
-fn place(file: &str, first: u64, last: u64) -> String {
-    if first == last { format!("{file}:{first}") } else { format!("{file}:{first}-{last}") }
+fn place(file: &str, first: u64, last: u64, page: Option<u32>) -> String {
+    match page {
+        Some(page) => format!("{file} page {page}"),
+        None if first == last => format!("{file}:{first}"),
+        None => format!("{file}:{first}-{last}"),
+    }
+}
+
+fn print_text(file: &Path) -> Result<(), CliError> {
+    let bytes = std::fs::read(file).map_err(|e| CliError::file(file, e))?;
+    let document = crate::text::read(&file.display().to_string(), &bytes);
+    let document = document.map_err(|e| CliError::Failed(e.to_string()))?;
+    // A pager that was left in the middle is no failure.
+    let _ = std::io::stdout().write_all(document.text.as_bytes());
+    Ok(())
 }
 
 /// A progress bar on a terminal, silence elsewhere.
@@ -340,7 +368,7 @@ fn citation_line(citation: &Citation) -> String {
     } else {
         flat
     };
-    let place = place(&citation.file, citation.start_line, citation.end_line);
+    let place = place(&citation.file, citation.start_line, citation.end_line, citation.page);
     format!("  [{}] {place:<28}  “{quote}”  {:.2}", citation.number, citation.score)
 }
 

@@ -12,12 +12,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
 use super::metrics::{GatewayMetrics, ModelMetrics};
+use crate::client_tls::{ClientTlsError, rustls_config, server_name};
 
 /// Why an engine cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +42,12 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
 }
+
+type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A model that an engine serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +67,7 @@ pub struct Engine {
     pub endpoint: String,
     /// What it is for.
     pub task: EngineTask,
+    client: Connections,
     scheme_and_authority: (http::uri::Scheme, http::uri::Authority),
     base_path: String,
     host: HeaderValue,
@@ -74,7 +82,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(config: &EngineConfig) -> Result<Self, EngineError> {
+    fn new(config: &EngineConfig, connect_timeout: Duration) -> Result<Self, EngineError> {
         let wrong = |reason: &str| EngineError::Endpoint {
             name: config.name.clone(),
             endpoint: config.endpoint.clone(),
@@ -83,10 +91,8 @@ impl Engine {
         let uri: Uri = config.endpoint.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
         let parts = uri.into_parts();
         let scheme = parts.scheme.ok_or_else(|| wrong("no scheme"))?;
-        if scheme != http::uri::Scheme::HTTP {
-            return Err(wrong(
-                "only http:// engines can be reached in this version; put a TLS proxy in front",
-            ));
+        if scheme != http::uri::Scheme::HTTP && scheme != http::uri::Scheme::HTTPS {
+            return Err(wrong("only http:// and https:// engines can be reached"));
         }
         let authority = parts.authority.ok_or_else(|| wrong("no host"))?;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|e| wrong(&e.to_string()))?;
@@ -98,6 +104,7 @@ impl Engine {
             name: config.name.clone(),
             endpoint: config.endpoint.clone(),
             task: config.task,
+            client: connections(config, scheme == http::uri::Scheme::HTTPS, connect_timeout)?,
             scheme_and_authority: (scheme, authority),
             base_path,
             host,
@@ -125,6 +132,14 @@ impl Engine {
     /// What it serves, as far as known.
     pub fn models(&self) -> Arc<Vec<EngineModel>> {
         self.models.load_full()
+    }
+
+    /// Sends it a request.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        self.client.request(request).await
     }
 
     /// Notes a request until what is returned is dropped.
@@ -171,6 +186,40 @@ impl Drop for Running {
     }
 }
 
+/// An engine's own pool of connections: its certificates are nobody else's.
+fn connections(
+    config: &EngineConfig,
+    encrypted: bool,
+    connect_timeout: Duration,
+) -> Result<Connections, EngineError> {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.enforce_http(false);
+    let field = format!("engines[{}].tls", config.name);
+    let tls = config.tls.clone().unwrap_or_default();
+    let builder = HttpsConnectorBuilder::new();
+    let mut connector = if encrypted {
+        builder.with_tls_config(rustls_config(&field, &tls)?).https_only()
+    } else {
+        // Never used: the scheme is http. An empty one needs no CA on this machine.
+        let roots = rustls::RootCertStore::empty();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let unused = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| ClientTlsError::Rustls { field: field.clone(), source })?;
+        builder.with_tls_config(unused.with_root_certificates(roots).with_no_client_auth()).https_or_http()
+    };
+    if let Some(name) = server_name(&field, &tls)? {
+        connector = connector.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_mins(1))
+        .pool_max_idle_per_host(512)
+        .build(connector.enable_http1().wrap_connector(tcp)))
+}
+
 fn read_key(config: &EngineConfig) -> Result<Option<HeaderValue>, EngineError> {
     let Some(path) = &config.api_key_file else { return Ok(None) };
     let wrong = |reason: String| EngineError::Key { name: config.name.clone(), reason };
@@ -202,7 +251,6 @@ pub struct Engines {
     /// In the order of the configuration.
     pub list: Vec<Arc<Engine>>,
     routes: ArcSwap<HashMap<String, Arc<ModelRoute>>>,
-    client: Client<HttpConnector, Full<Bytes>>,
     check_interval: Duration,
     metrics: GatewayMetrics,
 }
@@ -214,18 +262,11 @@ impl Engines {
         limits: &GatewayLimits,
         metrics: GatewayMetrics,
     ) -> Result<Self, EngineError> {
-        let list = configs.iter().map(|c| Engine::new(c).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_millis(limits.connect_timeout_ms)));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_mins(1))
-            .pool_max_idle_per_host(512)
-            .build(connector);
+        let connect = Duration::from_millis(limits.connect_timeout_ms);
+        let list =
+            configs.iter().map(|c| Engine::new(c, connect).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let check_interval = Duration::from_millis(limits.health_interval_ms);
-        let engines =
-            Self { list, routes: ArcSwap::from_pointee(HashMap::new()), client, check_interval, metrics };
+        let engines = Self { list, routes: ArcSwap::from_pointee(HashMap::new()), check_interval, metrics };
         engines.rebuild_routes();
         Ok(engines)
     }
@@ -250,14 +291,6 @@ impl Engines {
         let mut of_task: Vec<&Arc<Engine>> = self.list.iter().filter(|e| e.task == task).collect();
         of_task.sort_by_key(|e| !e.healthy());
         of_task.into_iter().find_map(|e| e.models().first().map(|m| m.id.clone()))
-    }
-
-    /// Sends a request to one engine.
-    pub async fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
-        self.client.request(request).await
     }
 
     /// Checks the engines for ever, all at a time.
@@ -313,7 +346,7 @@ impl Engines {
         let uri = engine.uri("/v1/models").map_err(|e| e.to_string())?;
         let mut request = Request::get(uri).body(Full::default()).map_err(|e| e.to_string())?;
         engine.sign(request.headers_mut());
-        let response = self.client.request(request).await.map_err(|e| crate::innermost(&e))?;
+        let response = engine.send(request).await.map_err(|e| crate::innermost(&e))?;
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await;
         let body = body.map_err(|e| format!("GET /v1/models broke off: {e}"))?.to_bytes();
@@ -393,13 +426,15 @@ mod tests {
     use super::*;
 
     fn engine(endpoint: &str) -> Result<Engine, EngineError> {
-        Engine::new(&EngineConfig {
+        let config = EngineConfig {
             name: "e".into(),
             endpoint: endpoint.into(),
             models: vec![],
             task: EngineTask::Chat,
             api_key_file: None,
-        })
+            tls: None,
+        };
+        Engine::new(&config, Duration::from_secs(1))
     }
 
     #[test]
@@ -414,8 +449,8 @@ mod tests {
             let uri = engine(endpoint).expect(endpoint).uri("/v1/models").expect(endpoint);
             assert_eq!(uri.to_string(), want);
         }
-        let error = engine("https://h").expect_err("TLS").to_string();
-        assert!(error.contains("only http://"), "{error}");
+        let error = engine("ftp://h").expect_err("another protocol").to_string();
+        assert!(error.contains("only http:// and https://"), "{error}");
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Gateway {
             }
         };
         let limit = Duration::from_millis(self.limits.first_byte_timeout_ms);
-        match tokio::time::timeout(limit, self.engines.send(request)).await {
+        match tokio::time::timeout(limit, engine.send(request)).await {
             Ok(Ok(response)) => Outcome { result: Ok(response), connection: false },
             Ok(Err(error)) => {
                 let why = crate::innermost(&error);

@@ -293,9 +293,14 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Notes what was used.
+    /// Notes what was used, on top of what was noted before.
     pub fn settle(&mut self, usage: Usage) {
-        self.used = Some(usage);
+        let before = self.used.unwrap_or_default();
+        self.used = Some(Usage {
+            prompt: before.prompt + usage.prompt,
+            completion: before.completion + usage.completion,
+            reported: usage.reported,
+        });
     }
 }
 

@@ -14,10 +14,11 @@ mod route;
 mod scan;
 mod usage;
 
-pub use door::router;
+pub use door::{Front, router};
 pub use engines::{EngineError, Engines};
 pub use forward::{Call, Gateway, engine_error};
-pub use keys::{Caller, KeyRecord, KeyUsage, Keys};
+pub use keys::{Admission, Caller, KeyRecord, KeyUsage, Keys};
 pub use metrics::GatewayMetrics;
 pub use quota::KeyLimits;
 pub use route::closest;
+pub use usage::Usage;

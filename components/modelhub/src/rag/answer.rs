@@ -30,6 +30,7 @@ impl Source {
             end_byte: stored.end_byte,
             start_line: stored.start_line,
             end_line: stored.end_line,
+            page: stored.page,
             heading: stored.heading,
             text: stored.text,
             score,
@@ -49,6 +50,7 @@ impl Source {
             end_byte: bytes.1,
             start_line: lines.0,
             end_line: lines.1,
+            page: passage.page,
             quote: passage.text[quote.clone()].to_owned(),
             score,
         }

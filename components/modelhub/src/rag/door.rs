@@ -15,16 +15,15 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use futures::StreamExt;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument;
 
 use super::Rag;
-use super::query::assemble;
+use super::query::{assemble, question_tokens};
 use crate::error::ApiError;
 use crate::gateway::Keys;
-use crate::json_body::JsonBody;
+use crate::json_body::{self, BodyError, JsonBody};
 
 /// Events that may wait for a slow reader before the writer waits too.
 const PENDING_EVENTS: usize = 64;
@@ -37,7 +36,6 @@ struct Door {
 
 /// The routes.
 pub fn router(rag: Rag, keys: Arc<Keys>) -> Router {
-    let max_file = usize::try_from(rag.defaults.max_file_bytes).unwrap_or(usize::MAX);
     Router::new()
         .route("/api/v1/rag", post(create).get(list))
         .route("/api/v1/rag/{name}", get(one).delete(remove))
@@ -47,7 +45,7 @@ pub fn router(rag: Rag, keys: Arc<Keys>) -> Router {
         .route("/api/v1/rag/{name}/rebuild", post(rebuild))
         .route("/api/v1/rag/{name}/search", post(search))
         .route("/api/v1/rag/{name}/query", post(query))
-        .layer(DefaultBodyLimit::max(max_file))
+        .layer(DefaultBodyLimit::disable())
         .with_state(Door { rag, keys })
 }
 
@@ -100,14 +98,14 @@ async fn ingest(
 ) -> Reply<FileIngested> {
     door.keys.require_admin(request.headers())?;
     let limit = door.rag.defaults.max_file_bytes;
-    let body =
-        Limited::new(request.into_body(), usize::try_from(limit).unwrap_or(usize::MAX)).collect().await;
-    let bytes = body
-        .map_err(|e| {
-            let message = format!("{path}: {e}; a file may have {limit} bytes (rag.max_file_bytes)");
+    let (parts, body) = request.into_parts();
+    let bytes = json_body::read(&parts.headers, body, limit).await.map_err(|error| match error {
+        BodyError::TooLarge => {
+            let message = format!("{path}: a file may have {limit} bytes (rag.max_file_bytes)");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", message)
-        })?
-        .to_bytes();
+        }
+        BodyError::BrokeOff(why) => ApiError::invalid("body_broke_off", format!("{path}: {why}")),
+    })?;
     door.rag.ingest_file(&name, &path, bytes, origin.source).await.map(Json)
 }
 
@@ -147,8 +145,11 @@ async fn search(
     Path(name): Path<String>,
     JsonBody(body): JsonBody<RagQuery>,
 ) -> Reply<Passages> {
-    door.keys.caller(&headers)?;
-    Ok(Json(door.rag.retrieve(&name, body).await?.passages()))
+    let caller = door.keys.caller(&headers)?;
+    let admission = door.keys.admit(&caller, question_tokens(&body))?;
+    let mut retrieved = door.rag.retrieve(&name, body).await?;
+    retrieved.count_for(admission);
+    Ok(Json(retrieved.passages()))
 }
 
 async fn query(
@@ -157,9 +158,12 @@ async fn query(
     Path(name): Path<String>,
     JsonBody(body): JsonBody<RagQuery>,
 ) -> Result<Response, ApiError> {
-    door.keys.caller(&headers)?;
+    let caller = door.keys.caller(&headers)?;
+    let answer = u64::from(body.max_tokens.unwrap_or(door.rag.defaults.max_answer_tokens));
+    let admission = door.keys.admit(&caller, question_tokens(&body) + answer)?;
     let stream = body.stream;
-    let retrieved = door.rag.retrieve(&name, body).await?;
+    let mut retrieved = door.rag.retrieve(&name, body).await?;
+    retrieved.count_for(admission);
     let model = door.rag.answering_model(&retrieved)?;
     let (events, receiver) = mpsc::channel(PENDING_EVENTS);
     let rag = door.rag.clone();

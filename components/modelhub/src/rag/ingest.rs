@@ -41,6 +41,7 @@ impl Rag {
             let mut vanished: Vec<&str> = gone.map(|(path, _)| *path).collect();
             vanished.sort_unstable();
             for path in vanished {
+                let _turn = self.turns.take(name, path).await;
                 self.remove_file(&record, path).await?;
                 plan.deleted.push(path.to_owned());
             }
@@ -74,6 +75,7 @@ impl Rag {
     pub async fn delete_file(&self, name: &str, path: &str) -> Result<(), ApiError> {
         let (record, _) = records::read(&self.kv, name).await?;
         writable(&record)?;
+        let _turn = self.turns.take(name, path).await;
         if self.kv.get(&file_key(name, path)).await?.is_none() {
             return Err(ApiError::not_found("file_not_found", format!("rag {name} holds no file {path}")));
         }
@@ -87,7 +89,8 @@ impl Rag {
     }
 
     /// Takes one file in. The new passages are durable before those of the former version go, and the record comes last: an
-    /// ingest that breaks off anywhere is repaired by sending the file again.
+    /// ingest that breaks off anywhere is repaired by sending the file again. Where the vector store refuses in the middle
+    /// (a full disk), the passages that it took are taken back.
     pub async fn ingest_file(
         &self,
         name: &str,
@@ -109,8 +112,11 @@ impl Rag {
         let passages = cut(path, bytes, record.passage_words as usize, &sha256).await?;
         let count = passages.len() as u64;
         let ids: Vec<String> = passages.iter().map(|p| point_id(name, p)).collect();
-        if let Some((held, _)) = self.kv.get_json::<FileRecord>(&file_key(name, path)).await?
-            && held.sha256 == sha256
+        let _turn = self.turns.take(name, path).await;
+        let held = self.kv.get_json::<FileRecord>(&file_key(name, path)).await?.map(|(held, _)| held);
+        let known = held.as_ref().is_some_and(|held| held.sha256 == sha256);
+        if let Some(held) = held
+            && known
             && self.vectors.present(name, &ids).await?.len() == ids.len()
         {
             if held.source != source {
@@ -125,14 +131,27 @@ impl Rag {
             let dimension = vectors.first().map_or(0, |v| v.len() as u64);
             self.fix_dimension(name, dimension).await?;
             self.vectors.ensure(name, dimension).await?;
-            let points = passages.into_iter().zip(vectors).zip(ids);
-            let points = points.map(|((passage, vector), id)| Point { id, vector, passage }).collect();
-            self.vectors.upsert(name, points).await?;
+            let points = passages.into_iter().zip(vectors).zip(&ids);
+            let points =
+                points.map(|((passage, vector), id)| Point { id: id.clone(), vector, passage }).collect();
+            if let Err(error) = self.vectors.upsert(name, points).await {
+                if !known {
+                    self.take_back(name, path, &ids).await;
+                }
+                return Err(error.into());
+            }
         }
         self.vectors.delete_file(name, path, Some(&sha256)).await?;
         let file = FileRecord { sha256: sha256.clone(), bytes: length, passages: count, source };
         self.kv.change(&[], vec![Change::put_json(file_key(name, path), &file)]).await?;
         Ok(reply(count, false))
+    }
+
+    /// Deletes the passages of an ingest that failed, as far as the store allows: the next ingest of the file does the rest.
+    async fn take_back(&self, name: &str, path: &str, ids: &[String]) {
+        if let Err(error) = self.vectors.delete_points(name, ids).await {
+            tracing::warn!(rag = name, file = path, %error, "passages of a failed ingest stay until the next one");
+        }
     }
 
     /// Records the length of the first vectors.
@@ -173,6 +192,7 @@ async fn cut(path: &str, bytes: Bytes, words: usize, sha256: &str) -> Result<Vec
             end_line: passage.lines.1,
             heading: passage.heading,
             text: passage.text,
+            page: passage.page,
             sentences: passage.sentences,
         });
         Ok::<_, text::ReadError>(stored.collect())

@@ -16,6 +16,7 @@ mod rank;
 mod rebuild;
 mod records;
 mod reply;
+mod turns;
 mod vectors;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub struct Rag {
     vectors: Vectors,
     gateway: Arc<Gateway>,
     defaults: RagDefaults,
+    turns: Arc<turns::Turns>,
     /// One rebuild at a time.
     rebuilding: Arc<tokio::sync::Mutex<()>>,
 }
@@ -47,7 +49,7 @@ pub struct Rag {
 impl Rag {
     /// RAG on a key-value store, a vector store, and the gateway's engines.
     pub fn new(kv: Kv, vectors: Vectors, gateway: Arc<Gateway>, defaults: RagDefaults) -> Self {
-        Self { kv, vectors, gateway, defaults, rebuilding: Arc::default() }
+        Self { kv, vectors, gateway, defaults, turns: Arc::default(), rebuilding: Arc::default() }
     }
 
     /// Makes a rag.

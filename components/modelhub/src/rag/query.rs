@@ -24,7 +24,7 @@ use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
 use super::reply::{Facts, Reply};
 use crate::error::ApiError;
-use crate::gateway::Call;
+use crate::gateway::{Admission, Call, Usage};
 
 /// Candidates fetched for each passage wanted, so that ranking has a choice.
 const CANDIDATES_PER_PASSAGE: u64 = 6;
@@ -45,6 +45,8 @@ pub struct Retrieved {
     vector: Vec<f32>,
     timings: Timings,
     started: Instant,
+    /// The caller's place within the limits of its key; the answer's tokens are counted there.
+    admission: Option<Admission>,
 }
 
 /// What the model is asked.
@@ -55,6 +57,15 @@ struct Ask {
 }
 
 impl Retrieved {
+    /// Counts the question, and later the answer, for a key.
+    pub fn count_for(&mut self, mut admission: Option<Admission>) {
+        if let Some(admission) = &mut admission {
+            let prompt = question_tokens(&self.query);
+            admission.settle(Usage { prompt, completion: 0, reported: false });
+        }
+        self.admission = admission;
+    }
+
     /// What clients see of the passages.
     pub fn passages(&self) -> Passages {
         Passages { passages: self.sources.iter().map(|s| s.passage.clone()).collect() }
@@ -114,7 +125,7 @@ impl Rag {
         let best = order.into_iter().take(top_k as usize).filter_map(|i| hits[i].take());
         let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
         timings.rag_ms = ms(ranking);
-        Ok(Retrieved { record, query, sources, vector, timings, started })
+        Ok(Retrieved { record, query, sources, vector, timings, started, admission: None })
     }
 
     /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.
@@ -132,7 +143,8 @@ impl Rag {
     }
 
     /// Writes the answer as events; ends early when nobody listens any more.
-    pub async fn answer(&self, retrieved: Retrieved, model: String, events: Events) {
+    pub async fn answer(&self, mut retrieved: Retrieved, model: String, events: Events) {
+        let admission = retrieved.admission.take();
         let trace_id = aistack_chassis::trace::trace_id(&tracing::Span::current()).unwrap_or_default();
         let work = async {
             send(&events, QueryEvent::Passages(retrieved.passages())).await?;
@@ -140,7 +152,7 @@ impl Rag {
                 send(&events, QueryEvent::Delta(Delta { text: NO_ANSWER.to_owned() })).await?;
                 (no_answer(), retrieved.timings.clone(), String::new())
             } else {
-                let (citations, timings) = self.write(&retrieved, &model, &events).await?;
+                let (citations, timings) = self.write(&retrieved, &model, &events, admission).await?;
                 (citations, timings, model)
             };
             send(&events, QueryEvent::Citations(citations)).await?;
@@ -165,6 +177,7 @@ impl Rag {
         retrieved: &Retrieved,
         model: &str,
         events: &Events,
+        admission: Option<Admission>,
     ) -> Result<(Citations, Timings), Stop> {
         let mut timings = retrieved.timings.clone();
         let embedding = Instant::now();
@@ -175,7 +188,7 @@ impl Rag {
         let sources = retrieved.sources[..ask.passages].to_vec();
         let mut writer = Writer::new(&retrieved.query.question, sources);
         timings.rag_ms += ms(own);
-        let mut reply = self.ask(model, &ask.messages, retrieved.query.max_tokens).await?;
+        let mut reply = self.ask(model, &ask.messages, retrieved.query.max_tokens, admission).await?;
         let mut clock = Clock::new();
         let mut repeated = false;
         'reply: while let Some(piece) = reply.next().await? {
@@ -316,6 +329,7 @@ impl Rag {
         model: &str,
         messages: &[serde_json::Value],
         max_tokens: Option<u32>,
+        admission: Option<Admission>,
     ) -> Result<Reply, ApiError> {
         let body = serde_json::json!({
             "model": model,
@@ -336,7 +350,7 @@ impl Rag {
             body: Bytes::from(body.to_string()),
             stream: true,
         };
-        let response = self.gateway.forward(call, None).await?;
+        let response = self.gateway.forward(call, admission).await?;
         let status = response.status();
         if !status.is_success() {
             let body = response
@@ -422,6 +436,11 @@ fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
 
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
+}
+
+/// About how many tokens a question has.
+pub fn question_tokens(query: &RagQuery) -> u64 {
+    estimate(&query.question)
 }
 
 /// Puts a streamed answer together for clients that want it whole.

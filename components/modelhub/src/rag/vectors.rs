@@ -3,15 +3,23 @@
 use std::time::Duration;
 
 use aistack_api::modelhub::VectorConfig;
+use qdrant_client::Payload;
+use qdrant_client::qdrant::collections_client::CollectionsClient;
+use qdrant_client::qdrant::points_client::PointsClient;
 use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
-    DeletePointsBuilder, Distance, FieldType, Filter, PointId, PointStruct, Query, QueryPointsBuilder,
-    ScrollPointsBuilder, UpsertPointsBuilder, VectorParamsBuilder, VectorsOutput, vector_output,
-    vectors_config, vectors_output,
+    DeleteCollection, DeletePointsBuilder, Distance, FieldType, Filter, GetCollectionInfoRequest,
+    GetPointsBuilder, PointId, PointStruct, PointsIdsList, Query, QueryPointsBuilder, ScrollPointsBuilder,
+    UpsertPointsBuilder, VectorParamsBuilder, VectorsOutput, vector_output, vectors_config, vectors_output,
 };
-use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde::{Deserialize, Serialize};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
+use crate::client_tls::{ClientTlsError, grpc_config};
 use crate::error::ApiError;
 
 /// Points sent in one request.
@@ -20,14 +28,25 @@ const BATCH: usize = 256;
 /// Why the vector store could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VectorError {
-    /// The key file cannot be read.
-    #[error("vector.api_key_file {path}: {source}")]
+    /// The key file cannot be read, or holds what cannot be a header.
+    #[error("vector.api_key_file {path}: {reason}")]
     Key {
         /// Path of the file.
         path: String,
-        /// What the system said.
-        source: std::io::Error,
+        /// What is wrong.
+        reason: String,
     },
+    /// The endpoint is not an address that can be called.
+    #[error("vector.endpoint {endpoint}: {reason}")]
+    Endpoint {
+        /// As configured.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
     /// The store does not answer, or refused.
     #[error("the vector store at {endpoint} did not {operation}: {reason}")]
     Store {
@@ -37,10 +56,8 @@ pub enum VectorError {
         endpoint: String,
         /// What it said.
         reason: String,
-        /// Whether the collection is missing.
-        missing: bool,
-        /// Whether another try may succeed.
-        passing: bool,
+        /// What kind of failure that is.
+        trouble: Trouble,
     },
     /// A payload is not what was written.
     #[error("a point of collection {collection} is not a passage: {source}")]
@@ -52,22 +69,40 @@ pub enum VectorError {
     },
 }
 
+/// What kind of failure a store's is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The collection is missing.
+    Missing,
+    /// The store has no space left.
+    Full,
+    /// Another try may succeed.
+    Passing,
+    /// It will say the same again.
+    Refused,
+}
+
 impl VectorError {
     /// Whether the collection does not exist.
     pub fn missing(&self) -> bool {
-        matches!(self, Self::Store { missing: true, .. })
+        matches!(self, Self::Store { trouble: Trouble::Missing, .. })
     }
 }
 
 impl From<VectorError> for ApiError {
     fn from(error: VectorError) -> Self {
         match &error {
-            VectorError::Store { passing: true, .. } => Self::unavailable(
+            VectorError::Store { trouble: Trouble::Passing, .. } => Self::unavailable(
                 "vector_store_unavailable",
                 format!("{error}; is it running? (aistack status)"),
                 2,
             ),
-            VectorError::Store { missing: true, .. } => Self::conflict(
+            VectorError::Store { trouble: Trouble::Full, .. } => Self::new(
+                http::StatusCode::INSUFFICIENT_STORAGE,
+                "vector_store_full",
+                format!("{error}; give it more space, then send the file again"),
+            ),
+            VectorError::Store { trouble: Trouble::Missing, .. } => Self::conflict(
                 "collection_missing",
                 format!("{error}; ingest again: what is lost is put back"),
             ),
@@ -97,6 +132,9 @@ pub struct Stored {
     pub heading: Vec<String>,
     /// Its text.
     pub text: String,
+    /// Page that it stands on, from 1; only where the file has pages (pdf).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
     /// Of each sentence: start and end in `text`, start and end in the file, first and last line. Only where the text is not
     /// the file's bytes (html).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -136,10 +174,28 @@ pub struct Hit {
     pub passage: Stored,
 }
 
+/// Puts the store's key and the current trace into every request.
+#[derive(Clone)]
+struct Headers {
+    key: Option<AsciiMetadataValue>,
+}
+
+impl Interceptor for Headers {
+    fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        let mut request = aistack_chassis::trace::GrpcInject.call(request)?;
+        if let Some(key) = &self.key {
+            request.metadata_mut().insert("api-key", key.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Connection = InterceptedService<Channel, Headers>;
+
 /// A connection to the store. Cheap to clone.
 #[derive(Clone)]
 pub struct Vectors {
-    client: Qdrant,
+    connection: Connection,
     endpoint: String,
 }
 
@@ -153,43 +209,51 @@ impl Vectors {
     /// Prepares the connection; the store need not be up yet.
     pub fn connect(config: &VectorConfig) -> Result<Self, VectorError> {
         let endpoint = config.endpoint.clone();
-        let mut builder = Qdrant::from_url(&endpoint)
+        let wrong = |e: tonic::transport::Error| VectorError::Endpoint {
+            endpoint: config.endpoint.clone(),
+            reason: crate::innermost(&e),
+        };
+        let mut channel = Endpoint::from_shared(endpoint.clone())
+            .map_err(wrong)?
             .connect_timeout(Duration::from_secs(2))
             .timeout(Duration::from_mins(1))
-            .keep_alive_while_idle()
-            .skip_compatibility_check();
-        if let Some(path) = &config.api_key_file {
-            let key = std::fs::read_to_string(path)
-                .map_err(|source| VectorError::Key { path: path.display().to_string(), source })?;
-            builder.set_api_key(key.trim());
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        if endpoint.starts_with("https://") {
+            let tls = grpc_config("vector.tls", &config.tls.clone().unwrap_or_default())?;
+            channel = channel.tls_config(tls).map_err(wrong)?;
         }
-        let client = builder.build().map_err(|e| store_error("accept the address", &endpoint, &e))?;
-        Ok(Self { client, endpoint })
+        let key = match &config.api_key_file {
+            Some(path) => {
+                let wrong = |reason| VectorError::Key { path: path.display().to_string(), reason };
+                let key = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+                let key = AsciiMetadataValue::try_from(key.trim());
+                Some(key.map_err(|_| wrong("not one line of printable characters".to_owned()))?)
+            }
+            None => None,
+        };
+        let connection = InterceptedService::new(channel.connect_lazy(), Headers { key });
+        Ok(Self { connection, endpoint })
     }
 
-    /// The client with the current trace's context in its headers.
-    fn traced(&self) -> Qdrant {
-        let mut headers = http::HeaderMap::new();
-        aistack_chassis::trace::inject(&mut headers);
-        match headers.get("traceparent").and_then(|v| v.to_str().ok()) {
-            Some(value) => self.client.with_header("traceparent", value),
-            None => self.client.clone(),
-        }
+    fn points(&self) -> PointsClient<Connection> {
+        PointsClient::new(self.connection.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    fn error(&self, operation: &'static str) -> impl Fn(QdrantError) -> VectorError + '_ {
-        move |source| store_error(operation, &self.endpoint, &source)
+    fn collections(&self) -> CollectionsClient<Connection> {
+        CollectionsClient::new(self.connection.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    fn error(&self, operation: &'static str) -> impl Fn(Status) -> VectorError + '_ {
+        move |status| store_error(operation, &self.endpoint, &status)
     }
 
     /// Length of the vectors of a collection; `None` when there is no such collection.
     pub async fn dimension(&self, collection: &str) -> Result<Option<u64>, VectorError> {
-        let info = match self
-            .traced()
-            .collection_info(collection)
-            .await
-            .map_err(self.error("describe a collection"))
-        {
-            Ok(info) => info,
+        let request = GetCollectionInfoRequest { collection_name: collection.to_owned() };
+        let info = match self.collections().get(request).await.map_err(self.error("describe a collection")) {
+            Ok(info) => info.into_inner(),
             Err(error) if error.missing() => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -206,21 +270,24 @@ impl Vectors {
             return Ok(());
         }
         let create = CreateCollectionBuilder::new(collection)
-            .vectors_config(VectorParamsBuilder::new(dimension, Distance::Cosine));
-        if let Err(error) = self.traced().create_collection(create).await {
+            .vectors_config(VectorParamsBuilder::new(dimension, Distance::Cosine))
+            .build();
+        if let Err(error) = self.collections().create(create).await {
             // Another ingest may have made it meanwhile.
             if self.dimension(collection).await?.is_none() {
                 return Err(self.error("create a collection")(error));
             }
         }
-        let index = CreateFieldIndexCollectionBuilder::new(collection, "file", FieldType::Keyword).wait(true);
-        self.traced().create_field_index(index).await.map_err(self.error("index the file field"))?;
+        let index =
+            CreateFieldIndexCollectionBuilder::new(collection, "file", FieldType::Keyword).wait(true).build();
+        self.points().create_field_index(index).await.map_err(self.error("index the file field"))?;
         Ok(())
     }
 
     /// Deletes the collection if it exists.
     pub async fn drop_collection(&self, collection: &str) -> Result<(), VectorError> {
-        match self.traced().delete_collection(collection).await.map_err(self.error("delete a collection")) {
+        let request = DeleteCollection { collection_name: collection.to_owned(), timeout: None };
+        match self.collections().delete(request).await.map_err(self.error("delete a collection")) {
             Err(error) if !error.missing() => Err(error),
             _ => Ok(()),
         }
@@ -228,9 +295,9 @@ impl Vectors {
 
     /// Number of points; 0 when there is no such collection.
     pub async fn count(&self, collection: &str) -> Result<u64, VectorError> {
-        let request = CountPointsBuilder::new(collection).exact(true);
-        match self.traced().count(request).await.map_err(self.error("count")) {
-            Ok(response) => Ok(response.result.map_or(0, |r| r.count)),
+        let request = CountPointsBuilder::new(collection).exact(true).build();
+        match self.points().count(request).await.map_err(self.error("count")) {
+            Ok(response) => Ok(response.into_inner().result.map_or(0, |r| r.count)),
             Err(error) if error.missing() => Ok(0),
             Err(error) => Err(error),
         }
@@ -242,12 +309,17 @@ impl Vectors {
         for point in points {
             let payload = serde_json::to_value(&point.passage)
                 .map_err(|source| VectorError::Payload { collection: collection.to_owned(), source })?;
-            let payload = Payload::try_from(payload).map_err(self.error("take a payload"))?;
+            let payload = Payload::try_from(payload).map_err(|e| VectorError::Store {
+                operation: "take a payload",
+                endpoint: self.endpoint.clone(),
+                reason: e.to_string(),
+                trouble: Trouble::Refused,
+            })?;
             structs.push(PointStruct::new(point.id, point.vector, payload));
         }
         for batch in structs.chunks(BATCH) {
-            let request = UpsertPointsBuilder::new(collection, batch.to_vec()).wait(true);
-            self.traced().upsert_points(request).await.map_err(self.error("write points"))?;
+            let request = UpsertPointsBuilder::new(collection, batch.to_vec()).wait(true).build();
+            self.points().upsert(request).await.map_err(self.error("write points"))?;
         }
         Ok(())
     }
@@ -263,8 +335,18 @@ impl Vectors {
         if let Some(sha256) = keep {
             filter.must_not = vec![Condition::matches("sha256", sha256.to_owned())];
         }
-        let request = DeletePointsBuilder::new(collection).points(filter).wait(true);
-        match self.traced().delete_points(request).await.map_err(self.error("delete points")) {
+        let request = DeletePointsBuilder::new(collection).points(filter).wait(true).build();
+        match self.points().delete(request).await.map_err(self.error("delete points")) {
+            Err(error) if !error.missing() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes points by id.
+    pub async fn delete_points(&self, collection: &str, ids: &[String]) -> Result<(), VectorError> {
+        let ids = PointsIdsList { ids: ids.iter().map(|id| PointId::from(id.as_str())).collect() };
+        let request = DeletePointsBuilder::new(collection).points(ids).wait(true).build();
+        match self.points().delete(request).await.map_err(self.error("delete points")) {
             Err(error) if !error.missing() => Err(error),
             _ => Ok(()),
         }
@@ -281,8 +363,9 @@ impl Vectors {
             .query(Query::new_nearest(vector))
             .limit(limit)
             .with_payload(true)
-            .with_vectors(true);
-        let response = self.traced().query(request).await.map_err(self.error("search"))?;
+            .with_vectors(true)
+            .build();
+        let response = self.points().query(request).await.map_err(self.error("search"))?.into_inner();
         let hit = |point: qdrant_client::qdrant::ScoredPoint| {
             let passage = passage(collection, point.payload)?;
             Ok(Hit { score: point.score, vector: dense(point.vectors), passage })
@@ -303,7 +386,8 @@ impl Vectors {
         if let Some(from) = from {
             request = request.offset(from);
         }
-        let response = self.traced().scroll(request).await.map_err(self.error("list points"))?;
+        let response =
+            self.points().scroll(request.build()).await.map_err(self.error("list points"))?.into_inner();
         let mut points = Vec::with_capacity(response.result.len());
         for point in response.result {
             let id = point.id.as_ref().map(id_text).unwrap_or_default();
@@ -319,11 +403,11 @@ impl Vectors {
     /// Ids of the points of a collection among `ids`.
     pub async fn present(&self, collection: &str, ids: &[String]) -> Result<Vec<String>, VectorError> {
         let ids: Vec<PointId> = ids.iter().map(|id| PointId::from(id.as_str())).collect();
-        let request = qdrant_client::qdrant::GetPointsBuilder::new(collection, ids)
-            .with_payload(false)
-            .with_vectors(false);
-        match self.traced().get_points(request).await.map_err(self.error("read points")) {
-            Ok(response) => Ok(response.result.iter().filter_map(|p| p.id.as_ref()).map(id_text).collect()),
+        let request = GetPointsBuilder::new(collection, ids).with_payload(false).with_vectors(false).build();
+        match self.points().get(request).await.map_err(self.error("read points")) {
+            Ok(response) => {
+                Ok(response.get_ref().result.iter().filter_map(|p| p.id.as_ref()).map(id_text).collect())
+            }
             Err(error) if error.missing() => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -360,33 +444,23 @@ fn passage(
         .map_err(|source| VectorError::Payload { collection: collection.to_owned(), source })
 }
 
-fn store_error(operation: &'static str, endpoint: &str, error: &QdrantError) -> VectorError {
-    use tonic::Code;
-    let (reason, missing, passing) = match error {
-        QdrantError::ResponseError { status } | QdrantError::ResourceExhaustedError { status, .. } => {
-            let missing = status.code() == Code::NotFound
-                || (status.code() == Code::InvalidArgument && status.message().contains("doesn't exist"));
-            let passing = matches!(
-                status.code(),
-                Code::Unavailable
-                    | Code::DeadlineExceeded
-                    | Code::Cancelled
-                    | Code::ResourceExhausted
-                    | Code::Unknown
-            );
-            // The client reports a connection that failed as an internal error with its innards printed.
-            if status.code() == Code::Internal && status.message().starts_with("Failed to connect") {
-                let refused = status.message().contains("refused");
-                let reason = if refused { "connection refused" } else { "no connection" };
-                (reason.to_owned(), false, true)
-            } else {
-                let cause = std::error::Error::source(status).map(crate::innermost);
-                (cause.unwrap_or_else(|| status.message().to_owned()), missing, passing)
-            }
-        }
-        other => (crate::innermost(other), false, matches!(other, QdrantError::Io(_))),
+fn store_error(operation: &'static str, endpoint: &str, status: &Status) -> VectorError {
+    let said = status.message();
+    let trouble = match status.code() {
+        Code::NotFound => Trouble::Missing,
+        Code::InvalidArgument if said.contains("doesn't exist") => Trouble::Missing,
+        // The system's sentence, in whatever the store wraps it.
+        _ if said.contains("No space left on device") => Trouble::Full,
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::ResourceExhausted
+        | Code::Unknown => Trouble::Passing,
+        _ => Trouble::Refused,
     };
-    VectorError::Store { operation, endpoint: endpoint.to_owned(), reason, missing, passing }
+    let cause = std::error::Error::source(status).map(crate::innermost);
+    let reason = cause.unwrap_or_else(|| said.to_owned());
+    VectorError::Store { operation, endpoint: endpoint.to_owned(), reason, trouble }
 }
 
 #[cfg(test)]
@@ -395,19 +469,33 @@ mod tests {
 
     #[test]
     fn what_the_store_says_becomes_what_to_do() {
-        use tonic::Status;
-        let lost = "Failed to connect to http://h:1/: tonic::transport::Error(Transport, … \"Connection refused\" …)";
+        let full = "Service unavailable: Write /d/wal: No space left on device (os error 28)";
         let cases = [
-            (Status::internal(lost), "vector_store_unavailable", "connection refused"),
-            (Status::unavailable("closing"), "vector_store_unavailable", "closing"),
-            (Status::not_found("Collection `x` doesn't exist!"), "collection_missing", "doesn't exist"),
-            (Status::invalid_argument("Wrong input: vector"), "vector_store_error", "Wrong input"),
+            (Status::unavailable("closing"), 503, "vector_store_unavailable", "closing"),
+            (Status::unavailable(full), 507, "vector_store_full", "No space left"),
+            (Status::internal(full), 507, "vector_store_full", "give it more space"),
+            (Status::not_found("Collection `x` doesn't exist!"), 409, "collection_missing", "doesn't exist"),
+            (Status::invalid_argument("Wrong input: vector"), 502, "vector_store_error", "Wrong input"),
+            (Status::unauthenticated("Must provide an API key"), 502, "vector_store_error", "API key"),
         ];
-        for (status, code, part) in cases {
-            let error = store_error("search", "http://h:1", &QdrantError::ResponseError { status });
-            let error = ApiError::from(error);
-            assert_eq!(error.code, code, "{error}");
+        for (status, want, code, part) in cases {
+            let error = ApiError::from(store_error("search", "http://h:1", &status));
+            assert_eq!((error.status.as_u16(), error.code), (want, code), "{error}");
             assert!(error.message.contains(part) && !error.message.contains("tonic::"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_not_there_is_told_in_plain_words() {
+        let config = VectorConfig {
+            kind: aistack_api::modelhub::VectorKind::Qdrant,
+            endpoint: "http://127.0.0.1:1".into(),
+            api_key_file: None,
+            tls: None,
+        };
+        let error = Vectors::connect(&config).expect("no call yet").count("c").await.expect_err("nobody");
+        let error = ApiError::from(error);
+        assert_eq!(error.code, "vector_store_unavailable");
+        assert!(error.message.contains("Connection refused"), "{error}");
     }
 }

@@ -162,9 +162,23 @@ impl Registry {
         let written = self.artefacts.write(body, announced).await?;
         let added = self.add_file(model, version, path, &written.sha256, Some(&written)).await;
         if added.is_err() {
-            self.artefacts.delete(&written.object).await?;
+            self.clean_up(&written).await;
         }
         added
+    }
+
+    /// Deletes an object that was not registered. A store that broke off may have registered it after all, so its record is
+    /// asked; where nobody knows, the object stays.
+    async fn clean_up(&self, written: &Written) {
+        let registered = match blobs::find(&self.kv, &written.sha256).await {
+            Ok(blob) => blob.is_some_and(|blob| blob.object == written.object),
+            Err(_) => true,
+        };
+        if registered {
+            tracing::warn!(object = written.object, "an upload failed at its last step; its object stays");
+        } else if let Err(error) = self.artefacts.delete(&written.object).await {
+            tracing::warn!(object = written.object, %error, "an upload that failed could not be deleted");
+        }
     }
 
     /// Adds a file whose content is here already.

@@ -15,6 +15,8 @@ pub struct Passage {
     pub heading: Vec<String>,
     /// Its text.
     pub text: String,
+    /// Page that it stands on, from 1, where the file has pages.
+    pub page: Option<u32>,
     /// Of each sentence: start and end in `text`, start and end in the file, first and last line. Only where the text is not
     /// the file's bytes.
     pub sentences: Vec<[u64; 6]>,
@@ -116,6 +118,7 @@ impl Cutter<'_> {
             bytes,
             heading: self.heading.iter().map(|(_, title)| title.clone()).collect(),
             text: text.to_owned(),
+            page: self.document.page(span.start),
             sentences: if source.is_identity() {
                 Vec::new()
             } else {

@@ -63,7 +63,7 @@ pub fn read(file: &str) -> Document {
         at = if file.as_bytes()[at] == b'<' { reader.markup(at) } else { reader.words(at) };
     }
     reader.end_block();
-    Document { text: reader.text, blocks: reader.blocks, source: reader.source }
+    Document { text: reader.text, blocks: reader.blocks, source: reader.source, pages: Vec::new() }
 }
 
 struct Reader<'a> {

@@ -44,7 +44,7 @@ pub fn read(text: &str) -> Document {
             _ => {}
         }
     }
-    Document { text: text.to_owned(), blocks, source: SourceMap::identity(text) }
+    Document { text: text.to_owned(), blocks, source: SourceMap::identity(text), pages: Vec::new() }
 }
 
 fn push(text: &str, blocks: &mut Vec<Block>, span: std::ops::Range<usize>, kind: BlockKind) {

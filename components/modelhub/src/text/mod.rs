@@ -24,8 +24,18 @@ pub struct Document {
     pub text: String,
     /// Blocks in reading order, spans in `text`.
     pub blocks: Vec<Block>,
-    /// Where the text stands in the file.
+    /// Where the text stands in the file. A PDF's bytes are not text: there, spans and lines count in `text` itself.
     pub source: SourceMap,
+    /// Of each page with text on it: where it starts in `text`, and its number from 1. Empty where a file has no pages.
+    pub pages: Vec<(usize, u32)>,
+}
+
+impl Document {
+    /// The page that a position of the text stands on.
+    pub fn page(&self, at: usize) -> Option<u32> {
+        let next = self.pages.partition_point(|(start, _)| *start <= at);
+        Some(self.pages[next.checked_sub(1)?].1)
+    }
 }
 
 /// A heading, a paragraph, a list item, a table row, a piece of code.
@@ -140,7 +150,7 @@ fn plain(text: &str) -> Document {
         offset = end;
     }
     push_block(text, &mut blocks, start, offset);
-    Document { text: text.to_owned(), blocks, source: SourceMap::identity(text) }
+    Document { text: text.to_owned(), blocks, source: SourceMap::identity(text), pages: Vec::new() }
 }
 
 fn push_block(text: &str, blocks: &mut Vec<Block>, start: Option<usize>, end: usize) {

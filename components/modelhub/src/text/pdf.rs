@@ -1,4 +1,5 @@
-//! PDF: the text layer, page by page. Spans count in the extracted text, since a PDF's bytes are not text.
+//! PDF: the text layer, page by page. Spans and lines count in the extracted text, which `modelhub rag text FILE` prints, since
+//! a PDF's bytes are not text; the page says where to look in the file.
 
 use super::{Block, BlockKind, Document, ReadError, SourceMap, plain};
 
@@ -10,11 +11,13 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Document, ReadError> {
         .map_err(|reason| ReadError::Pdf { path: path.to_owned(), reason })?;
     let mut text = String::new();
     let mut blocks = Vec::new();
+    let mut numbers = Vec::new();
     for (i, page) in pages.iter().enumerate() {
         if page.trim().is_empty() {
             continue;
         }
         let title = text.len();
+        numbers.push((title, u32::try_from(i + 1).unwrap_or(u32::MAX)));
         text.push_str("page ");
         text.push_str(&(i + 1).to_string());
         blocks.push(Block { span: title..text.len(), kind: BlockKind::Heading(1) });
@@ -33,5 +36,5 @@ pub fn read(path: &str, bytes: &[u8]) -> Result<Document, ReadError> {
         return Err(ReadError::NoText { path: path.to_owned() });
     }
     let source = SourceMap::identity(&text);
-    Ok(Document { text, blocks, source })
+    Ok(Document { text, blocks, source, pages: numbers })
 }

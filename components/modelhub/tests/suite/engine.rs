@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use aistack_api::server::{ServerConfig, TlsConfig};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -11,12 +12,18 @@ use axum::routing::{get, post};
 use futures::StreamExt;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::Digest;
+
+use crate::hub::{context, crypto};
 
 /// What the engine does with a request.
 #[derive(Debug, Clone)]
 pub enum Manner {
     /// Answers with this text and token counts.
     Reply(&'static str),
+    /// Answers with a vector for each text: texts that share words are near each other.
+    Embed,
     /// Sends these pieces one by one.
     Pieces(Vec<&'static str>),
     /// Sends one event and then nothing, until the connection goes.
@@ -35,7 +42,6 @@ pub struct Engine {
     /// Requests whose reply is still being sent.
     pub open: Arc<AtomicUsize>,
     model: &'static str,
-    task: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
 
 struct Open(Arc<AtomicUsize>);
@@ -48,22 +54,36 @@ impl Drop for Open {
 
 impl Engine {
     pub async fn start(model: &'static str, manner: Manner) -> Self {
+        Self::listen(model, manner, None).await
+    }
+
+    /// One that speaks TLS only.
+    pub async fn start_tls(model: &'static str, manner: Manner, tls: TlsConfig) -> Self {
+        Self::listen(model, manner, Some(tls)).await
+    }
+
+    async fn listen(model: &'static str, manner: Manner, tls: Option<TlsConfig>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let engine = Self {
-            url: format!("http://{}", listener.local_addr().expect("an address")),
+            url: format!("{scheme}://{}", listener.local_addr().expect("an address")),
             seen: Arc::default(),
             manner: Arc::new(Mutex::new(manner)),
             open: Arc::default(),
             model,
-            task: Arc::default(),
         };
         let app = axum::Router::new()
             .route("/v1/models", get(models))
+            .route("/v1/completions", post(infer))
             .route("/v1/chat/completions", post(infer))
             .route("/v1/embeddings", post(infer))
             .with_state(engine.clone());
-        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("the engine runs") });
-        *engine.task.lock() = Some(task);
+        let mut server = ServerConfig::with_admin(([127, 0, 0, 1], 0).into());
+        server.tls = tls;
+        tokio::spawn(async move {
+            crypto();
+            aistack_chassis::serve::serve(listener, app, &context(server)).await.expect("the engine runs");
+        });
         engine
     }
 
@@ -77,7 +97,7 @@ impl Engine {
 }
 
 async fn models(State(engine): State<Engine>) -> Response {
-    axum::Json(serde_json::json!({"object": "list", "data": [{"id": engine.model, "max_model_len": 512}]}))
+    axum::Json(json!({"object": "list", "data": [{"id": engine.model, "max_model_len": 512}]}))
         .into_response()
 }
 
@@ -87,11 +107,12 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
     engine.open.fetch_add(1, Ordering::SeqCst);
     let open = Open(engine.open.clone());
     match manner {
-        Manner::Reply(text) => axum::Json(serde_json::json!({
-            "choices": [{"message": {"role": "assistant", "content": text}}],
+        Manner::Reply(text) => axum::Json(json!({
+            "choices": [{"message": {"role": "assistant", "content": text}, "text": text, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
         }))
         .into_response(),
+        Manner::Embed => embeddings(&engine.seen.lock().last().expect("this one").1).into_response(),
         Manner::Fail(status) => {
             let status = StatusCode::from_u16(status).expect("a status");
             (status, r#"{"error":{"message":"not now"}}"#).into_response()
@@ -102,6 +123,31 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
         }
         Manner::Break => stream(open, vec!["data: {\"choices\""], End::Broken),
     }
+}
+
+/// Dimension of the vectors of [`Manner::Embed`].
+pub const DIMENSION: usize = 64;
+
+fn embeddings(body: &[u8]) -> axum::Json<Value> {
+    let body: Value = serde_json::from_slice(body).expect("JSON");
+    let texts: Vec<&str> = match &body["input"] {
+        Value::String(text) => vec![text],
+        list => list.as_array().expect("a list").iter().map(|t| t.as_str().expect("text")).collect(),
+    };
+    let tokens = texts.iter().map(|t| t.split_whitespace().count()).sum::<usize>();
+    let item = |(index, text): (usize, &&str)| json!({"index": index, "embedding": bag_of_words(text)});
+    let data: Vec<Value> = texts.iter().enumerate().map(item).collect();
+    axum::Json(json!({"data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}))
+}
+
+fn bag_of_words(text: &str) -> Vec<f32> {
+    let mut vector = vec![0.01_f32; DIMENSION];
+    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
+        let digest = sha2::Sha256::digest(word.to_lowercase());
+        vector[digest[0] as usize % DIMENSION] += 1.0;
+    }
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter().map(|x| x / length).collect()
 }
 
 enum End {

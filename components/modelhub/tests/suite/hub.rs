@@ -8,6 +8,8 @@ use serde_json::Value;
 /// A running server; it stops when this is dropped.
 pub struct Hub {
     pub url: String,
+    /// URL of the gRPC door.
+    pub grpc: String,
     pub client: reqwest::Client,
     pub metrics: Metrics,
     shutdown: Shutdown,
@@ -21,7 +23,19 @@ impl Drop for Hub {
 }
 
 pub fn engine(name: &str, url: &str, task: EngineTask) -> EngineConfig {
-    EngineConfig { name: name.into(), endpoint: url.into(), models: vec![], task, api_key_file: None }
+    EngineConfig {
+        name: name.into(),
+        endpoint: url.into(),
+        models: vec![],
+        task,
+        api_key_file: None,
+        tls: None,
+    }
+}
+
+/// Chooses the cryptography of this process; again is no error.
+pub fn crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// A free port of this machine.
@@ -30,31 +44,34 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// What the chassis hands to a server.
+pub fn context(server: ServerConfig) -> Ctx {
+    let component = Component { name: "modelhub", env_prefix: "MODELHUB_", version: "test" };
+    let (shutdown, health, metrics) = (Shutdown::default(), Health::default(), Metrics::new(component));
+    Ctx { component, shutdown, health, metrics, server }
+}
+
 impl Hub {
     /// Starts a server; `change` completes its configuration.
     pub async fn start(change: impl FnOnce(&mut ModelhubConfig)) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crypto();
         let artefacts = tempfile::tempdir().expect("a folder");
         let mut config = ModelhubConfig {
             listen: ([127, 0, 0, 1], free_port()).into(),
+            listen_grpc: Some(([127, 0, 0, 1], free_port()).into()),
             artefacts: artefacts.path().join("artefacts").display().to_string(),
             ..ModelhubConfig::default()
         };
         config.limits.health_interval_ms = 100;
+        config.server = ServerConfig::with_admin(([127, 0, 0, 1], 0).into());
         change(&mut config);
-        let component = Component { name: "modelhub", env_prefix: "MODELHUB_", version: "test" };
-        let ctx = Ctx {
-            component,
-            shutdown: Shutdown::default(),
-            health: Health::default(),
-            metrics: Metrics::new(component),
-            server: ServerConfig::with_admin(([127, 0, 0, 1], 0).into()),
-        };
+        let ctx = context(config.server.clone());
         let url = format!("http://{}", config.listen);
+        let grpc = config.listen_grpc.map_or_else(String::new, |address| format!("http://{address}"));
         let (shutdown, health, metrics) = (ctx.shutdown.clone(), ctx.health.clone(), ctx.metrics.clone());
         tokio::spawn(async move { modelhub::server::serve(config, ctx).await.expect("the server runs") });
         let client = reqwest::Client::builder().build().expect("a client");
-        let hub = Self { url, client, metrics, shutdown, _artefacts: artefacts };
+        let hub = Self { url, grpc, client, metrics, shutdown, _artefacts: artefacts };
         eventually("the server is ready", || async { health.is_ready() }).await;
         hub
     }

@@ -1,11 +1,19 @@
 //! ModelHub from outside, over HTTP.
 //!
-//! `gateway` runs against engines that misbehave on purpose and needs nothing else. `stack` runs against real stores and
+//! `gateway` and `grpc` run against engines that misbehave on purpose and need nothing else. `stack` runs against real stores and
 //! engines: those that `MODELHUB_TEST_ETCD`, `MODELHUB_TEST_QDRANT`, `MODELHUB_TEST_CHAT` and `MODELHUB_TEST_EMBED` name (URLs), else
 //! our own, started from the binaries that stand beside this test's.
 
+mod bad_input;
+mod certificates;
 mod engine;
+mod faults;
 mod gateway;
+mod grpc;
 mod hub;
+mod pdf;
 mod processes;
+mod s3;
+mod small_disk;
 mod stack;
+mod tls;

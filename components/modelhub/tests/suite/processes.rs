@@ -1,9 +1,11 @@
 //! The stores and engines of a test: those that the environment names, else our own binaries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::hub::{eventually, free_port};
+use aistack_api::server::TlsConfig;
+
+use crate::hub::{crypto, eventually, free_port};
 
 /// A process of ours; it is killed when this is dropped.
 pub struct Process {
@@ -24,13 +26,22 @@ impl Process {
         let path = binary_path(binary);
         let settings: Vec<(String, String)> =
             settings.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        let command = move || {
+            let mut command = Command::new(&path);
+            command.envs(settings.iter().cloned());
+            command
+        };
+        Self::run(command, data, admin).await
+    }
+
+    pub async fn run(
+        command: impl Fn() -> Command + Send + Sync + 'static,
+        data: tempfile::TempDir,
+        admin: u16,
+    ) -> Self {
         let start = move || {
-            Command::new(&path)
-                .envs(settings.iter().cloned())
-                .stdout(Stdio::null())
-                .stderr(Stdio::inherit())
-                .spawn()
-                .expect("the binary starts")
+            let mut command = command();
+            command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the binary starts")
         };
         let ready = format!("http://127.0.0.1:{admin}/readyz");
         let process = Self { child: start(), start: Box::new(start), ready, _data: data };
@@ -39,6 +50,7 @@ impl Process {
     }
 
     async fn wait(&self) {
+        crypto();
         let client = reqwest::Client::new();
         eventually(&self.ready, || async {
             client.get(&self.ready).send().await.is_ok_and(|r| r.status().is_success())
@@ -84,31 +96,74 @@ fn local(port: u16) -> String {
 }
 
 pub async fn kv() -> Service {
-    if let Some(service) = given("MODELHUB_TEST_ETCD") {
-        return service;
+    match given("MODELHUB_TEST_ETCD") {
+        Some(service) => service,
+        None => own_kv(None, &[]).await,
     }
-    let (client, admin, data) = (free_port(), free_port(), tempfile::tempdir().expect("a folder"));
-    let settings = [
+}
+
+/// TinyKV in a folder (a fresh one when none is named), with further settings.
+pub async fn own_kv(folder: Option<&Path>, more: &[(&str, String)]) -> Service {
+    let (client, admin) = (free_port(), free_port());
+    let data = tempfile::tempdir().expect("a folder");
+    let mut settings = vec![
         ("TINYKV_LISTEN_CLIENT", local(client)),
         ("TINYKV_LISTEN_PEER", local(free_port())),
         ("TINYKV_SERVER__ADMIN_LISTEN", local(admin)),
-        ("TINYKV_DATA_DIR", data.path().display().to_string()),
+        ("TINYKV_DATA_DIR", folder.unwrap_or(data.path()).display().to_string()),
     ];
+    settings.extend_from_slice(more);
     let process = Process::start("tinykv", &settings, data, admin).await;
     Service { url: format!("http://{}", local(client)), process: Some(process) }
 }
 
 pub async fn vectors() -> Service {
-    if let Some(service) = given("MODELHUB_TEST_QDRANT") {
-        return service;
+    match given("MODELHUB_TEST_QDRANT") {
+        Some(service) => service,
+        None => own_vectors(None, &[]).await,
     }
-    let (grpc, admin, data) = (free_port(), free_port(), tempfile::tempdir().expect("a folder"));
-    let settings = [
+}
+
+/// etcd itself, from a binary, with TLS for its clients.
+pub async fn etcd_over_tls(binary: &str, tls: &TlsConfig) -> Service {
+    let (client, peer, admin) = (free_port(), free_port(), free_port());
+    let data = tempfile::tempdir().expect("a folder");
+    let [client_url, peer_url] = [format!("https://{}", local(client)), format!("http://{}", local(peer))];
+    let mut arguments = vec![
+        format!("--data-dir={}", data.path().display()),
+        format!("--listen-client-urls={client_url}"),
+        format!("--advertise-client-urls={client_url}"),
+        format!("--listen-peer-urls={peer_url}"),
+        format!("--initial-advertise-peer-urls={peer_url}"),
+        format!("--initial-cluster=default={peer_url}"),
+        format!("--listen-metrics-urls=http://{}", local(admin)),
+        format!("--cert-file={}", tls.cert_file.display()),
+        format!("--key-file={}", tls.key_file.display()),
+        "--log-level=error".to_owned(),
+    ];
+    if let Some(ca) = &tls.client_ca_file {
+        arguments.extend([format!("--trusted-ca-file={}", ca.display()), "--client-cert-auth".to_owned()]);
+    }
+    let binary = binary.to_owned();
+    let command = move || {
+        let mut command = Command::new(&binary);
+        command.args(&arguments);
+        command
+    };
+    Service { url: client_url, process: Some(Process::run(command, data, admin).await) }
+}
+
+/// VectorForge in a folder (a fresh one when none is named), with further settings.
+pub async fn own_vectors(folder: Option<&Path>, more: &[(&str, String)]) -> Service {
+    let (grpc, admin) = (free_port(), free_port());
+    let data = tempfile::tempdir().expect("a folder");
+    let mut settings = vec![
         ("VECTORFORGE_LISTEN_GRPC", local(grpc)),
         ("VECTORFORGE_LISTEN_HTTP", local(free_port())),
         ("VECTORFORGE_SERVER__ADMIN_LISTEN", local(admin)),
-        ("VECTORFORGE_DATA_DIR", data.path().display().to_string()),
+        ("VECTORFORGE_DATA_DIR", folder.unwrap_or(data.path()).display().to_string()),
     ];
+    settings.extend_from_slice(more);
     let process = Process::start("vectorforge", &settings, data, admin).await;
     Service { url: format!("http://{}", local(grpc)), process: Some(process) }
 }

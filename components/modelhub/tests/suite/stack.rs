@@ -9,11 +9,11 @@ use crate::hub::{Hub, engine, eventually};
 use crate::processes::{self, Service};
 
 /// A name that no other test, and no other run against the same store, uses.
-fn unique(name: &str) -> String {
+pub fn unique(name: &str) -> String {
     format!("{name}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
 }
 
-fn on(config: &mut ModelhubConfig, kv: &Service) {
+pub fn on(config: &mut ModelhubConfig, kv: &Service) {
     config.kv.endpoints = vec![kv.url.clone()];
 }
 
@@ -102,6 +102,27 @@ async fn concurrent_writers_lose_nothing() {
 }
 
 #[tokio::test]
+async fn a_registry_larger_than_a_page_and_a_message_is_listed_whole() {
+    let kv = processes::kv().await;
+    let hub = Hub::start(|config| on(config, &kv)).await;
+    let model = unique("m");
+    let names: Vec<String> = (0..210).map(|i| format!("{model}-{i:03}")).collect();
+    let description = "x".repeat(30_000);
+    let bodies: Vec<_> = names.iter().map(|n| json!({"name": n, "description": description})).collect();
+    for made in futures::future::join_all(bodies.iter().map(|body| hub.post("/api/v1/models", body))).await {
+        assert_eq!(made.0, 201, "{}", made.1);
+    }
+    let (_, listed) = hub.get("/api/v1/models").await;
+    let listed = listed["models"].as_array().expect("a list").iter();
+    let mine: Vec<&str> =
+        listed.filter_map(|m| m["name"].as_str()).filter(|n| n.starts_with(&format!("{model}-"))).collect();
+    assert_eq!(mine, names);
+    for name in &names {
+        assert_eq!(hub.delete(&format!("/api/v1/models/{name}")).await.0, 200);
+    }
+}
+
+#[tokio::test]
 async fn keys_open_the_door_and_count() {
     let kv = processes::kv().await;
     let engine_double = crate::engine::Engine::start("m", crate::engine::Manner::Reply("Hello")).await;
@@ -161,7 +182,8 @@ async fn stack() -> Stack {
     let hub = Hub::start(|config| {
         on(config, &kv);
         let endpoint = vectors.url.clone();
-        config.vector = Some(VectorConfig { kind: VectorKind::Qdrant, endpoint, api_key_file: None });
+        config.vector =
+            Some(VectorConfig { kind: VectorKind::Qdrant, endpoint, api_key_file: None, tls: None });
         config.engines =
             vec![engine("chat", &chat.url, EngineTask::Chat), engine("embed", &embed.url, EngineTask::Embed)];
     })
