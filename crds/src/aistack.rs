@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::env_pool::InterfacesSpec;
 use crate::inference_service::{ModelQuantization, ScalingSpec};
 use crate::kv_cluster::KVClusterSpec;
-use crate::parts::{BYTES_PATTERN, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one};
+use crate::parts::{
+    BYTES_PATTERN, ClientTlsSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
+};
 use crate::status::BasicStatus;
 
 /// A whole AI platform: each part is one of ours, or a server that already runs and speaks the same protocol.
@@ -303,6 +305,11 @@ pub enum OwnType {
 /// Key-value store that already runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.tls) || self.endpoints.all(e, e.startsWith('https://'))")
+        .message("is set, but not every endpoint is an https:// address: its traffic would not be encrypted")
+        .field_path(".tls"),
+)]
 pub struct KvStoreSpec {
     /// Protocol.
     #[serde(rename = "type")]
@@ -318,6 +325,9 @@ pub struct KvStoreSpec {
     /// Secret with that user's password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// Certificates, for `https://` endpoints. Left out: the CAs of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsSpec>,
 }
 
 /// Key-value protocols.
@@ -329,8 +339,13 @@ pub enum KvStoreType {
 }
 
 /// Vector database that already runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.tls) || (has(self.grpcEndpoint) ? self.grpcEndpoint : self.endpoint).startsWith('https://')")
+        .message("is set, but its gRPC address is not https://: its traffic would not be encrypted")
+        .field_path(".tls"),
+)]
 pub struct VectorStoreSpec {
     /// Protocol.
     #[serde(rename = "type")]
@@ -345,6 +360,9 @@ pub struct VectorStoreSpec {
     /// Secret with its API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// Certificates, for an `https://` endpoint. Left out: the CAs of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsSpec>,
 }
 
 /// Vector protocols.

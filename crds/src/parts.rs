@@ -115,6 +115,22 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
+/// Certificates for the `https://` address of something that already runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientTlsSpec {
+    /// Secret with the CA that signed the server's certificate, under `ca.crt`.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Whether that Secret's `tls.crt` and `tls.key` are shown to the server, for servers that ask for a client certificate.
+    #[serde(default)]
+    pub client_certificate: bool,
+    /// Name that the server's certificate must carry. Left out: the host of the address.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
 /// An object of a kind that the field's documentation names, in the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectRef {

@@ -446,6 +446,7 @@ mod tests {
                 models: vec!["m".to_owned()],
                 task: EngineTask::Chat,
                 api_key_file: None,
+                tls: None,
             }];
         });
     }

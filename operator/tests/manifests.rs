@@ -66,6 +66,27 @@ fn hybrid() {
 }
 
 #[test]
+fn stores_that_run_already_are_reached_over_tls() {
+    let text = "{apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}, spec: {
+        kvStore: {type: etcd, endpoints: ['https://e:2379'], tls: {secretName: etcd-client, clientCertificate: true}},
+        vectorStore: {type: qdrant, endpoint: 'https://q:6333', secretRef: {name: qdrant, key: api-key},
+                      tls: {secretName: q-ca, serverName: qdrant.internal}},
+        modelhub: {replicas: 1}}}";
+    let manifests = compile("f.yaml", text).expect("valid").manifests.to_yaml();
+    for wanted in [
+        "ca_file: /etc/aistack-secrets/kv-ca/ca.crt",
+        "cert_file: /etc/aistack-secrets/kv-cert/tls.crt",
+        "key_file: /etc/aistack-secrets/kv-key/tls.key",
+        "ca_file: /etc/aistack-secrets/vector-ca/ca.crt",
+        "server_name: qdrant.internal",
+        "secretName: etcd-client",
+        "secretName: q-ca",
+    ] {
+        assert!(manifests.contains(wanted), "{wanted} is not in\n{manifests}");
+    }
+}
+
+#[test]
 fn other_kinds() {
     let compiled = compile("others.yaml", OTHERS).expect("valid");
     insta::assert_snapshot!(compiled.manifests.to_yaml());

@@ -41,6 +41,23 @@ fn messages() {
 }
 
 #[test]
+fn certificates_are_for_encrypted_addresses() {
+    for (store, path) in [
+        ("kvStore: {type: etcd, endpoints: ['http://e:2379'], tls: {secretName: s}}", "spec.kvStore.tls"),
+        (
+            "vectorStore: {type: qdrant, endpoint: 'http://q:6333', tls: {secretName: s}}",
+            "spec.vectorStore.tls",
+        ),
+    ] {
+        let head = "apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}";
+        let text = format!("{{{head}, spec: {{modelhub: {{replicas: 1}}, {store}}}}}");
+        let refused = compile("f.yaml", &text).expect_err(store).to_string();
+        assert!(refused.contains(path) && refused.contains("would not be encrypted"), "{refused}");
+        compile("f.yaml", &text.replace("http:", "https:")).expect("an encrypted address");
+    }
+}
+
+#[test]
 fn everything_wrong_is_said_at_once() {
     let text = "{apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}, spec: {tinykv: {replica: 3, storage: 1}, vectorforge: {replicas: 0}}}";
     let refused = compile("f.yaml", text).expect_err("three mistakes");

@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use aistack_api::modelhub::{
-    EngineConfig, EngineTask, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig, VectorKind,
+    ClientTlsConfig, EngineConfig, EngineTask, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig,
+    VectorKind,
 };
 use aistack_api::server::ServerConfig;
 use aistack_crds::aistack::ModelHubSpec;
 use aistack_crds::inference_service::Task;
-use aistack_crds::parts::{PodOverrides, ResourceSpec, SecretKeyRef};
+use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
 
 use super::HUB;
@@ -35,6 +36,11 @@ const GRPC_PORT: u16 = 8082;
 const ADMIN_SECRET: &str = "modelhub-admin";
 /// Its key.
 const ADMIN_KEY: &str = "admin-key";
+
+/// Volumes of the key-value store's CA, client certificate and key.
+const KV_VOLUMES: [&str; 3] = ["kv-ca", "kv-cert", "kv-key"];
+/// The same for the vector store.
+const VECTOR_VOLUMES: [&str; 3] = ["vector-ca", "vector-cert", "vector-tls-key"];
 
 /// A ModelHub that can be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,6 +134,7 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
             endpoints: external.endpoints.clone(),
             username: external.username.clone(),
             password_file: external.secret_ref.as_ref().map(|secret| mount("kv-password", secret, secrets)),
+            tls: external.tls.as_ref().map(|tls| certificates(&KV_VOLUMES, tls, secrets)),
         },
     };
     let vector = match &stack.vector {
@@ -138,12 +145,14 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
                 kind: VectorKind::Qdrant,
                 endpoint: format!("http://{}:{port}", own.0.name),
                 api_key_file: None,
+                tls: None,
             })
         }
         Vector::External(endpoint, external) => Some(VectorConfig {
             kind: VectorKind::Qdrant,
             endpoint: endpoint.clone(),
             api_key_file: external.secret_ref.as_ref().map(|secret| mount("vector-key", secret, secrets)),
+            tls: external.tls.as_ref().map(|tls| certificates(&VECTOR_VOLUMES, tls, secrets)),
         }),
     };
     let engines = stack.services.iter().map(|service| engine(&service.validated, secrets)).collect();
@@ -181,6 +190,25 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
             ApiKey::Open => None,
             ApiKey::Secret(secret) => Some(mount("engine-key", secret, secrets)),
         },
+        tls: None,
+    }
+}
+
+/// Mounts certificates, and says where.
+fn certificates(
+    [ca, cert, key]: &[&'static str; 3],
+    tls: &ClientTlsSpec,
+    secrets: &mut Vec<SecretFile>,
+) -> ClientTlsConfig {
+    let mut file = |volume: &'static str, key: &str| {
+        let secret = SecretKeyRef { name: tls.secret_name.clone(), key: key.to_owned() };
+        mount(volume, &secret, secrets)
+    };
+    ClientTlsConfig {
+        ca_file: Some(file(ca, "ca.crt")),
+        cert_file: tls.client_certificate.then(|| file(cert, "tls.crt")),
+        key_file: tls.client_certificate.then(|| file(key, "tls.key")),
+        server_name: tls.server_name.clone(),
     }
 }
 
