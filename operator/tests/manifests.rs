@@ -71,7 +71,7 @@ fn stores_that_run_already_are_reached_over_tls() {
         kvStore: {type: etcd, endpoints: ['https://e:2379'], tls: {secretName: etcd-client, clientCertificate: true}},
         vectorStore: {type: qdrant, endpoint: 'https://q:6333', secretRef: {name: qdrant, key: api-key},
                       tls: {secretName: q-ca, serverName: qdrant.internal}},
-        modelhub: {replicas: 1}}}";
+        inference: {type: external, endpoint: 'https://v:8000', model: m}, modelhub: {replicas: 1}}}";
     let manifests = compile("f.yaml", text).expect("valid").manifests.to_yaml();
     for wanted in [
         "ca_file: /etc/aistack-secrets/kv-ca/ca.crt",

@@ -42,16 +42,20 @@ fn messages() {
 
 #[test]
 fn certificates_are_for_encrypted_addresses() {
-    for (store, path) in [
-        ("kvStore: {type: etcd, endpoints: ['http://e:2379'], tls: {secretName: s}}", "spec.kvStore.tls"),
+    let head = "apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}";
+    let engine = "modelhub: {replicas: 1}, inference: {type: external, endpoint: 'https://v:8000', model: m}";
+    for (stores, path) in [
         (
-            "vectorStore: {type: qdrant, endpoint: 'http://q:6333', tls: {secretName: s}}",
+            "kvStore: {type: etcd, endpoints: ['http://e:2379'], tls: {secretName: s}}, vectorforge: {}",
+            "spec.kvStore.tls",
+        ),
+        (
+            "tinykv: {}, vectorStore: {type: qdrant, endpoint: 'http://q:6333', tls: {secretName: s}}",
             "spec.vectorStore.tls",
         ),
     ] {
-        let head = "apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}";
-        let text = format!("{{{head}, spec: {{modelhub: {{replicas: 1}}, {store}}}}}");
-        let refused = compile("f.yaml", &text).expect_err(store).to_string();
+        let text = format!("{{{head}, spec: {{{engine}, {stores}}}}}");
+        let refused = compile("f.yaml", &text).expect_err(stores).to_string();
         assert!(refused.contains(path) && refused.contains("would not be encrypted"), "{refused}");
         compile("f.yaml", &text.replace("http:", "https:")).expect("an encrypted address");
     }
