@@ -57,6 +57,14 @@ bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.js
 test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh
 
+.PHONY: test-kubernetes
+test-kubernetes: build ## Our kinds and manifests before a real API server, on etcd and on TinyKV (builds Kubernetes once)
+	@e2e/kubernetes.sh
+
+.PHONY: plane
+plane: ## A Kubernetes API server on this machine; prints what points kubectl at it
+	@hack/plane/plane.sh up
+
 .PHONY: setup
 setup: ## Install the Debian packages that building and the quickstart need
 	@hack/setup.sh run
@@ -67,4 +75,4 @@ setup-test: ## Install what the tests need besides
 
 .PHONY: help
 help: ## Show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

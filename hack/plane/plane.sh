@@ -90,7 +90,7 @@ up() {
     port=$(free_port)
     kubeconfig "$dir" "$port"
     start "$dir" kube-apiserver --etcd-servers "$store" --secure-port "$port" --bind-address 127.0.0.1 \
-      --advertise-address 127.0.0.1 --tls-cert-file "$dir/server.crt" --tls-private-key-file "$dir/server.key" \
+      --endpoint-reconciler-type none --tls-cert-file "$dir/server.crt" --tls-private-key-file "$dir/server.key" \
       --client-ca-file "$dir/ca.crt" --service-account-issuer https://kubernetes.default.svc \
       --service-account-key-file "$dir/accounts.key" --service-account-signing-key-file "$dir/accounts.key" \
       --service-cluster-ip-range 10.96.0.0/16 --authorization-mode Node,RBAC --allow-privileged
