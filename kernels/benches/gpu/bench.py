@@ -218,7 +218,7 @@ def w4():
         linear = tk.W4Linear(nibbles, scales, torch.full(scales.shape, 8, dtype=torch.uint8), DEV)
         dense = rand(features, columns)
         marlin = "vllm" in PEERS and marlin_weights(nibbles, scales)
-        for rows in (1, 8, 16):
+        for rows in (1, 8, 16, 32):
             x = rand(rows, columns)
             y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
             device, stream = tk._at(x)

@@ -1,4 +1,4 @@
-// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 16): 4-bit weights in groups of 128 along K, bf16 activations, f32 sums.
+// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 32): 4-bit weights in groups of 128 along K, bf16 activations, f32 sums.
 //
 // Memory-bound: half a byte a weight, read once. The weights are the A operand (16 output features a tile) and the activations the B operand,
 // so that eight rows of x cost one mma and the tensor cores are busy with features, of which there are many.
@@ -7,14 +7,15 @@
 //   bytes    0 … 1023   word w of lane l at (w / 4) * 512 + l * 16 + (w % 4) * 4: the A fragment of k-step w (16 of the tile's 128 columns).
 //                       Nibble i and nibble 4 + i are the low and high element of fragment register i: one shift and one lop3 make a register.
 //   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -15 … 0
-// lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16, exactly; 128 - offset is taken out once a group through the
-// sum of the group's activations, taken beforehand by a product with ones: zero points are free.
+// lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16; 128 - offset taken from that leaves nibble + offset: both exact.
 //
 // One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a
-// private cp.async ring: every thread reads back what it copied, so the main loop has no barrier, and slices are summed once, in order. How K
-// is sliced depends on N and K alone: a row's bits do not depend on M.
+// private cp.async ring: every thread reads back what it copied. x comes by tensor copies, one ring a slice, which the warps of the slice share:
+// a producer warp orders them, so that products start with the first columns and all of x need never fit. Slices are summed once,
+// in order. How K is sliced depends on N and K alone: a row's bits do not depend on M.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
+#include "../ptx/wgmma.cuh"
 
 namespace {
 
@@ -22,14 +23,15 @@ constexpr int kWarps = 16;
 constexpr int kGroup = 128;
 constexpr int kTileBytes = 1088;
 constexpr int kScaleOffset = 1024;
+// Stages of x of all slices together.
+constexpr int kMostStages = 256;
 
 struct Problem {
   __nv_bfloat16* y;
-  const __nv_bfloat16* x;
   const unsigned char* w;
-  float* partial;         // [splits, M, N] when splits > 1
-  unsigned int* arrived;  // [N / 16], zero before the first call, left zero
-  int m, n, k, splits;
+  int m, n, k;
+  int slices, tiles;  // of K, and warps (feature tiles at a time) of a slice
+  int stages;         // of x, a slice
 };
 
 // 128 + nibble, two of them.
@@ -38,11 +40,11 @@ __device__ __forceinline__ uint32_t widen(uint32_t word, int i) {
   asm("lop3.b32 %0, %1, 0x000f000f, 0x43004300, 0xea;" : "=r"(r) : "r"(word >> (4 * i)));
   return r;
 }
-
-// Shared memory: x as it lies, [BATCHES * 8] rows of this split's columns and 16 bytes more, so that eight rows fall on all banks; its group
-// sums [groups][BATCHES * 8] of f32; rings [kWarps][kStages] of kTileBytes; and a board [kWarps][16][BATCHES * 8 + 1] of f32 for the sum over
-// slices. Rows of x past M are left as they are: a garbage column of B reaches only its own column of the product.
-
+__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
 __device__ __forceinline__ uint4 load_matrices(uint32_t address) {
   uint4 v;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -51,191 +53,220 @@ __device__ __forceinline__ uint4 load_matrices(uint32_t address) {
                : "memory");
   return v;
 }
-
-// Every row of ones · xᵀ is the sum of the group, so the first row's four lanes have what they need.
-template <int BATCHES>
-__device__ __forceinline__ void sum_groups(float* sums, uint32_t x, uint32_t stride, int groups) {
-  constexpr uint32_t kOnes = 0x3f803f80u;
-  const int lane = threadIdx.x % 32;
-  for (int group = threadIdx.x / 32; group < groups; group += kWarps) {
-#pragma unroll
-    for (int b = 0; b < BATCHES; b++) {
-      float sum[4] = {};
-#pragma unroll
-      for (int pair = 0; pair < 4; pair++) {
-        const uint4 f = load_matrices(x + b * 8 * stride + group * 256 + pair * 64);
-        tk::mma_bf16(sum, kOnes, kOnes, kOnes, kOnes, f.x, f.y);
-        tk::mma_bf16(sum, kOnes, kOnes, kOnes, kOnes, f.z, f.w);
-      }
-      if (lane < 4) *reinterpret_cast<float2*>(sums + (group * BATCHES + b) * 8 + 2 * lane) = make_float2(sum[0], sum[1]);
-    }
-  }
+__device__ __forceinline__ uint32_t load_shared4(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+  return v;
 }
 
-// `x` is this lane's row and chunk of the first batch, `stride` the bytes of a row.
+// A tile's words and scales, in registers: the stage they came from is free again.
+struct Tile {
+  uint4 words[2];
+  uint32_t low, high;
+  __device__ __forceinline__ void load(uint32_t tile) {
+    const int lane = threadIdx.x % 32, g = lane / 4;
+    words[0] = tk::load_shared16(tile + lane * 16);
+    words[1] = tk::load_shared16(tile + 512 + lane * 16);
+    low = load_shared4(tile + kScaleOffset + g * 4);
+    high = load_shared4(tile + kScaleOffset + (g + 8) * 4);
+  }
+};
+
+// A group of x, of a tensor of three dimensions: 64 columns, rows, halves of groups.
+__device__ __forceinline__ void copy_group(uint32_t shared, const tk::TensorMap& map, int group, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %3}], [%4];" ::"r"(shared),
+      "l"(reinterpret_cast<uint64_t>(&map)), "r"(0), "r"(2 * group), "r"(barrier)
+      : "memory");
+}
+
+// out += a tile with a stage of x: two halves of [BATCHES * 8] rows of 128 bytes under the 128-byte swizzle; `x` is this lane's row and chunk.
+// The halves are two chains of dependent products, so that one's latency hides under the other; of many rows, one chain after the other.
 template <int BATCHES>
-__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], uint32_t tile, uint32_t x, uint32_t stride, const float* sums) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  // Two chains of dependent products, so that one's latency hides under the other.
-  float acc[2][BATCHES][4] = {};
+__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Tile& t, uint32_t x) {
+  constexpr int kTogether = BATCHES < 4 ? 2 : 1;
+  const float2 s0 = tk::unpack_bf16(t.low), s1 = tk::unpack_bf16(t.high);
+  const uint32_t zero0 = tk::pack_bf16(128.f - s0.y, 128.f - s0.y), zero1 = tk::pack_bf16(128.f - s1.y, 128.f - s1.y);
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const uint4 words = tk::load_shared16(tile + half * 512 + lane * 16);
+  for (int first = 0; first < 2; first += kTogether) {
+    float acc[kTogether][BATCHES][4] = {};
 #pragma unroll
     for (int pair = 0; pair < 2; pair++) {
-      uint4 f[BATCHES];
+      uint4 f[kTogether][BATCHES];
 #pragma unroll
-      for (int b = 0; b < BATCHES; b++) f[b] = load_matrices(x + b * 8 * stride + (half * 2 + pair) * 64);
+      for (int h = 0; h < kTogether; h++)
 #pragma unroll
-      for (int odd = 0; odd < 2; odd++) {
-        const uint32_t w = (&words.x)[pair * 2 + odd];
-        const uint32_t a0 = widen(w, 0), a1 = widen(w, 1), a2 = widen(w, 2), a3 = widen(w, 3);
+        for (int b = 0; b < BATCHES; b++) f[h][b] = load_matrices((pair ? x ^ 64 : x) + ((first + h) * BATCHES + b) * 1024);
 #pragma unroll
-        for (int b = 0; b < BATCHES; b++) {
-          const uint32_t b0 = odd ? f[b].z : f[b].x, b1 = odd ? f[b].w : f[b].y;
-          tk::mma_bf16(acc[odd][b], a0, a1, a2, a3, b0, b1);
+      for (int odd = 0; odd < 2; odd++)
+#pragma unroll
+        for (int h = 0; h < kTogether; h++) {
+          const uint32_t w = (&t.words[first + h].x)[pair * 2 + odd];
+          const uint32_t a0 = subtract(widen(w, 0), zero0), a1 = subtract(widen(w, 1), zero1), a2 = subtract(widen(w, 2), zero0),
+                         a3 = subtract(widen(w, 3), zero1);
+#pragma unroll
+          for (int b = 0; b < BATCHES; b++)
+            tk::mma_bf16(acc[h][b], a0, a1, a2, a3, odd ? f[h][b].z : f[h][b].x, odd ? f[h][b].w : f[h][b].y);
         }
-      }
     }
-  }
-  uint32_t low, high;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(low) : "r"(tile + kScaleOffset + g * 4) : "memory");
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(high) : "r"(tile + kScaleOffset + (g + 8) * 4) : "memory");
-  const float2 s0 = tk::unpack_bf16(low), s1 = tk::unpack_bf16(high);
-  const float shift0 = s0.y - 128.f, shift1 = s1.y - 128.f;
 #pragma unroll
-  for (int b = 0; b < BATCHES; b++) {
-    const float2 sum = *reinterpret_cast<const float2*>(sums + b * 8 + 2 * t);
-    out[b][0] += s0.x * fmaf(shift0, sum.x, acc[0][b][0] + acc[1][b][0]);
-    out[b][1] += s0.x * fmaf(shift0, sum.y, acc[0][b][1] + acc[1][b][1]);
-    out[b][2] += s1.x * fmaf(shift1, sum.x, acc[0][b][2] + acc[1][b][2]);
-    out[b][3] += s1.x * fmaf(shift1, sum.y, acc[0][b][3] + acc[1][b][3]);
+    for (int h = 0; h < kTogether; h++)
+#pragma unroll
+      for (int b = 0; b < BATCHES; b++) {
+        out[b][0] = fmaf(s0.x, acc[h][b][0], out[b][0]);
+        out[b][1] = fmaf(s0.x, acc[h][b][1], out[b][1]);
+        out[b][2] = fmaf(s1.x, acc[h][b][2], out[b][2]);
+        out[b][3] = fmaf(s1.x, acc[h][b][3], out[b][3]);
+      }
   }
 }
 
-// Sum the slices of this block's feature tiles, in order, and hand them on: to y, or to the partials of this split.
+__device__ __forceinline__ void workers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory"); }
+
+// Sums the slices of this round's feature tiles, in order, 16 rows at a time.
 template <int BATCHES>
-__device__ __forceinline__ void reduce_and_store(const Problem& p, float (&out)[BATCHES][4], float* board, int first_tile, int tiles, int slices,
-                                                 int split) {
-  constexpr int kRow = BATCHES * 8 + 1;
+__device__ __forceinline__ void reduce_and_store(const Problem& p, const float (&out)[BATCHES][4], float* board, int first_tile, int end) {
+  constexpr int kChunk = BATCHES < 2 ? 1 : 2, kRow = kChunk * 8 + 1;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   float* mine = board + warp * 16 * kRow;
 #pragma unroll
-  for (int b = 0; b < BATCHES; b++) {
-    mine[g * kRow + b * 8 + 2 * t] = out[b][0];
-    mine[g * kRow + b * 8 + 2 * t + 1] = out[b][1];
-    mine[(g + 8) * kRow + b * 8 + 2 * t] = out[b][2];
-    mine[(g + 8) * kRow + b * 8 + 2 * t + 1] = out[b][3];
+  for (int chunk = 0; chunk < BATCHES / kChunk; chunk++) {
+    if (chunk * 16 >= p.m) return;
+#pragma unroll
+    for (int c = 0; c < kChunk; c++) {
+      const float(&sums)[4] = out[chunk * kChunk + c];
+      mine[g * kRow + c * 8 + 2 * t] = sums[0];
+      mine[g * kRow + c * 8 + 2 * t + 1] = sums[1];
+      mine[(g + 8) * kRow + c * 8 + 2 * t] = sums[2];
+      mine[(g + 8) * kRow + c * 8 + 2 * t + 1] = sums[3];
+    }
+    workers_sync();
+    const int rows = min(kChunk * 8, p.m - chunk * 16), tiles = min(p.tiles, end - first_tile);
+    for (int i = threadIdx.x; i < tiles * 16 * rows; i += kWarps * 32) {
+      const int feature = i % 16, tile = i / 16 % tiles, row = i / 16 / tiles;
+      float sum = 0.f;
+#pragma unroll 4
+      for (int s = 0; s < p.slices; s++) sum += board[((tile * p.slices + s) * 16 + feature) * kRow + row];
+      p.y[static_cast<size_t>(chunk * 16 + row) * p.n + (first_tile + tile) * 16 + feature] = __float2bfloat16_rn(sum);
+    }
+    workers_sync();
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < tiles * 16 * p.m; i += kWarps * 32) {
-    const int feature = i % 16, tile = i / 16 % tiles, row = i / 16 / tiles;
-    float sum = 0.f;
-    for (int s = 0; s < slices; s++) sum += board[((tile * slices + s) * 16 + feature) * kRow + row];
-    const size_t at = static_cast<size_t>(row) * p.n + (first_tile + tile) * 16 + feature;
-    if (p.splits == 1)
-      p.y[at] = __float2bfloat16_rn(sum);
-    else
-      __stcg(p.partial + static_cast<size_t>(split) * p.m * p.n + at, sum);
-  }
-  __syncthreads();
 }
 
-// The last split to finish these feature tiles sums the splits, in order.
-__device__ __forceinline__ void join_splits(const Problem& p, int first_tile, int tiles) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(p.arrived + first_tile, 1u) + 1 == static_cast<unsigned int>(p.splits);
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  const int width = tiles * 16;
-  for (int i = threadIdx.x; i < width * p.m; i += kWarps * 32) {
-    const size_t at = static_cast<size_t>(i / width) * p.n + first_tile * 16 + i % width;
-    float sum = 0.f;
-    for (int s = 0; s < p.splits; s++) sum += __ldcg(p.partial + static_cast<size_t>(s) * p.m * p.n + at);
-    p.y[at] = __float2bfloat16_rn(sum);
-  }
-  if (threadIdx.x == 0) p.arrived[first_tile] = 0;
-}
-
+// Dynamic shared memory: x [slices][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
 template <int BATCHES>
-__device__ __forceinline__ void w4a16(const Problem& p) {
+__device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem& p) {
   constexpr int kStages = BATCHES == 1 ? 6 : 4;
-  extern __shared__ __align__(128) unsigned char shared[];
+  constexpr int kXBytes = 2 * BATCHES * 1024;
+  extern __shared__ unsigned char unaligned[];
+  __shared__ __align__(8) uint64_t full[kMostStages], empty[kMostStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int all_groups = p.k / kGroup;
-  const int split = blockIdx.y;
-  const int first_group = split * all_groups / p.splits, groups = (split + 1) * all_groups / p.splits - first_group;
-  const int most_groups = (all_groups + p.splits - 1) / p.splits;
-  const uint32_t stride = most_groups * 256 + 16;
-  float* sums = reinterpret_cast<float*>(shared + BATCHES * 8 * stride);
-  unsigned char* rings = shared + BATCHES * 8 * stride + most_groups * BATCHES * 32;
-  float* board = reinterpret_cast<float*>(rings + kWarps * kStages * kTileBytes);
-  const uint32_t ring = tk::smem_address(rings) + warp * kStages * kTileBytes;
-
-  // Feature tiles of this block, in rounds of at most one a warp; what warps are left over slice K.
+  const int groups = p.k / kGroup;
+  const uint32_t base = tk::smem_address(unaligned), x0 = (base + 1023) & ~1023u;
+  const uint32_t rings = x0 + p.slices * p.stages * kXBytes;
+  float* board = reinterpret_cast<float*>(unaligned + (rings - base) + kWarps * kStages * kTileBytes);
+  const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const int blocks = p.n / 16;
   const int begin = static_cast<int>(static_cast<long long>(blockIdx.x) * blocks / gridDim.x);
   const int end = static_cast<int>(static_cast<long long>(blockIdx.x + 1) * blocks / gridDim.x);
-  const int most_tiles = min(kWarps, (blocks + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
-  const int slices = max(1, min(kWarps / most_tiles, all_groups / p.splits));
-  const int tile = warp / slices, slice = warp % slices;
-  const int from = slice * groups / slices, to = (slice + 1) * groups / slices;
 
+  const int tile = warp / p.slices, slice = warp % p.slices;
+  const int from = slice * groups / p.slices, to = (slice + 1) * groups / p.slices;
+  const bool works = warp < kWarps && tile < p.tiles;
   // A slice's tiles lie one after the other; a further round skips to the next of this warp's feature tiles.
-  int left = tile < most_tiles ? max(0, (end - begin - tile + most_tiles - 1) / most_tiles) * (to - from) : 0, left_in_slice = to - from;
-  const unsigned char* source = p.w + (static_cast<size_t>(begin + tile) * all_groups + first_group + from) * kTileBytes + lane * 16;
-  const size_t skip = (static_cast<size_t>(most_tiles) * all_groups - (to - from)) * kTileBytes;
+  int feeding = works ? begin + tile : end, left = to - from;
+  uint32_t source = (static_cast<uint32_t>(begin + tile) * groups + from) * kTileBytes + lane * 16;
+  const uint32_t ring = rings + warp * kStages * kTileBytes;
   uint32_t target = ring + lane * 16;
   const auto feed = [&]() {
-    if (left > 0) {
-      tk::copy_async16(target, source);
-      tk::copy_async16(target + 512, source + 512);
-      if (lane < 4) tk::copy_async16(target + kScaleOffset, source + kScaleOffset);
-      left--;
+    if (feeding < end) {
+      const unsigned char* w = p.w + source;
+      tk::copy_async16(target, w);
+      tk::copy_async16(target + 512, w + 512);
+      if (lane < 4) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
       target += kTileBytes;
       if (target >= ring + kStages * kTileBytes) target -= kStages * kTileBytes;
       source += kTileBytes;
-      if (--left_in_slice == 0) source += skip, left_in_slice = to - from;
+      if (--left == 0) left = to - from, feeding += p.tiles, source += (p.tiles * groups - left) * kTileBytes;
     }
     tk::copy_async_commit();
   };
-  // A warp brings a row of x, before the first tiles.
-  if (warp < p.m) {
-    const unsigned char* row = reinterpret_cast<const unsigned char*>(p.x + static_cast<size_t>(warp) * p.k + first_group * kGroup);
-    const uint32_t into = tk::smem_address(shared) + warp * stride;
-    for (int chunk = lane; chunk < groups * 16; chunk += 32) tk::copy_async16(into + chunk * 16, row + chunk * 16);
+  if (warp < kWarps) {
+    for (int i = 0; i < kStages; i++) feed();
+  } else if (warp == kWarps) {
+    for (int i = lane; i < p.slices * p.stages; i += 32) {
+      tk::barrier_init(full0 + 8 * i, 1);
+      tk::barrier_init(empty0 + 8 * i, p.tiles);
+    }
+    tk::barrier_init_fence();
+    __syncwarp();
   }
-  tk::copy_async_commit();
-  for (int i = 0; i < kStages; i++) feed();
-  tk::copy_async_wait<kStages>();
+  // A lane orders the stages of its slice; every round of tiles takes them all again.
+  int ordered = 0, at_group = 0, slot = 0;
+  uint32_t free_parity = 1;
+  const int first_group = lane * groups / p.slices, mine = (lane + 1) * groups / p.slices - first_group;
+  const auto order = [&]() {
+    const uint32_t at = lane * p.stages + slot;
+    tk::barrier_expect(full0 + 8 * at, kXBytes);
+    copy_group(x0 + at * kXBytes, map_x, first_group + at_group, full0 + 8 * at);
+    ordered++;
+    if (++at_group == mine) at_group = 0;
+    if (++slot == p.stages) slot = 0, free_parity ^= 1;
+  };
+  const int all = lane < p.slices ? mine * ((end - begin + p.tiles - 1) / p.tiles) : 0;
+  // The first stage before the others know of the barriers.
+  if (warp == kWarps && all > 0) order();
   __syncthreads();
-  const uint32_t x = tk::smem_address(shared) + lane % 8 * stride + lane / 8 * 16;
-  sum_groups<BATCHES>(sums, x, stride, groups);
-  __syncthreads();
-
+  if (warp >= kWarps) {
+    tk::registers_lower<40>();
+    if (warp > kWarps) return;
+#pragma unroll 1
+    while (ordered < all) {
+      tk::barrier_wait(empty0 + 8 * (lane * p.stages + slot), free_parity);
+      order();
+    }
+    return;
+  }
+  tk::registers_raise<104>();
+  const uint32_t row = lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4);
+  uint32_t from_ring = ring;
   int stage = 0;
-  for (int first_tile = begin; first_tile < end; first_tile += most_tiles) {
+  uint32_t parity = 0;
+  for (int first_tile = begin; first_tile < end; first_tile += p.tiles) {
     float out[BATCHES][4] = {};
-    if (tile < most_tiles && first_tile + tile < end) {
+    if (works) {
+      const bool mine = first_tile + tile < end;
+#pragma unroll 1
       for (int group = from; group < to; group++) {
-        tk::copy_async_wait<kStages - 1>();
+        Tile t;
+        if (mine) {
+          tk::copy_async_wait<kStages - 1>();
+          __syncwarp();
+          t.load(from_ring);
+          __syncwarp();
+          feed();
+          from_ring += kTileBytes;
+          if (from_ring == ring + kStages * kTileBytes) from_ring = ring;
+        }
+        const int at = slice * p.stages + stage;
+        tk::barrier_wait(full0 + 8 * at, parity);
+        if (mine) tile_product<BATCHES>(out, t, x0 + at * kXBytes + row);
         __syncwarp();
-        tile_product<BATCHES>(out, ring + stage * kTileBytes, x + group * 256, stride, sums + group * BATCHES * 8);
-        __syncwarp();
-        if (++stage == kStages) stage = 0;
-        feed();
+        if (lane == 0) tk::barrier_arrive(empty0 + 8 * at);
+        if (++stage == p.stages) stage = 0, parity ^= 1;
       }
     }
-    const int tiles = min(most_tiles, end - first_tile);
-    reduce_and_store<BATCHES>(p, out, board, first_tile, tiles, slices, split);
-    if (p.splits > 1) join_splits(p, first_tile, tiles);
+    reduce_and_store<BATCHES>(p, out, board, first_tile, end);
   }
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kWarps * 32, 1) w4a16_m8(const __grid_constant__ Problem p) { w4a16<1>(p); }
-extern "C" __global__ void __launch_bounds__(kWarps * 32, 1) w4a16_m16(const __grid_constant__ Problem p) { w4a16<2>(p); }
+#define W4A16(ROWS)                                                                                                                       \
+  extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) w4a16_m##ROWS(const __grid_constant__ tk::TensorMap x,                \
+                                                                                  const __grid_constant__ Problem p) {                    \
+    w4a16<ROWS / 8>(x, p);                                                                                                                \
+  }
+W4A16(8)
+W4A16(16)
+W4A16(32)

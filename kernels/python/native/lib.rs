@@ -12,7 +12,7 @@ use std::sync::Arc;
 use half::bf16;
 use tinykernels::cuda::{
     CudaError, DecodeShape, DecodeWorkspace, Device, Logits, PackedW4, PagedCache, SamplingParameters,
-    Stream, Tensor, TensorMut, W4Workspace, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample,
+    Stream, Tensor, TensorMut, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample,
     silu_mul, w4a16_linear,
 };
 
@@ -23,8 +23,8 @@ thread_local! {
 /// An opened GPU.
 pub struct Handle(Arc<Device>);
 
-/// Packed weights and their scratch.
-pub struct Weights(PackedW4, W4Workspace);
+/// Packed weights.
+pub struct Weights(PackedW4);
 
 fn status(result: Result<(), CudaError>) -> c_int {
     match result {
@@ -341,9 +341,8 @@ pub unsafe extern "C" fn tk_w4_pack(
                 std::slice::from_raw_parts(zeros, groups),
             );
             let packed = PackedW4::from_host(&s, [features, columns], n, sc, z)?;
-            let workspace = W4Workspace::new(&s, [features, columns])?;
             s.synchronize()?;
-            Ok(Weights(packed, workspace))
+            Ok(Weights(packed))
         })
     };
     made.map_or_else(
@@ -376,14 +375,13 @@ pub unsafe extern "C" fn tk_w4a16_linear(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        let Weights(packed, workspace) = &mut *weights;
+        let Weights(packed) = &*weights;
         let [features, columns] = packed.shape();
         status(w4a16_linear(
             &stream(handle, queue),
             &mut output(y, [rows, features]),
             input(x, [rows, columns]),
             packed,
-            workspace,
         ))
     }
 }

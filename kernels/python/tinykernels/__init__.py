@@ -187,7 +187,7 @@ def sample(logits, temperature, top_p, min_p, top_k, seed, bitmask=None, vocabul
 
 
 class W4Linear:
-    """x [rows <= 16, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
+    """x [rows <= 32, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
 
     def __init__(self, nibbles: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
         self.features, self.columns = nibbles.shape

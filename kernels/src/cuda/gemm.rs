@@ -1,13 +1,12 @@
 //! Linear layers in bf16, on the tensor cores' warpgroup instructions.
 
-use std::mem::MaybeUninit;
-
 use cudarc::driver::sys;
 use half::bf16;
 
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
+use super::maps::bf16_boxes;
 use super::module::{Kernel, Modules};
 use super::tensor::{Tensor, TensorMut};
 use super::tuning;
@@ -239,34 +238,14 @@ fn no_tile(call: &'static str, x: Tensor<'_, bf16, 2>, weight: Tensor<'_, bf16, 
     )
 }
 
-/// Boxes of `rows` rows and 64 columns, under the 128-byte swizzle; what lies out of bounds reads as zero.
+/// Boxes of `rows` rows and 64 columns.
 fn tensor_map(
     call: &'static str,
     tensor: Tensor<'_, bf16, 2>,
     rows: usize,
 ) -> Result<sys::CUtensorMap, CudaError> {
-    let [height, width] = tensor.shape;
-    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
-    // SAFETY: every pointer is to a live array of the rank's length; the map is read only if the call wrote it.
-    unsafe {
-        sys::cuTensorMapEncodeTiled(
-            map.as_mut_ptr(),
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
-            tensor.pointer as *mut std::ffi::c_void,
-            [width as u64, height as u64].as_ptr(),
-            [width as u64 * 2].as_ptr(),
-            [DEPTH as u32, rows as u32].as_ptr(),
-            [1, 1].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-        .result()
-        .map_err(|e| CudaError::Driver { call, shapes: format!("{tensor:?}"), source: e.into() })?;
-        Ok(map.assume_init())
-    }
+    let [height, width] = tensor.shape.map(|extent| extent as u64);
+    bf16_boxes(call, tensor.pointer, [width, height], &[width * 2], [DEPTH as u32, rows as u32])
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ kernels! {
     activation { silu_mul_1, silu_mul_2, silu_mul_4 }
     paged_decode { paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8 }
     sample { sample_f32, sample_bf16 }
-    w4a16 { w4a16_m8, w4a16_m16 }
+    w4a16 { w4a16_m8, w4a16_m16, w4a16_m32 }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
     }

@@ -5,6 +5,7 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
+use super::maps::bf16_boxes;
 use super::tensor::{Buffer, Tensor, TensorMut};
 
 /// Weights along K that share a scale and a zero point.
@@ -13,7 +14,12 @@ pub const GROUP: usize = 128;
 const TILE_BYTES: usize = 1088;
 const WARPS: usize = 16;
 /// Rows of activations one launch handles.
-const MOST_ROWS: usize = 16;
+const MOST_ROWS: usize = 32;
+/// The kernel counts bytes of weights in 32 bits.
+const MOST_BYTES: usize = u32::MAX as usize;
+/// Stages of activations: of a slice, beyond which more in flight only delays the first weights; and of all slices together.
+const STAGES: usize = 6;
+const ALL_STAGES: usize = 256;
 
 /// 4-bit weights `[features, columns]` with a scale and zero point a group of 128 columns, in the kernel's own order.
 #[derive(Debug)]
@@ -77,6 +83,9 @@ fn pack(
     if nibbles.iter().chain(zeros).any(|&n| n > 15) {
         return refuse("nibbles and zeros must be under 16");
     }
+    if (features / 16 * groups).saturating_mul(TILE_BYTES) > MOST_BYTES {
+        return refuse("at most 4 GiB packed");
+    }
     let mut packed = vec![0_u8; features / 16 * groups * TILE_BYTES];
     for (index, tile) in packed.chunks_exact_mut(TILE_BYTES).enumerate() {
         let (block, group) = (index / groups, index % groups);
@@ -108,68 +117,59 @@ fn pack(
     Ok(packed)
 }
 
-/// How a launch is cut: eight-row batches, and parts of K.
+/// How a launch is cut.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
-    batches: usize,
-    splits: usize,
+    /// Rows of a tile: 8, 16 or 32.
+    rows: usize,
+    blocks: usize,
+    /// Feature tiles that a block takes at a time, and slices of K that each is cut into: from the shape of the weights alone, as the order
+    /// of sums follows from them.
+    tiles: usize,
+    slices: usize,
+    /// Of the activations, a slice.
+    stages: usize,
     shared: usize,
 }
 
 impl Plan {
-    /// The fewest parts of K whose activations fit in shared memory beside the rings, were there 16 rows: the order of sums follows from the
-    /// parts, so it must not follow from the rows.
-    fn new(rows: usize, columns: usize, shared_limit: usize) -> Self {
-        // (beside the activations, activations of a group)
-        let bytes = |batches: usize| {
-            let stages = if batches == 1 { 6 } else { 4 };
-            let board = WARPS * 16 * (batches * 8 + 1) * 4;
-            (WARPS * stages * TILE_BYTES + board + batches * 8 * 16 + 128, batches * 8 * (256 + 4))
-        };
-        let groups = columns / GROUP;
-        let (fixed, each) = bytes(2);
-        let splits = groups.div_ceil(((shared_limit - fixed) / each).max(1));
-        let batches = rows.div_ceil(8);
-        let (fixed, each) = bytes(batches);
-        Self { batches, splits, shared: fixed + groups.div_ceil(splits) * each }
-    }
-}
-
-/// Scratch of [`w4a16_linear`] for weights of up to this shape, reusable on one stream.
-#[derive(Debug)]
-pub struct W4Workspace {
-    partial: Buffer<f32>,
-    arrived: Buffer<u32>,
-}
-
-impl W4Workspace {
-    /// Room for every number of rows a call may have.
-    pub fn new(stream: &Stream, [features, columns]: [usize; 2]) -> Result<Self, CudaError> {
-        let splits = Plan::new(MOST_ROWS, columns, stream.device.shared_memory).splits;
-        let partial = if splits > 1 { splits * MOST_ROWS * features } else { 0 };
-        Ok(Self {
-            partial: Buffer::zeros(stream, partial)?,
-            arrived: Buffer::zeros(stream, features.div_ceil(16))?,
-        })
+    fn new(
+        rows: usize,
+        [features, columns]: [usize; 2],
+        multiprocessors: usize,
+        shared_limit: usize,
+    ) -> Self {
+        let (all_tiles, groups) = (features / 16, columns / GROUP);
+        let blocks = multiprocessors.clamp(1, all_tiles);
+        let tiles = all_tiles.div_ceil(blocks).min(WARPS);
+        let slices = (WARPS / tiles).min(groups);
+        let rows = rows.next_power_of_two().max(8);
+        let (weight_stages, board_rows) = if rows == 8 { (6, 8) } else { (4, 16) };
+        let fixed = 1024 + WARPS * weight_stages * TILE_BYTES + WARPS * 16 * (board_rows + 1) * 4;
+        let stage = rows * GROUP * 2;
+        let room = shared_limit - fixed - 2 * 8 * ALL_STAGES;
+        let stages =
+            (room / (slices * stage)).min(STAGES).min(ALL_STAGES / slices).min(groups.div_ceil(slices));
+        Self { rows, blocks, tiles, slices, stages, shared: fixed + slices * stages * stage }
     }
 }
 
 #[repr(C)]
 struct Problem {
     y: u64,
-    x: u64,
     w: u64,
-    partial: u64,
-    arrived: u64,
     m: i32,
     n: i32,
     k: i32,
-    splits: i32,
+    slices: i32,
+    tiles: i32,
+    stages: i32,
 }
 
-/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 16 rows.
+/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 32 rows.
 ///
-/// Products of bf16 activations with exactly represented nibbles, sums in f32, scale and zero point applied once a group.
+/// Products of bf16 activations with exactly represented differences of nibble and zero point, sums in f32, scales applied in f32.
+/// A row's bits do not depend on how many rows there are.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -178,7 +178,6 @@ pub fn w4a16_linear(
     y: &mut TensorMut<'_, bf16, 2>,
     x: Tensor<'_, bf16, 2>,
     weights: &PackedW4,
-    workspace: &mut W4Workspace,
 ) -> Result<(), CudaError> {
     const CALL: &str = "w4a16_linear";
     let [rows, columns] = x.shape;
@@ -190,44 +189,48 @@ pub fn w4a16_linear(
         return refuse("y must be [rows, features] for x [rows, columns] and weights [features, columns]");
     }
     if rows > MOST_ROWS {
-        return refuse("at most 16 rows a call");
+        return refuse("at most 32 rows a call");
     }
     let tiles = weights.tiles.view([weights.tiles.len()])?;
     check(CALL, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weights", tiles.span())])?;
     if rows == 0 {
         return Ok(());
     }
-    let plan = Plan::new(rows, columns, stream.device.shared_memory);
-    if workspace.arrived.len() < features / 16
-        || (plan.splits > 1 && workspace.partial.len() < plan.splits * rows * features)
-    {
-        return refuse("the workspace was made for smaller weights");
-    }
-    let m = &stream.device.modules;
-    let kernel = match plan.batches {
-        1 => m.w4a16_m8,
-        _ => m.w4a16_m16,
+    let device = &stream.device;
+    let plan = Plan::new(rows, [features, columns], device.multiprocessors as usize, device.shared_memory);
+    let kernel = match plan.rows {
+        8 => device.modules.w4a16_m8,
+        16 => device.modules.w4a16_m16,
+        _ => device.modules.w4a16_m32,
     };
     let problem = Problem {
         y: y.view.pointer,
-        x: x.pointer,
         w: tiles.pointer,
-        partial: workspace.partial.view([workspace.partial.len()])?.pointer,
-        arrived: workspace.arrived.view([workspace.arrived.len()])?.pointer,
         m: rows as i32,
         n: features as i32,
         k: columns as i32,
-        splits: plan.splits as i32,
+        slices: plan.slices as i32,
+        tiles: plan.tiles as i32,
+        stages: plan.stages as i32,
     };
-    let blocks = (stream.device.multiprocessors as usize / plan.splits).clamp(1, features / 16);
+    device.bind(CALL)?;
+    // 64 columns, rows, halves of groups: one copy brings a group of every row.
+    let halves = columns as u64 / 64;
+    let map = bf16_boxes(
+        CALL,
+        x.pointer,
+        [64, rows as u64, halves],
+        &[columns as u64 * 2, 128],
+        [64, plan.rows as u32, 2],
+    )?;
     let grid = Grid {
-        blocks: (blocks as u32, plan.splits as u32),
-        threads: (WARPS * 32) as u32,
+        blocks: (plan.blocks as u32, 1),
+        threads: (WARPS * 32 + 128) as u32,
         shared: plan.shared as u32,
     };
-    // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes.
+    // SAFETY: the values mirror the kernel's parameters; the checks above cover its reads and writes.
     unsafe {
-        launch(CALL, stream, kernel, grid, &mut [argument(&problem)], || {
+        launch(CALL, stream, kernel, grid, &mut [argument(&map), argument(&problem)], || {
             format!("x {x:?}, weights [{features}, {columns}]")
         })
     }
@@ -274,14 +277,22 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_fits_shared_memory_and_splits_no_more_than_it_must() {
+    fn a_plan_fits_shared_memory_and_cuts_weights_alike_for_every_number_of_rows() {
         const HOPPER: usize = 232_448;
-        for (rows, columns, splits) in
-            [(1, 4096, 1), (16, 4096, 1), (1, 128, 1), (8, 14336, 4), (16, 14336, 4)]
-        {
-            let plan = Plan::new(rows, columns, HOPPER);
-            assert!(plan.shared <= HOPPER, "{plan:?}");
-            assert_eq!(plan.splits, splits, "{rows} rows of {columns}: {plan:?}");
+        for (shape, tiles, slices) in [
+            ([14336, 4096], 7, 2),
+            ([4096, 14336], 2, 8),
+            ([6144, 4096], 3, 5),
+            ([16, 128], 1, 1),
+            ([16, 8192], 1, 16),
+            ([128_256, 4096], 16, 1),
+        ] {
+            for rows in 1..=MOST_ROWS {
+                let plan = Plan::new(rows, shape, 132, HOPPER);
+                assert!(plan.shared + 2 * 8 * ALL_STAGES <= HOPPER && plan.stages > 0, "{plan:?}");
+                assert!(plan.rows >= rows && plan.slices * plan.stages <= ALL_STAGES, "{plan:?}");
+                assert_eq!((plan.tiles, plan.slices), (tiles, slices), "{rows} rows of {shape:?}: {plan:?}");
+            }
         }
     }
 }

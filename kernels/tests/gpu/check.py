@@ -215,7 +215,7 @@ def check_sample():
 
 
 def check_w4():
-    for features, columns in [(16, 128), (48, 384), (4096, 4096), (14336, 4096), (4096, 14336), (6144, 4096)]:
+    for features, columns in [(16, 128), (48, 384), (2128, 4224), (48000, 256), (16, 8192), (4096, 4096), (14336, 4096), (4096, 14336), (6144, 4096)]:
         nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
         scales = (torch.rand(features, columns // 128) * 0.02 + 0.001).bfloat16()
         zeros = torch.randint(0, 16, scales.shape, dtype=torch.uint8)
@@ -223,15 +223,15 @@ def check_w4():
         group = torch.arange(columns) // 128
         weight = (scales.to(DEV).double()[:, group] * (nibbles.to(DEV).double() - zeros.to(DEV).double()[:, group]))
         worst, same = 0.0, True
-        x16 = rand(16, columns)
-        full = linear(x16, torch.full((16, features), math.nan, device=DEV, dtype=torch.bfloat16))
-        for rows in (1, 2, 7, 8, 9, 15, 16):
-            x = x16[:rows].contiguous()
+        x32 = rand(32, columns)
+        full = linear(x32, torch.full((32, features), math.nan, device=DEV, dtype=torch.bfloat16))
+        for rows in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32):
+            x = x32[:rows].contiguous()
             y = linear(x, torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16))
             worst = max(worst, error(y, x.double() @ weight.T))
             same = same and torch.equal(y, full[:rows])
-        expect(f"w4a16_linear: [{features}, {columns}], 1 to 16 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e}")
-    refuses("w4a16_linear refuses 17 rows", lambda: linear(rand(17, columns)), "at most 16 rows")
+        expect(f"w4a16_linear: [{features}, {columns}], 1 to 32 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e}")
+    refuses("w4a16_linear refuses 33 rows", lambda: linear(rand(33, columns)), "at most 32 rows")
 
 
 def check_linear():

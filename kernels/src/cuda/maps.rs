@@ -1,0 +1,45 @@
+//! Tensor maps: what the copy engine is told of a tensor.
+
+use std::mem::MaybeUninit;
+
+use cudarc::driver::sys;
+
+use super::error::CudaError;
+
+/// Boxes of a bf16 tensor in device memory under the 128-byte swizzle; what lies out of bounds reads as zero.
+///
+/// `extents` and `box_extents` in elements, fastest first; `strides` in bytes, from the second dimension on.
+pub(super) fn bf16_boxes<const RANK: usize>(
+    call: &'static str,
+    address: sys::CUdeviceptr,
+    extents: [u64; RANK],
+    strides: &[u64],
+    box_extents: [u32; RANK],
+) -> Result<sys::CUtensorMap, CudaError> {
+    debug_assert_eq!(strides.len() + 1, RANK);
+    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
+    // SAFETY: every pointer is to a live array of the rank's length (strides: one fewer); the map is read only if the call wrote it.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            map.as_mut_ptr(),
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            RANK as u32,
+            address as *mut std::ffi::c_void,
+            extents.as_ptr(),
+            strides.as_ptr(),
+            box_extents.as_ptr(),
+            [1; RANK].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+        .result()
+        .map_err(|e| CudaError::Driver {
+            call,
+            shapes: format!("boxes {box_extents:?} of {extents:?}"),
+            source: e.into(),
+        })?;
+        Ok(map.assume_init())
+    }
+}
