@@ -30,7 +30,7 @@ pub enum Command {
     /// Start a stack on this machine.
     #[command(
         after_help = "Examples:\n  aistack up -f examples/quickstart/stack.yaml\n  aistack up --detach -f stack.yaml\n  \
-        aistack up --port 8090 -f stack.yaml\n\n\
+        aistack up --port 8090 -f stack.yaml\n  aistack up --detach --traces -f stack.yaml\n\n\
         Runs the same StatefulSets and Deployments that `aistack render` prints, as processes on the loopback address.\n\
         Ctrl-C stops them in order; a second Ctrl-C at once. Data stays until `aistack down --purge`."
     )]
@@ -61,6 +61,13 @@ pub enum Command {
         Ingest documents first: modelhub rag create handbook && modelhub rag ingest handbook ./my-docs"
     )]
     Ask(AskArgs),
+    /// Show where the time of one request went, over all components.
+    #[command(after_help = "Examples:\n  aistack trace                      the latest ask\n  \
+        aistack trace 7e0e53a5             the one whose id `aistack ask` printed; its beginning is enough\n  \
+        aistack trace --list               the latest ones\n  \
+        aistack trace -o jaeger > t.json   for the upload of Jaeger's UI\n\n\
+        The stack must have been started with `aistack up --traces`.")]
+    Trace(TraceArgs),
     /// Say what is missing on this machine, and how to get it.
     #[command(
         after_help = "Examples:\n  aistack doctor\n  aistack doctor -o json\n\nExit code 1 when something needed is missing."
@@ -128,6 +135,9 @@ pub struct UpArgs {
     /// Port of the front door. Left out: the manifest's, 8080.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+    /// Record the spans of every request under the stack's state, for `aistack trace`; at most 32 MiB a pod are kept.
+    #[arg(long)]
+    pub traces: bool,
     /// Longest wait for Ready with --detach, such as 90s or 10m.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub timeout: std::time::Duration,
@@ -186,6 +196,47 @@ pub struct RenderArgs {
     /// How to print; a table lists the objects.
     #[arg(short, long, value_enum, default_value_t = Output::Yaml)]
     pub output: Output,
+}
+
+/// How to print a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TraceOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// Its spans, for programs.
+    Json,
+    /// Its spans, for both.
+    Yaml,
+    /// OTLP JSON, an `ExportTraceServiceRequest`: for collectors, and for Jaeger's upload.
+    Otlp,
+    /// Jaeger's own JSON, for the upload of its UI.
+    Jaeger,
+}
+
+/// `aistack trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// Trace id, or its beginning. Left out: the latest ask.
+    #[arg(value_name = "TRACE_ID", value_parser = trace_id)]
+    pub id: Option<String>,
+    /// List the latest traces instead, newest first.
+    #[arg(long, conflicts_with = "id")]
+    pub list: bool,
+    /// Which stack.
+    #[command(flatten)]
+    pub stack: StackArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: TraceOutput,
+}
+
+fn trace_id(given: &str) -> Result<String, String> {
+    let given = given.trim_end_matches('…');
+    if (1..=32).contains(&given.len()) && given.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(given.to_ascii_lowercase());
+    }
+    Err("a trace id has up to 32 hex digits, such as 7e0e53a5; `aistack ask` prints it, `aistack trace --list` lists them".to_owned())
 }
 
 /// `aistack ask`.

@@ -1,6 +1,6 @@
 //! # aistack
 //!
-//! The command line: `up`, `down`, `status`, `logs`, `render`, `ask`, `doctor`, `version`, `completions`. `up` runs the very
+//! The command line: `up`, `down`, `status`, `logs`, `render`, `ask`, `trace`, `doctor`, `version`, `completions`. `up` runs the very
 //! StatefulSets and Deployments that `render` prints, as processes of this machine: probes, restarts with back-off,
 //! config and secrets as files, Service names resolved to loopback ports.
 //!
@@ -22,6 +22,7 @@ pub mod commands;
 pub mod fail;
 pub mod local;
 pub mod log_line;
+pub mod spans;
 pub mod view;
 
 use cli::{Cli, Command};
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(args) => commands::logs::run(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Ask(args) => commands::ask::run(&args),
+        Command::Trace(args) => commands::trace::run(&args),
         Command::Doctor(args) => commands::doctor::run(args.output),
         Command::Version(args) => commands::version::run(args.output),
         Command::Completions { shell } => {

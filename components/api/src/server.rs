@@ -55,6 +55,9 @@ impl ServerConfig {
         if limits.header_timeout_ms == 0 {
             return Err(ServerConfigError::Zero { field: "server.limits.header_timeout_ms" });
         }
+        if self.telemetry.otlp_file_max_mib == 0 {
+            return Err(ServerConfigError::Zero { field: "server.telemetry.otlp_file_max_mib" });
+        }
         let ratio = self.telemetry.sample_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             return Err(ServerConfigError::SampleRatio { ratio });
@@ -66,8 +69,8 @@ impl ServerConfig {
 /// What is wrong with a [`ServerConfig`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ServerConfigError {
-    /// A limit of zero would refuse every request.
-    #[error("{field} is 0, which would refuse every request; leave it out for the default")]
+    /// A limit of zero would refuse everything.
+    #[error("{field} is 0, which would refuse everything; leave it out for the default")]
     Zero {
         /// Path of the field.
         field: &'static str,
@@ -109,7 +112,7 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Largest header block of an HTTP/1 request, in bytes. Over it: 431.
     pub max_header_bytes: usize,
-    /// Connections open at a time on one listener; further ones wait to be accepted.
+    /// Connections open at a time on one listener, as far as the limit of open files allows. Over it: 503 with `Retry-After`.
     pub max_connections: usize,
     /// Requests in progress at a time on one listener. Over it: 503 with `Retry-After`.
     pub max_concurrent_requests: usize,
@@ -145,6 +148,8 @@ pub struct TelemetryConfig {
     /// File that spans are appended to as OTLP JSON, one export request a line (the OpenTelemetry file exporter's form).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp_file: Option<PathBuf>,
+    /// Size at which `otlp_file` is set aside as `FILE.1`, in MiB; so at most twice this is kept.
+    pub otlp_file_max_mib: u64,
     /// Share of new traces that are recorded, from 0.0 to 1.0. A sampled parent is always followed.
     pub sample_ratio: f64,
     /// `service.instance.id` of exported telemetry, such as the pod's name.
@@ -154,7 +159,13 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { otlp_endpoint: None, otlp_file: None, sample_ratio: 1.0, instance: None }
+        Self {
+            otlp_endpoint: None,
+            otlp_file: None,
+            otlp_file_max_mib: 16,
+            sample_ratio: 1.0,
+            instance: None,
+        }
     }
 }
 
@@ -174,6 +185,7 @@ mod tests {
             (|c| c.limits.max_body_bytes = 0, Some("max_body_bytes")),
             (|c| c.limits.max_connections = 0, Some("max_connections")),
             (|c| c.limits.header_timeout_ms = 0, Some("header_timeout_ms")),
+            (|c| c.telemetry.otlp_file_max_mib = 0, Some("otlp_file_max_mib")),
             (|c| c.telemetry.sample_ratio = f64::NAN, Some("sample_ratio")),
             (|c| c.telemetry.sample_ratio = 1.5, Some("sample_ratio")),
         ];

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::FutureExt as _;
@@ -77,6 +77,9 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
     let response = admit(&guard, request, next, &span).instrument(span.clone()).await;
     let code = response.status().as_u16();
     span.record("status", code);
+    if code >= 500 {
+        span.record("otel.status_code", "ERROR");
+    }
     guard.metrics.requests.get_or_create(&RequestLabels { code }).inc();
     guard.metrics.seconds.observe(started.elapsed().as_secs_f64());
     response
@@ -85,7 +88,9 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
 fn request_span(request: &Request) -> Span {
     let span = tracing::info_span!(
         "request",
+        otel.name = %SpanName(request),
         otel.kind = "server",
+        otel.status_code = field::Empty,
         method = %request.method(),
         path = %request.uri().path(),
         status = field::Empty,
@@ -96,6 +101,21 @@ fn request_span(request: &Request) -> Span {
         span.record("trace_id", id);
     }
     span
+}
+
+/// What a request is called in a trace: `POST /api/v1/rag/{name}/query`, `etcdserverpb.KV/Range`. Never a path that
+/// clients made up, so that a search by name finds all requests of a kind.
+struct SpanName<'a>(&'a Request);
+
+impl std::fmt::Display for SpanName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let route = self.0.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        match route {
+            Some(_) if is_grpc(self.0.headers()) => f.write_str(self.0.uri().path().trim_start_matches('/')),
+            Some(route) => write!(f, "{} {route}", self.0.method()),
+            None => f.write_str(self.0.method().as_str()),
+        }
+    }
 }
 
 async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> Response {
@@ -146,11 +166,12 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn refusal(error: ErrorBody, is_grpc: bool, status: StatusCode, sentence: &str) -> Response {
+/// A refusal in the protocol's own form.
+pub fn refusal(error: ErrorBody, is_grpc: bool, status: StatusCode, sentence: &str) -> Response {
     if !is_grpc {
         return error(status, sentence);
     }

@@ -114,6 +114,14 @@ fn resident_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// As many of the wanted connections as the limit of open files allows, with room left for the process's own files.
+pub fn connections_within(wanted: usize) -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    wanted.min(files - (files / 8).clamp(files.min(32), 512)).max(1)
+}
+
 /// Lifts the soft limit of open files to the hard one, as servers with many connections need.
 pub fn raise_open_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -1,6 +1,6 @@
 //! One accept loop for HTTP/1, HTTP/2 (with and without TLS) and gRPC.
 //!
-//! A connection counts against `max_connections`; its first bytes, its headers and its bodies have deadlines; sockets have
+//! A connection counts against `max_connections`, and over it is told so; its first bytes, its headers and its bodies have deadlines; sockets have
 //! `TCP_NODELAY`. When the process is asked to stop, the listener closes, running requests finish within
 //! `drain_timeout_ms`, and what is left is cut.
 
@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router, middleware};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use crate::guard::{Guard, guard};
+use crate::guard::{self, Guard};
 use crate::preface::PrefaceDeadline;
-use crate::{ApiKeys, AuthError, Ctx, tls};
+use crate::{ApiKeys, AuthError, Ctx, process, tls};
 
 pub use crate::admin::router as admin_routes;
 pub use crate::guard::ErrorBody;
@@ -82,9 +82,10 @@ pub async fn serve_with(
     });
     let app = app
         .layer(DefaultBodyLimit::max(limits.max_body_bytes))
-        .layer(middleware::from_fn_with_state(guard_state, guard));
+        .layer(middleware::from_fn_with_state(guard_state, guard::guard));
     let acceptor = Acceptor {
         app,
+        error,
         tls,
         builder: connection_builder(limits),
         header_timeout: Duration::from_millis(limits.header_timeout_ms),
@@ -114,32 +115,72 @@ fn connection_builder(limits: &aistack_api::server::Limits) -> auto::Builder<Tok
     builder
 }
 
+/// Connections over the limit that are told so at a time.
+const REFUSALS: usize = 64;
+/// Time in which such a connection must have asked and heard.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
+
 /// What a new connection needs.
 #[derive(Clone)]
 struct Acceptor {
     app: Router,
+    error: ErrorBody,
     tls: Option<TlsAcceptor>,
     builder: auto::Builder<TokioExecutor>,
     header_timeout: Duration,
 }
 
+impl Acceptor {
+    /// The same listener for connections over the limit: every request is refused in the protocol's own form.
+    fn refusing(&self, most: usize) -> Self {
+        let error = self.error;
+        let sentence: Arc<str> =
+            format!("this server has {most} connections, its most (server.limits.max_connections); try again in a second")
+                .into();
+        let app = Router::new().fallback(move |request: Request| async move {
+            let is_grpc = guard::is_grpc(request.headers());
+            let mut response = guard::refusal(error, is_grpc, StatusCode::SERVICE_UNAVAILABLE, &sentence);
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            if !is_grpc {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        });
+        Self { app, header_timeout: REFUSAL_TIME, ..self.clone() }
+    }
+}
+
 async fn accept_loop(listener: TcpListener, acceptor: Acceptor, ctx: &Ctx) {
     let limits = &ctx.server.limits;
-    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let most = process::connections_within(limits.max_connections);
+    if most < limits.max_connections {
+        let wanted = limits.max_connections;
+        tracing::warn!(
+            most,
+            wanted,
+            "fewer connections than configured: the limit of open files (ulimit -n) is low"
+        );
+    }
+    let slots = Arc::new(Semaphore::new(most));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let refusing = acceptor.refusing(most);
     let graceful = GracefulShutdown::new();
     let connections = tokio_util::task::TaskTracker::new();
     loop {
-        let accepted = async {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, slot)
-        };
-        let (accepted, slot) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = ctx.shutdown.cancelled() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection(acceptor.clone(), stream, slot, graceful.watcher()));
+                if let Ok(slot) = slots.clone().try_acquire_owned() {
+                    connections.spawn(connection(acceptor.clone(), stream, slot, graceful.watcher()));
+                } else if let Ok(slot) = refusals.clone().try_acquire_owned() {
+                    let refusal = connection(refusing.clone(), stream, slot, graceful.watcher());
+                    connections.spawn(tokio::time::timeout(REFUSAL_TIME, refusal));
+                }
+                // With that many refusals on their way, further connections are closed without a word.
             }
             Err(error) => {
                 // Mostly "too many open files": the connections at hand must end before new ones can come.

@@ -2,13 +2,14 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aistack_api::server::TelemetryConfig;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tokio::task::JoinHandle;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -17,6 +18,9 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::otlp_file::OtlpFileExporter;
 use crate::{CommonArgs, Component, LogFormat, Metrics, otlp_metrics};
+
+/// Longest time that a span waits before it is written to a file.
+const FILE_DELAY: Duration = Duration::from_millis(500);
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,14 @@ pub fn init(
         }
     };
     let tracer = traces.tracer(component.name);
-    let spans = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(
+    // Where in the code and on which thread a span began tells a reader of traces nothing, and costs a kilobyte a span.
+    let spans = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_tracer(tracer);
+    let spans = spans.with_filter(
         // The exporter's own requests must not be traced: each export would beget another.
         EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off"),
     );
@@ -128,9 +139,11 @@ fn tracer_provider(
         provider = provider.with_batch_exporter(exporter);
     }
     if let Some(path) = &config.otlp_file {
-        let exporter = OtlpFileExporter::open(path)
+        let exporter = OtlpFileExporter::open(path, config.otlp_file_max_mib << 20)
             .map_err(|source| TelemetryError::File { path: path.clone(), source })?;
-        provider = provider.with_batch_exporter(exporter);
+        let often = BatchConfigBuilder::default().with_scheduled_delay(FILE_DELAY).build();
+        provider = provider
+            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(often).build());
     }
     Ok(provider.build())
 }

@@ -221,3 +221,37 @@ async fn many_idle_connections_leave_room_for_a_request() {
     }
     assert_eq!(client().get(server.url("/healthz")).send().await.unwrap().status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn over_the_limit_of_connections_a_client_is_told_so() {
+    let server = Server::start(|config| {
+        config.limits.max_connections = 2;
+        config.limits.header_timeout_ms = 10_000;
+    })
+    .await;
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let refused = client().get(server.url("/healthz")).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(refused.headers()["connection"], "close");
+    let sentence = refused.text().await.unwrap();
+    assert!(sentence.contains("has 2 connections, its most"), "{sentence}");
+
+    let grpc = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let call =
+        grpc.post(server.url("/x.Y/Z")).header("content-type", "application/grpc").send().await.unwrap();
+    assert_eq!(call.headers()["grpc-status"], "14", "UNAVAILABLE");
+
+    idle.clear();
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let answer = client().get(server.url("/healthz")).send().await;
+        if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            break;
+        }
+        assert!(Instant::now() < until, "the slots of closed connections come back");
+    }
+}

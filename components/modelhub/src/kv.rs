@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use aistack_api::modelhub::KvConfig;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, Txn, TxnOp, WatchOptions,
+    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, Txn, TxnOp,
+    WatchOptions,
 };
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tonic::transport::{ClientTlsConfig, Endpoint};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
 
 use crate::client_tls::{ClientTlsError, grpc_config};
 use crate::error::ApiError;
@@ -145,10 +149,7 @@ impl std::fmt::Debug for Kv {
 impl Kv {
     /// Prepares the connection; the store need not be up yet unless a user name is configured.
     pub async fn connect(config: &KvConfig) -> Result<Self, KvError> {
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(2))
-            .with_timeout(Duration::from_secs(5))
-            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5));
+        let mut options = ConnectOptions::new();
         if let Some(user) = &config.username {
             let password = match &config.password_file {
                 Some(path) => std::fs::read_to_string(path)
@@ -157,11 +158,15 @@ impl Kv {
             };
             options = options.with_user(user, password.trim());
         }
-        if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
-            options = options.with_tls(grpc_config("kv.tls", &config.tls.clone().unwrap_or_default())?);
-        }
+        let tls = if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            Some(grpc_config("kv.tls", &config.tls.clone().unwrap_or_default())?)
+        } else {
+            None
+        };
         let endpoints = config.endpoints.join(", ");
-        let client = Client::connect(&config.endpoints, Some(options))
+        let channel =
+            channel(&config.endpoints, tls.as_ref()).map_err(|e| store_error("connect", &endpoints, e))?;
+        let client = Client::from_channel(channel, Some(options))
             .await
             .map_err(|e| store_error("connect", &endpoints, e))?;
         Ok(Self { client, endpoints })
@@ -286,6 +291,31 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     }
     // All bytes are 0xff: to the end of the keys.
     vec![0]
+}
+
+/// A channel over all endpoints that carries the current trace's context: the client's own has no place for it.
+fn channel(endpoints: &[String], tls: Option<&ClientTlsConfig>) -> Result<Channel, etcd_client::Error> {
+    let mut prepared = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let address = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
+        let mut endpoint = Endpoint::from_shared(address)?
+            .connect_timeout(Duration::from_secs(2))
+            .timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true);
+        if let Some(tls) = tls.filter(|_| endpoint.uri().scheme_str() == Some("https")) {
+            endpoint = endpoint.tls_config(tls.clone())?;
+        }
+        prepared.push(endpoint);
+    }
+    let traced = tonic::transport::Channel::balance_list(prepared.into_iter())
+        .map_request(|mut request: http::Request<tonic::body::Body>| {
+            aistack_chassis::trace::inject(request.headers_mut());
+            request
+        })
+        .map_err(tower::BoxError::from);
+    Ok(Channel::Custom(BoxCloneSyncService::new(traced)))
 }
 
 fn entry(kv: etcd_client::KeyValue) -> Entry {

@@ -255,7 +255,12 @@ fn citation_lines(citations: &[Citation]) -> Vec<String> {
         .iter()
         .map(|citation| {
             let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
-            let quote = console::truncate_str(&quote, 80, " …").into_owned();
+            let short = console::truncate_str(&quote, 78, "");
+            let quote = if short.len() < quote.len() {
+                format!("{} …", short.trim_end())
+            } else {
+                short.into_owned()
+            };
             format!(
                 "    {} {:<width$}   \"{quote}\"   {}",
                 Style::new().bold().apply_to(format!("[{}]", citation.number)),

@@ -6,6 +6,7 @@ pub mod down;
 pub mod logs;
 pub mod render;
 pub mod status;
+pub mod trace;
 pub mod up;
 pub mod version;
 

@@ -7,7 +7,7 @@ use aistack_api::rag::RagList;
 use console::style;
 use futures::future::join_all;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{print, print_as, running_stack, runtime};
 use crate::cli::{Output, StatusArgs};
@@ -31,12 +31,31 @@ struct Report {
 }
 
 /// One object of ours.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct Row {
     kind: String,
     name: String,
     ready: String,
     detail: String,
+    /// What stands in `detail`, each by its name.
+    facts: Map<String, Value>,
+}
+
+/// What an object says of itself: a line for people, and the same by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Detail {
+    parts: Vec<String>,
+    facts: Map<String, Value>,
+}
+
+impl Detail {
+    fn fact(&mut self, name: &str, value: impl Into<Value>) {
+        self.facts.insert(name.to_owned(), value.into());
+    }
+
+    fn say(&mut self, part: String) {
+        self.parts.push(part);
+    }
 }
 
 /// Runs the command.
@@ -120,21 +139,26 @@ impl Asker {
             kind: kind.to_owned(),
             name: name.to_owned(),
             ready: format!("{ready}/{}", pods.len()),
-            detail: String::new(),
+            ..Row::default()
         };
         let Some(pod) = pods.iter().find(|pod| pod.phase == Phase::Ready) else { return vec![row] };
         let mut collections = Vec::new();
-        match kind {
+        let (detail, between) = match kind {
             // The gauges of etcd are where etcd has them: on the client port.
-            "KVCluster" => row.detail = store(&self.metrics(pod, "client").await, &pod.name),
-            "InferenceService" => row.detail = model(&self.metrics(pod, "admin").await, pod),
-            "ModelHub" => row.detail = self.hub(pod).await,
+            "KVCluster" => (store(&self.metrics(pod, "client").await, &pod.name), "   "),
+            "InferenceService" => (model(&self.metrics(pod, "admin").await, pod), "   "),
+            "ModelHub" => (self.hub(pod).await, ", "),
             "VectorForge" | "VectorCollection" => {
                 collections = self.collections(pod).await;
-                row.detail = plural(collections.len(), "collection");
+                let mut detail = Detail::default();
+                detail.fact("collections", collections.len());
+                detail.say(plural(collections.len(), "collection"));
+                (detail, ", ")
             }
-            _ => {}
-        }
+            _ => (Detail::default(), ""),
+        };
+        row.detail = detail.parts.join(between);
+        row.facts = detail.facts;
         let mut rows = vec![row];
         rows.append(&mut collections);
         rows
@@ -158,17 +182,29 @@ impl Asker {
         parse_metrics(&reply.text().await.unwrap_or_default())
     }
 
-    async fn hub(&self, pod: &PodStatus) -> String {
-        let (models, rags) = futures::join!(self.json(pod, "/v1/models"), self.json(pod, "/api/v1/rag"));
-        let mut parts = Vec::new();
+    async fn hub(&self, pod: &PodStatus) -> Detail {
+        let (models, keys, rags) = futures::join!(
+            self.json(pod, "/v1/models"),
+            self.json(pod, "/api/v1/keys"),
+            self.json(pod, "/api/v1/rag")
+        );
+        let mut detail = Detail::default();
         if let Some(models) = models.as_ref().and_then(|models| models["data"].as_array()) {
-            parts.push(plural(models.len(), "model"));
+            detail.fact("models", models.len());
+            detail.say(plural(models.len(), "model"));
+        }
+        if let Some(keys) = keys.as_ref().and_then(|keys| keys["keys"].as_array()) {
+            detail.fact("keys", keys.len());
+            detail.say(plural(keys.len(), "key"));
         }
         if let Some(rags) = rags.and_then(|rags| serde_json::from_value::<RagList>(rags).ok()) {
             let passages: u64 = rags.rags.iter().map(|rag| rag.passages).sum();
-            parts.push(format!("{}, {} passages", plural(rags.rags.len(), "rag"), count(passages)));
+            detail.fact("rags", rags.rags.len());
+            detail.fact("passages", passages);
+            detail.say(plural(rags.rags.len(), "rag"));
+            detail.say(plural_of(passages, "passage"));
         }
-        parts.join(", ")
+        detail
     }
 
     async fn collections(&self, pod: &PodStatus) -> Vec<Row> {
@@ -182,14 +218,24 @@ impl Asker {
         join_all(names.into_iter().map(async |name| {
             let info = self.json(pod, &format!("/collections/{name}")).await.unwrap_or_default();
             let detail = collection(&info["result"]);
-            Row { kind: "VectorCollection".to_owned(), name, ready: String::new(), detail }
+            Row {
+                kind: "VectorCollection".to_owned(),
+                name,
+                ready: String::new(),
+                detail: detail.parts.join(", "),
+                facts: detail.facts,
+            }
         }))
         .await
     }
 }
 
 fn plural(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    plural_of(number as u64, what)
+}
+
+fn plural_of(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// The Prometheus text format, without labels: `name{…} value` adds to `name`.
@@ -206,44 +252,59 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// A TinyKV pod, by etcd's metric names.
-fn store(metrics: &BTreeMap<String, f64>, pod: &str) -> String {
-    let mut parts = Vec::new();
+fn store(metrics: &BTreeMap<String, f64>, pod: &str) -> Detail {
+    let mut detail = Detail::default();
     if metrics.get("etcd_server_is_leader").is_some_and(|leader| *leader > 0.0) {
-        parts.push(format!("leader {pod}"));
+        detail.fact("leader", pod);
+        detail.say(format!("leader {pod}"));
     }
     if let Some(revision) = metrics.get("etcd_debugging_mvcc_current_revision") {
-        parts.push(format!("rev {}", count(*revision as u64)));
+        detail.fact("revision", *revision as u64);
+        detail.say(format!("rev {}", count(*revision as u64)));
     }
     if let Some(bytes) = metrics.get("etcd_mvcc_db_total_size_in_bytes") {
-        parts.push(size(*bytes as u64));
+        detail.fact("bytes", *bytes as u64);
+        detail.say(size(*bytes as u64));
     }
-    parts.join("   ")
+    detail
 }
 
 /// A TinyInfer pod, by vLLM's metric names.
-fn model(metrics: &BTreeMap<String, f64>, pod: &PodStatus) -> String {
-    let mut parts = vec![pod.serves.clone()];
+fn model(metrics: &BTreeMap<String, f64>, pod: &PodStatus) -> Detail {
+    let mut detail = Detail::default();
+    detail.fact("model", pod.serves.as_str());
+    detail.say(pod.serves.clone());
     let running = metrics.get("vllm:num_requests_running");
     let waiting = metrics.get("vllm:num_requests_waiting");
     if let (Some(running), Some(waiting)) = (running, waiting) {
-        parts.push(format!("{} running, {} waiting", *running as u64, *waiting as u64));
+        detail.fact("running", *running as u64);
+        detail.fact("waiting", *waiting as u64);
+        detail.say(format!("{} running, {} waiting", *running as u64, *waiting as u64));
     }
     if let Some(usage) = metrics.get("vllm:kv_cache_usage_perc") {
-        parts.push(format!("KV {:.0} %", usage * 100.0));
+        detail.fact("kv_cache_usage", *usage);
+        detail.say(format!("KV {:.0} %", usage * 100.0));
     }
-    parts.join("   ")
+    detail
 }
 
 /// A collection, by Qdrant's description of it.
-fn collection(info: &Value) -> String {
+fn collection(info: &Value) -> Detail {
+    let mut detail = Detail::default();
     let points = info["points_count"].as_u64().unwrap_or_default();
     let vectors = &info["config"]["params"]["vectors"];
-    let mut parts = vec![format!("{} points", count(points))];
+    detail.fact("points", points);
+    detail.say(plural_of(points, "point"));
     if let (Some(dimension), Some(distance)) = (vectors["size"].as_u64(), vectors["distance"].as_str()) {
-        parts.push(format!("{dimension} d, {distance}"));
+        detail.fact("dimension", dimension);
+        detail.fact("distance", distance);
+        detail.say(format!("{dimension} d, {distance}"));
     }
-    parts.extend(info["status"].as_str().map(str::to_owned));
-    parts.join(", ")
+    if let Some(status) = info["status"].as_str() {
+        detail.fact("status", status);
+        detail.say(status.to_owned());
+    }
+    detail
 }
 
 #[cfg(test)]
@@ -255,14 +316,20 @@ mod tests {
         let metrics = parse_metrics(
             "# HELP x\netcd_server_is_leader 1\netcd_debugging_mvcc_current_revision 1204\netcd_mvcc_db_total_size_in_bytes 3250585\n",
         );
-        assert_eq!(store(&metrics, "tinykv-0"), "leader tinykv-0   rev 1,204   3.1 MiB");
+        let told = store(&metrics, "tinykv-0");
+        assert_eq!(told.parts, ["leader tinykv-0", "rev 1,204", "3.1 MiB"]);
+        assert_eq!((&told.facts["revision"], &told.facts["bytes"]), (&1204.into(), &3250585.into()));
         let metrics = parse_metrics(
             "vllm:num_requests_running{model_name=\"m\"} 1\nvllm:num_requests_waiting{model_name=\"m\"} 0\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.02\n",
         );
         let pod = PodStatus { serves: "m".into(), ..PodStatus::default() };
-        assert_eq!(model(&metrics, &pod), "m   1 running, 0 waiting   KV 2 %");
+        assert_eq!(model(&metrics, &pod).parts, ["m", "1 running, 0 waiting", "KV 2 %"]);
         let info = serde_json::json!({"points_count": 412, "status": "green", "config": {"params": {"vectors": {"size": 384, "distance": "Cosine"}}}});
-        assert_eq!(collection(&info), "412 points, 384 d, Cosine, green");
-        assert_eq!(store(&BTreeMap::new(), "tinykv-0"), "", "a pod that does not answer has no details");
+        assert_eq!(collection(&info).parts, ["412 points", "384 d, Cosine", "green"]);
+        assert_eq!(
+            store(&BTreeMap::new(), "tinykv-0"),
+            Detail::default(),
+            "a pod that does not answer has no details"
+        );
     }
 }

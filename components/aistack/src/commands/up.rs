@@ -37,7 +37,10 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     kill_orphans(&folder);
     // Held until every pod listens on its own port.
     let mut ports = Ports::default();
-    let plan = prepare(&compiled, &folder, args.port, &mut ports)?;
+    let mut plan = prepare(&compiled, &folder, args.port, &mut ports)?;
+    if args.traces {
+        plan.record_spans(&folder.traces());
+    }
     folder.write_plan(&plan)?;
     let manifest = fs::canonicalize(&args.file).unwrap_or_else(|_| args.file.clone());
     if args.detach {

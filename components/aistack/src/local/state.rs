@@ -7,6 +7,7 @@
 //!   status.json       how it is, replaced atomically at every change
 //!   supervisor.log    what a detached supervisor has to say
 //!   logs/<pod>.log    output of each pod, over its restarts
+//!   traces/<pod>.jsonl  spans of each pod, with `up --traces`
 //!   pods/<pod>/       config files and scratch folders, rewritten at every start
 //!   secrets/          generated keys
 //!   volumes/          what would be PersistentVolumes; survives `aistack down`
@@ -221,6 +222,11 @@ impl StackFolder {
     /// Log of a pod.
     pub fn log(&self, pod: &str) -> PathBuf {
         self.0.join("logs").join(format!("{pod}.log"))
+    }
+
+    /// Spans of the pods, one file each; absent when they record none.
+    pub fn traces(&self) -> PathBuf {
+        self.0.join("traces")
     }
 
     /// Log of a detached supervisor.

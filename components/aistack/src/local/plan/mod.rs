@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::draft::{allocate, drafts, names};
 use self::pod::Context;
+use super::programs::COMPONENTS;
 use super::rewrite::{Rewriter, Target};
 
 /// Where things lie on this machine.
@@ -40,6 +41,20 @@ pub struct LocalPlan {
     pub generated: Vec<PathBuf>,
     /// Port of the front door; 0 when the stack has none.
     pub entry_port: u16,
+}
+
+impl LocalPlan {
+    /// Makes every pod of ours write its spans to a file of its own in a folder.
+    pub fn record_spans(&mut self, folder: &Path) {
+        for pod in self.pods.iter_mut().filter(|pod| COMPONENTS.contains(&pod.program.as_str())) {
+            let file = folder.join(format!("{}.jsonl", pod.name));
+            let settings = [("OTLP_FILE", file.display().to_string()), ("INSTANCE", pod.name.clone())];
+            for (setting, value) in settings {
+                let name = format!("{}_SERVER__TELEMETRY__{setting}", pod.program.to_ascii_uppercase());
+                pod.env.entry(name).or_insert(value);
+            }
+        }
+    }
 }
 
 /// One pod.
