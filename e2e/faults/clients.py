@@ -10,10 +10,19 @@ import time
 from stack import check_error, resident_kib
 
 IDLE = 10_000
+HEADER_SECONDS = 25
 
 
 def connect(port, timeout=5):
     return socket.create_connection(("127.0.0.1", port), timeout=timeout)
+
+
+def listens(port):
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def exchange(port, request, timeout=15):
@@ -91,7 +100,7 @@ def idle_connections(stack):
 
 
 class SlowLoris(threading.Thread):
-    """Headers dripped a byte at a time; runs beside the other tests, because the header timeout is 10 s."""
+    """Headers dripped a byte at a time; runs beside the other tests, because it waits for the header timeout."""
 
     def __init__(self, port, connections=50):
         super().__init__(daemon=True)
@@ -103,7 +112,7 @@ class SlowLoris(threading.Thread):
         for connection in open_ones:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-slow: ")
             connection.setblocking(False)
-        while open_ones and time.monotonic() - begun < 40:
+        while open_ones and time.monotonic() - begun < 3 * HEADER_SECONDS:
             time.sleep(0.5)
             for connection in list(open_ones):
                 try:
@@ -121,7 +130,7 @@ class SlowLoris(threading.Thread):
     def result(self):
         self.join()
         assert len(self.lived) == self.connections, f"only {len(self.lived)} of {self.connections} were cut"
-        assert max(self.lived) < 15, f"one was held for {max(self.lived):.1f} s"
+        assert max(self.lived) < HEADER_SECONDS + 10, f"one was held for {max(self.lived):.1f} s"
         return f"{self.connections} connections cut after {max(self.lived):.1f} s"
 
 
@@ -188,7 +197,9 @@ def garbage_everywhere(stack):
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
     ]
-    ports = [(name, port) for name, pod in stack.pods().items() for _, port in pod["ports"]]
+    named = [(name, port) for name, pod in stack.pods().items() for _, port in pod["ports"]]
+    # A door that this version does not serve is closed.
+    ports = [(name, port) for name, port in named if listens(port)]
     for name, port in ports:
         for request in requests:
             reply = exchange(port, request, timeout=1)

@@ -33,8 +33,8 @@ def in_the_middle(stack, pod):
     back = time.monotonic() - begun
     table = stack.good("status")
     assert re.search(rf"pod {pod} .*{seen['restarts']} restart", table), table
-    failed = sum(code != 0 for code, _ in outcomes)
-    return f"{pod}: {failed} of {len(outcomes)} asks failed with a sentence, whole again after {back:.1f} s"
+    failed = [text[text.index("error: "):].splitlines()[0] for code, text in outcomes if code != 0]
+    return f"{pod}: {len(failed)} of {len(outcomes)} asks failed, whole again after {back:.1f} s; {failed[:1]}"
 
 
 def back_off_is_shown(stack):

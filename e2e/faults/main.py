@@ -20,6 +20,8 @@ def main(bin_folder):
     stack = Stack(bin_folder)
     # Room for the idle connections, and little more: so that the limit is seen too.
     stack.environment["MODELHUB_SERVER__LIMITS__MAX_CONNECTIONS"] = str(clients.IDLE + 150)
+    # Time to open them on a busy machine, before the first ones are cut for saying nothing.
+    stack.environment["MODELHUB_SERVER__LIMITS__HEADER_TIMEOUT_MS"] = str(clients.HEADER_SECONDS * 1_000)
     try:
         stack.up()
         code, text = stack.ingest()
@@ -30,9 +32,9 @@ def main(bin_folder):
         step("bodies of 100 MB", clients.large_bodies, stack)
         step("broken bodies", clients.broken_bodies, stack)
         step("garbage on every port", clients.garbage_everywhere, stack)
-        step("slow loris", loris.result)
         step("idle connections", clients.idle_connections, stack)
         step("taken", crashes.taken, stack)
+        step("slow loris", loris.result)
         for pod in ("tinykv-0", "vectorforge-0", "tinyinfer-embed", "tinyinfer-chat", "modelhub-0"):
             step("kill -9", crashes.in_the_middle, stack, pod)
         step("back-off", crashes.back_off_is_shown, stack)

@@ -52,6 +52,17 @@ pub fn compile(file: &str, text: &str) -> Result<Compiled, Refused> {
         }
     }
     problems.extend(collisions(&compiled.manifests));
+    if let [first, rest @ ..] = stacks.as_slice()
+        && !rest.is_empty()
+    {
+        let what = format!(
+            "the file holds {} stacks ({}), and a machine runs one of a file",
+            stacks.len(),
+            stacks.join(", ")
+        );
+        let instead = "give each a file of its own, and start them with --port";
+        compiled.gaps.push(Gap::local("metadata.name", what, instead).of(&format!("AIStack {first}")));
+    }
     if let Some(stack) = stacks.first() {
         compiled.name.clone_from(stack);
     }

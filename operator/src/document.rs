@@ -58,7 +58,14 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Object>, Refused> {
                 Err(mut found) => problems.append(&mut found),
             },
             Err(error) => {
-                problems.push(Problem::new("", format!("is not YAML: {error}"), ""));
+                let text = error.to_string();
+                let problem = if text.contains("as u128") || text.contains("as i128") {
+                    let field = text.split(": invalid type").next().unwrap_or_default();
+                    Problem::new(field, "is too large a number", "numbers have up to 64 bits")
+                } else {
+                    Problem::new("", format!("is not YAML: {text}"), "")
+                };
+                problems.push(problem);
                 // The rest of the text cannot be found again after a syntax error.
                 break;
             }
@@ -73,6 +80,11 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Object>, Refused> {
 
 fn parse_one(yaml: serde_yaml_ng::Value) -> Result<Object, Vec<Problem>> {
     let value = to_json(yaml).map_err(|problem| vec![problem])?;
+    if !value.is_object() {
+        let found = if value.is_array() { "a list" } else { "a single value" };
+        let fix = "a manifest begins with  apiVersion: platform.dev/v1  and  kind: AIStack; several are parted by ---";
+        return Err(vec![Problem::new("", format!("holds {found} where an object is wanted"), fix)]);
+    }
     let kind = kind_of(&value).map_err(|problem| vec![problem])?;
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
     let title = format!("{kind} {name}");

@@ -1,5 +1,6 @@
 //! How this crate says no: the file, the field, what is wrong, and what to do.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use aistack_crds::check::Violation;
@@ -62,11 +63,17 @@ pub struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // With one object in question the path says where; with several it would not.
+        let objects: BTreeSet<&str> = self.problems.iter().map(|problem| problem.object.as_str()).collect();
         for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 f.write_str("\nerror: ")?;
             }
-            write!(f, "{}: {problem}", self.file)?;
+            write!(f, "{}: ", self.file)?;
+            if objects.len() > 1 && !problem.object.is_empty() && !problem.path.is_empty() {
+                write!(f, "{}: ", problem.object)?;
+            }
+            write!(f, "{problem}")?;
         }
         Ok(())
     }

@@ -119,7 +119,7 @@ pub struct OutputArgs {
 #[derive(Clone, Debug, Args)]
 pub struct StackArgs {
     /// Name of the stack. Needed only when several are up.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = stack_name)]
     pub stack: Option<String>,
 }
 
@@ -133,13 +133,13 @@ pub struct UpArgs {
     #[arg(short, long)]
     pub detach: bool,
     /// Port of the front door. Left out: the manifest's, 8080.
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = port)]
     pub port: Option<u16>,
     /// Record the spans of every request under the stack's state, for `aistack trace`; at most 32 MiB a pod are kept.
     #[arg(long)]
     pub traces: bool,
     /// Longest wait for Ready with --detach, such as 90s or 10m.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub timeout: std::time::Duration,
 }
 
@@ -198,6 +198,40 @@ pub struct RenderArgs {
     pub output: Output,
 }
 
+fn port(given: &str) -> Result<u16, String> {
+    given
+        .parse()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| "a port is a number from 1 to 65535, such as 8090".to_owned())
+}
+
+fn duration(given: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(given).map_err(|_| "write a time with its unit, such as 90s or 10m".to_owned())
+}
+
+fn url(given: &str) -> Result<String, String> {
+    let parsed = reqwest::Url::parse(given).ok();
+    if parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
+        return Ok(given.to_owned());
+    }
+    Err("write an address such as http://127.0.0.1:8080".to_owned())
+}
+
+/// A stack's name is a folder's as well, so nothing else than a name may come through.
+fn stack_name(given: &str) -> Result<String, String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = (1..=63).contains(&given.len())
+        && given.bytes().all(inner)
+        && !given.starts_with('-')
+        && !given.ends_with('-');
+    if is_label {
+        return Ok(given.to_owned());
+    }
+    Err("a stack's name is the metadata.name of its manifest: up to 63 lower-case letters, digits and '-'"
+        .to_owned())
+}
+
 /// How to print a trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum TraceOutput {
@@ -242,8 +276,9 @@ fn trace_id(given: &str) -> Result<String, String> {
 /// `aistack ask`.
 #[derive(Clone, Debug, Args)]
 pub struct AskArgs {
-    /// The question.
-    pub question: String,
+    /// The question; quotes around it may be left out.
+    #[arg(required = true, num_args = 1..)]
+    pub question: Vec<String>,
     /// Name of the rag. Needed only when there are several.
     #[arg(long, value_name = "NAME")]
     pub rag: Option<String>,
@@ -251,13 +286,13 @@ pub struct AskArgs {
     #[command(flatten)]
     pub stack: StackArgs,
     /// Address of a ModelHub, in place of a stack's on this machine.
-    #[arg(long, value_name = "URL", env = "MODELHUB_URL")]
+    #[arg(long, value_name = "URL", env = "MODELHUB_URL", value_parser = url)]
     pub url: Option<String>,
     /// API key, where the ModelHub asks for one.
     #[arg(long, value_name = "KEY", env = "MODELHUB_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
     /// Passages to retrieve. Left out: the server's default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub top_k: Option<u32>,
     /// How to print; json and yaml print the whole answer at its end.
     #[command(flatten)]

@@ -17,7 +17,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
@@ -50,7 +50,13 @@ pub enum ServeError {
 
 /// Opens a listener with an error that names the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| ServeError::Bind { address, source })
 }
 
 /// Serves `app` until shutdown; refusals carry `{"error": …}`.
@@ -115,6 +121,9 @@ fn connection_builder(limits: &aistack_api::server::Limits) -> auto::Builder<Tok
     builder
 }
 
+/// Connections that the kernel holds until they are accepted, as far as `net.core.somaxconn` allows: over it a client's first
+/// packet is dropped, and sent again only after a second.
+const BACKLOG: u32 = 4096;
 /// Connections over the limit that are told so at a time.
 const REFUSALS: usize = 64;
 /// Time in which such a connection must have asked and heard.

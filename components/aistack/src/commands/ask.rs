@@ -18,6 +18,10 @@ const EVENT_BYTES: usize = 4 << 20;
 
 /// Runs the command.
 pub fn run(args: &AskArgs) -> Result<(), Failure> {
+    let question = args.question.join(" ");
+    if question.trim().is_empty() {
+        return Err(Failure::refused("the question is empty\n  aistack ask \"How do I request leave?\""));
+    }
     let hub = Hub::find(args)?;
     runtime()?.block_on(async {
         let client = reqwest::Client::new();
@@ -26,7 +30,7 @@ pub fn run(args: &AskArgs) -> Result<(), Failure> {
             None => hub.only_rag(&client).await?,
         };
         let query = RagQuery {
-            question: args.question.clone(),
+            question,
             stream: args.output.output == Output::Table,
             top_k: args.top_k,
             ..RagQuery::default()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::print;
+use super::{missing_stack, print};
 use crate::cli::DownArgs;
 use crate::fail::Failure;
 use crate::local::state::StackFolder;
@@ -17,6 +17,11 @@ const PATIENCE: Duration = Duration::from_mins(4);
 /// Runs the command.
 pub fn run(args: &DownArgs) -> Result<(), Failure> {
     let named = args.stack.stack.as_deref().map(StackFolder::of).transpose()?;
+    if let (Some(name), Some(folder)) = (&args.stack.stack, &named)
+        && !folder.path().exists()
+    {
+        return Err(Failure::wrong_state(missing_stack(name, folder)?));
+    }
     let Some(folder) = named.map_or_else(|| only_stack(args.purge), |folder| Ok(Some(folder)))? else {
         print("no stack is up");
         return Ok(());

@@ -10,8 +10,10 @@ pub mod trace;
 pub mod up;
 pub mod version;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
+use aistack_crds::check::nearest;
 use aistack_operator::{Compiled, compile};
 use serde::Serialize;
 
@@ -25,12 +27,17 @@ pub(crate) fn read_manifest(file: &Path) -> Result<Compiled, Failure> {
     let text =
         if name == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     let text = text.map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::NotFound {
-            "\n  name a manifest with -f, for example -f examples/quickstart/stack.yaml"
-        } else {
-            ""
+        const EXAMPLE: &str = "name a manifest with -f, for example -f examples/quickstart/stack.yaml";
+        let (what, fix) = match error.kind() {
+            ErrorKind::NotFound => ("there is no such file".to_owned(), EXAMPLE),
+            ErrorKind::IsADirectory => ("is a folder".to_owned(), EXAMPLE),
+            ErrorKind::PermissionDenied => {
+                ("may not be read by this user".to_owned(), "chmod or chown it, or copy it")
+            }
+            ErrorKind::InvalidData => ("is not UTF-8 text".to_owned(), "a manifest is YAML, saved as UTF-8"),
+            _ => (error.to_string(), EXAMPLE),
         };
-        Failure::refused(format!("{name}: {error}{hint}"))
+        Failure::refused(format!("{name}: {what}\n  {fix}"))
     })?;
     let shown = if name == "-" { "standard input" } else { &name };
     compile(shown, &text).map_err(|refused| Failure::refused(refused.to_string()))
@@ -40,7 +47,7 @@ pub(crate) fn read_manifest(file: &Path) -> Result<Compiled, Failure> {
 pub(crate) fn running_stack(args: &StackArgs) -> Result<StackFolder, Failure> {
     if let Some(name) = &args.stack {
         let folder = StackFolder::of(name)?;
-        return if folder.is_up() { Ok(folder) } else { Err(not_up(&format!("stack {name} is not up"))) };
+        return if folder.is_up() { Ok(folder) } else { Err(not_up(&missing_stack(name, &folder)?)) };
     }
     let mut up: Vec<StackFolder> = StackFolder::all()?.into_iter().filter(StackFolder::is_up).collect();
     match (up.pop(), up.is_empty()) {
@@ -54,6 +61,18 @@ pub(crate) fn running_stack(args: &StackArgs) -> Result<StackFolder, Failure> {
             )))
         }
     }
+}
+
+/// `stack x is not up`, or that there never was one of that name.
+pub(crate) fn missing_stack(name: &str, folder: &StackFolder) -> Result<String, Failure> {
+    if folder.path().exists() {
+        return Ok(format!("stack {name} is not up"));
+    }
+    let known: Vec<String> = StackFolder::all()?.iter().map(StackFolder::stack).collect();
+    Ok(match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("there is no stack {name}; did you mean {near}?"),
+        None => format!("there is no stack {name}"),
+    })
 }
 
 fn not_up(what: &str) -> Failure {

@@ -111,6 +111,7 @@ impl PodTask {
     }
 
     fn explain(&self, end: End, said_before: u64) -> String {
+        let killed = matches!(&end, End::Exited(Ok(status)) if is_killed(*status));
         let why = match end {
             End::Exited(Ok(status)) => {
                 match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
@@ -126,6 +127,9 @@ impl PodTask {
             End::Unhealthy(why) => why,
             End::Ordered => String::new(),
         };
+        if killed {
+            return why;
+        }
         match last_complaint(&self.folder.log(&self.plan.name), said_before) {
             Some(line) => format!("{why}: {line}"),
             None => why,
@@ -200,6 +204,12 @@ impl PodTask {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         let _ = child.wait().await;
     }
+}
+
+/// Whether somebody else ended the process: then its own last words say nothing about why.
+fn is_killed(status: ExitStatus) -> bool {
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT].map(|signal| Some(signal as i32)).contains(&signal)
 }
 
 /// Waits until the pod is to end; a supervisor that is gone has no pods.
