@@ -44,11 +44,14 @@ expect '"finish_reason"' "$log"
 endpoint=$(python3 -c 'import json,sys; print(json.dumps(json.load(open(sys.argv[1]))))' "$log" | grep -oE '127\.0\.0\.1:[0-9]+' | head -n 1)
 [ -n "$endpoint" ]
 
+echo '-- one ask is one trace over every component'
+e2e/trace.py "$bin/aistack" handbook
+
 echo '-- retrieval on the question set'
 "$bin/modelhub" rag eval handbook --questions examples/quickstart/questions.jsonl --source examples/quickstart/handbook --require 0.9 | tail -n 12
 
 echo '-- a component is killed in the middle; the ask succeeds again when it is back'
-pkill -KILL -f "$bin/vectorforge" || true
+kill -KILL "$("$bin/aistack" status -o json | jq '.pods[] | select(.name == "vectorforge-0").process.pid')"
 for _ in $(seq 300); do
   if "$bin/aistack" ask --rag handbook 'How much does lunch cost?' >"$log" 2>&1; then break; fi
   sleep 0.1
@@ -56,10 +59,28 @@ done
 expect 'office/kitchen\.md' "$log"
 
 echo '-- down, and nothing is left'
+pids=$("$bin/aistack" status -o json | jq '.pods[].process.pid')
 "$bin/aistack" down
-if pgrep -f "$bin/(tinykv|vectorforge|tinyinfer|modelhub)" >/dev/null; then
-  echo 'error: processes are left' >&2
-  pgrep -af "$bin/(tinykv|vectorforge|tinyinfer|modelhub)" >&2
-  exit 1
+for pid in $pids; do
+  if kill -0 "$pid" 2>/dev/null; then
+    echo "error: process $pid is left: $(tr '\0' ' ' <"/proc/$pid/cmdline")" >&2
+    exit 1
+  fi
+done
+
+echo '-- without network, from nothing but the caches'
+if command -v ip >/dev/null && unshare -rn true 2>/dev/null; then
+  started=$SECONDS
+  alone=$(mktemp -d)
+  XDG_STATE_HOME=$alone unshare -rn bash -c "
+    ip link set lo up
+    hack/quickstart.sh || code=\$?
+    '$bin/aistack' down --purge
+    exit \${code:-0}" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+  rm -rf "$alone"
+  expect '\[1\] people/leave\.md:[0-9]+' "$log"
+  [ $((SECONDS - started)) -le 30 ] || { echo "error: without network it took $((SECONDS - started)) s" >&2; exit 1; }
+else
+  echo '   not run: no ip(8), or no namespaces for this user'
 fi
 echo 'quickstart: ok'

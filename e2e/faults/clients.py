@@ -83,7 +83,7 @@ def idle_connections(stack):
         assert each < 24, f"{each:.1f} KiB of memory a connection"
         # The limit of this stack is a little above: what comes over it is told so at once.
         over = []
-        for _ in range(200):
+        for _ in range(160):
             over.append(connect(stack.port))
         reply = exchange(stack.port, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
         assert status_of(reply) == 503 and b"retry-after: 1" in reply.lower(), reply[:300]
