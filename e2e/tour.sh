@@ -22,10 +22,10 @@ trap finish EXIT
 awk '/^```sh$/ {inside = 1; next} /^```$/ {inside = 0} inside' docs/tour.md >"$script"
 [ "$(wc -l <"$script")" -ge 20 ] || { echo "error: docs/tour.md holds hardly a command" >&2; exit 1; }
 sed -i "s|\$PWD/target/release|$bin|" "$script"
-PS4='$ ' bash -euxo pipefail "$script" >"$log" 2>&1
+bash -euxo pipefail "$script" >"$log" 2>&1
 
 for wanted in 'people/leave\.md:[0-9]+' '^trace [0-9a-f]{32}' 'bicycles\.md:[0-9]+' '"finish_reason"' '"status":"green"' \
   '^/registry/' 'killed by SIGKILL|1 restart' 'office/kitchen\.md' 'stopped in' '^StatefulSet'; do
   grep -Eq -- "$wanted" "$log" || { echo "error: no line of the tour matches: $wanted" >&2; exit 1; }
 done
-echo "tour: $(grep -c '^\$ ' "$log") commands"
+echo "tour: $(grep -c '^+ ' "$log") commands"

@@ -37,14 +37,12 @@ build() {
   log=$(mktemp)
   # cargo counts its units on its progress line only, so it is asked for that line even without a terminal.
   if ! CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=80 CARGO_TERM_COLOR=never \
-    cargo build --release --workspace --bins 2> >(build_progress "$log"); then
-    wait $! 2>/dev/null || true
+    cargo build --release --workspace --bins 2>&1 | build_progress "$log"; then
     printf '\n  %-8s%s   failed   %s\n' build "$programs" "$(clock $((SECONDS - started)))"
     grep -Ev '^ +Building \[|^ *(Compiling|Downloading|Downloaded) ' "$log" | tail -n 40 >&2
     rm -f "$log"
     exit 1
   fi
-  wait $! 2>/dev/null || true
   [ ! -t 1 ] || printf '\r\033[K'
   printf '  %-8s%s   ok   %s\n' build "$programs" "$(clock $((SECONDS - started)))"
   rm -f "$log"

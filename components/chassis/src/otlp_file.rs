@@ -137,8 +137,8 @@ mod tests {
             }
         }
         seen.push_str(&std::fs::read_to_string(&path).unwrap());
-        let wanted: String = (0..40).map(|round| format!("line {round:04}\n")).collect();
-        assert_eq!(seen, wanted);
+        let wanted: Vec<String> = (0..40).map(|round| format!("line {round:04}")).collect();
+        assert_eq!(seen.lines().collect::<Vec<_>>(), wanted);
     }
 
     #[test]

