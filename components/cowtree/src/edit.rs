@@ -6,7 +6,7 @@ use std::mem;
 
 use triomphe::Arc;
 
-use crate::node::{Inner, Leaf, Node, Split};
+use crate::node::{self, Inner, Leaf, Node, Split};
 
 /// What putting an entry did below a node.
 enum Put<K, V> {
@@ -33,7 +33,7 @@ pub(crate) fn insert<K: Ord + Clone, V: Clone>(root: &mut Arc<Node<K, V>>, key: 
 }
 
 fn put<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: K, value: V) -> Put<K, V> {
-    match Arc::make_mut(node) {
+    match node::own(node) {
         Node::Leaf(leaf) => match leaf.find(&key) {
             Ok(at) => Put::Replaced(mem::replace(leaf.value_mut(at), value)),
             Err(at) => leaf.add(at, key, value).map_or(Put::Added, Put::Split),
@@ -59,7 +59,7 @@ where
     V: Clone,
     Q: Ord + ?Sized,
 {
-    match Arc::make_mut(node) {
+    match node::own(node) {
         Node::Leaf(leaf) => leaf.find(key).ok().map(|at| leaf.take(at)),
         Node::Inner(inner) => {
             let child = inner.child_of(key);
@@ -78,7 +78,7 @@ where
     Q: Ord + ?Sized,
 {
     loop {
-        match Arc::make_mut(node) {
+        match node::own(node) {
             Node::Leaf(leaf) => return leaf.find(key).ok().map(|at| leaf.value_mut(at)),
             Node::Inner(inner) => {
                 let child = inner.child_of(key);

@@ -18,7 +18,6 @@ pub(crate) const FAN: usize = 16;
 /// a few at the edges of bulk loads and appends, so no memory holds a tree that is deeper.
 pub(crate) const DEPTH: usize = 20;
 
-#[derive(Clone)]
 #[allow(clippy::large_enum_variant)] // leaves are nineteen in twenty nodes, and the larger ones but for tiny entries
 pub(crate) enum Node<K, V> {
     Leaf(Leaf<K, V>),
@@ -59,23 +58,31 @@ impl Seal {
 /// What a full node gave off: the least key that the new node may hold, and the node.
 pub(crate) type Split<K, V> = (K, Arc<Node<K, V>>);
 
-// A node is copied in order to be changed, so a copy starts unsealed.
-impl<K: Clone, V: Clone> Clone for Leaf<K, V> {
-    fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), seal: Seal::default() }
+/// The node, to be changed: a copy of it where somebody else holds it too.
+pub(crate) fn own<K: Clone, V: Clone>(node: &mut Arc<Node<K, V>>) -> &mut Node<K, V> {
+    if !Arc::is_unique(node) {
+        *node = copy(node);
     }
+    Arc::get_mut(node).expect("the node was just found, or made, to have one owner")
 }
 
-impl<K: Clone, V> Clone for Inner<K, V> {
-    fn clone(&self) -> Self {
-        Self {
-            separators: self.separators.clone(),
-            children: self.children.clone(),
-            counts: self.counts.clone(),
-            len: self.len,
-            seal: Seal::default(),
+/// A copy without a seal. It is filled where it will stay: moving a node costs as much as copying it.
+fn copy<K: Clone, V: Clone>(node: &Node<K, V>) -> Arc<Node<K, V>> {
+    let mut copy = Arc::new(match node {
+        Node::Leaf(_) => Node::Leaf(Leaf::empty()),
+        Node::Inner(_) => Node::Inner(Inner::empty()),
+    });
+    match (node, Arc::get_mut(&mut copy)) {
+        (Node::Leaf(from), Some(Node::Leaf(to))) => to.entries.extend(from.entries.iter().cloned()),
+        (Node::Inner(from), Some(Node::Inner(to))) => {
+            to.separators.extend(from.separators.iter().cloned());
+            to.children.extend(from.children.iter().cloned());
+            to.counts.extend(from.counts.iter().copied());
+            to.len = from.len;
         }
+        _ => unreachable!("the copy was made of the same kind, and nobody else has it"),
     }
+    copy
 }
 
 impl<K, V> Node<K, V> {
@@ -267,7 +274,7 @@ impl<K, V> Inner<K, V> {
         let mut right = self.children.remove(left + 1);
         let between = self.separators.remove(left);
         self.counts.remove(left + 1);
-        let separator = match (Arc::make_mut(&mut self.children[left]), Arc::make_mut(&mut right)) {
+        let separator = match (own(&mut self.children[left]), own(&mut right)) {
             (Node::Leaf(one), Node::Leaf(other)) => one.level_with(other),
             (Node::Inner(one), Node::Inner(other)) => one.level_with(between, other),
             _ => unreachable!("siblings stand at one height"),

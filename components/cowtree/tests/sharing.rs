@@ -1,17 +1,17 @@
 //! Clones: what they share, what they cost, and what they do not see of one another.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use cowtree::{Tree, memory};
+use cowtree::{Codec, Tree, memory};
 
 fn nodes(tree: &Tree<u64, u64>) -> usize {
     memory([tree], |_, _| 0).nodes
 }
 
 /// A value that counts how often it was copied.
-struct Counted(u64, Arc<std::sync::atomic::AtomicUsize>);
+struct Counted(u64, Arc<AtomicUsize>);
 
 impl Clone for Counted {
     fn clone(&self) -> Self {
@@ -63,6 +63,49 @@ fn a_fork_costs_the_way_to_what_it_changes() {
     assert_eq!((weighed.entries, weighed.entry_bytes), (200_000, 600_000));
     drop(forks);
     assert_eq!(nodes(&main), alone);
+}
+
+/// A value that counts how often it was compared.
+#[derive(Clone)]
+struct Compared(u64, Arc<AtomicUsize>);
+
+impl PartialEq for Compared {
+    fn eq(&self, other: &Self) -> bool {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0 == other.0
+    }
+}
+
+impl Codec for Compared {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(_: &mut &[u8]) -> Option<Self> {
+        None
+    }
+}
+
+#[test]
+fn a_diff_looks_at_what_changed() {
+    let comparisons = Arc::<AtomicUsize>::default();
+    let value = |n| Compared(n, Arc::clone(&comparisons));
+    let main: Tree<u64, Compared> = (0..200_000).map(|n| (n, value(n))).collect();
+    let mut fork = main.clone();
+    for n in 0..50 {
+        fork.insert(n * 3999, value(u64::MAX));
+        fork.remove(&(n * 3999 + 1));
+        fork.insert(300_000 + n, value(n));
+    }
+    assert_eq!(main.diff(&fork).count(), 150);
+    assert!(comparisons.swap(0, Ordering::Relaxed) <= 50 * 2 * 32 + 32);
+    // Trees that share no node, but whose nodes are known to hold the same.
+    let twin = cowtree::from_sorted(main.iter().map(|(key, value)| (*key, value.clone()))).expect("sorted");
+    assert_eq!(main.diff(&twin).count(), 0);
+    assert_eq!(comparisons.swap(0, Ordering::Relaxed), 200_000);
+    assert_eq!(main.hash(), twin.hash());
+    assert_eq!(main.diff(&twin).count(), 0);
+    assert_eq!(comparisons.swap(0, Ordering::Relaxed), 0);
 }
 
 #[test]

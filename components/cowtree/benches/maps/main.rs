@@ -15,6 +15,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cowtree::Tree;
+use cowtree::store::Store;
+use cpu_time::ThreadTime;
 use peers::{Imbl, Key, Map, Rpds, Std};
 use serde_json::json;
 
@@ -39,7 +41,7 @@ fn main() -> Result<(), Error> {
     println!("{} keys, {}", options.keys, machine());
     compare::<[u8; 32]>(&options, "arrays of 32 B", &mut lines);
     compare::<Bytes>(&options, "Bytes of 32 B", &mut lines);
-    own(&options, &mut lines);
+    own(&options, &mut lines)?;
     if options.record {
         record(&lines)?;
     }
@@ -205,8 +207,8 @@ fn round<K: Key, M: Map<K>>(sorted: &[K], shuffled: &[K]) -> Round {
 }
 
 /// What the peers have no counterpart for.
-fn own(options: &Options, lines: &mut Vec<serde_json::Value>) {
-    let mut figures = vec![Vec::new(); 6];
+fn own(options: &Options, lines: &mut Vec<serde_json::Value>) -> Result<(), Error> {
+    let mut figures = vec![Vec::new(); 9];
     let mut bytes = 0.0;
     for _ in 0..options.rounds {
         let random: Tree<[u8; 32], u64> =
@@ -243,6 +245,24 @@ fn own(options: &Options, lines: &mut Vec<serde_json::Value>) {
         }));
         bytes = cowtree::memory([&random], |_, _| 0).node_bytes as f64 / options.keys as f64;
         figures[5].push(cowtree::memory([&loaded], |_, _| 0).node_bytes as f64 / options.keys as f64);
+        let directory = tempfile::tempdir()?;
+        let mut store = Store::open(directory.path())?;
+        let mut save = |tree: &Tree<[u8; 32], u64>| {
+            let mut checkpoint = store.checkpoint()?;
+            checkpoint.put("tree", tree)?;
+            checkpoint.commit(b"")
+        };
+        let mut outcomes = Vec::new();
+        figures[6].push(timed(options.keys, || outcomes.push(save(&random))));
+        let mut fork = random.clone();
+        for n in 0..CHANGES {
+            fork.insert(Key::numbered(scatter(n as u64) >> 4), u64::MAX);
+        }
+        figures[7].push(timed(1, || outcomes.push(save(&fork))));
+        outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut read = Ok(Tree::new());
+        figures[8].push(timed(options.keys, || read = store.load::<[u8; 32], u64>("tree")));
+        assert_eq!(read?.hash(), fork.hash());
     }
     println!();
     let whats = [
@@ -252,6 +272,9 @@ fn own(options: &Options, lines: &mut Vec<serde_json::Value>) {
         ("diff of trees that share nothing, 100 changes, a diff", "ns CPU"),
         ("n-th key, a key", "ns CPU"),
         ("memory after a sorted load, an entry of 40 B", "B"),
+        ("checkpoint of a tree that is not on the disk yet, an entry", "ns CPU"),
+        ("checkpoint of a fork with 100 changes", "ns CPU"),
+        ("load from the disk, an entry", "ns CPU"),
     ];
     for ((what, unit), figure) in whats.iter().zip(&mut figures) {
         figure.sort_by(f64::total_cmp);
@@ -261,6 +284,7 @@ fn own(options: &Options, lines: &mut Vec<serde_json::Value>) {
     }
     println!("{:62} {bytes:12.1} B", "memory after inserts in random order, an entry of 40 B");
     lines.push(line(options, "memory after inserts in random order, an entry of 40 B", bytes, "B"));
+    Ok(())
 }
 
 fn line(options: &Options, what: &str, ours: f64, unit: &str) -> serde_json::Value {
@@ -280,16 +304,11 @@ fn scatter(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Processor time of this thread, in nanoseconds an operation.
 fn timed(operations: usize, work: impl FnOnce()) -> f64 {
-    let before = thread_nanos();
+    let start = ThreadTime::now();
     work();
-    (thread_nanos() - before) / operations as f64
-}
-
-/// Processor time of this thread.
-fn thread_nanos() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default()
+    start.elapsed().as_nanos() as f64 / operations as f64
 }
 
 fn median(rounds: &[Round], at: usize) -> f64 {
