@@ -296,6 +296,74 @@ def sorting():
     compare("K5", "sort of 16 M u32 with u32 values", lambda: sorter(mine, values), [(f"torch.sort (torch {torch.__version__}), 64-bit values", lambda: torch.sort(keys))], before=restore)
 
 
+def prefill():
+    """Causal: half of the square counts, as the peer's own figures do."""
+    from ctypes import byref
+
+    from tinykernels import _prefill
+    for sequences, length, dim, page, chunk in [
+        (1, 16384, 128, 0, 0), (1, 16384, 64, 0, 0), (1, 8192, 128, 0, 0), (4, 2048, 128, 0, 0), (16, 512, 128, 0, 0), (1, 16384, 128, 16, 0), (4, 16384, 128, 16, 2048),
+    ]:
+        heads, kv_heads, queries = 32, 8, chunk or length
+        q, k, v = rand(sequences * queries, heads, dim), rand(sequences * length, kv_heads, dim), rand(sequences * length, kv_heads, dim)
+        plan = _prefill._Plan(0, heads, kv_heads, dim, dim**-0.5, True, 0, 0.0, (queries,) * sequences, (length,) * sequences)
+        table = paged = None
+        if page:
+            count = sequences * length // page
+            table = torch.randperm(count, device=DEV, dtype=torch.int32)
+            paged = [torch.empty_like(x) for x in (k, v)]
+            for x, y in zip(paged, (k, v)):
+                x[table.long().repeat_interleave(page) * page + torch.arange(page, device=DEV).repeat(count)] = y
+            table = table.view(sequences, -1)
+            ours_kv = [x.view(count, page, kv_heads, dim).transpose(1, 2).contiguous() for x in paged]
+        out = torch.empty_like(q)
+        device, stream, call, pointer = _prefill._call(out, q, *(ours_kv if page else (k, v)), table, plan)
+        ours = lambda: tk._native.lib.tk_prefill(device, stream, byref(call), pointer)
+        peers = []
+        if "fa3" in PEERS:
+            starts = [torch.arange(sequences + 1, device=DEV, dtype=torch.int32) * n for n in (queries, length)]
+            lengths = torch.full((sequences,), length, device=DEV, dtype=torch.int32)
+            keys, values = (x.view(-1, page, kv_heads, dim) for x in paged) if page else (k, v)
+
+            def peer():
+                return torch.ops._vllm_fa3_C.fwd(q, keys, values, None, None, None, None, starts[0], None if page else starts[1], None, None, lengths if page else None, queries,
+                                                 length, table, None, None, None, None, None, None, None, None, dim**-0.5, True, -1, -1, 0.0, True, None, 0, None, 0, None, 1, 0, None)[0]
+            ours()
+            gap = float((peer().double() - out.double()).norm() / out.double().norm())
+            peers.append((f"FlashAttention-3 of vLLM 0.24.0 (rel. difference {gap:.1e})", peer))
+        pairs = queries * length - (queries * queries) / 2
+        what = f"causal prefill {sequences} x {length}, heads 32/8, d {dim}" + (f", page {page}" if page else "") + (f", the last {chunk} tokens" if chunk else "")
+        compare("K3", what, ours, peers, flops=4 * sequences * heads * dim * pairs)
+    # Every tile walked twice: the first key outdoes all others by 60 nats.
+    q, k, v = rand(16384, 32, 128).abs(), rand(16384, 8, 128), rand(16384, 8, 128)
+    k[0] = 10
+    plan = _prefill._Plan(0, 32, 8, 128, 128**-0.5, True, 0, 0.0, (16384,), (16384,))
+    out = torch.empty_like(q)
+    device, stream, call, pointer = _prefill._call(out, q, k, v, None, plan)
+    compare("K3", "causal prefill 1 x 16384, heads 32/8, d 128, a first key 60 nats above the others: all walked twice", lambda: tk._native.lib.tk_prefill(device, stream, byref(call), pointer), [],
+            flops=2 * 16384**2 * 32 * 128)
+
+
+def rope():
+    from ctypes import byref
+
+    from tinykernels import _rope
+    for tokens in (8192, 32768):
+        heads, kv_heads, dim, page = 32, 8, 128, 16
+        rows = heads + 2 * kv_heads
+        qkv, q = rand(tokens, rows * dim), torch.empty(tokens, heads, dim, device=DEV, dtype=torch.bfloat16)
+        keys, values = rand(tokens // page, kv_heads, page, dim), rand(tokens // page, kv_heads, page, dim)
+        rotary, positions = torch.randn(tokens, dim, device=DEV), torch.arange(tokens, device=DEV, dtype=torch.int32)
+        slots = (torch.randperm(tokens // page, device=DEV).repeat_interleave(page) * page + torch.arange(tokens, device=DEV) % page).int()
+        weights = rand(dim), rand(dim)
+        device, stream = tk._at(qkv)
+        for name, pair in (("rotary + paged write", (None, None)), ("QK-norm + rotary + paged write", weights)):
+            call = _rope._call(q, keys, values, qkv, rotary, positions, slots, *pair, 1e-6)
+            ours = lambda: tk._native.lib.tk_rope_cache(device, stream, byref(call))
+            bytes_ = 4 * tokens * rows * dim
+            compare("K5", f"{name} bf16 [{tokens}, {rows} x {dim}]", ours, [("copy of as many bytes", same_size_copy(bytes_))], bytes_=bytes_, measure=steady)
+
+
 big = torch.randn(1 << 30, device=DEV)
 target = torch.empty_like(big)
 (copy_us, *_), = times([lambda: target.copy_(big)], 20)
@@ -304,7 +372,7 @@ MACHINE = f"{torch.cuda.get_device_name()}, driver {subprocess.run(['nvidia-smi'
 row("copy", "device-to-device copy of 4 GiB, bytes read plus written", COPY, None, "GB/s", None, us=round(copy_us, 1))
 del big, target
 PEERS = load_peers()
-for part in (fused, decode, gemm, w4, sampling, sorting):
+for part in (fused, decode, gemm, w4, sampling, sorting, prefill, rope):
     if not ARGS.only or part.__name__ in ARGS.only.split(","):
         try:
             part()

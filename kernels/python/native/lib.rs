@@ -5,6 +5,9 @@
 
 mod primitives;
 
+mod prefill;
+mod rope;
+
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Arc;

@@ -12,8 +12,10 @@ import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._prefill import paged_prefill, prefill
+from ._rope import rope_cache
 
-__all__ = ["Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "rms_norm", "sample", "silu_mul"]
+__all__ = ["Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "paged_prefill", "prefill", "rms_norm", "rope_cache", "sample", "silu_mul"]
 
 
 def _at(tensor: torch.Tensor) -> tuple[int, int]:

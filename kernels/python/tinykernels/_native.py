@@ -13,6 +13,22 @@ class Decode(c.Structure):
     ] + [("scale", c.c_float)]
 
 
+class PrefillShape(c.Structure):
+    _fields_ = [(n, _size) for n in ("query_heads", "kv_heads", "head_dim", "window")] + [("scale", c.c_float), ("soft_cap", c.c_float), ("causal", c.c_int)]
+
+
+class Prefill(c.Structure):
+    _fields_ = [(n, _u64) for n in ("out", "q", "keys", "values", "block_table")] + [
+        (n, _size) for n in ("pages", "page_tokens", "sequences", "table_width")
+    ]
+
+
+class Rope(c.Structure):
+    _fields_ = [(n, _u64) for n in ("q", "keys", "values", "qkv", "rotary", "positions", "slots", "query_weight", "key_weight")] + [
+        (n, _size) for n in ("tokens", "query_heads", "kv_heads", "head_dim", "pages", "page_tokens", "table_positions")
+    ] + [("epsilon", c.c_float)]
+
+
 class Sample(c.Structure):
     _fields_ = [
         (n, _u64)
@@ -34,6 +50,10 @@ _SIGNATURES = {
     "tk_decode_workspace": (_p, [_p, _size, _size, _size, _size]),
     "tk_decode_workspace_free": (None, [_p]),
     "tk_paged_decode": (c.c_int, [_p, _p, c.POINTER(Decode), _p]),
+    "tk_prefill_plan": (_p, [_p, c.POINTER(PrefillShape), c.POINTER(_size), c.POINTER(_size), _size]),
+    "tk_prefill_plan_free": (None, [_p]),
+    "tk_prefill": (c.c_int, [_p, _p, c.POINTER(Prefill), _p]),
+    "tk_rope_cache": (c.c_int, [_p, _p, c.POINTER(Rope)]),
     "tk_sample": (c.c_int, [_p, _p, c.POINTER(Sample)]),
     "tk_w4_pack": (_p, [_p, _p, _p, _p, _size, _size]),
     "tk_w4_free": (None, [_p]),

@@ -16,7 +16,9 @@ mod gemm;
 mod launch;
 mod maps;
 mod module;
+mod prefill;
 mod quant;
+mod rope;
 mod sampling;
 mod sort;
 mod tensor;
@@ -27,7 +29,11 @@ pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
 pub use fused::{add_rms_norm, rms_norm, silu_mul};
 pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
+pub use prefill::{
+    PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
+};
 pub use quant::{GROUP, PackedW4, w4a16_linear};
+pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, SamplingParameters, sample};
 pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
 pub use tensor::{Buffer, Element, Tensor, TensorMut};

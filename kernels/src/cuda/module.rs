@@ -41,6 +41,11 @@ kernels! {
     norm { add_rms_norm_1, add_rms_norm_2, add_rms_norm_4, rms_norm_1, rms_norm_2, rms_norm_4 }
     activation { silu_mul_1, silu_mul_2, silu_mul_4 }
     paged_decode { paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8 }
+    prefill {
+        prefill_d64, prefill_d64_cap, prefill_paged_d64, prefill_paged_d64_cap,
+        prefill_d128, prefill_d128_cap, prefill_paged_d128, prefill_paged_d128_cap,
+    }
+    rope_cache { rope_cache_d64, rope_cache_d128, rope_cache_norm_d64, rope_cache_norm_d128 }
     sample { sample_f32, sample_bf16 }
     w4a16 { w4a16_m8, w4a16_m16, w4a16_m32 }
     linear_bf16 {

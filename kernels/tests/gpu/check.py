@@ -280,9 +280,126 @@ def check_sort():
     refuses("sort refuses more keys than the workspace holds", lambda: tk.Sorter(100, DEV)(torch.zeros(101, device=DEV, dtype=torch.int32).view(torch.uint32)), "101 keys", "workspace for 100")
 
 
+def attention(q, k, v, scale, causal, window, cap):
+    """One sequence in float64: q [n, heads, d], k and v [m, kv_heads, d]."""
+    (n, heads, _), (m, kv_heads, _) = q.shape, k.shape
+    out = torch.zeros(q.shape, device=DEV, dtype=torch.float64)
+    place, key = torch.arange(n, device=DEV).unsqueeze(1) + m - n, torch.arange(m, device=DEV)
+    seen = ((key <= place) & (key > place - (window or 2**40))) if causal else torch.ones(n, m, device=DEV, dtype=torch.bool)
+    for h in range(heads if m else 0):
+        scores = q[:, h].double() @ k[:, h * kv_heads // heads].double().T * scale
+        scores = cap * torch.tanh(scores / cap) if cap else scores
+        weights = torch.softmax(scores.masked_fill(~seen, -math.inf), -1).nan_to_num(0.0)
+        out[:, h] = weights @ v[:, h * kv_heads // heads].double()
+    return out
+
+
+def pages_of(k, v, keys, page):
+    """Dense keys and values in pages in random order; every token that no sequence owns is NaN, every other entry of the table wild."""
+    _, kv_heads, dim = k.shape
+    counts = [-(-n // page) for n in keys]
+    pools = [torch.full((sum(counts) + 3, kv_heads, page, dim), math.nan, device=DEV, dtype=torch.bfloat16) for _ in range(2)]
+    order, table = torch.randperm(sum(counts) + 3), torch.full((len(keys), max(counts) + 1), 2**30, dtype=torch.int32)
+    at = row = 0
+    for s, (n, count) in enumerate(zip(keys, counts)):
+        mine = order[at:at + count]
+        table[s, :count] = mine.int()
+        for dense, pool in zip((k, v), pools):
+            padded = torch.full((count * page, kv_heads, dim), math.nan, device=DEV, dtype=torch.bfloat16)
+            padded[:n] = dense[row:row + n]
+            pool[mine.to(DEV)] = padded.view(count, page, kv_heads, dim).transpose(1, 2)
+        at, row = at + count, row + n
+    return *pools, table.to(DEV)
+
+
+def check_prefill():
+    plain = [(1, 1), (129, 129), (300, 300), (64, 64), (0, 40), (513, 513), (1, 3), (5, 2), (77, 1000), (128, 384), (1, 517), (3, 0), (193, 193)]
+    for dim in (64, 128):
+        for heads, kv_heads, page, causal, window, cap in [
+            (4, 2, 0, True, 0, 0.0), (3, 3, 0, True, 130, 0.0), (8, 1, 0, False, 0, 0.0), (4, 2, 0, True, 0, 20.0), (4, 2, 16, True, 0, 0.0),
+            (4, 4, 48, True, 77, 0.0), (6, 2, 128, True, 0, 30.0), (4, 2, 64, False, 0, 0.0),
+        ]:
+            queries, keys = zip(*plain)
+            q, k, v = rand(sum(queries), heads, dim, scale=2), rand(sum(keys), kv_heads, dim), rand(sum(keys), kv_heads, dim)
+            scale, options = dim**-0.5, (causal, window, cap)
+            parts, a, b = [], 0, 0
+            for n, m in plain:
+                parts.append(attention(q[a:a + n], k[b:b + m], v[b:b + m], scale, *options))
+                a, b = a + n, b + m
+            dense = tk.prefill(q, k, v, queries, keys, scale, *options)
+            out = tk.paged_prefill(q, *pages_of(k, v, keys, page), queries, keys, scale, *options) if page else dense
+            worst = error(out, torch.cat(parts))
+            same = torch.equal(out, dense) and torch.equal(out, tk.prefill(q, k, v, queries, keys, scale, *options))
+            # Alone, at another place, and in chunks.
+            start, first, n = sum(queries[:5]), sum(keys[:5]), 513
+            q1, k1, v1 = q[start:start + n], k[first:first + n], v[first:first + n]
+            alone = tk.prefill(q1, k1, v1, [n], [n], scale, *options)
+            cuts = [0, 100, 101, 400, n] if causal else [0, n]
+            chunks = torch.cat([tk.prefill(q1[i:j], k1[:j], v1[:j], [j - i], [j], scale, *options) for i, j in zip(cuts, cuts[1:])])
+            same = same and torch.equal(alone, out[start:start + n]) and torch.equal(chunks, alone)
+            expect(f"prefill d {dim}, heads {heads}/{kv_heads}, page {page or 'none'}, causal {causal}, window {window}, cap {cap}: 13 sequences; bitwise dense as paged, alone, in chunks", worst < 6e-3 and same, f"worst {worst:.2e} same {same}")
+        # Scores far above a row's first ones: walked again. The neighbours of such rows keep their bits.
+        n = 700
+        q, k, v = rand(n, 4, dim), rand(n, 2, dim), rand(n, 2, dim)
+        k[:3] *= 6
+        hot = torch.arange(n, device=DEV) % 7 == 3
+        wild = q.clone()
+        wild[hot] *= 100
+        calm, out = tk.prefill(q, k, v, [n], [n], 0.1), tk.prefill(wild, k, v, [n], [n], 0.1)
+        worst = error(out, attention(wild, k, v, 0.1, True, 0, 0.0))
+        rising = (k.float() * torch.linspace(12, 0.1, n, device=DEV).view(-1, 1, 1)).bfloat16()
+        worst = max(worst, error(tk.prefill(q * 3, rising, v, [n], [n], 0.1), attention(q * 3, rising, v, 0.1, True, 0, 0.0)))
+        expect(f"prefill d {dim}: scores that rise by hundreds; rows beside them bitwise as before", worst < 6e-3 and torch.equal(out[~hot], calm[~hot]), f"worst {worst:.2e}")
+        lost = q.clone()
+        lost[5] = math.nan
+        out = tk.prefill(lost, k, v, [n], [n], 0.1)
+        others = torch.arange(n, device=DEV) != 5
+        expect(f"prefill d {dim}: a query that is no number stays alone", bool(out[5].isnan().all()) and torch.equal(out[others], calm[others]))
+    q = rand(4, 4, 128)
+    refuses("prefill refuses 3 key heads for 4", lambda: tk.prefill(q, rand(4, 3, 128), rand(4, 3, 128), [4], [4], 1.0), "multiple of the key heads")
+    refuses("prefill refuses d 96", lambda: tk.prefill(rand(4, 4, 96), rand(4, 4, 96), rand(4, 4, 96), [4], [4], 1.0), "64 or 128")
+    refuses("prefill refuses a window without causality", lambda: tk.prefill(q, q, q, [4], [4], 1.0, False, 3), "causal")
+    refuses("paged_prefill refuses pages of 8", lambda: tk.paged_prefill(q, rand(2, 4, 8, 128), rand(2, 4, 8, 128), torch.zeros(1, 2, dtype=torch.int32, device=DEV), [4], [4], 1.0), "multiple of 16")
+    refuses("paged_prefill refuses a table too narrow", lambda: tk.paged_prefill(q, rand(2, 4, 16, 128), rand(2, 4, 16, 128), torch.zeros(1, 1, dtype=torch.int32, device=DEV), [4], [17], 1.0), "room for its keys")
+
+
+def check_rope():
+    for dim, heads, kv_heads, page, tokens, normed in [(128, 32, 8, 16, 333, True), (64, 9, 3, 64, 77, False), (128, 5, 1, 16, 1, False), (64, 14, 2, 32, 1025, True), (128, 1, 1, 16, 0, True)]:
+        pages = -(-tokens // page) + 2
+        qkv, positions = rand(tokens, (heads + 2 * kv_heads) * dim, scale=3), torch.randint(0, 5000, (tokens,), device=DEV, dtype=torch.int32)
+        slots = torch.randperm(pages * page, device=DEV)[:tokens].int().contiguous()
+        slots[::5] = -1
+        slots[1::50] = pages * page
+        angles = torch.arange(5000, device=DEV).unsqueeze(1) * 10000.0 ** (-torch.arange(0, dim, 2, device=DEV) / dim)
+        rotary = torch.cat([angles.cos(), angles.sin()], 1).contiguous()
+        weights = (rand(dim), rand(dim)) if normed else (None, None)
+        keys, values = rand(pages, kv_heads, page, dim), rand(pages, kv_heads, page, dim)
+        want_keys, want_values = keys.double(), values.double()
+        q = tk.rope_cache(qkv, keys, values, rotary, positions, slots, heads, *weights, 1e-5)
+        if tokens == 0:
+            continue
+        x = qkv.view(tokens, -1, dim).double()
+        cos, sin = (t.double().unsqueeze(1) for t in rotary[positions.long()].split(dim // 2, 1))
+
+        def rotated(y, weight):
+            y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-5) * weight.double() if normed else y
+            a, b = y.split(dim // 2, -1)
+            return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+        kept = (slots >= 0) & (slots < pages * page)
+        page_of, place = slots[kept].long() // page, slots[kept].long() % page
+        want_keys[page_of, :, place] = rotated(x[:, heads:heads + kv_heads], weights[1])[kept]
+        want_values[page_of, :, place] = x[:, heads + kv_heads:][kept]
+        worst = max(error(q, rotated(x[:, :heads], weights[0])), error(keys, want_keys), math.inf if not torch.equal(values.double(), want_values) else 0.0)
+        some = slice(tokens // 3, tokens // 3 + 5)
+        again = tk.rope_cache(qkv[some].contiguous(), keys, values, rotary, positions[some].contiguous(), slots[some].contiguous(), heads, *weights, 1e-5)
+        expect(f"rope_cache d {dim}, heads {heads}/{kv_heads}, page {page}, {tokens} tokens, norm {normed}: float64, untouched slots, bits in a smaller batch", worst < 3e-3 and torch.equal(again, q[some]), f"worst {worst:.2e}")
+    refuses("rope_cache refuses qkv of another width", lambda: tk.rope_cache(rand(2, 64), rand(2, 1, 16, 64), rand(2, 1, 16, 64), torch.zeros(4, 64, device=DEV), positions[:0], slots[:0], 2), "do not belong together")
+
+
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
-    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort):
+    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort, check_prefill, check_rope):
         if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
             continue
         try:

@@ -1,0 +1,113 @@
+//! Prefill attention for [`super`]: a plan, and the call.
+
+use std::ffi::{c_int, c_void};
+
+use half::bf16;
+use tinykernels::cuda::{
+    PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
+};
+
+use super::{Handle, input, output, status, stream};
+
+/// Heads and mask of a plan. `window` 0 hides nothing, `soft_cap` 0 caps nothing.
+#[repr(C)]
+pub struct Shape {
+    query_heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: usize,
+    scale: f32,
+    soft_cap: f32,
+    causal: c_int,
+}
+
+/// Makes a plan for sequences of `queries[i]` query and `keys[i]` key tokens; null on error.
+///
+/// # Safety
+/// `handle` is from `tk_open`; `queries` and `keys` hold `count` entries.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_prefill_plan(
+    handle: *const Handle,
+    shape: *const Shape,
+    queries: *const usize,
+    keys: *const usize,
+    count: usize,
+) -> *mut PrefillPlan {
+    // SAFETY: the caller's promise.
+    let made = unsafe {
+        let s = &*shape;
+        let shape = PrefillShape {
+            query_heads: s.query_heads,
+            kv_heads: s.kv_heads,
+            head_dim: s.head_dim,
+            scale: s.scale,
+            causal: s.causal != 0,
+            window: (s.window != 0).then_some(s.window),
+            soft_cap: (s.soft_cap != 0.0).then_some(s.soft_cap),
+        };
+        let sequences: Vec<_> = (0..count)
+            .map(|i| PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) })
+            .collect();
+        (*handle).0.stream().and_then(|s| PrefillPlan::new(&s, shape, &sequences))
+    };
+    made.map_or_else(
+        |e| {
+            status(Err(e));
+            std::ptr::null_mut()
+        },
+        |plan| Box::into_raw(Box::new(plan)),
+    )
+}
+
+/// # Safety
+/// `plan` is from [`tk_prefill_plan`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_prefill_plan_free(plan: *mut PrefillPlan) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(plan) });
+}
+
+/// Addresses of a prefill step; with `block_table` null keys and values are dense and the extents of pages unused.
+#[repr(C)]
+pub struct Prefill {
+    out: u64,
+    q: u64,
+    keys: u64,
+    values: u64,
+    block_table: u64,
+    pages: usize,
+    page_tokens: usize,
+    sequences: usize,
+    table_width: usize,
+}
+
+/// # Safety
+/// Pointers as the plan says, on the handle's GPU; `plan` is from [`tk_prefill_plan`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_prefill(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const Prefill,
+    plan: *const PrefillPlan,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (c, plan) = (&*call, &*plan);
+        let (shape, (queries, keys)) = (plan.shape(), plan.tokens());
+        let rows = [queries, shape.query_heads, shape.head_dim];
+        let (mut out, q) = (output::<bf16, 3>(c.out, rows), input::<bf16, 3>(c.q, rows));
+        let stream = stream(handle, queue);
+        status(if c.block_table == 0 {
+            let dense = [keys, shape.kv_heads, shape.head_dim];
+            prefill_attention(&stream, &mut out, q, input(c.keys, dense), input(c.values, dense), plan)
+        } else {
+            let cache = [c.pages, shape.kv_heads, c.page_tokens, shape.head_dim];
+            let pages = PagedKeys {
+                keys: input(c.keys, cache),
+                values: input(c.values, cache),
+                block_table: input(c.block_table, [c.sequences, c.table_width]),
+            };
+            paged_prefill_attention(&stream, &mut out, q, pages, plan)
+        })
+    }
+}
