@@ -152,6 +152,9 @@ def fused():
         device, stream = tk._at(w)
         native = tk._native.lib.tk_add_rms_norm
         ours = rotating(lambda x, r, y: native(device, stream, y.data_ptr(), x.data_ptr(), r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5), *sets)
+        in_place = tk._native.lib.tk_add_rms_norm_in_place
+        own = [(x.clone(), r.clone()) for x, r, _ in sets]
+        alone = rotating(lambda x, r: in_place(device, stream, x.data_ptr(), r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5), *own)
         peers = []
         if "vllm" in PEERS:
             theirs = [(x.clone(), r.clone()) for x, r, _ in sets]
@@ -159,6 +162,7 @@ def fused():
         if large:
             peers.append(("copy of as many bytes", same_size_copy(bytes_)))
         compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_, measure=steady if large else times)
+        compare("K5", f"add+RMSNorm in place bf16 [{rows}, {hidden}]", alone, peers, bytes_=bytes_, measure=steady if large else times)
     for rows, inner in [(8192, 14336), (256, 14336), (1, 14336)]:
         bytes_ = 3 * 2 * rows * inner
         large = bytes_ > 2e8

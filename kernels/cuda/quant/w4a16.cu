@@ -25,6 +25,8 @@ constexpr int kTileBytes = 1088;
 constexpr int kScaleOffset = 1024;
 // Stages of x of all slices together.
 constexpr int kMostStages = 256;
+// Bytes from the barrier that says a stage is full to the one that says it is empty.
+constexpr int kToEmpty = 8 * kMostStages;
 
 struct Problem {
   __nv_bfloat16* y;
@@ -59,16 +61,22 @@ __device__ __forceinline__ uint32_t load_shared4(uint32_t address) {
   return v;
 }
 
+// The same value, which the compiler may not compute anew at each use: it else reads thread and cluster registers in every step of the main loop.
+__device__ __forceinline__ uint32_t keep(uint32_t v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 // A tile's words and scales, in registers: the stage they came from is free again.
 struct Tile {
   uint4 words[2];
   uint32_t low, high;
-  __device__ __forceinline__ void load(uint32_t tile) {
-    const int lane = threadIdx.x % 32, g = lane / 4;
-    words[0] = tk::load_shared16(tile + lane * 16);
-    words[1] = tk::load_shared16(tile + 512 + lane * 16);
-    low = load_shared4(tile + kScaleOffset + g * 4);
-    high = load_shared4(tile + kScaleOffset + (g + 8) * 4);
+  // Where this lane's words and its first row's scale lie.
+  __device__ __forceinline__ void load(uint32_t lane_words, uint32_t lane_scale) {
+    words[0] = tk::load_shared16(lane_words);
+    words[1] = tk::load_shared16(lane_words + 512);
+    low = load_shared4(lane_scale);
+    high = load_shared4(lane_scale + 32);
   }
 };
 
@@ -156,16 +164,16 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, const float (
 // Dynamic shared memory: x [slices][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
 template <int BATCHES>
 __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem& p) {
-  constexpr int kStages = BATCHES == 1 ? 6 : 4;
+  constexpr int kStages = BATCHES == 1 ? 4 : 3;
   constexpr int kXBytes = 2 * BATCHES * 1024;
   extern __shared__ unsigned char unaligned[];
-  __shared__ __align__(8) uint64_t full[kMostStages], empty[kMostStages];
+  __shared__ __align__(8) uint64_t barriers[2][kMostStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int groups = p.k / kGroup;
   const uint32_t base = tk::smem_address(unaligned), x0 = (base + 1023) & ~1023u;
   const uint32_t rings = x0 + p.slices * p.stages * kXBytes;
   float* board = reinterpret_cast<float*>(unaligned + (rings - base) + kWarps * kStages * kTileBytes);
-  const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
+  const uint32_t full0 = tk::smem_address(barriers), empty0 = full0 + kToEmpty;
   const int blocks = p.n / 16;
   const int begin = static_cast<int>(static_cast<long long>(blockIdx.x) * blocks / gridDim.x);
   const int end = static_cast<int>(static_cast<long long>(blockIdx.x + 1) * blocks / gridDim.x);
@@ -176,18 +184,20 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
   // A slice's tiles lie one after the other; a further round skips to the next of this warp's feature tiles.
   int feeding = works ? begin + tile : end, left = to - from;
   uint32_t source = (static_cast<uint32_t>(begin + tile) * groups + from) * kTileBytes + lane * 16;
-  const uint32_t ring = rings + warp * kStages * kTileBytes;
-  uint32_t target = ring + lane * 16;
+  const uint32_t ring = keep(rings + warp * kStages * kTileBytes), ring_end = keep(ring + kStages * kTileBytes);
+  uint32_t target = keep(ring + lane * 16);
+  const bool copies_scales = keep(lane) < 4;
+  const int length = to - from;
   const auto feed = [&]() {
     if (feeding < end) {
       const unsigned char* w = p.w + source;
       tk::copy_async16(target, w);
       tk::copy_async16(target + 512, w + 512);
-      if (lane < 4) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
+      if (copies_scales) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
       target += kTileBytes;
-      if (target >= ring + kStages * kTileBytes) target -= kStages * kTileBytes;
+      if (target >= ring_end) target -= kStages * kTileBytes;
       source += kTileBytes;
-      if (--left == 0) left = to - from, feeding += p.tiles, source += (p.tiles * groups - left) * kTileBytes;
+      if (--left == 0) left = length, feeding += p.tiles, source += (p.tiles * groups - left) * kTileBytes;
     }
     tk::copy_async_commit();
   };
@@ -228,32 +238,33 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
     return;
   }
   tk::registers_raise<104>();
-  const uint32_t row = lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4);
-  uint32_t from_ring = ring;
-  int stage = 0;
-  uint32_t parity = 0;
+  const uint32_t x_first = keep(x0 + slice * p.stages * kXBytes + lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4));
+  const uint32_t full_first = keep(full0 + 8 * slice * p.stages), full_end = keep(full_first + 8 * p.stages);
+  const uint32_t to_scale = keep(kScaleOffset + lane / 4 * 4 - lane * 16);
+  const bool leads = keep(lane) == 0;
+  uint32_t words = keep(ring + lane * 16), x = x_first, full = full_first, parity = 0;
   for (int first_tile = begin; first_tile < end; first_tile += p.tiles) {
     float out[BATCHES][4] = {};
     if (works) {
       const bool mine = first_tile + tile < end;
 #pragma unroll 1
-      for (int group = from; group < to; group++) {
+      for (int group = length; group > 0; group--) {
         Tile t;
         if (mine) {
           tk::copy_async_wait<kStages - 1>();
           __syncwarp();
-          t.load(from_ring);
+          t.load(words, words + to_scale);
           __syncwarp();
           feed();
-          from_ring += kTileBytes;
-          if (from_ring == ring + kStages * kTileBytes) from_ring = ring;
+          words += kTileBytes;
+          if (words >= ring_end) words -= kStages * kTileBytes;
         }
-        const int at = slice * p.stages + stage;
-        tk::barrier_wait(full0 + 8 * at, parity);
-        if (mine) tile_product<BATCHES>(out, t, x0 + at * kXBytes + row);
+        tk::barrier_wait(full, parity);
+        if (mine) tile_product<BATCHES>(out, t, x);
         __syncwarp();
-        if (lane == 0) tk::barrier_arrive(empty0 + 8 * at);
-        if (++stage == p.stages) stage = 0, parity ^= 1;
+        if (leads) tk::barrier_arrive(full + kToEmpty);
+        full += 8, x += kXBytes;
+        if (full == full_end) full = full_first, x = x_first, parity ^= 1;
       }
     }
     reduce_and_store<BATCHES>(p, out, board, first_tile, end);

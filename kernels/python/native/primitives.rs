@@ -1,8 +1,11 @@
-//! Sorting, and the linear layer with a tile of the caller's choice.
+//! Sorting, the linear layer with a tile or a back end of the caller's choice, the norm in place.
 
 use std::ffi::{c_int, c_void};
 
-use tinykernels::cuda::{SortWorkspace, Tile, linear_bf16_tiled, sort_pairs_u32, sort_u32};
+use tinykernels::cuda::{
+    Backend, CublasLt, SortWorkspace, Tile, add_rms_norm_in_place, linear_bf16_by, linear_bf16_tiled,
+    sort_pairs_u32, sort_u32,
+};
 
 use super::{Handle, input, output, status, stream};
 
@@ -89,5 +92,88 @@ pub unsafe extern "C" fn tk_sort_u32(
         } else {
             sort_pairs_u32(&stream, &mut keys, &mut output(values, [n]), &mut *workspace)
         })
+    }
+}
+
+/// Opens cuBLASLt; null on error.
+///
+/// # Safety
+/// `handle` is from [`super::tk_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_cublaslt_open(handle: *const Handle) -> *mut CublasLt {
+    // SAFETY: the caller's promise.
+    let made = unsafe {
+        (*handle).0.stream().and_then(|s| {
+            let library = CublasLt::open(&s)?;
+            s.synchronize()?;
+            Ok(library)
+        })
+    };
+    made.map_or_else(
+        |e| {
+            status(Err(e));
+            std::ptr::null_mut()
+        },
+        |l| Box::into_raw(Box::new(l)),
+    )
+}
+
+/// The linear layer by cuBLASLt, or by whichever the tuning table says is faster where `fastest` is 1.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `library` is from [`tk_cublaslt_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_linear_bf16_by(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weight: u64,
+    rows: usize,
+    features: usize,
+    columns: usize,
+    library: *mut CublasLt,
+    fastest: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let shape = [rows, features, columns];
+        let mut backend = if fastest == 1 {
+            Backend::fastest(shape, Some(&mut *library))
+        } else {
+            Backend::CublasLt(&mut *library)
+        };
+        status(linear_bf16_by(
+            &mut backend,
+            &stream(handle, queue),
+            &mut output(y, [rows, features]),
+            input(x, [rows, columns]),
+            input(weight, [features, columns]),
+        ))
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_add_rms_norm_in_place(
+    handle: *const Handle,
+    queue: *mut c_void,
+    x: u64,
+    residual: u64,
+    weight: u64,
+    rows: usize,
+    hidden: usize,
+    epsilon: f32,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        status(add_rms_norm_in_place(
+            &stream(handle, queue),
+            &mut output(x, [rows, hidden]),
+            &mut output(residual, [rows, hidden]),
+            input(weight, [hidden]),
+            epsilon,
+        ))
     }
 }

@@ -93,6 +93,16 @@ pub enum CudaError {
         /// Name of the argument.
         tensor: &'static str,
     },
+    /// A library of NVIDIA's is missing, or refused.
+    #[error("{call}: {library}: {reason}")]
+    Library {
+        /// Call that failed.
+        call: &'static str,
+        /// Name of the library.
+        library: &'static str,
+        /// Its status, or what is missing.
+        reason: String,
+    },
     /// An embedded kernel image the driver would not load.
     #[error("cannot load kernel image {module}: {source}")]
     Module {

@@ -63,10 +63,23 @@ pub fn add_rms_norm(
         &[("y", y.span()), ("residual", residual.span())],
         &[("x", x.span()), ("weight", weight.span())],
     )?;
+    queue_add_rms_norm(CALL, stream, y.view.pointer, x, residual, weight, epsilon)
+}
+
+/// The launch, after the checks.
+fn queue_add_rms_norm(
+    call: &'static str,
+    stream: &Stream,
+    y: u64,
+    x: Tensor<'_, bf16, 2>,
+    residual: &mut TensorMut<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 1>,
+    epsilon: f32,
+) -> Result<(), CudaError> {
     if x.shape[0] == 0 {
         return Ok(());
     }
-    let (each, grid) = norm_grid(CALL, x.shape)?;
+    let (each, grid) = norm_grid(call, x.shape)?;
     let m = &stream.device.modules;
     let kernel: Kernel = match each {
         1 => m.add_rms_norm_1,
@@ -75,7 +88,7 @@ pub fn add_rms_norm(
     };
     let hidden = x.shape[1] as i32;
     let mut arguments = [
-        argument(&y.view.pointer),
+        argument(&y),
         argument(&x.pointer),
         argument(&residual.view.pointer),
         argument(&weight.pointer),
@@ -83,7 +96,33 @@ pub fn add_rms_norm(
         argument(&epsilon),
     ];
     // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
-    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+    unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+}
+
+/// [`add_rms_norm`] with x as its own output: `residual ← residual + x`, then `x ← residual / rms(residual) · weight`. Two streams of memory
+/// instead of three are a few percent faster.
+///
+/// # Errors
+/// As for [`add_rms_norm`].
+pub fn add_rms_norm_in_place(
+    stream: &Stream,
+    x: &mut TensorMut<'_, bf16, 2>,
+    residual: &mut TensorMut<'_, bf16, 2>,
+    weight: Tensor<'_, bf16, 1>,
+    epsilon: f32,
+) -> Result<(), CudaError> {
+    const CALL: &str = "add_rms_norm_in_place";
+    if residual.shape() != x.shape() || weight.shape[0] != x.shape()[1] {
+        return Err(shape_error(
+            CALL,
+            format!("x {x:?}, residual {residual:?}, weight {weight:?}"),
+            "x and residual must have one shape and weight its columns",
+        ));
+    }
+    let outputs = [("x", x.span()), ("residual", residual.span())];
+    check(CALL, stream, 16, &outputs, &[("weight", weight.span())])?;
+    // Every block has read its row before it writes any of it.
+    queue_add_rms_norm(CALL, stream, x.view.pointer, x.view, residual, weight, epsilon)
 }
 
 /// `y ← x / rms(x) · weight`; shapes, limits and errors as in [`add_rms_norm`].

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)] // the driver's API; each block says why it is sound
 
 mod attention;
+mod cublas;
 mod device;
 mod error;
 mod fused;
@@ -25,9 +26,10 @@ mod tensor;
 mod tuning;
 
 pub use attention::{DecodeShape, DecodeWorkspace, PagedCache, paged_decode};
+pub use cublas::{Backend, CublasLt, linear_bf16_by};
 pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
-pub use fused::{add_rms_norm, rms_norm, silu_mul};
+pub use fused::{add_rms_norm, add_rms_norm_in_place, rms_norm, silu_mul};
 pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
 pub use prefill::{
     PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,

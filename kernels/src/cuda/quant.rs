@@ -144,7 +144,7 @@ impl Plan {
         let tiles = all_tiles.div_ceil(blocks).min(WARPS);
         let slices = (WARPS / tiles).min(groups);
         let rows = rows.next_power_of_two().max(8);
-        let (weight_stages, board_rows) = if rows == 8 { (6, 8) } else { (4, 16) };
+        let (weight_stages, board_rows) = if rows == 8 { (4, 8) } else { (3, 16) };
         let fixed = 1024 + WARPS * weight_stages * TILE_BYTES + WARPS * 16 * (board_rows + 1) * 4;
         let stage = rows * GROUP * 2;
         let room = shared_limit - fixed - 2 * 8 * ALL_STAGES;

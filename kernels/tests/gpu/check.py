@@ -56,6 +56,10 @@ def check_norm():
         worst = max(worst, error(y, want), math.inf if not torch.equal(got_r, want_r) else 0.0)
         plain = tk.rms_norm(x, w, 1e-5)
         worst = max(worst, error(plain, x.double() * torch.rsqrt(x.double().pow(2).mean(-1, keepdim=True) + 1e-5) * w.double()))
+        in_place, in_place_r = x.clone(), r.clone()
+        tk._native.check(tk._native.lib.tk_add_rms_norm_in_place(*tk._at(x), in_place.data_ptr(), in_place_r.data_ptr(), w.data_ptr(), rows, hidden, 1e-5))
+        if not (torch.equal(in_place, y) and torch.equal(in_place_r, got_r)):
+            worst = math.inf
         alone_r = r[-1:].clone()
         alone = tk.add_rms_norm(x[-1:].contiguous(), alone_r, w, 1e-5)
         if not torch.equal(alone[0], y[-1]):
@@ -259,6 +263,17 @@ def check_linear():
             for tile in (8, 32, 56, 64):
                 same = same and torch.equal(into(torch.empty(part.shape[0], features, device=DEV, dtype=torch.bfloat16), part, lib.tk_linear_bf16_tiled, 1, tile), y[: part.shape[0]])
     expect("linear: 16 shapes against float64; rows bitwise the same in every batch and by every tile", worst < 3e-3 and same, f"worst {worst:.2e}")
+    library = tk._native.made(lib.tk_cublaslt_open(tk._at(x)[0]))
+    worst = 0.0
+    for rows, features, columns in [(1, 4096, 14336), (100, 264, 72), (128, 4096, 4096), (1024, 6144, 4096)]:
+        x, w = rand(rows, columns), rand(features, columns)
+        for fastest in (0, 1):
+            y = torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16)
+            tk._native.check(lib.tk_linear_bf16_by(*tk._at(x), y.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns, library, fastest))
+            worst = max(worst, error(y, x.double() @ w.double().T))
+    expect("linear by cuBLASLt, and by the faster of the two: 4 shapes against float64", worst < 3e-3, f"worst {worst:.2e}")
+    rows, features, columns = 100, 28672, 4096
+    x, w = rand(rows, columns), rand(features, columns)
     refuses("linear refuses 12 columns", lambda: tk.linear(rand(2, 12), rand(8, 12)), "multiples of 8")
     refuses("linear refuses a tile that no kernel has", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 0, 48), "Many { features: 48 }")
     refuses("linear refuses 100 rows in the kernel for few", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 1, 64), "at most 64 rows")
