@@ -57,6 +57,10 @@ bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.js
 test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh
 
+.PHONY: fuzz
+fuzz: ## Fuzz the model file parsers, FUZZ_SECONDS (300) each; needs a nightly toolchain and cargo-fuzz
+	@hack/fuzz.sh
+
 .PHONY: test-kubernetes
 test-kubernetes: build ## Our kinds and manifests before a real API server, on etcd and on TinyKV (builds Kubernetes once)
 	@e2e/kubernetes.sh

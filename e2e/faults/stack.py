@@ -43,7 +43,7 @@ class Stack:
         self.state = Path(state) if state else Path(tempfile.mkdtemp(prefix="aistack-faults-"))
         self.port = free_port()
         self.environment = dict(os.environ, XDG_STATE_HOME=str(self.state), NO_COLOR="1")
-        self.environment.pop("MODELHUB_URL", None)
+        self.environment.pop("AISTACK_MODELHUB_URL", None)
 
     def run(self, *arguments, program="aistack", timeout=120):
         done = subprocess.run(

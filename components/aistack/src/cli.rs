@@ -286,10 +286,10 @@ pub struct AskArgs {
     #[command(flatten)]
     pub stack: StackArgs,
     /// Address of a ModelHub, in place of a stack's on this machine.
-    #[arg(long, value_name = "URL", env = "MODELHUB_URL", value_parser = url)]
+    #[arg(long, value_name = "URL", env = "AISTACK_MODELHUB_URL", value_parser = url)]
     pub url: Option<String>,
     /// API key, where the ModelHub asks for one.
-    #[arg(long, value_name = "KEY", env = "MODELHUB_API_KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY", env = "AISTACK_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
     /// Passages to retrieve. Left out: the server's default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]

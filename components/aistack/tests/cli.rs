@@ -94,7 +94,7 @@ fn aistack_alone(home: &std::path::Path, args: &[&str]) -> (i32, String, String)
         .current_dir(home)
         .env("NO_COLOR", "1")
         .env("XDG_STATE_HOME", home.join("state"))
-        .env_remove("MODELHUB_URL")
+        .env_remove("AISTACK_MODELHUB_URL")
         .output()
         .expect("aistack runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -260,6 +260,13 @@ class Run:
             key = lambda r: (r.order_value, str(r.id))  # noqa: E731
             compare_records(sorted(ours, key=key), sorted(theirs, key=key))
 
+    def query_listed(self):
+        """Queries that compare no vector: by id."""
+        where, limit = self.make.filter(), self.random.choice([1, 5, 100])
+        answer = self.both("query without a vector", lambda c: c.query_points(NAME, query_filter=where, limit=limit).points)
+        if answer:
+            compare_hits(*answer)
+
     def facet(self):
         where, limit = self.make.filter(), self.random.choice([1, 3, 100])
         self.both("create index", lambda c: c.create_payload_index(NAME, "tag", models.PayloadSchemaType.KEYWORD, wait=True))
@@ -297,7 +304,7 @@ class Run:
         table = [
             (self.upsert, 18), (self.delete, 3), (self.set_payload, 8), (self.overwrite_payload, 4), (self.delete_payload, 5),
             (self.clear_payload, 1), (self.update_batch, 3), (self.update_vectors, 3), (self.index, 3), (self.retrieve, 6),
-            (self.count, 20), (self.scroll, 10), (self.scroll_ordered, 2), (self.facet, 2), (self.query, 20), (self.query_batch, 3),
+            (self.count, 20), (self.scroll, 10), (self.scroll_ordered, 2), (self.query_listed, 2), (self.facet, 2), (self.query, 20), (self.query_batch, 3),
         ]
         action = self.random.choices([row[0] for row in table], [row[1] for row in table])[0]
         self.tally[action.__name__] += 1

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use half::bf16;
 use tinykernels::cuda::{
     CudaError, DecodeShape, DecodeWorkspace, Device, Logits, PackedW4, PagedCache, SamplingParameters,
-    Stream, Tensor, TensorMut, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample,
-    silu_mul, w4a16_linear,
+    Stream, Tensor, TensorMut, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample, silu_mul,
+    w4a16_linear,
 };
 
 thread_local! {

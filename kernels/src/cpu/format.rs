@@ -86,6 +86,19 @@ pub(crate) fn q4k_scale_min(packed: &[u8], j: usize) -> (u8, u8) {
     }
 }
 
+/// Whether every value of a row is a finite number, told from the numbers that each block stores as floats: a block's other values
+/// are small integers. `data` must hold whole blocks.
+pub fn row_is_finite(kind: BlockType, data: &[u8]) -> bool {
+    let finite = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).is_finite();
+    data.chunks_exact(kind.block_bytes()).all(|b| match kind {
+        BlockType::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite(),
+        BlockType::Bf16 => bf16::from_le_bytes([b[0], b[1]]).is_finite(),
+        BlockType::F16 | BlockType::Q4_0 | BlockType::Q8_0 => finite(b, 0),
+        BlockType::Q4_1 | BlockType::Q4K => finite(b, 0) && finite(b, 2),
+        BlockType::Q6K => finite(b, 208),
+    })
+}
+
 /// Decodes one row. `data` must hold exactly the blocks of `out.len()` values.
 pub fn dequantize_row(kind: BlockType, data: &[u8], out: &mut [f32]) {
     assert_eq!(kind.row_bytes(out.len()), Some(data.len()), "{} row of {} values", kind.name(), out.len());

@@ -69,6 +69,12 @@ pub enum LoadError {
         /// The shape needed.
         needed: Vec<usize>,
     },
+    /// A tensor holds infinity or NaN: the file is damaged, or the model's training went wrong.
+    #[error("tensor {name} holds values that are no finite numbers; the file is damaged, fetch it again")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+    },
     /// The weights could not be packed.
     #[error("tensor {name}: {source}")]
     Pack {

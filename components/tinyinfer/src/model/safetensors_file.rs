@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
-use tinykernels::cpu::format::{BlockType, dequantize_row};
+use tinykernels::cpu::format::{BlockType, dequantize_row, row_is_finite};
 
 use super::LoadError;
 
@@ -74,6 +74,9 @@ impl<'a> Tensors<'a> {
                 )));
             }
         };
+        if !row_is_finite(kind, tensor.data()) {
+            return Err(LoadError::NotFinite { name: full });
+        }
         Ok((kind, tensor.data()))
     }
 
@@ -96,7 +99,7 @@ pub fn probe(bytes: &[u8]) -> Result<usize, LoadError> {
         let tensors = parse(path, bytes, ["", ""], name)?;
         match tensors.get(name, view.shape()) {
             Ok((_, data)) => read += data.len(),
-            Err(LoadError::Safetensors { .. }) => {}
+            Err(LoadError::Safetensors { .. } | LoadError::NotFinite { .. }) => {}
             Err(other) => return Err(other),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tinykernels::cpu::arena::Arena;
-use tinykernels::cpu::format::{BlockType, dequantize_row};
+use tinykernels::cpu::format::{BlockType, dequantize_row, row_is_finite};
 use tinykernels::cpu::packed::PackedMatrix;
 
 use super::LoadError;
@@ -42,13 +42,20 @@ impl<'a> Weights<'a> {
         let tensor = self.tensor(name, &[length])?;
         let mut values = vec![0f32; length];
         dequantize_row(tensor.kind, self.gguf.data(tensor), &mut values);
-        Ok(values)
+        if values.iter().all(|value| value.is_finite()) {
+            Ok(values)
+        } else {
+            Err(LoadError::NotFinite { name: name.to_owned() })
+        }
     }
 
     /// The rows of a matrix `[k, n]`.
     pub(super) fn rows(&self, name: &str, k: usize, n: usize) -> Result<RowList<'a>, LoadError> {
         let tensor = self.tensor(name, &[k, n])?;
         let data = self.gguf.data(tensor);
+        if !row_is_finite(tensor.kind, data) {
+            return Err(LoadError::NotFinite { name: name.to_owned() });
+        }
         let rows = data.chunks_exact(data.len() / n).map(|row| (tensor.kind, row)).collect();
         Ok(RowList { name: name.to_owned(), k, rows })
     }

@@ -190,6 +190,9 @@ fn check_name(name: &str) -> Result<(), EngineError> {
     if name.is_empty() {
         return invalid("it is empty");
     }
+    if matches!(name, "." | "..") {
+        return invalid("a path of that name means a folder, so no address would reach it");
+    }
     if name.len() > MOST_NAME_BYTES {
         return invalid("it is longer than 255 bytes");
     }

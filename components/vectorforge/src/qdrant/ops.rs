@@ -377,7 +377,7 @@ impl Walk {
         let limit = self.limit + self.offset;
         let scroll = Scroll { filter: self.filter, limit, offset: None, order_by, with: self.with };
         let page = collection.scroll(&scroll)?;
-        Ok(page.points.into_iter().skip(self.offset).map(|record| Hit::of(record, 0.0)).collect())
+        Ok(page.points.into_iter().skip(self.offset).map(Hit::listed).collect())
     }
 
     /// `limit` points drawn evenly. Every passing id is listed once, so this takes time with the collection's size.
@@ -387,14 +387,15 @@ impl Walk {
             collection.scroll(&scroll)?.points.into_iter().map(|record| record.id).collect();
         let drawn: Vec<PointId> = ids.sample(&mut rand::rng(), self.limit + self.offset).copied().collect();
         let records = collection.get(&drawn, &self.with)?;
-        Ok(records.into_iter().skip(self.offset).map(|record| Hit::of(record, 1.0)).collect())
+        Ok(records.into_iter().skip(self.offset).map(Hit::listed).collect())
     }
 }
 
 impl Hit {
-    fn of(record: Record, score: f32) -> Self {
+    /// A point that no vector was compared with: Qdrant gives such points the score 1.
+    fn listed(record: Record) -> Self {
         let Record { id, payload, vectors, order_value } = record;
-        Self { point: ScoredPoint { id, version: 0, score, payload, vectors }, order_value }
+        Self { point: ScoredPoint { id, version: 0, score: 1.0, payload, vectors }, order_value }
     }
 }
 
