@@ -46,6 +46,16 @@ endpoint=$(python3 -c 'import json,sys; print(json.dumps(json.load(open(sys.argv
 
 echo '-- one ask is one trace over every component'
 e2e/trace.py "$bin/aistack" handbook
+if command -v go >/dev/null; then
+  cache=$HOME/.cache/aistack/trace
+  mkdir -p "$cache"
+  (cd e2e/peers/trace && go build -o "$cache/check" .)
+  "$bin/aistack" trace -o otlp >"$XDG_STATE_HOME/otlp.json"
+  "$bin/aistack" trace -o jaeger >"$XDG_STATE_HOME/jaeger.json"
+  "$cache/check" "$XDG_STATE_HOME/otlp.json" "$XDG_STATE_HOME/jaeger.json"
+else
+  echo '   no Go on this machine: the files were not read with the code of the Collector and of Jaeger'
+fi
 
 echo '-- retrieval on the question set'
 "$bin/modelhub" rag eval handbook --questions examples/quickstart/questions.jsonl --source examples/quickstart/handbook --require 0.9 | tail -n 12

@@ -281,7 +281,9 @@ fn model(metrics: &BTreeMap<String, f64>, pod: &PodStatus) -> Detail {
         detail.fact("waiting", *waiting as u64);
         detail.say(format!("{} running, {} waiting", *running as u64, *waiting as u64));
     }
-    if let Some(usage) = metrics.get("vllm:kv_cache_usage_perc") {
+    // A model that only embeds has no such cache, and then its sizes are not there either.
+    let cache = metrics.get("vllm:kv_cache_usage_perc");
+    if let Some(usage) = cache.filter(|_| metrics.contains_key("vllm:cache_config_info")) {
         detail.fact("kv_cache_usage", *usage);
         detail.say(format!("KV {:.0} %", usage * 100.0));
     }
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!(told.parts, ["leader tinykv-0", "rev 1,204", "3.1 MiB"]);
         assert_eq!((&told.facts["revision"], &told.facts["bytes"]), (&1204.into(), &3250585.into()));
         let metrics = parse_metrics(
-            "vllm:num_requests_running{model_name=\"m\"} 1\nvllm:num_requests_waiting{model_name=\"m\"} 0\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.02\n",
+            "vllm:num_requests_running{model_name=\"m\"} 1\nvllm:num_requests_waiting{model_name=\"m\"} 0\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.02\nvllm:cache_config_info{block_size=\"16\"} 1\n",
         );
         let pod = PodStatus { serves: "m".into(), ..PodStatus::default() };
         assert_eq!(model(&metrics, &pod).parts, ["m", "1 running, 0 waiting", "KV 2 %"]);
