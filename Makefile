@@ -53,6 +53,10 @@ tidy: ## Check the gates of the house style
 bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.jsonl
 	@hack/bench.sh
 
+.PHONY: test-faults
+test-faults: ## What goes wrong, through the whole stack: hostile clients, a full disk, kill -9 of everything
+	@e2e/faults.sh
+
 .PHONY: test-crash
 test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh

@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import resource
 import socket
 import struct
 import threading
@@ -9,7 +10,8 @@ import time
 
 from stack import check_error, resident_kib
 
-IDLE = 10_000
+# As many as the limit of open files allows, here and in ModelHub.
+IDLE = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1_200)
 HEADER_SECONDS = 25
 
 

@@ -40,7 +40,7 @@ def full(bin_folder):
         wait_for("ingesting works with room again", lambda: stack.ingest(many, "notes")[0] == 0, 60)
         answered = "answered" if code == 0 else "refused with a sentence"
         again = {name: count - before[name] for name, count in stack.restarts().items() if count != before[name]}
-        first = next(line for line in refused.splitlines() if "error" in line)
+        first = next(line for line in refused.splitlines() if "space" in line.lower()).strip()
         return f"{first}; an ask meanwhile was {answered}; restarts: {again or 'none'}"
     finally:
         stack.down("--purge", "--stack", "quickstart")
