@@ -61,6 +61,11 @@ test-faults: ## What goes wrong, through the whole stack: hostile clients, a ful
 test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh
 
+.PHONY: test-peers
+test-peers: build ## ModelHub's suite on etcd and llama.cpp's server; logits beside Hugging Face's (big downloads)
+	@e2e/peers/modelhub/run.sh
+	@e2e/peers/transformers/run.sh
+
 .PHONY: fuzz
 fuzz: ## Fuzz the model file parsers, FUZZ_SECONDS (300) each; needs a nightly toolchain and cargo-fuzz
 	@hack/fuzz.sh
