@@ -45,9 +45,8 @@ pub unsafe extern "C" fn tk_prefill_plan(
             window: (s.window != 0).then_some(s.window),
             soft_cap: (s.soft_cap != 0.0).then_some(s.soft_cap),
         };
-        let sequences: Vec<_> = (0..count)
-            .map(|i| PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) })
-            .collect();
+        let sequences: Vec<_> =
+            (0..count).map(|i| PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) }).collect();
         (*handle).0.stream().and_then(|s| PrefillPlan::new(&s, shape, &sequences))
     };
     made.map_or_else(

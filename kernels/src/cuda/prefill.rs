@@ -82,7 +82,7 @@ impl PrefillPlan {
         };
         if !matches!(shape.head_dim, 64 | 128)
             || shape.kv_heads == 0
-            || shape.query_heads % shape.kv_heads != 0
+            || !shape.query_heads.is_multiple_of(shape.kv_heads)
         {
             return refuse("head_dim must be 64 or 128, query heads a multiple of the key heads");
         }
@@ -144,7 +144,8 @@ fn tiles_of(shape: &PrefillShape, sequences: &[PrefillSequence], rows: usize) ->
                 (0, keys)
             };
             let (first, last) = if high > low { (low / BLOCK, (high - 1) / BLOCK) } else { (0, -1) };
-            let item = [(q_row + start) as i64, count, k_row as i64, keys, position, first, last, index as i64];
+            let item =
+                [(q_row + start) as i64, count, k_row as i64, keys, position, first, last, index as i64];
             items.push(item.map(|x| x as i32));
         }
         q_row += s.queries;
@@ -308,10 +309,7 @@ fn run(
     let (map_k, map_v) = if source.extents[0] == 0 {
         (map_q, map_q) // no sequence has a key: neither is used
     } else {
-        (
-            boxes(source.keys, source.extents, source.rows)?,
-            boxes(source.values, source.extents, source.rows)?,
-        )
+        (boxes(source.keys, source.extents, source.rows)?, boxes(source.values, source.extents, source.rows)?)
     };
     let (page_tokens, table) = source.pages.map_or((0, None), |(tokens, table)| (tokens, Some(table)));
     let scale = s.scale * std::f32::consts::LOG2_E;
@@ -358,7 +356,15 @@ mod tests {
     use super::{PrefillSequence, PrefillShape, tiles_of};
 
     fn shape(causal: bool, window: Option<usize>) -> PrefillShape {
-        PrefillShape { query_heads: 4, kv_heads: 2, head_dim: 128, scale: 1.0, causal, window, soft_cap: None }
+        PrefillShape {
+            query_heads: 4,
+            kv_heads: 2,
+            head_dim: 128,
+            scale: 1.0,
+            causal,
+            window,
+            soft_cap: None,
+        }
     }
 
     #[test]
@@ -369,7 +375,10 @@ mod tests {
                 .map(|i| (i[0], i[1], i[4], i[5], i[6]))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(true, None, 300, 300), [(0, 128, 0, 0, 0), (128, 128, 128, 0, 1), (256, 44, 256, 0, 2)]);
+        assert_eq!(
+            of(true, None, 300, 300),
+            [(0, 128, 0, 0, 0), (128, 128, 128, 0, 1), (256, 44, 256, 0, 2)]
+        );
         assert_eq!(of(true, None, 100, 1000), [(0, 100, 900, 0, 7)]);
         assert_eq!(of(true, Some(130), 100, 1000), [(0, 100, 900, 6, 7)]);
         assert_eq!(of(false, None, 10, 129), [(0, 10, 119, 0, 1)]);

@@ -75,8 +75,9 @@ pub fn rope_cache(
 ) -> Result<(), CudaError> {
     let [tokens, heads, dim] = q.shape();
     let [pages, kv_heads, page_tokens, _] = keys.shape();
-    let refuse =
-        |limit: &str| Err(shape_error(CALL, format!("q {q:?}, keys {keys:?}, values {values:?}, {step:?}"), limit));
+    let refuse = |limit: &str| {
+        Err(shape_error(CALL, format!("q {q:?}, keys {keys:?}, values {values:?}, {step:?}"), limit))
+    };
     let rows = kv_heads.saturating_mul(2).saturating_add(heads);
     if !matches!(dim, 64 | 128) || keys.shape() != values.shape() || keys.shape()[3] != dim {
         return refuse(
@@ -101,7 +102,8 @@ pub fn rope_cache(
     if slots.max(groups).max(rows).max(step.rotary.shape[0]) > i32::MAX as usize {
         return refuse("at most 2^31 slots, positions, and groups of four heads");
     }
-    let weights = step.norm.map(|n| [("query weight", n.query_weight.span()), ("key weight", n.key_weight.span())]);
+    let weights =
+        step.norm.map(|n| [("query weight", n.query_weight.span()), ("key weight", n.key_weight.span())]);
     let mut inputs = vec![("qkv", step.qkv.span()), ("rotary", step.rotary.span())];
     inputs.extend(weights.into_iter().flatten());
     let outputs = [("q", q.span()), ("keys", keys.span()), ("values", values.span())];
