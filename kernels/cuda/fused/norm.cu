@@ -2,6 +2,8 @@
 //
 // Memory-bound: two rows in, two rows out, 8 bytes an element in bf16. One block holds one row in registers, so the row is read once;
 // VECTORS 16-byte loads of each input are in flight in every thread before the first use.
+// The grid is launched before the one ahead of it in the stream has ended, and waits there: its blocks take the places of the last ones of that grid
+// as they go, and no time passes between the two.
 // The sum is taken over the rounded residual, which is what the next layer will read, in an order that depends on the row length alone:
 // a row's bits do not change with the batch it is in.
 #include "../ptx/math.cuh"
@@ -12,6 +14,8 @@ namespace {
 template <int VECTORS, bool ADD>
 __device__ __forceinline__ void rms_norm_row(__nv_bfloat16* y, const __nv_bfloat16* x, __nv_bfloat16* residual,
                                              const __nv_bfloat16* weight, int hidden, float epsilon) {
+  tk::start_next_grid();
+  tk::wait_for_previous_grid();
   const size_t row = static_cast<size_t>(blockIdx.x) * hidden;
   const int vectors = hidden / 8;
   uint4 in[VECTORS], old[VECTORS];

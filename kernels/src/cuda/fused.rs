@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::device::Stream;
 use super::error::CudaError;
-use super::launch::{Grid, argument, check, launch, shape_error};
+use super::launch::{Grid, argument, check, launch, launch_overlapping, shape_error};
 use super::module::Kernel;
 use super::tensor::{Tensor, TensorMut};
 
@@ -96,7 +96,7 @@ fn queue_add_rms_norm(
         argument(&epsilon),
     ];
     // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
-    unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+    unsafe { launch_overlapping(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
 }
 
 /// [`add_rms_norm`] with x as its own output: `residual ← residual + x`, then `x ← residual / rms(residual) · weight`. Two streams of memory
@@ -161,7 +161,7 @@ pub fn rms_norm(
         argument(&epsilon),
     ];
     // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
-    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+    unsafe { launch_overlapping(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
 }
 
 /// The gate of a SwiGLU MLP: `out[r, c] ← silu(gate_up[r, c]) · gate_up[r, inner + c]`.

@@ -98,6 +98,45 @@ pub(super) unsafe fn launch(
     outcome.map_err(|e| CudaError::Driver { call, shapes: shapes(), source: e.into() })
 }
 
+/// Queues a kernel that may start before the one ahead of it in the stream has ended, and itself waits for that before it touches memory.
+///
+/// # Safety
+/// As [`launch`]; the kernel waits for the previous grid before its first access.
+pub(super) unsafe fn launch_overlapping(
+    call: &'static str,
+    stream: &Stream,
+    kernel: Kernel,
+    grid: Grid,
+    arguments: &mut [*mut c_void],
+    shapes: impl FnOnce() -> String,
+) -> Result<(), CudaError> {
+    stream.device.bind(call)?;
+    let mut overlap = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: grid.blocks.0,
+        gridDimY: grid.blocks.1,
+        gridDimZ: 1,
+        blockDimX: grid.threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: grid.shared,
+        hStream: stream.raw,
+        attrs: &raw mut overlap,
+        numAttrs: 1,
+    };
+    // SAFETY: the function lives as long as the device; the configuration and its attribute live to the end of the call; the arguments are the
+    // caller's promise.
+    unsafe {
+        sys::cuLaunchKernelEx(&raw const config, kernel.0, arguments.as_mut_ptr(), std::ptr::null_mut())
+    }
+    .result()
+    .map_err(|e| CudaError::Driver { call, shapes: shapes(), source: e.into() })
+}
+
 /// A pointer to a launch argument.
 pub(super) fn argument<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
