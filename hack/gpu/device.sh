@@ -16,7 +16,13 @@ for step in "${@:-check}"; do
   check) python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
-  sanitize) PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/check.py norm silu decode w4 linear prefill rope >"$out/sanitize.txt" 2>&1 || status=1; tail -5 "$out/sanitize.txt" ;;
+  sanitize)
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for script in "check.py norm silu decode prefill rope" memcheck.py; do
+      timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/$script >>"$out/sanitize.txt" 2>&1 || status=1
+      tail -3 "$out/sanitize.txt"
+    done
+    unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
   esac
 done
 exit $status

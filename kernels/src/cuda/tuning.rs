@@ -33,13 +33,8 @@ pub(super) fn linear(rows: usize, features: usize, columns: usize) -> Option<Til
 
 /// Shapes `[most rows, features, columns]`, and the least rows, at which cuBLASLt was faster by 3% or more: it splits K, which would make a row's
 /// bits depend on the batch.
-const CUBLAS: &[(usize, [usize; 3])] = &[
-    (1, [64, 4096, 14336]),
-    (65, [128, 4096, 14336]),
-    (65, [128, 4096, 4096]),
-    (65, [128, 6144, 4096]),
-    (512, [512, 4096, 4096]),
-];
+const CUBLAS: &[(usize, [usize; 3])] =
+    &[(1, [128, 4096, 14336]), (33, [64, 4096, 4096]), (33, [128, 6144, 4096])];
 
 /// Whether cuBLASLt was clearly faster.
 pub(super) fn cublas_is_faster([rows, features, columns]: [usize; 3]) -> bool {

@@ -1,0 +1,51 @@
+"""Every tile, batch and pass of the matrix products, the sort and the norms on shapes small enough for compute-sanitizer: check.py's own take minutes there."""
+
+import torch
+
+import tinykernels as tk
+
+DEV = "cuda:0"
+lib = tk._native.lib
+
+
+def rand(*shape):
+    return torch.randn(*shape, device=DEV).bfloat16()
+
+
+def close(got, want):
+    torch.cuda.synchronize()
+    assert float((got.double() - want).norm() / want.norm()) < 4e-3, tuple(want.shape)
+
+
+for rows, features, columns in [(1, 8, 8), (5, 264, 72), (16, 1000, 200), (33, 520, 136), (64, 4096, 328), (130, 264, 72), (300, 1000, 200), (513, 6144, 64)]:
+    x, w = rand(rows, columns), rand(features, columns)
+    for few, tile in [(0, t) for t in (64, 96, 128, 160, 192, 224, 256)] + [(1, t) for t in (8, 32, 56, 64) if rows <= 64]:
+        y = torch.full((rows, features), torch.nan, device=DEV, dtype=torch.bfloat16)
+        tk._native.check(lib.tk_linear_bf16_tiled(*tk._at(x), y.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns, few, tile))
+        close(y, x.double() @ w.double().T)
+for features, columns in [(16, 128), (48, 384), (2128, 1280), (40000, 128)]:
+    nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
+    scales = (torch.rand(features, columns // 128) * 0.02 + 0.001).bfloat16()
+    zeros = torch.randint(0, 16, scales.shape, dtype=torch.uint8)
+    linear = tk.W4Linear(nibbles, scales, zeros, DEV)
+    w = ((nibbles.double() - zeros.double().repeat_interleave(128, 1)) * scales.double().repeat_interleave(128, 1)).to(DEV)
+    for rows in (1, 8, 9, 17, 32):
+        x = rand(rows, columns)
+        close(linear(x), x.double() @ w.T)
+for n in (2, 5, 8193, 100003):
+    sorter = tk.Sorter(n, DEV, pairs=True)
+    alone = torch.randint(0, 2**31 - 1, (n,), device=DEV, dtype=torch.int32)
+    paired, values = alone.clone(), torch.arange(n, device=DEV, dtype=torch.int32)
+    want, order = torch.sort(alone, stable=True)
+    sorter(alone.view(torch.uint32))
+    sorter(paired.view(torch.uint32), values.view(torch.uint32))
+    torch.cuda.synchronize()
+    assert torch.equal(alone, want) and torch.equal(paired, want) and torch.equal(values.long(), order), n
+for rows, hidden in [(7, 4096), (3, 8), (300, 2056), (2, 32768)]:
+    x, residual, w = rand(rows, hidden), rand(rows, hidden), rand(hidden)
+    y = tk.add_rms_norm(x, residual.clone(), w, 1e-5)
+    tk.rms_norm(x, w, 1e-5)
+    tk._native.check(lib.tk_add_rms_norm_in_place(*tk._at(x), x.data_ptr(), residual.data_ptr(), w.data_ptr(), rows, hidden, 1e-5))
+    torch.cuda.synchronize()
+    assert torch.equal(x, y), (rows, hidden)
+print("memcheck: all as expected")
