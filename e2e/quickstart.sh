@@ -60,6 +60,9 @@ fi
 echo '-- retrieval on the question set'
 "$bin/modelhub" rag eval handbook --questions examples/quickstart/questions.jsonl --source examples/quickstart/handbook --require 0.9 | tail -n 12
 
+echo '-- every command of the page'
+e2e/page.sh docs/modelhub.md
+
 echo '-- a component is killed in the middle; the ask succeeds again when it is back'
 kill -KILL "$("$bin/aistack" status -o json | jq '.pods[] | select(.name == "vectorforge-0").process.pid')"
 for _ in $(seq 300); do

@@ -383,6 +383,9 @@ pub enum VectorStoreType {
     validation = Rule::new("!has(self.endpoint) || !(has(self.replicas) || has(self.gpu))")
         .message("is set, so the server already runs; replicas and gpu belong to whoever runs it")
         .field_path(".endpoint"),
+    validation = Rule::new("!has(self.tls) || (has(self.endpoint) && self.endpoint.startsWith('https://'))")
+        .message("is set, but endpoint is not an https:// address: its traffic would not be encrypted")
+        .field_path(".tls"),
 )]
 pub struct InferenceSpec {
     /// `vllm` without `endpoint` is run for you; everything else already runs at `endpoint`.
@@ -398,6 +401,9 @@ pub struct InferenceSpec {
     /// Secret with its API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// Certificates, for an `https://` endpoint. Left out: the CAs of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsSpec>,
     /// Pods, when it is run for you. Left out: 1.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::parts::{GpuSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one};
+use crate::parts::{
+    ClientTlsSpec, GpuSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
+};
 use crate::status::ScaledStatus;
 
 /// One model behind the OpenAI protocol: a Deployment per version, a Service, and a route in ModelHub.
@@ -51,6 +53,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("self.runtime != 'external' || !(has(self.replicas) || has(self.scaling) || has(self.gpu))")
         .message("is external; replicas, scaling and gpu belong to whoever runs that server")
         .field_path(".runtime"),
+    validation = Rule::new("!has(self.tls) || (has(self.endpoint) && self.endpoint.startsWith('https://'))")
+        .message("is set, but endpoint is not an https:// address: its traffic would not be encrypted")
+        .field_path(".tls"),
     validation = Rule::new("!has(self.speculative) || self.task == 'chat'")
         .message("needs task chat; only generation can be speculated")
         .field_path(".speculative"),
@@ -71,6 +76,9 @@ pub struct InferenceServiceSpec {
     /// API key that the engine asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// Certificates, for an `https://` endpoint. Left out: the CAs of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTlsSpec>,
     /// Pods of each version when no autoscaler owns the number. Left out with `scaling` left out too: 1.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -71,7 +71,8 @@ fn stores_that_run_already_are_reached_over_tls() {
         kvStore: {type: etcd, endpoints: ['https://e:2379'], tls: {secretName: etcd-client, clientCertificate: true}},
         vectorStore: {type: qdrant, endpoint: 'https://q:6333', secretRef: {name: qdrant, key: api-key},
                       tls: {secretName: q-ca, serverName: qdrant.internal}},
-        inference: {type: external, endpoint: 'https://v:8000', model: m}, modelhub: {replicas: 1}}}";
+        inference: {type: external, endpoint: 'https://v:8000', model: m, tls: {secretName: v-ca}},
+        modelhub: {replicas: 1}}}";
     let manifests = compile("f.yaml", text).expect("valid").manifests.to_yaml();
     for wanted in [
         "ca_file: /etc/aistack-secrets/kv-ca/ca.crt",
@@ -79,6 +80,7 @@ fn stores_that_run_already_are_reached_over_tls() {
         "key_file: /etc/aistack-secrets/kv-key/tls.key",
         "ca_file: /etc/aistack-secrets/vector-ca/ca.crt",
         "server_name: qdrant.internal",
+        "ca_file: /etc/aistack-secrets/engine-ca/ca.crt",
         "secretName: etcd-client",
         "secretName: q-ca",
     ] {

@@ -44,6 +44,14 @@ fn messages() {
 fn certificates_are_for_encrypted_addresses() {
     let head = "apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}";
     let engine = "modelhub: {replicas: 1}, inference: {type: external, endpoint: 'https://v:8000', model: m}";
+    let engine_in_clear = "tinykv: {}, vectorforge: {}, modelhub: {replicas: 1}, inference: {type: external, \
+                           endpoint: 'http://v:8000', model: m, tls: {secretName: s}}";
+    let text = format!("{{{head}, spec: {{{engine_in_clear}}}}}");
+    let refused = compile("f.yaml", &text).expect_err("in clear").to_string();
+    assert!(
+        refused.contains("spec.inference.tls") && refused.contains("would not be encrypted"),
+        "{refused}"
+    );
     for (stores, path) in [
         (
             "kvStore: {type: etcd, endpoints: ['http://e:2379'], tls: {secretName: s}}, vectorforge: {}",

@@ -42,6 +42,9 @@ const KV_VOLUMES: [&str; 3] = ["kv-ca", "kv-cert", "kv-key"];
 /// The same for the vector store.
 const VECTOR_VOLUMES: [&str; 3] = ["vector-ca", "vector-cert", "vector-tls-key"];
 
+/// The same for the engine that runs already: a stack has one at most.
+const ENGINE_VOLUMES: [&str; 3] = ["engine-ca", "engine-cert", "engine-tls-key"];
+
 /// A ModelHub that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HubShape {
@@ -190,7 +193,7 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
             ApiKey::Open => None,
             ApiKey::Secret(secret) => Some(mount("engine-key", secret, secrets)),
         },
-        tls: None,
+        tls: service.tls().map(|tls| certificates(&ENGINE_VOLUMES, tls, secrets)),
     }
 }
 

@@ -325,6 +325,7 @@ fn service_spec(model: &str, task: Task, runtime: Runtime) -> InferenceServiceSp
         runtime,
         endpoint: None,
         secret_ref: None,
+        tls: None,
         replicas: None,
         scaling: None,
         resources: ResourceSpec::default(),
@@ -365,6 +366,7 @@ fn chat_of_inference(other: &InferenceSpec) -> InferenceServiceSpec {
     let mut spec = service_spec(&other.model, Task::Chat, runtime);
     spec.endpoint.clone_from(&other.endpoint);
     spec.secret_ref.clone_from(&other.secret_ref);
+    spec.tls.clone_from(&other.tls);
     spec.replicas = other.replicas;
     spec.gpu =
         other.gpu.as_ref().map(|product| GpuSpec { product: Some(product.clone()), count: 1, memory: None });

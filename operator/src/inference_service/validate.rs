@@ -2,7 +2,7 @@
 
 use aistack_crds::InferenceService;
 use aistack_crds::inference_service::{Runtime, Task};
-use aistack_crds::parts::{PodOverrides, ResourceSpec, SecretKeyRef};
+use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 
 use super::{COMPONENT, HTTP_PORT};
 use crate::gap::Gap;
@@ -26,6 +26,7 @@ pub struct ValidatedInferenceService {
     /// Longest prompt plus answer in tokens; 0 is the model's own.
     pub(super) context_tokens: usize,
     pub(super) secret: ApiKey,
+    pub(super) tls: Option<ClientTlsSpec>,
     gaps: Vec<Gap>,
 }
 
@@ -90,6 +91,11 @@ impl ValidatedInferenceService {
     /// API key that the engine asks for.
     pub fn secret(&self) -> &ApiKey {
         &self.secret
+    }
+
+    /// Certificates towards an engine that runs already.
+    pub fn tls(&self) -> Option<&ClientTlsSpec> {
+        self.tls.as_ref()
     }
 
     /// Name of the Deployment and of the Service in front of it.
@@ -159,6 +165,7 @@ pub fn validate(
         engine,
         context_tokens: spec.context_length.and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(0),
         secret: ApiKey::of(spec.secret_ref.as_ref()),
+        tls: spec.tls.clone(),
     })
 }
 

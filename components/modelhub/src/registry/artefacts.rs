@@ -1,6 +1,7 @@
 //! Artefacts in an object store: a local directory, or S3 and others by URL.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -131,6 +132,7 @@ impl Artefacts {
             (Arc::from(store), root)
         } else {
             std::fs::create_dir_all(place).map_err(|e| wrong(e.to_string()))?;
+            sweep(std::path::Path::new(place));
             let store = LocalFileSystem::new_with_prefix(place).map_err(|e| wrong(e.to_string()))?;
             (Arc::new(store.with_automatic_cleanup(true)), Path::default())
         };
@@ -216,6 +218,30 @@ impl Artefacts {
     }
 }
 
+/// Age from which on an unfinished upload is one that a killed process left: other processes may share the directory.
+const STALE: Duration = Duration::from_hours(24);
+
+/// Deletes what processes that were killed in the middle of an upload left: unnamed uploads, and parts (`object#1`).
+fn sweep(place: &std::path::Path) {
+    let mut folders = vec![(place.to_owned(), false)];
+    while let Some((folder, unnamed)) = folders.pop() {
+        // What cannot be read or deleted stays; it is space, not correctness.
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                folders.push((path, unnamed || name == "uploads"));
+                continue;
+            }
+            let part = name.rsplit_once('#').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+            let age = metadata.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if (unnamed || part) && age >= STALE && std::fs::remove_file(&path).is_ok() {
+                tracing::info!(file = %path.display(), "an upload that was never finished is deleted");
+            }
+        }
+    }
+}
+
 fn object_name(sha256: &str, nonce: &str) -> String {
     format!("sha256/{}/{sha256}/{}", &sha256[..2], &nonce[..8])
 }
@@ -250,6 +276,27 @@ mod tests {
             artefacts.delete(&written.object).await.expect("gone already");
         }
         assert_eq!(objects(folder.path()), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_when_it_is_old() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, old: bool| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            let file = std::fs::File::create(&path).expect("a file");
+            let age = if old { STALE * 2 } else { Duration::ZERO };
+            file.set_modified(std::time::SystemTime::now() - age).expect("a time");
+        };
+        file("sha256/ab/abc/1", true);
+        file("sha256/ab/abc/2#1", true);
+        file("sha256/ab/abc/3#1", false);
+        file("uploads/4", true);
+        file("uploads/5", false);
+        Artefacts::open(&folder.path().display().to_string(), 1).expect("a directory");
+        let there = |name: &str| folder.path().join(name).exists();
+        assert!(there("sha256/ab/abc/1") && there("sha256/ab/abc/3#1") && there("uploads/5"));
+        assert!(!there("sha256/ab/abc/2#1") && !there("uploads/4"));
     }
 
     #[tokio::test]

@@ -67,8 +67,6 @@ async fn a_message_reaches_the_engine_of_its_model_as_an_openai_call() {
     let sampling =
         SamplingParameters { max_tokens: 5, temperature: Some(0.7), ..SamplingParameters::default() };
     let mut request = Request::new(InferRequest { sampling: Some(sampling), ..chat("one") });
-    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    request.metadata_mut().insert("traceparent", MetadataValue::from_static(parent));
     request.metadata_mut().insert("x-request-id", MetadataValue::from_static("r-1"));
     request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer sk-of-the-client"));
     let reply = client.infer(request).await.expect("a reply").into_inner();
@@ -96,6 +94,40 @@ async fn a_message_reaches_the_engine_of_its_model_as_an_openai_call() {
         hub.metric("modelhub_tokens_total{model=\"one\",direction=\"completion\"}") == 6
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_trace_goes_through_to_the_engine() {
+    let one = Engine::start("m", Manner::Pieces(SSE.to_vec())).await;
+    let data = tempfile::tempdir().expect("a folder");
+    let (http, grpc, admin) = (free_port(), free_port(), free_port());
+    let settings = [
+        ("MODELHUB_LISTEN", format!("127.0.0.1:{http}")),
+        ("MODELHUB_LISTEN_GRPC", format!("127.0.0.1:{grpc}")),
+        ("MODELHUB_SERVER__ADMIN_LISTEN", format!("127.0.0.1:{admin}")),
+        ("MODELHUB_SERVER__TELEMETRY__OTLP_FILE", data.path().join("trace.jsonl").display().to_string()),
+        ("MODELHUB_ARTEFACTS", data.path().join("artefacts").display().to_string()),
+        // No store: the gateway needs none.
+        ("MODELHUB_KV__ENDPOINTS", json!([format!("http://127.0.0.1:{}", free_port())]).to_string()),
+        ("MODELHUB_ENGINES", json!([{"name": "one", "endpoint": one.url}]).to_string()),
+    ];
+    let command = move || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_modelhub"));
+        command.arg("serve").envs(settings.iter().cloned());
+        command
+    };
+    let _hub = processes::Process::run(command, data, admin).await;
+    let mut client = InferenceServiceClient::connect(format!("http://127.0.0.1:{grpc}")).await.expect("open");
+    let mut request = Request::new(chat("m"));
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    request.metadata_mut().insert("traceparent", MetadataValue::from_static(parent));
+    let chunks = client.generate(request).await.expect("a stream").into_inner().collect::<Vec<_>>().await;
+    assert!(chunks.iter().all(Result::is_ok), "{chunks:?}");
+    let seen = one.seen.lock()[0].0["traceparent"].to_str().expect("text").to_owned();
+    assert!(
+        seen.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && !seen.contains("00f067aa0ba902b7"),
+        "{seen}"
+    );
 }
 
 #[tokio::test]
