@@ -15,7 +15,7 @@ use tonic::transport::{ClientTlsConfig, Endpoint};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-use crate::client_tls::{ClientTlsError, grpc_config};
+use crate::client_tls::{ClientTlsError, explained, grpc_config};
 use crate::error::ApiError;
 
 /// Every key of ModelHub begins with this, so that `etcdctl get --prefix /registry/` shows all it knows.
@@ -332,6 +332,7 @@ fn store_error(operation: &'static str, endpoints: &str, source: etcd_client::Er
         },
         other => crate::innermost(other),
     };
+    let reason = explained(endpoints, reason);
     KvError::Store { operation, endpoints: endpoints.to_owned(), reason, source: Box::new(source) }
 }
 

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
 use super::metrics::{GatewayMetrics, ModelMetrics};
-use crate::client_tls::{ClientTlsError, rustls_config, server_name};
+use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
 
 /// Why an engine cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -346,7 +346,8 @@ impl Engines {
         let uri = engine.uri("/v1/models").map_err(|e| e.to_string())?;
         let mut request = Request::get(uri).body(Full::default()).map_err(|e| e.to_string())?;
         engine.sign(request.headers_mut());
-        let response = engine.send(request).await.map_err(|e| crate::innermost(&e))?;
+        let response =
+            engine.send(request).await.map_err(|e| explained(&engine.endpoint, crate::innermost(&e)))?;
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await;
         let body = body.map_err(|e| format!("GET /v1/models broke off: {e}"))?.to_bytes();

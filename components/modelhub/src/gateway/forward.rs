@@ -17,6 +17,7 @@ use super::keys::Admission;
 use super::metrics::GatewayMetrics;
 use super::reply::MeteredBody;
 use super::route::{Candidate, RetryBudget, closest, pick};
+use crate::client_tls::explained;
 use crate::error::ApiError;
 
 /// A request for an engine.
@@ -241,7 +242,7 @@ impl Gateway {
         match tokio::time::timeout(limit, engine.send(request)).await {
             Ok(Ok(response)) => Outcome { result: Ok(response), connection: false },
             Ok(Err(error)) => {
-                let why = crate::innermost(&error);
+                let why = explained(&engine.endpoint, crate::innermost(&error));
                 engine.fail(why.clone());
                 let message = format!("engine {} at {} does not answer: {why}", engine.name, engine.endpoint);
                 let error =

@@ -19,7 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::client_tls::{ClientTlsError, grpc_config};
+use crate::client_tls::{ClientTlsError, explained, grpc_config};
 use crate::error::ApiError;
 
 /// Points sent in one request.
@@ -459,7 +459,7 @@ fn store_error(operation: &'static str, endpoint: &str, status: &Status) -> Vect
         _ => Trouble::Refused,
     };
     let cause = std::error::Error::source(status).map(crate::innermost);
-    let reason = cause.unwrap_or_else(|| said.to_owned());
+    let reason = explained(endpoint, cause.unwrap_or_else(|| said.to_owned()));
     VectorError::Store { operation, endpoint: endpoint.to_owned(), reason, trouble }
 }
 

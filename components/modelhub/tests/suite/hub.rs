@@ -1,8 +1,11 @@
 //! A ModelHub in this process.
 
+use std::collections::BTreeSet;
+
 use aistack_api::modelhub::{EngineConfig, EngineTask, ModelhubConfig};
 use aistack_api::server::ServerConfig;
 use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 /// A running server; it stops when this is dropped.
@@ -38,10 +41,17 @@ pub fn crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A free port of this machine.
+/// A free port of this machine that nobody in this process was given before.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        // The system gives a port again as soon as it is free.
+        if GIVEN.lock().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// What the chassis hands to a server.
