@@ -58,6 +58,10 @@ pub struct RagInfo {
     pub files: u64,
     /// Passages of those files.
     pub passages: u64,
+    /// Passages that the vector store holds; other than `passages` when it lost some (ingest again) or an ingest broke off.
+    /// Absent when the store did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<u64>,
     /// `ready`, or `rebuilding` while (or after an interrupted) `rebuild`.
     pub state: RagState,
     /// Creation time, Unix milliseconds.
@@ -188,7 +192,7 @@ pub struct RagQuery {
 /// A retrieved passage. Lines and numbers count from 1, bytes from 0; ends are exclusive for bytes, inclusive for lines.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Passage {
-    /// Number that citations use: 1 is the best.
+    /// Its rank: 1 is the best. Citations have numbers of their own.
     pub number: u32,
     /// Path of its file in the rag.
     pub file: String,
@@ -223,7 +227,7 @@ pub struct Passages {
 /// A quoted piece of a passage that supports the answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Citation {
-    /// Number shown in the answer as `[n]`; the same as the passage's.
+    /// Number shown in the answer as `[n]`: 1 is the passage that the answer cites first.
     pub number: u32,
     /// Path of the file in the rag.
     pub file: String,
@@ -240,7 +244,7 @@ pub struct Citation {
     pub page: Option<u32>,
     /// The sentences of the file that support the answer, exactly as they stand there.
     pub quote: String,
-    /// How well the quote supports the answer's sentence, 0 to 1.
+    /// Cosine similarity of the quoted passage with the question, as in [`Passage::score`].
     pub score: f32,
 }
 
@@ -249,7 +253,7 @@ pub struct Citation {
 pub struct AnswerSentence {
     /// The sentence as the model wrote it, without marks.
     pub text: String,
-    /// Numbers of the passages that support it; empty = no passage does.
+    /// Numbers of the citations that support it; empty = no passage does.
     pub citations: Vec<u32>,
     /// False when no passage supports it: shown as `[?]`.
     pub supported: bool,
@@ -352,6 +356,9 @@ pub struct QueryError {
     pub message: String,
     /// Short name of the kind of failure, such as `vector_store_unavailable`.
     pub code: String,
+    /// HTTP status that the failure has where nothing was streamed yet; 4xx = the question must change. 0 = not told.
+    #[serde(default)]
+    pub status: u16,
 }
 
 impl QueryEvent {
@@ -405,7 +412,7 @@ mod tests {
             QueryEvent::Citations(Citations { answered: true, ..Citations::default() }),
             QueryEvent::Timings(Timings { embed_ms: 11.5, ..Timings::default() }),
             QueryEvent::Done(Done { model: "m".into(), trace_id: "4bf92f35".into() }),
-            QueryEvent::Error(QueryError { message: "why".into(), code: "c".into() }),
+            QueryEvent::Error(QueryError { message: "why".into(), code: "c".into(), status: 400 }),
         ];
         for event in events {
             let data = event.data().expect("plain data");

@@ -1,5 +1,6 @@
 //! `modelhub rag ingest`: sends what is new or changed, and deletes what vanished.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aistack_api::rag::{FileIngested, RagCreate, RagInfo, SourceFile, SyncPlan, SyncRequest};
@@ -9,13 +10,16 @@ use http::Method;
 use sha2::{Digest, Sha256};
 
 use super::client::encode_path;
-use super::output::{Output, millis, thousands};
+use super::output::{Output, counted, millis};
 use super::rag::{bar, rag_path};
+use super::walk::{Found, Links, walk};
 use super::{CliError, HubClient};
 use crate::text::FileKind;
 
 /// Files sent at a time.
 const FILES_AT_A_TIME: usize = 4;
+/// Names shown of a list.
+const NAMES_SHOWN: usize = 3;
 
 /// `rag ingest`
 #[derive(Debug, Args)]
@@ -32,77 +36,83 @@ pub struct Ingest {
     replace: bool,
 }
 
-/// All files below a directory (or the file itself) with their relative paths; hidden ones are left out.
-pub fn walk(root: &Path) -> Result<Vec<(String, PathBuf)>, CliError> {
-    if std::fs::metadata(root).map_err(|e| CliError::file(root, e))?.is_file() {
-        let name = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        return Ok(vec![(name, root.to_owned())]);
-    }
-    let mut files = Vec::new();
-    let mut folders = vec![(String::new(), root.to_owned())];
-    while let Some((prefix, folder)) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|e| CliError::file(&folder, e))? {
-            let entry = entry.map_err(|e| CliError::file(&folder, e))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') {
-                continue;
-            }
-            let path = entry.path();
-            // Follows links, as people expect of a folder of documents; a broken one is left out.
-            match std::fs::metadata(&path) {
-                Ok(kind) if kind.is_dir() => folders.push((format!("{prefix}{name}/"), path)),
-                Ok(kind) if kind.is_file() => files.push((format!("{prefix}{name}"), path)),
-                _ => {}
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
+/// What could not be ingested: why, and the files' names.
+type Failures = BTreeMap<String, Vec<String>>;
 
 pub async fn run(command: &Ingest, client: &HubClient, output: Output) -> Result<(), CliError> {
     let started = std::time::Instant::now();
-    let (files, skipped): (Vec<_>, Vec<_>) =
-        walk(&command.path)?.into_iter().partition(|(name, _)| FileKind::of(name).is_some());
-    if files.is_empty() {
+    let Found { files, skipped, unread } = walk(&command.path, Links::Inside)?;
+    let (files, others): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|(name, _)| FileKind::of(name).is_some());
+    for (why, names) in &skipped {
+        eprintln!("  {} skipped: {why} ({})", names.len(), shown(names));
+    }
+    if files.is_empty() && unread.is_empty() {
         let path = command.path.display();
         return Err(CliError::Usage(format!("{path}: no .txt, .md, .html or .pdf file is there")));
     }
-    if !skipped.is_empty() {
-        let names: Vec<&str> = skipped.iter().map(|(name, _)| name.as_str()).take(3).collect();
-        eprintln!(
-            "  {} files of other kinds are left out ({}{})",
-            skipped.len(),
-            names.join(", "),
-            if skipped.len() > 3 { ", …" } else { "" }
-        );
+    if !others.is_empty() {
+        let names: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
+        eprintln!("  {} of other kinds left out", counted_names(&names));
     }
     ensure(client, &command.name).await?;
     let canonical = command.path.canonicalize().map_err(|e| CliError::file(&command.path, e))?;
     let source = (!command.replace).then(|| canonical.display().to_string());
-    let mut request =
-        SyncRequest { prune: !command.keep, source: source.clone(), files: Vec::with_capacity(files.len()) };
+    // What a folder holds that cannot be read is not known, so nothing counts as vanished.
+    let prune = !command.keep && unread.is_empty();
+    let mut request = SyncRequest { prune, source: source.clone(), files: Vec::with_capacity(files.len()) };
+    let mut failures = Failures::new();
+    for (folder, why) in unread {
+        failures.entry(why).or_default().push(folder);
+    }
     for (name, path) in &files {
-        let bytes = std::fs::read(path).map_err(|e| CliError::file(path, e))?;
-        request.files.push(SourceFile { path: name.clone(), sha256: hex::encode(Sha256::digest(&bytes)) });
+        let sha256 = match std::fs::read(path) {
+            Ok(bytes) => hex::encode(Sha256::digest(&bytes)),
+            // It is named all the same, so that its passages stay.
+            Err(_) => String::new(),
+        };
+        request.files.push(SourceFile { path: name.clone(), sha256 });
     }
     let base = rag_path(&command.name);
     let plan: SyncPlan = client.post(&format!("{base}/sync"), &request).await?;
+    let needed: std::collections::HashSet<&String> = plan.needed.iter().collect();
     let bar = bar(plan.needed.len() as u64, &command.name);
-    let sends = files.iter().filter(|(name, _)| plan.needed.contains(name)).map(|(name, path)| {
+    let sends = files.iter().filter(|(name, _)| needed.contains(name)).map(|(name, path)| {
         let origin = source.as_deref().map(|s| format!("?source={}", encode_path(s))).unwrap_or_default();
         let at = format!("{base}/files/{}{origin}", encode_path(name));
         let bar = &bar;
         async move {
-            let bytes = std::fs::read(path).map_err(|e| CliError::file(path, e))?;
-            let done = client.json::<FileIngested>(client.request(Method::PUT, &at).body(bytes)).await;
+            let done = send(client, &at, path).await;
             bar.inc(1);
-            Ok::<_, CliError>(done)
+            done.map_err(|why| (name, why))
         }
     });
     let results: Vec<_> = futures::stream::iter(sends).buffer_unordered(FILES_AT_A_TIME).collect().await;
     bar.finish_and_clear();
-    report(client, output, &command.name, &plan, results, started).await
+    let sent = results.iter().filter(|result| result.is_ok()).count();
+    for (name, why) in results.into_iter().filter_map(Result::err) {
+        // The server names the file too; equal reasons of several files are told once.
+        let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(&why).to_owned();
+        failures.entry(why).or_default().push(name.clone());
+    }
+    let rag: RagInfo = client.get(&base).await?;
+    output.print(&rag, |rag| {
+        format!(
+            "{}  {}, {}  ({sent} sent, {} unchanged, {} deleted)  {}",
+            rag.name,
+            counted(rag.files, "file"),
+            counted(rag.passages, "passage"),
+            plan.unchanged,
+            plan.deleted.len(),
+            millis(started.elapsed().as_secs_f64() * 1e3),
+        )
+    });
+    outcome(failures)
+}
+
+async fn send(client: &HubClient, at: &str, path: &Path) -> Result<FileIngested, String> {
+    let bytes = std::fs::read(path).map_err(|e| format!("cannot be read: {e}"))?;
+    client.json(client.request(Method::PUT, at).body(bytes)).await.map_err(|e| e.to_string())
 }
 
 async fn ensure(client: &HubClient, name: &str) -> Result<(), CliError> {
@@ -119,43 +129,46 @@ async fn ensure(client: &HubClient, name: &str) -> Result<(), CliError> {
     }
 }
 
-/// What came of an ingest. An unreadable file does not stop the others, but the command fails in the end.
-async fn report(
-    client: &HubClient,
-    output: Output,
-    name: &str,
-    plan: &SyncPlan,
-    results: Vec<Result<Result<FileIngested, super::ClientError>, CliError>>,
-    started: std::time::Instant,
-) -> Result<(), CliError> {
-    let mut sent = 0;
-    let mut failed = Vec::new();
-    for result in results {
-        match result? {
-            Ok(_) => sent += 1,
-            Err(error @ super::ClientError::Refused { .. }) => failed.push(error.to_string()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let rag: RagInfo = client.get(&rag_path(name)).await?;
-    output.print(&rag, |rag| {
-        format!(
-            "{}  {} files, {} passages  ({sent} sent, {} unchanged, {} deleted)  {}",
-            rag.name,
-            thousands(rag.files),
-            thousands(rag.passages),
-            plan.unchanged,
-            plan.deleted.len(),
-            millis(started.elapsed().as_secs_f64() * 1e3),
-        )
-    });
-    if failed.is_empty() {
+/// A file that failed does not stop the others, but the command fails in the end.
+fn outcome(failures: Failures) -> Result<(), CliError> {
+    if failures.is_empty() {
         return Ok(());
     }
-    failed.sort();
-    failed.dedup();
+    let lines = failures.into_iter().map(|(why, mut names)| {
+        names.sort();
+        match names.as_slice() {
+            [name] => format!("{name}: {why}"),
+            names => format!("{}: {why}", counted_names(names)),
+        }
+    });
     Err(CliError::Failed(format!(
         "some files could not be ingested; the others were, and ingesting again sends only these:\n  {}",
-        failed.join("\n  ")
+        lines.collect::<Vec<_>>().join("\n  ")
     )))
+}
+
+/// “4 files (a.md, b.md, c.md, …)”.
+fn counted_names(names: &[String]) -> String {
+    format!("{} ({})", counted(names.len() as u64, "file"), shown(names))
+}
+
+fn shown(names: &[String]) -> String {
+    let first: Vec<&str> = names.iter().map(String::as_str).take(NAMES_SHOWN).collect();
+    first.join(", ") + if names.len() > NAMES_SHOWN { ", …" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_failures_of_several_files_are_one_line_with_their_names() {
+        let long = "the passage is too long".to_owned();
+        let names = ["b.md", "a.md", "d.md", "c.md"].map(str::to_owned).to_vec();
+        let failures = Failures::from([(long, names), ("not a PDF".to_owned(), vec!["x.pdf".to_owned()])]);
+        let error = outcome(failures).expect_err("failures").to_string();
+        assert!(error.contains("\n  4 files (a.md, b.md, c.md, …): the passage is too long"), "{error}");
+        assert!(error.contains("\n  x.pdf: not a PDF"), "{error}");
+        assert!(outcome(Failures::new()).is_ok());
+    }
 }

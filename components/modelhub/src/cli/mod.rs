@@ -10,6 +10,7 @@ mod models;
 mod output;
 mod predict;
 mod rag;
+mod walk;
 
 use std::process::ExitCode;
 

@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::encode_path;
 use super::output::{Output, age, bytes, table};
+use super::walk::{Links, walk};
 use super::{CliError, HubClient};
 
 /// Models in the registry.
@@ -251,9 +252,15 @@ fn collect(paths: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, CliError> {
     for path in paths {
         let kind = std::fs::metadata(path).map_err(|e| CliError::file(path, e))?;
         if kind.is_dir() {
-            for (name, file) in super::ingest::walk(path)? {
-                files.push((name, file));
+            let found = walk(path, Links::Anywhere)?;
+            // A version without one of its files would be another model.
+            if let Some((why, names)) = found.skipped.into_iter().next() {
+                return Err(CliError::Usage(format!("{}: {why}: {}", path.display(), names.join(", "))));
             }
+            if let Some((folder, why)) = found.unread.into_iter().next() {
+                return Err(CliError::Usage(format!("{}: {why}", path.join(folder).display())));
+            }
+            files.extend(found.files);
         } else {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             files.push((name, path.clone()));

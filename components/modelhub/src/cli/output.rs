@@ -79,6 +79,11 @@ pub fn thousands(count: u64) -> String {
     out
 }
 
+/// So many things: “1 file”, “1,204 files”.
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{} {thing}{}", thousands(count), if count == 1 { "" } else { "s" })
+}
+
 /// Age of something made at a time in Unix milliseconds.
 pub fn age(created_ms: u64) -> String {
     let seconds = crate::now_ms().saturating_sub(created_ms) / 1_000;
@@ -110,6 +115,7 @@ mod tests {
             ["1", "12", "123", "1,234", "1,234,567"],
             [1, 12, 123, 1_234, 1_234_567].map(thousands).each_ref().map(String::as_str)
         );
+        assert_eq!([0, 1, 1_204].map(|n| counted(n, "file")), ["0 files", "1 file", "1,204 files"]);
         assert_eq!([bytes(5), bytes(2_048), bytes(98 << 20)], ["5 B", "2.0 KiB", "98.0 MiB"]);
         assert_eq!([millis(0.62), millis(812.3), millis(1_400.0)], ["0.6 ms", "812 ms", "1.4 s"]);
     }

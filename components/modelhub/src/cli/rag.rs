@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::client::encode_path;
 use super::eval::{self, Eval};
 use super::ingest::{self, Ingest};
-use super::output::{Output, age, millis, styled, table, thousands};
+use super::output::{Output, age, counted, millis, styled, table, thousands};
 use super::{CliError, HubClient};
 use crate::sse;
 
@@ -162,7 +162,7 @@ pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Res
         }
         RagCommand::Delete { name } => {
             let gone: RagDeleted = client.delete(&rag_path(&name)).await?;
-            output.print(&gone, |g| format!("deleted rag {}, {} passages", g.deleted, thousands(g.passages)));
+            output.print(&gone, |g| format!("deleted rag {}, {}", g.deleted, counted(g.passages, "passage")));
             Ok(())
         }
         RagCommand::Ingest(i) => ingest::run(&i, client, output).await,
@@ -193,13 +193,29 @@ fn rag_table(rags: &[RagInfo]) -> String {
             r.name.clone(),
             state.to_owned(),
             thousands(r.files),
-            thousands(r.passages),
+            thousands(r.stored.unwrap_or(r.passages)),
             embeds,
             age(r.created_ms),
         ]
     };
     let rows: Vec<Vec<String>> = rags.iter().map(row).collect();
-    table(&["name", "state", "files", "passages", "embeds with", "age"], &rows)
+    let mut text = table(&["name", "state", "files", "passages", "embeds with", "age"], &rows);
+    for rag in rags.iter().filter(|r| r.stored != Some(r.passages)) {
+        let _ = match rag.stored {
+            None => write!(
+                text,
+                "\n  {}: the vector store does not answer; the count is what was ingested",
+                rag.name
+            ),
+            Some(stored) => write!(
+                text,
+                "\n  {}: the vector store holds {stored} of the {} that were ingested; ingest again to mend it",
+                rag.name,
+                counted(rag.passages, "passage"),
+            ),
+        };
+    }
+    text
 }
 
 fn passages_table(found: &Passages) -> String {
@@ -268,9 +284,9 @@ async fn rebuild(name: &str, client: &HubClient, output: Output) -> Result<(), C
                     bar.finish_and_clear();
                     output.print(&rag, |r| {
                         format!(
-                            "{}  {} passages embedded anew with {} ({} d)",
+                            "{}  {} embedded anew with {} ({} d)",
                             r.name,
-                            thousands(r.passages),
+                            counted(r.passages, "passage"),
                             r.embed_model,
                             r.dimension
                         )
@@ -388,4 +404,30 @@ fn timing_line(t: &Timings, trace_id: &str) -> String {
         let _ = write!(line, " · trace {trace_id}");
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_when_the_store_holds_something_else() {
+        let rag = |stored| RagInfo {
+            name: "handbook".into(),
+            embed_model: "m".into(),
+            dimension: 384,
+            chat_model: None,
+            passage_words: 120,
+            min_score: 0.3,
+            files: 41,
+            passages: 46,
+            stored,
+            state: RagState::Ready,
+            created_ms: 0,
+        };
+        assert_eq!(rag_table(&[rag(Some(46))]).lines().count(), 2);
+        let lost = rag_table(&[rag(Some(0))]);
+        assert!(lost.contains("holds 0 of the 46 passages"), "{lost}");
+        assert!(rag_table(&[rag(None)]).contains("does not answer"));
+    }
 }

@@ -19,7 +19,16 @@ struct Item {
     embedding: Vec<f32>,
 }
 
+/// Context assumed of an embedding model that does not tell: that of the smallest in use.
+const DEFAULT_EMBED_CONTEXT: u64 = 256;
+
 impl Rag {
+    /// Tokens that an embedding model reads of a text.
+    pub(super) fn embed_context(&self, model: &str) -> usize {
+        let told = self.gateway.engines.route(model).and_then(|route| route.context);
+        usize::try_from(told.unwrap_or(DEFAULT_EMBED_CONTEXT)).unwrap_or(usize::MAX)
+    }
+
     /// Embeds texts with a model, in the order given.
     pub(super) async fn embed(&self, model: &str, texts: &[String]) -> Result<Vec<Vec<f32>>, ApiError> {
         let mut vectors = Vec::with_capacity(texts.len());

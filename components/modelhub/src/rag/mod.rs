@@ -86,7 +86,7 @@ impl Rag {
             let message = format!("rag {} exists already; ingest into it, or delete it first", record.name);
             return Err(ApiError::conflict("rag_exists", message));
         }
-        Ok(info(&record, &[]))
+        Ok(info(&record, &[], Some(0)))
     }
 
     /// All rags.
@@ -95,7 +95,7 @@ impl Rag {
         let mut rags = Vec::with_capacity(entries.len());
         for entry in entries {
             let record: RagRecord = entry.json()?;
-            rags.push(info(&record, &files(&self.kv, &record.name).await?));
+            rags.push(self.info_of(&record).await?);
         }
         Ok(RagList { rags })
     }
@@ -103,7 +103,13 @@ impl Rag {
     /// One rag.
     pub async fn get(&self, name: &str) -> Result<RagInfo, ApiError> {
         let (record, _) = records::read(&self.kv, name).await?;
-        Ok(info(&record, &files(&self.kv, name).await?))
+        self.info_of(&record).await
+    }
+
+    /// Counts what the vector store holds too: a collection may be lost behind our back. A store that is away hides no rag.
+    async fn info_of(&self, record: &RagRecord) -> Result<RagInfo, ApiError> {
+        let stored = self.vectors.count(&record.name).await.ok();
+        Ok(info(record, &files(&self.kv, &record.name).await?, stored))
     }
 
     /// Deletes a rag with everything in it.

@@ -8,7 +8,7 @@ use aistack_api::rag::{
     RagState, Timings,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use super::Rag;
 use super::answer::{Ended, Source, Writer};
 use super::cite::{Evidence, Verdict};
 use super::focus::{Piece, nearest, pieces};
+use super::ingest::too_long;
 use super::prompt::{
     FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, NO_ANSWER, Offer, estimate, focused, pack,
 };
@@ -104,7 +105,8 @@ impl Rag {
         check_ready(&record)?;
         let mut timings = Timings::default();
         let embedding = Instant::now();
-        let vector = self.embed_for(&record, &[question.to_owned()]).await?.pop().unwrap_or_default();
+        let embedded = self.embed_for(&record, &[question.to_owned()]).await;
+        let vector = embedded.map_err(too_long_question)?.pop().unwrap_or_default();
         timings.embed_ms = ms(embedding);
         let top_k = query.top_k.unwrap_or(self.defaults.top_k).clamp(1, 100);
         let searching = Instant::now();
@@ -166,7 +168,8 @@ impl Rag {
         };
         if let Err(Stop::Failed(error)) = outcome {
             tracing::warn!(%error, "the answer broke off");
-            let error = QueryError { message: error.message, code: error.code.to_owned() };
+            let status = error.status.as_u16();
+            let error = QueryError { message: error.message, code: error.code.to_owned(), status };
             // The client may be gone as well; then there is nobody to tell.
             let _ = events.send(QueryEvent::Error(error)).await;
         }
@@ -397,6 +400,14 @@ impl Clock {
     }
 }
 
+fn too_long_question(error: ApiError) -> ApiError {
+    if !too_long(&error) {
+        return error;
+    }
+    let message = format!("the question is too long for the embedding model; ask a shorter one ({error})");
+    ApiError::invalid("invalid_question", message)
+}
+
 fn check_ready(record: &RagRecord) -> Result<(), ApiError> {
     let RagRecord { name, .. } = record;
     // Until everything is staged, the former vectors are whole and answer.
@@ -461,15 +472,45 @@ pub fn assemble(events: Vec<QueryEvent>) -> Result<Answer, ApiError> {
                 answer.model = d.model;
                 answer.trace_id = d.trace_id;
             }
-            QueryEvent::Error(e) => return Err(ApiError::unavailable("answer_broke_off", e.message, 2)),
+            QueryEvent::Error(e) => return Err(broken_off(e)),
         }
     }
     Ok(answer)
 }
 
+/// What was wrong with the question stays the client's to mend; everything else may pass.
+fn broken_off(error: QueryError) -> ApiError {
+    match StatusCode::from_u16(error.status) {
+        // An engine that wants another key is not the client's to mend.
+        Ok(status) if status.is_client_error() && !matches!(error.status, 401 | 403) => {
+            ApiError::new(status, "engine_refused", error.message)
+        }
+        _ => ApiError::unavailable("answer_broke_off", error.message, 2),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engines_refusal_of_the_question_is_the_clients() {
+        let cases = [
+            (400, StatusCode::BAD_REQUEST, "engine_refused"),
+            (404, StatusCode::NOT_FOUND, "engine_refused"),
+            (401, StatusCode::SERVICE_UNAVAILABLE, "answer_broke_off"),
+            (502, StatusCode::SERVICE_UNAVAILABLE, "answer_broke_off"),
+            (0, StatusCode::SERVICE_UNAVAILABLE, "answer_broke_off"),
+        ];
+        for (status, want, code) in cases {
+            let event = QueryError { message: "max_tokens is too large".into(), code: "x".into(), status };
+            let error = assemble(vec![QueryEvent::Error(event)]).expect_err("an error");
+            assert_eq!(
+                (error.status, error.code, error.message.as_str()),
+                (want, code, "max_tokens is too large")
+            );
+        }
+    }
 
     #[test]
     fn cosine_needs_two_vectors_of_one_length() {

@@ -44,7 +44,7 @@ pub struct Rebuild {
 /// A file of a rag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// SHA-256 of its bytes, in hex.
+    /// SHA-256 of its bytes, in hex; empty until its first ingest is complete.
     pub sha256: String,
     /// Its length in bytes.
     pub bytes: u64,
@@ -103,8 +103,8 @@ pub async fn files(kv: &Kv, name: &str) -> Result<Vec<(String, FileRecord)>, Api
     Ok(out)
 }
 
-/// What clients see of a rag.
-pub fn info(record: &RagRecord, files: &[(String, FileRecord)]) -> RagInfo {
+/// What clients see of a rag; `stored` is what the vector store holds, when it says so.
+pub fn info(record: &RagRecord, files: &[(String, FileRecord)], stored: Option<u64>) -> RagInfo {
     RagInfo {
         name: record.name.clone(),
         embed_model: record.embed_model.clone(),
@@ -112,8 +112,9 @@ pub fn info(record: &RagRecord, files: &[(String, FileRecord)]) -> RagInfo {
         chat_model: record.chat_model.clone(),
         passage_words: record.passage_words,
         min_score: record.min_score,
-        files: files.len() as u64,
+        files: files.iter().filter(|(_, f)| !f.sha256.is_empty()).count() as u64,
         passages: files.iter().map(|(_, f)| f.passages).sum(),
+        stored,
         state: record.state,
         created_ms: record.created_ms,
     }

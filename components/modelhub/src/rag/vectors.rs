@@ -144,11 +144,8 @@ pub struct Stored {
 impl Stored {
     /// What is embedded: the headings say what a short passage is about.
     pub fn embedded_text(&self) -> String {
-        if self.heading.is_empty() {
-            self.text.clone()
-        } else {
-            format!("{}\n{}", self.heading.join(" > "), self.text)
-        }
+        let context = crate::text::context(&self.heading);
+        if context.is_empty() { self.text.clone() } else { format!("{context}\n{}", self.text) }
     }
 }
 
@@ -295,7 +292,18 @@ impl Vectors {
 
     /// Number of points; 0 when there is no such collection.
     pub async fn count(&self, collection: &str) -> Result<u64, VectorError> {
-        let request = CountPointsBuilder::new(collection).exact(true).build();
+        self.count_where(collection, Filter::default()).await
+    }
+
+    /// Number of points of one version of a file; 0 when there is no such collection.
+    pub async fn count_file(&self, collection: &str, file: &str, sha256: &str) -> Result<u64, VectorError> {
+        let version =
+            [Condition::matches("file", file.to_owned()), Condition::matches("sha256", sha256.to_owned())];
+        self.count_where(collection, Filter::must(version)).await
+    }
+
+    async fn count_where(&self, collection: &str, filter: Filter) -> Result<u64, VectorError> {
+        let request = CountPointsBuilder::new(collection).filter(filter).exact(true).build();
         match self.points().count(request).await.map_err(self.error("count")) {
             Ok(response) => Ok(response.into_inner().result.map_or(0, |r| r.count)),
             Err(error) if error.missing() => Ok(0),

@@ -2,7 +2,7 @@
 //!
 //! A file becomes a [`Document`]: its readable text, the blocks of that text, and a map from the text back to the file's
 //! bytes. [`passages`] cuts the document where its author did: at headings, then paragraphs and list items, then
-//! sentences. Every passage keeps its byte span and line range in the file, so that a citation opens at the quoted text.
+//! sentences, so that each passage fits the embedding model. Every passage keeps its byte span and line range in the file, so that a citation opens at the quoted text.
 
 mod chunk;
 mod html;
@@ -10,8 +10,9 @@ mod markdown;
 mod pdf;
 mod sentences;
 mod source;
+mod tokens;
 
-pub use chunk::{Passage, passages};
+pub use chunk::{Limits, Passage, context, halve, passages};
 pub use sentences::{Sentences, sentences};
 pub use source::SourceMap;
 

@@ -59,7 +59,7 @@ const TRAVEL: &[&[&str]] = &[
 #[test]
 fn text_pages_and_spans_of_a_pdf() {
     let document = text::read("travel.pdf", &write(TRAVEL)).expect("a PDF with text");
-    let passages = text::passages(&document, 40);
+    let passages = text::passages(&document, text::Limits { words: 40, tokens: 256 });
     let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let got: Vec<(Option<u32>, String)> = passages.iter().map(|p| (p.page, flat(&p.text))).collect();
     let want = [
