@@ -126,7 +126,8 @@ impl Walker {
             name.to_str().map(|name| format!("{prefix}{name}")).filter(|name| check_path(name).is_ok());
         if whole.is_none() {
             // Quoted and escaped: a line break in a name must not break the line.
-            self.skip(BAD_NAME, format!("{:?}", Path::new(prefix).join(name)));
+            let quoted = name.as_encoded_bytes().escape_ascii();
+            self.skip(BAD_NAME, format!("\"{prefix}{quoted}\""));
         }
         whole
     }
@@ -157,7 +158,7 @@ mod tests {
         }
         for (target, link) in [
             (".", "loop"),
-            ("../docs", "docs/deep/up"),
+            ("../../docs", "docs/deep/up"),
             (".hidden/d.md", "shown.md"),
             ("a.md", "again.md"),
             ("nowhere.md", "broken.md"),
@@ -203,7 +204,7 @@ mod tests {
         let said = &found.skipped[BAD_NAME];
         assert_eq!(said.len(), 3);
         assert!(said.iter().all(|name| !name.contains('\n')), "{said:?}");
-        assert!(said.contains(&"\"latin-\\xE9.md\"".to_owned()), "{said:?}");
+        assert!(said.contains(&"\"latin-\\xe9.md\"".to_owned()), "{said:?}");
     }
 
     #[test]

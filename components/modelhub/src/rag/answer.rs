@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use aistack_api::rag::{AnswerSentence, Citation, Citations, Passage};
 
-use super::cite::{Evidence, Support, Verdict, mark_position};
+use super::cite::{Evidence, Support, mark_position};
 use super::vectors::Hit;
 use crate::text::Sentences;
 
@@ -39,12 +39,12 @@ impl Source {
     }
 
     /// A citation of a span of the passage's text.
-    fn cite(&self, quote: &Range<usize>, score: f32) -> Citation {
+    fn cite(&self, number: u32, quote: &Range<usize>) -> Citation {
         let passage = &self.passage;
         let (bytes, lines) =
             if self.sentences.is_empty() { self.by_counting(quote) } else { self.by_table(quote) };
         Citation {
-            number: passage.number,
+            number,
             file: passage.file.clone(),
             start_byte: bytes.0,
             end_byte: bytes.1,
@@ -52,7 +52,7 @@ impl Source {
             end_line: lines.1,
             page: passage.page,
             quote: passage.text[quote.clone()].to_owned(),
-            score,
+            score: passage.score,
         }
     }
 
@@ -76,15 +76,15 @@ impl Source {
     }
 }
 
-/// A sentence that ended and waits for its verdict to be settled.
+/// A sentence that ended.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// The sentence.
     pub text: String,
     /// White space after it.
     pub space: String,
-    /// What its words say.
-    pub verdict: Verdict,
+    /// What supports it.
+    pub supports: Vec<Support>,
 }
 
 /// Writes an answer.
@@ -98,13 +98,19 @@ pub struct Writer {
     answer: String,
     done: Vec<AnswerSentence>,
     citations: Vec<Citation>,
+    /// Sources in order of first citation: the first is `[1]`.
+    cited: Vec<usize>,
+    /// Whether nothing relevant was found.
+    refused: bool,
 }
 
 impl Writer {
     /// A writer for an answer to `question` from these passages.
     pub fn new(question: &str, sources: Vec<Source>) -> Self {
-        let texts: Vec<&str> = sources.iter().map(|s| s.passage.text.as_str()).collect();
-        let evidence = Evidence::new(question, &texts);
+        let headings: Vec<String> = sources.iter().map(|s| s.passage.heading.join(" > ")).collect();
+        let texts = sources.iter().map(|s| s.passage.text.as_str());
+        let passages: Vec<(&str, &str)> = headings.iter().map(String::as_str).zip(texts).collect();
+        let evidence = Evidence::new(question, &passages);
         Self {
             evidence,
             sources,
@@ -113,6 +119,8 @@ impl Writer {
             answer: String::new(),
             done: Vec::new(),
             citations: Vec::new(),
+            cited: Vec::new(),
+            refused: false,
         }
     }
 
@@ -135,14 +143,12 @@ impl Writer {
     }
 
     fn judge(&self, ended: Vec<(String, String)>) -> Vec<Ended> {
-        let judged =
-            ended.into_iter().map(|(text, space)| Ended { verdict: self.evidence.judge(&text), text, space });
+        let judged = ended.into_iter().map(|(text, space)| Ended {
+            supports: self.evidence.judge(&text),
+            text,
+            space,
+        });
         judged.collect()
-    }
-
-    /// The vector of a source, for settling an inconclusive verdict.
-    pub fn vector(&self, source: usize) -> &[f32] {
-        &self.sources[source].vector
     }
 
     /// Whether a sentence was written before: a small model that repeats itself is stopped.
@@ -150,18 +156,16 @@ impl Writer {
         self.done.iter().any(|s| s.text == sentence)
     }
 
-    /// Adds a sentence with its supports; gives the text that the client lacks.
-    pub fn accept(&mut self, ended: &Ended, supports: &[Support]) -> String {
-        let Ended { text, space, .. } = ended;
+    /// Adds a sentence; gives the text that the client lacks.
+    pub fn accept(&mut self, ended: &Ended) -> String {
+        let Ended { text, space, supports } = ended;
         let at = mark_position(text).max(self.emitted.min(text.len()));
         let mut out = text.get(self.emitted..at).unwrap_or_default().to_owned();
         self.emitted = 0;
         let denial = is_denial(text);
         let mut numbers = Vec::new();
         for support in supports.iter().filter(|_| !denial) {
-            let citation = self.sources[support.passage].cite(&support.quote, support.score);
-            numbers.push(citation.number);
-            self.add_citation(citation);
+            numbers.push(self.add_citation(support.passage, &support.quote));
         }
         let marks = marks(&numbers, denial);
         out.push_str(&marks);
@@ -175,17 +179,20 @@ impl Writer {
         out
     }
 
-    fn add_citation(&mut self, citation: Citation) {
+    /// Cites a span of a source; gives its number.
+    fn add_citation(&mut self, source: usize, quote: &Range<usize>) -> u32 {
+        let place = self.cited.iter().position(|cited| *cited == source).unwrap_or_else(|| {
+            self.cited.push(source);
+            self.cited.len() - 1
+        });
+        let citation = self.sources[source].cite(place as u32 + 1, quote);
+        let number = citation.number;
         // One passage may be quoted at several places; the same place only once.
-        match self
-            .citations
-            .iter_mut()
-            .find(|c| c.number == citation.number && c.start_byte == citation.start_byte)
-        {
-            Some(known) if known.score < citation.score => *known = citation,
-            Some(_) => {}
-            None => self.citations.push(citation),
+        let same = |known: &Citation| known.number == number && known.start_byte == citation.start_byte;
+        if !self.citations.iter().any(same) {
+            self.citations.push(citation);
         }
+        number
     }
 
     /// When the model wrote nothing that a passage supports, adds the passage's own words; gives the text to show.
@@ -193,15 +200,27 @@ impl Writer {
         if self.done.iter().any(|s| s.supported || is_denial(&s.text)) {
             return None;
         }
-        let citation = self.sources[source].cite(span, 1.0);
-        let quote = citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
-        let gap = if self.answer.is_empty() { "" } else { "\n\n" };
-        let shown = format!("{gap}The closest passage says: “{quote}” [{}]", citation.number);
+        Some(self.quote(source, span))
+    }
+
+    /// Refuses to answer, in these words, and shows what came closest.
+    pub fn refuse(&mut self, why: &str, source: usize, span: &Range<usize>) -> String {
+        why.clone_into(&mut self.answer);
+        self.done.push(AnswerSentence { text: why.to_owned(), citations: Vec::new(), supported: false });
+        self.refused = true;
+        why.to_owned() + &self.quote(source, span)
+    }
+
+    fn quote(&mut self, source: usize, span: &Range<usize>) -> String {
+        let number = self.add_citation(source, span);
+        let quote = &self.sources[source].passage.text[span.clone()];
+        let quote = quote.split_whitespace().collect::<Vec<_>>().join(" ");
         self.answer.truncate(self.answer.trim_end().len());
+        let gap = if self.answer.is_empty() { "" } else { "\n\n" };
+        let shown = format!("{gap}The closest passage says: “{quote}” [{number}]");
         self.answer.push_str(&shown);
-        self.done.push(AnswerSentence { text: quote, citations: vec![citation.number], supported: true });
-        self.add_citation(citation);
-        Some(shown)
+        self.done.push(AnswerSentence { text: quote, citations: vec![number], supported: true });
+        shown
     }
 
     /// What of the pending sentence can be shown already: all but its end, where a mark may have to go, and nothing while it
@@ -220,7 +239,7 @@ impl Writer {
 
     /// The finished answer.
     pub fn into_citations(self) -> Citations {
-        let answered = self.done.iter().any(|s| !is_denial(&s.text));
+        let answered = !self.refused && self.done.iter().any(|s| !is_denial(&s.text));
         Citations {
             answer: self.answer.trim_end().to_owned(),
             answered,
@@ -277,8 +296,7 @@ mod tests {
         let letters: Vec<char> = answer.chars().collect();
         let settle = |writer: &mut Writer, ended: Vec<Ended>, shown: &mut String| {
             for sentence in ended {
-                let supports = Evidence::settle(sentence.verdict.clone(), |_| None);
-                shown.push_str(&writer.accept(&sentence, &supports));
+                shown.push_str(&writer.accept(&sentence));
             }
         };
         for piece in letters.chunks(size) {
@@ -325,12 +343,12 @@ mod tests {
     fn html_quotes_take_their_place_from_the_table() {
         let mut html = source(1, "Ask early. Then wait.", 50, 3);
         html.sentences = vec![[0, 10, 50, 70, 3, 3], [11, 21, 80, 99, 4, 5]];
-        let citation = html.cite(&(0..21), 1.0);
+        let citation = html.cite(1, &(0..21));
         assert_eq!(
             (citation.start_byte, citation.end_byte, citation.start_line, citation.end_line),
             (50, 99, 3, 5)
         );
-        let citation = html.cite(&(11..21), 1.0);
+        let citation = html.cite(1, &(11..21));
         assert_eq!(
             (citation.start_byte, citation.end_byte, citation.start_line, citation.end_line),
             (80, 99, 4, 5)
@@ -342,7 +360,7 @@ mod tests {
         let mut writer = Writer::new("When?", vec![source(1, "Ask early. Then wait.", 0, 1)]);
         writer.push("The moon is made of cheese.");
         for sentence in writer.finish() {
-            writer.accept(&sentence, &[]);
+            writer.accept(&sentence);
         }
         assert!(writer.quote_instead(0, &(0..10)).is_some());
         let done = writer.into_citations();
@@ -351,6 +369,28 @@ mod tests {
             "The moon is made of cheese [?].\n\nThe closest passage says: “Ask early.” [1]"
         );
         assert_eq!((done.citations[0].start_byte, done.citations[0].end_byte), (0, 10));
+    }
+
+    #[test]
+    fn numbers_begin_with_one_in_order_of_first_use() {
+        let (shown, done) = write("In an emergency the team lead may waive this. Use the calendar.", 4);
+        assert_eq!(shown, "In an emergency the team lead may waive this [1]. Use the calendar [2].");
+        let places: Vec<(u32, u64)> = done.citations.iter().map(|c| (c.number, c.start_byte)).collect();
+        assert_eq!(places, [(1, 300), (2, 162)]);
+        assert!(
+            done.citations.iter().all(|c| c.score.to_bits() == 0.8_f32.to_bits()),
+            "the passages' similarity"
+        );
+    }
+
+    #[test]
+    fn a_refusal_shows_what_came_closest() {
+        let mut writer = Writer::new("A jet?", vec![source(1, "Ask early. Then wait.", 0, 1)]);
+        let shown = writer.refuse("I don't know: nothing about “jet”.", 0, &(0..10));
+        let done = writer.into_citations();
+        assert_eq!(done.answer, shown);
+        assert_eq!(shown, "I don't know: nothing about “jet”.\n\nThe closest passage says: “Ask early.” [1]");
+        assert!(!done.answered && done.citations.len() == 1);
     }
 
     #[test]

@@ -1,30 +1,24 @@
 //! Which passages support a sentence of an answer, and which of their sentences to quote.
 //!
-//! A sentence is supported by a stretch of one or two sentences of a passage that holds most of its content words, weighted by
-//! how rare they are; words of the question count half, since an answer repeats them whatever it claims. A number that the
-//! stretch does not hold, or a denial on one side only, takes most of the support away. Where the words are
-//! inconclusive (a paraphrase) the similarity of the embeddings decides.
+//! Strict, since a mark is a promise: a sentence is supported by one sentence of a passage, or by two that follow each other, when
+//! they hold **every** content word of it (the headings above may hold some), each number with the unit that it counts, and deny
+//! what it denies. Words that the question brought along support nothing by themselves. A true paraphrase in other words stays
+//! unmarked: that is the price.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::lexical::{Rarity, Words, is_number, words};
+use super::lexical::{Words, akin, is_common, is_number, words};
 use crate::text::sentences;
 
-/// Coverage of content words from which on a sentence is supported.
-pub const SUPPORTED: f32 = 0.6;
-/// Coverage from which on similarity of meaning may decide.
-const INCONCLUSIVE: f32 = 0.35;
-/// Cosine similarity that makes a paraphrase supported.
-const SAME_MEANING: f32 = 0.72;
-/// Another passage is cited beside the best one when it supports nearly as well.
-const NEARLY: f32 = 0.93;
+/// Passages cited for one sentence.
+const MOST_CITED: usize = 3;
 
 /// What can be cited: the passages that the answering model read.
 #[derive(Debug)]
 pub struct Evidence {
     passages: Vec<Vec<Stretch>>,
-    rarity: Rarity,
+    headings: Vec<Words>,
     asked: HashSet<String>,
 }
 
@@ -34,130 +28,105 @@ struct Stretch {
     words: Words,
 }
 
-/// How well a passage supports a sentence.
-#[derive(Debug, Clone, PartialEq)]
+/// A passage supports a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Support {
     /// Index of the passage.
     pub passage: usize,
     /// The supporting sentences: a span of the passage's text.
     pub quote: Range<usize>,
-    /// 0 to 1.
-    pub score: f32,
-}
-
-/// The verdict on a sentence.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// These passages support it, best first.
-    Supported(Vec<Support>),
-    /// Words alone do not tell; similarity of meaning may: hand the cosines to [`Evidence::settle`].
-    Inconclusive(Vec<Support>),
-    /// No passage says so.
-    Unsupported,
 }
 
 impl Evidence {
-    /// Prepares the passages' sentences.
-    pub fn new(question: &str, passages: &[&str]) -> Self {
-        let passages: Vec<Vec<Stretch>> = passages.iter().map(|text| stretches(text)).collect();
-        let rarity = Rarity::of(passages.iter().flatten().map(|s| &s.words));
-        Self { passages, rarity, asked: words(question).stems.into_iter().collect() }
+    /// Prepares the passages: headings (joined) and text of each.
+    pub fn new(question: &str, passages: &[(&str, &str)]) -> Self {
+        Self {
+            passages: passages.iter().map(|(_, text)| stretches(text)).collect(),
+            headings: passages.iter().map(|(heading, _)| words(heading)).collect(),
+            asked: words(question).stems.into_iter().collect(),
+        }
     }
 
-    /// Judges a sentence by its words.
-    pub fn judge(&self, sentence: &str) -> Verdict {
+    /// The passages that support a sentence, in the order given; empty = none does.
+    pub fn judge(&self, sentence: &str) -> Vec<Support> {
         let claim = words(sentence);
-        if claim.stems.is_empty() {
-            return Verdict::Unsupported;
-        }
-        let mut supports: Vec<Support> =
-            (0..self.passages.len()).filter_map(|passage| self.best_stretch(&claim, passage)).collect();
-        supports.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.passage.cmp(&b.passage)));
-        let best = supports.first().map_or(0.0, |s| s.score);
-        if best >= SUPPORTED {
-            supports.retain(|s| s.score >= SUPPORTED && s.score >= best * NEARLY);
-            return Verdict::Supported(supports);
-        }
-        supports.retain(|s| s.score >= INCONCLUSIVE);
-        if supports.is_empty() { Verdict::Unsupported } else { Verdict::Inconclusive(supports) }
+        let supports = (0..self.passages.len()).filter_map(|passage| {
+            let quote = self.quote(&claim, passage)?;
+            Some(Support { passage, quote })
+        });
+        supports.take(MOST_CITED).collect()
     }
 
-    /// Settles an inconclusive verdict: `cosine` is the similarity of the sentence with a passage.
-    pub fn settle(verdict: Verdict, cosine: impl Fn(usize) -> Option<f32>) -> Vec<Support> {
-        match verdict {
-            Verdict::Supported(supports) => supports,
-            Verdict::Unsupported => Vec::new(),
-            Verdict::Inconclusive(supports) => {
-                let near = supports.into_iter().filter_map(|s| {
-                    let cosine = cosine(s.passage)?;
-                    (cosine >= SAME_MEANING).then_some(Support { score: cosine.min(1.0), ..s })
-                });
-                near.max_by(|a, b| a.score.total_cmp(&b.score)).into_iter().collect()
-            }
-        }
-    }
-
-    fn best_stretch(&self, claim: &Words, passage: usize) -> Option<Support> {
+    /// The shortest stretch of a passage that says all of a claim.
+    fn quote(&self, claim: &Words, passage: usize) -> Option<Range<usize>> {
         let stretches = &self.passages[passage];
-        let mut best: Option<Support> = None;
-        let mut consider = |quote: Range<usize>, score: f32| {
-            // Two sentences must say clearly more than one of them.
-            if best.as_ref().is_none_or(|b| score > b.score + 0.08) {
-                best = Some(Support { passage, quote, score });
-            }
-        };
-        let mut singles: Vec<(f32, &Stretch)> =
-            stretches.iter().map(|s| (self.coverage(claim, &[&s.words]), s)).collect();
-        singles.sort_by(|a, b| b.0.total_cmp(&a.0));
-        if let Some((score, stretch)) = singles.first() {
-            consider(stretch.span.clone(), *score);
-        }
-        for pair in stretches.windows(2) {
-            let score = self.coverage(claim, &[&pair[0].words, &pair[1].words]);
-            consider(pair[0].span.start..pair[1].span.end, score);
-        }
-        best.filter(|b| b.score > 0.0)
+        let says = |stretch: &[&Words]| self.says(claim, stretch, &self.headings[passage]);
+        let single = stretches.iter().find(|s| says(&[&s.words])).map(|s| s.span.clone());
+        single.or_else(|| {
+            let pair = stretches.windows(2).find(|pair| says(&[&pair[0].words, &pair[1].words]))?;
+            Some(pair[0].span.start..pair[1].span.end)
+        })
     }
 
-    /// Share of the claim's content that the stretch holds.
-    fn coverage(&self, claim: &Words, stretch: &[&Words]) -> f32 {
-        let holds = |stem: &String| stretch.iter().any(|w| w.stems.contains(stem));
-        let mut held = 0.0;
-        let mut all = 0.0;
-        let mut wrong_number = false;
+    fn says(&self, claim: &Words, stretch: &[&Words], heading: &Words) -> bool {
+        if claim.negated() != stretch.iter().any(|words| words.denies(&claim.stems)) {
+            return false;
+        }
+        let mut own = 0;
+        let mut content = 0;
         for (i, stem) in claim.stems.iter().enumerate() {
-            let mut weight = self.rarity.weight(stem);
-            if self.asked.contains(stem) {
-                weight *= 0.5;
+            let held = if is_number(stem) {
+                stretch.iter().any(|words| counts_the_same(claim, i, words))
+            } else {
+                stretch.iter().any(|words| holds(words, stem))
+            };
+            if !held && !is_common(stem) && (is_number(stem) || !holds(heading, stem)) {
+                return false;
             }
-            all += weight;
-            if holds(stem) {
-                held += weight;
-            }
-            wrong_number |= is_number(stem) && !stretch.iter().any(|w| counts_the_same(claim, i, w));
+            content += usize::from(!is_common(stem));
+            own += usize::from(held && !is_common(stem) && !self.asked.contains(stem));
         }
-        let mut score = if all > 0.0 { held / all } else { 0.0 };
-        // Similarity of meaning is blind to both, so they must not even be inconclusive.
-        if wrong_number || claim.negated != stretch.iter().any(|w| w.negated) {
-            score *= 0.3;
-        }
-        score
+        // An answer that only gives the question's words back must stand there word for word.
+        own > 0 || (content > 1 && stretch.iter().any(|words| follows(claim, words)))
     }
 }
 
-/// Whether a stretch has the claim's number at `at`, and of the same thing: “2 weeks” is not what “the first two years” says.
+fn holds(words: &Words, stem: &str) -> bool {
+    words.stems.iter().any(|held| akin(held, stem))
+}
+
+/// Whether the claim's content words stand in this order in a stretch.
+fn follows(claim: &Words, stretch: &Words) -> bool {
+    let mut held = stretch.stems.iter();
+    claim.stems.iter().all(|stem| held.any(|held| akin(held, stem)))
+}
+
+/// Whether a stretch has the claim's number at `at`, and of the same thing: “ten days” is not what “ten working days” says, nor
+/// “2 weeks” what “the first two years” says.
 fn counts_the_same(claim: &Words, at: usize, stretch: &Words) -> bool {
-    const NEAR: usize = 2;
-    let around = |stems: &[String], at: usize| {
-        let window = at.saturating_sub(NEAR)..stems.len().min(at + NEAR + 1);
-        window.filter(|i| *i != at).map(|i| stems[i].clone()).collect::<Vec<_>>()
-    };
-    let counted = around(&claim.stems, at);
+    let counted = next(claim, at);
     let same = |(i, stem): (usize, &String)| {
+        let told = next(stretch, i);
         *stem == claim.stems[at]
-            && (counted.is_empty() || around(&stretch.stems, i).iter().any(|near| counted.contains(near)))
+            && match (counted, told) {
+                (Some(counted), Some(told)) => akin(counted, told),
+                // “… on the 25th.” counts nothing: what stands before must be the same.
+                _ => near_before(claim, at).is_none_or(|before| {
+                    let window = &stretch.stems[i.saturating_sub(3)..stretch.stems.len().min(i + 4)];
+                    window.iter().any(|near| akin(near, before))
+                }),
+            }
     };
     stretch.stems.iter().enumerate().any(same)
+}
+
+/// The word after the one at `at` in the same clause.
+fn next(words: &Words, at: usize) -> Option<&String> {
+    words.stems.get(at + 1).filter(|_| words.clauses[at] == words.clauses[at + 1])
+}
+
+fn near_before(words: &Words, at: usize) -> Option<&String> {
+    words.stems[..at].iter().rev().find(|stem| !is_common(stem))
 }
 
 fn stretches(text: &str) -> Vec<Stretch> {
@@ -181,12 +150,9 @@ mod tests {
     ];
 
     fn cited(question: &str, sentence: &str) -> Vec<(usize, &'static str)> {
-        match Evidence::new(question, &PASSAGES).judge(sentence) {
-            Verdict::Supported(s) => {
-                s.into_iter().map(|s| (s.passage, &PASSAGES[s.passage][s.quote])).collect()
-            }
-            _ => Vec::new(),
-        }
+        let passages = PASSAGES.map(|text| ("Leave", text));
+        let supports = Evidence::new(question, &passages).judge(sentence);
+        supports.into_iter().map(|s| (s.passage, &PASSAGES[s.passage][s.quote])).collect()
     }
 
     #[test]
@@ -222,14 +188,45 @@ mod tests {
         assert_eq!(got, [(1, PASSAGES[1])]);
     }
 
+    /// What a small model invented, and what is true, on the quickstart's handbook.
     #[test]
-    fn similarity_settles_a_paraphrase() {
-        let support = Support { passage: 1, quote: 0..4, score: 0.4 };
-        let verdict = Verdict::Inconclusive(vec![support]);
-        let settled = Evidence::settle(verdict.clone(), |_| Some(0.8));
-        assert_eq!((settled.len(), settled[0].passage), (1, 1));
-        assert!(Evidence::settle(verdict.clone(), |_| Some(0.5)).is_empty());
-        assert!(Evidence::settle(verdict, |_| None).is_empty());
+    fn inventions_are_not_marked() {
+        let walrus = ("Costs", "The duplicated walrus costs 11 euros.");
+        let leave = ("Leave", "Requests are made at least ten working days before the first day of leave.");
+        let lunch = (
+            "Kitchen and lunch",
+            "Lunch is served from half past eleven to one. It costs staff 4.50 euros, taken from the salary.",
+        );
+        let salary = ("Salary", "Salaries are paid on the 25th; if that is a weekend, on the Friday before.");
+        let parents = (
+            "Parental leave",
+            "Each parent may take 24 weeks of parental leave at full pay within the first two years after birth.",
+        );
+        let cases = [
+            ("What does the gnu cost?", walrus, "The hidden gnu costs 11 euros.", false),
+            ("What does the walrus cost?", walrus, "The duplicated walrus costs 11 euros.", true),
+            (
+                "Can I carry over 10 days of leave?",
+                leave,
+                "Requests are made at least ten days before the first day.",
+                false,
+            ),
+            ("When are requests made?", leave, "Requests are made at least 10 working days before.", true),
+            ("How much does breakfast cost?", lunch, "Breakfast costs 4.50 euros.", false),
+            ("How much does lunch cost?", lunch, "Lunch costs 4.50 euros.", true),
+            ("When is dinner?", lunch, "Dinner is served from half past eleven to one.", false),
+            ("When is lunch?", lunch, "Lunch is at half past eleven.", true),
+            ("When are salaries paid?", salary, "Salaries are paid on the 25th.", true),
+            ("When are salaries paid?", salary, "Salaries are paid on the 15th.", false),
+            ("When are salaries paid?", salary, "Salaries are not paid on the 25th.", false),
+            ("How much leave?", parents, "You can take 3 weeks of sabbatical.", false),
+            ("How much leave?", parents, "Each parent gets 2 weeks of parental leave.", false),
+            ("How much leave?", parents, "Each parent gets 24 weeks of parental leave.", true),
+        ];
+        for (question, passage, sentence, want) in cases {
+            let got = !Evidence::new(question, &[passage]).judge(sentence).is_empty();
+            assert_eq!(got, want, "{sentence}");
+        }
     }
 
     #[test]

@@ -164,30 +164,187 @@ const NUMBERS: &[(&str, &str)] = &[
     ("thousand", "1000"),
 ];
 
+/// Forms that no rule of endings leads back to their verb.
+const IRREGULAR: &[(&str, &str)] = &[
+    ("bought", "buy"),
+    ("brought", "bring"),
+    ("built", "build"),
+    ("chose", "choose"),
+    ("chosen", "choose"),
+    ("driven", "drive"),
+    ("fallen", "fall"),
+    ("fell", "fall"),
+    ("gave", "give"),
+    ("given", "give"),
+    ("held", "hold"),
+    ("kept", "keep"),
+    ("lent", "lend"),
+    ("lost", "lose"),
+    ("made", "make"),
+    ("making", "make"),
+    ("met", "meet"),
+    ("paid", "pay"),
+    ("sent", "send"),
+    ("taken", "take"),
+    ("taking", "take"),
+    ("told", "tell"),
+    ("took", "take"),
+    ("using", "use"),
+    ("wore", "wear"),
+    ("worn", "wear"),
+    ("written", "write"),
+    ("wrote", "write"),
+];
+
+/// Verbs and adverbs that say so little that a sentence neither gains nor loses support by them.
+const COMMON: &[&str] = &[
+    "allow", "come", "exact", "exactly", "get", "give", "go", "happen", "like", "make", "mean", "need",
+    "possible", "put", "receive", "take", "use", "want", "yes",
+];
+
+/// Words by which a question names what it asks for; the answer is an instance of them.
+const ASKING: &[&str] = &[
+    "amount",
+    "big",
+    "colour",
+    "color",
+    "company",
+    "cost",
+    "current",
+    "currently",
+    "date",
+    "day",
+    "earliest",
+    "everybody",
+    "everyone",
+    "fast",
+    "far",
+    "height",
+    "help",
+    "hour",
+    "high",
+    "kind",
+    "know",
+    "large",
+    "late",
+    "latest",
+    "length",
+    "long",
+    "many",
+    "max",
+    "maximum",
+    "minimum",
+    "minute",
+    "money",
+    "month",
+    "much",
+    "name",
+    "new",
+    "number",
+    "often",
+    "old",
+    "order",
+    "per",
+    "percent",
+    "percentage",
+    "period",
+    "people",
+    "person",
+    "price",
+    "quick",
+    "quickly",
+    "say",
+    "size",
+    "soon",
+    "speed",
+    "staff",
+    "tell",
+    "thing",
+    "time",
+    "type",
+    "way",
+    "week",
+    "weight",
+    "work",
+    "year",
+];
+
 /// The content of a piece of text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Words {
     /// Stems of the content words in order, numbers included.
     pub stems: Vec<String>,
+    /// Number of the clause that each stem stands in.
+    pub clauses: Vec<usize>,
+    /// Numbers of the clauses that deny something.
+    pub denied: Vec<usize>,
+}
+
+impl Words {
     /// Whether it denies something.
-    pub negated: bool,
+    pub fn negated(&self) -> bool {
+        !self.denied.is_empty()
+    }
+
+    /// Whether it denies something in a clause that holds one of these stems: “…, labels or not” denies nothing of a fridge.
+    pub fn denies(&self, stems: &[String]) -> bool {
+        let about = |clause: &usize| {
+            let held = self.stems.iter().zip(&self.clauses).filter(|(_, held)| *held == clause);
+            held.into_iter().any(|(held, _)| stems.iter().any(|stem| akin(held, stem)))
+        };
+        self.denied.iter().any(about)
+    }
 }
 
 /// Reads the content words of `text`.
 pub fn words(text: &str) -> Words {
     let mut out = Words::default();
-    for word in text.unicode_words() {
+    let (mut end, mut clause) = (0, 0);
+    for (at, word) in text.unicode_word_indices() {
+        let clause_ended = text[end..at].contains([',', ';', ':', '.', '!', '?', '(', ')', '–']);
+        end = at + word.len();
+        clause += usize::from(clause_ended);
         let lower = word.to_lowercase().replace('’', "'");
         if NEGATIONS.contains(&lower.as_str()) || lower.ends_with("n't") {
-            out.negated = true;
+            out.denied.push(clause);
             continue;
         }
         if FUNCTION_WORDS.contains(&lower.as_str()) {
             continue;
         }
         out.stems.push(stem(&lower));
+        out.clauses.push(clause);
     }
     out
+}
+
+/// Whether a stem is too common to count for or against a sentence.
+pub fn is_common(stem: &str) -> bool {
+    COMMON.iter().any(|word| self::stem(word) == stem)
+}
+
+/// Whether a stem names what a question asks for, rather than what it is about.
+pub fn is_asking(stem: &str) -> bool {
+    is_common(stem) || ASKING.iter().any(|word| self::stem(word) == stem)
+}
+
+/// Whether a text seems to be English: only then do missing words say anything, since only English endings are known here.
+pub fn seems_english(text: &str) -> bool {
+    const ONLY_ENGLISH: &[&str] = &[
+        "the", "what", "how", "who", "which", "when", "where", "why", "does", "do", "are", "can", "must",
+        "my", "there", "should",
+    ];
+    text.unicode_words().any(|word| ONLY_ENGLISH.contains(&word.to_lowercase().as_str()))
+}
+
+/// Whether two stems are of one word or one family: “photo” and “photograph”, “avail” and “available”.
+pub fn akin(a: &str, b: &str) -> bool {
+    if a == b {
+        return true;
+    }
+    let common = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let shorter = a.len().min(b.len());
+    !is_number(a) && common >= 5 && common + 1 >= shorter
 }
 
 /// Whether a stem is a number.
@@ -204,6 +361,7 @@ fn stem(word: &str) -> String {
         // 1,204 and 1204 are one number.
         return word.replace([',', '_'], "");
     }
+    let word = IRREGULAR.iter().find(|(form, _)| *form == word).map_or(word, |(_, verb)| verb);
     let mut stem = word.strip_suffix("'s").unwrap_or(word).to_owned();
     if !stem.is_ascii() {
         return stem;
@@ -226,6 +384,9 @@ fn stem(word: &str) -> String {
         && !stem.ends_with("is")
     {
         stem.pop();
+    }
+    if stem.len() > 5 && stem.ends_with("ly") && !stem.ends_with("ily") && !stem.ends_with("ply") {
+        stem.truncate(stem.len() - 2);
     }
     if stem.len() > 5 && stem.ends_with("ing") {
         stem.truncate(stem.len() - 3);
@@ -291,6 +452,10 @@ mod tests {
             &["plan", "planned", "planning"],
             &["use", "used", "uses", "using"],
             &["approve", "approved", "approves", "approving"],
+            &["take", "takes", "taken", "taking"],
+            &["pay", "pays", "paid"],
+            &["year", "years", "yearly"],
+            &["supply", "supplies"],
         ];
         for forms in cases {
             let stems: Vec<String> = forms.iter().map(|f| words(f).stems.join(" ")).collect();
@@ -301,10 +466,35 @@ mod tests {
     }
 
     #[test]
+    fn families_of_words_are_akin() {
+        let cases = [
+            ("photo", "photograph", true),
+            ("availability", "availabl", true),
+            ("leav", "leav", true),
+            ("lunch", "launch", false),
+            ("10", "100", false),
+            ("station", "state", false),
+            ("employe", "employer", true),
+            ("company", "compass", false),
+        ];
+        for (a, b, want) in cases {
+            assert_eq!(akin(a, b), want, "{a} {b}");
+            assert_eq!(akin(b, a), want, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn clauses_end_at_punctuation() {
+        let got = words("Salaries are paid on the 25th; if that is a weekend, on Friday");
+        assert_eq!(got.stems, ["salary", "pay", "25th", "weekend", "friday"]);
+        assert_eq!(got.clauses, [0, 0, 0, 1, 2]);
+    }
+
+    #[test]
     fn function_words_are_left_out_and_denial_is_kept() {
         let got = words("You must not leave the office without a badge");
         assert_eq!(got.stems, ["leav", "offic", "badg"]);
-        assert!(got.negated);
-        assert!(!words("You must leave").negated);
+        assert!(got.negated());
+        assert!(!words("You must leave").negated());
     }
 }

@@ -1,7 +1,7 @@
 //! Retrieval-augmented generation: files in, cited answers out.
 //!
 //! Reading order: [`records`] (what is remembered), `ingest` (files → passages → vectors), `query` (question → passages →
-//! answer → citations); the pure parts are `rank`, `prompt` and `cite`.
+//! answer → citations); the pure parts are `rank`, `focus`, `relevance`, `prompt` and `cite`.
 
 mod answer;
 mod cite;
@@ -15,6 +15,7 @@ mod query;
 mod rank;
 mod rebuild;
 mod records;
+mod relevance;
 mod reply;
 mod turns;
 mod vectors;

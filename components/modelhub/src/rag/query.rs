@@ -14,15 +14,14 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::Rag;
-use super::answer::{Ended, Source, Writer};
-use super::cite::{Evidence, Verdict};
-use super::focus::{Piece, nearest, pieces};
+use super::answer::{Source, Writer};
+use super::focus::{Piece, Titled, nearest, pieces};
 use super::ingest::too_long;
-use super::prompt::{
-    FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, NO_ANSWER, Offer, estimate, focused, pack,
-};
+use super::lexical::{Rarity, words};
+use super::prompt::{FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, Offer, estimate, focused, pack};
 use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
+use super::relevance::{Ablation, coverage, refusal, relevant, topics, without};
 use super::reply::{Facts, Reply};
 use crate::error::ApiError;
 use crate::gateway::{Admission, Call, Usage};
@@ -30,7 +29,7 @@ use crate::gateway::{Admission, Call, Usage};
 /// Candidates fetched for each passage wanted, so that ranking has a choice.
 const CANDIDATES_PER_PASSAGE: u64 = 6;
 /// Sentences embedded to find the nearest; words and the passages' scores choose them.
-const MOST_EMBEDDED: usize = 10;
+const MOST_EMBEDDED: usize = 12;
 /// Context assumed of an engine that does not tell.
 const DEFAULT_CONTEXT: u64 = 2_048;
 /// Longest question, in bytes.
@@ -44,6 +43,10 @@ pub struct Retrieved {
     sources: Vec<Source>,
     /// The question's vector.
     vector: Vec<f32>,
+    /// How rare words are among the candidates.
+    rarity: Rarity,
+    /// Whether everything counts as relevant.
+    lenient: bool,
     timings: Timings,
     started: Instant,
     /// The caller's place within the limits of its key; the answer's tokens are counted there.
@@ -118,6 +121,8 @@ impl Rag {
         timings.search_ms = ms(searching);
         let ranking = Instant::now();
         let min_score = query.min_score.unwrap_or(record.min_score);
+        let rarity =
+            Rarity::of(&hits.iter().map(|hit| words(&hit.passage.embedded_text())).collect::<Vec<_>>());
         hits.retain(|hit| hit.score >= min_score);
         let texts: Vec<String> = hits.iter().map(|hit| hit.passage.embedded_text()).collect();
         let candidates: Vec<Candidate<'_>> =
@@ -127,7 +132,8 @@ impl Rag {
         let best = order.into_iter().take(top_k as usize).filter_map(|i| hits[i].take());
         let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
         timings.rag_ms = ms(ranking);
-        Ok(Retrieved { record, query, sources, vector, timings, started, admission: None })
+        let lenient = min_score <= 0.0;
+        Ok(Retrieved { record, query, sources, vector, rarity, lenient, timings, started, admission: None })
     }
 
     /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.
@@ -151,11 +157,13 @@ impl Rag {
         let work = async {
             send(&events, QueryEvent::Passages(retrieved.passages())).await?;
             let (citations, timings, model) = if retrieved.sources.is_empty() {
-                send(&events, QueryEvent::Delta(Delta { text: NO_ANSWER.to_owned() })).await?;
-                (no_answer(), retrieved.timings.clone(), String::new())
+                let citations = no_answer(&retrieved.query.question);
+                send(&events, QueryEvent::Delta(Delta { text: citations.answer.clone() })).await?;
+                (citations, retrieved.timings.clone(), String::new())
             } else {
                 let (citations, timings) = self.write(&retrieved, &model, &events, admission).await?;
-                (citations, timings, model)
+                let asked = timings.prompt_tokens > 0 || timings.answer_tokens > 0;
+                (citations, timings, if asked { model } else { String::new() })
             };
             send(&events, QueryEvent::Citations(citations)).await?;
             let total_ms = ms(retrieved.started);
@@ -186,6 +194,15 @@ impl Rag {
         let embedding = Instant::now();
         let nearest = self.nearest(retrieved).await?;
         timings.embed_ms += ms(embedding);
+        if let Some(best) = nearest.first()
+            && let Some(why) = self.irrelevant(retrieved, best).await?
+        {
+            timings.embed_ms = retrieved.timings.embed_ms + ms(embedding);
+            let mut writer = Writer::new(&retrieved.query.question, retrieved.sources.clone());
+            let text = writer.refuse(&why, best.passage, &best.span);
+            send(events, QueryEvent::Delta(Delta { text })).await?;
+            return Ok((writer.into_citations(), timings));
+        }
         let own = Instant::now();
         let ask = self.prompt(retrieved, &nearest, model).await;
         let sources = retrieved.sources[..ask.passages].to_vec();
@@ -203,7 +220,7 @@ impl Rag {
                     repeated = true;
                     break 'reply;
                 }
-                self.finish_sentence(&mut writer, sentence, retrieved, events).await?;
+                send(events, QueryEvent::Delta(Delta { text: writer.accept(sentence) })).await?;
             }
             let text = writer.flow();
             timings.rag_ms += ms(own);
@@ -214,7 +231,7 @@ impl Rag {
         let rest = if repeated { Vec::new() } else { writer.finish() };
         for sentence in rest {
             if !writer.repeats(&sentence.text) {
-                self.finish_sentence(&mut writer, &sentence, retrieved, events).await?;
+                send(events, QueryEvent::Delta(Delta { text: writer.accept(&sentence) })).await?;
             }
         }
         clock.fill(&mut timings, &reply.facts);
@@ -226,24 +243,29 @@ impl Rag {
         Ok((writer.into_citations(), timings))
     }
 
-    async fn finish_sentence(
-        &self,
-        writer: &mut Writer,
-        sentence: &Ended,
-        retrieved: &Retrieved,
-        events: &Events,
-    ) -> Result<(), Stop> {
-        let supports = match &sentence.verdict {
-            Verdict::Inconclusive(_) => {
-                // A missing verdict on a paraphrase must not end the answer: it stays unmarked as supported.
-                let embedded = self.embed_for(&retrieved.record, std::slice::from_ref(&sentence.text)).await;
-                let vector = embedded.ok().and_then(|mut v| v.pop()).unwrap_or_default();
-                Evidence::settle(sentence.verdict.clone(), |i| cosine(&vector, writer.vector(i)))
-            }
-            verdict => Evidence::settle(verdict.clone(), |_| None),
-        };
-        let text = writer.accept(sentence, &supports);
-        send(events, QueryEvent::Delta(Delta { text })).await
+    /// Why the nearest sentence cannot answer the question, when its passage is only near the topic.
+    async fn irrelevant(&self, retrieved: &Retrieved, best: &Piece) -> Result<Option<String>, ApiError> {
+        let question = retrieved.query.question.trim();
+        let passage = &retrieved.sources[best.passage];
+        let text = format!("{} {}", passage.passage.heading.join(" "), passage.passage.text);
+        let covered = coverage(question, &text, &retrieved.rarity);
+        if retrieved.lenient || covered.missing.is_empty() {
+            return Ok(None);
+        }
+        let missing = &covered.missing;
+        let shorter = missing.iter().map(|word| without(question, word));
+        let texts: Vec<String> = shorter.chain(missing.iter().cloned()).collect();
+        let vectors = self.embed_for(&retrieved.record, &texts).await?;
+        let near = |vector: &Vec<f32>| cosine(vector, &passage.vector).unwrap_or(0.0);
+        let whole = near(&retrieved.vector);
+        let (shorter, words) = vectors.split_at(missing.len());
+        let ablations: Vec<Ablation> = shorter
+            .iter()
+            .zip(words)
+            .map(|(shorter, word)| Ablation { loss: whole - near(shorter), similarity: near(word) })
+            .collect();
+        tracing::debug!(question, whole, ?covered, ?ablations, "relevance");
+        Ok((!relevant(whole, &covered, &ablations)).then(|| refusal(missing)))
     }
 
     /// The sentences of the passages, nearest to the question first.
@@ -252,11 +274,14 @@ impl Rag {
         let passages: Vec<&Passage> = retrieved.sources.iter().take(count).map(|s| &s.passage).collect();
         let texts: Vec<&str> = passages.iter().map(|p| p.text.as_str()).collect();
         let pieces = pieces(&texts);
-        let text = |piece: &Piece| &texts[piece.passage][piece.span.clone()];
-        let question = &retrieved.query.question;
+        let headings: Vec<String> = passages.iter().map(|p| crate::text::context(&p.heading)).collect();
+        let titled = |piece: &Piece| Titled {
+            heading: &headings[piece.passage],
+            text: &texts[piece.passage][piece.span.clone()],
+        };
         let by = |pieces: Vec<Piece>, cosines: &[f32]| {
-            let bare: Vec<&str> = pieces.iter().map(text).collect();
-            let order = nearest(question, &bare, cosines);
+            let sentences: Vec<Titled<'_>> = pieces.iter().map(titled).collect();
+            let order = nearest(&retrieved.query.question, &sentences, cosines, &retrieved.rarity);
             order.into_iter().map(|i| pieces[i].clone()).collect::<Vec<Piece>>()
         };
         let scores: Vec<f32> = pieces.iter().map(|p| passages[p.passage].score).collect();
@@ -265,12 +290,11 @@ impl Rag {
             return Ok(likely);
         }
         likely.truncate(MOST_EMBEDDED.max(self.defaults.focus_sentences as usize));
-        // The heading tells what a sentence such as “It is emptied at six” is about.
-        let titled = |piece: &Piece| match passages[piece.passage].heading.last() {
-            Some(title) => format!("{title}: {}", text(piece)),
-            None => text(piece).to_owned(),
+        let embedded = |piece: &Piece| match titled(piece) {
+            Titled { heading: "", text } => text.to_owned(),
+            Titled { heading, text } => format!("{heading}: {text}"),
         };
-        let embedded: Vec<String> = likely.iter().map(titled).collect();
+        let embedded: Vec<String> = likely.iter().map(embedded).collect();
         let vectors = self.embed_for(&retrieved.record, &embedded).await?;
         let cosines: Vec<f32> = vectors.iter().map(|v| cosine(v, &retrieved.vector).unwrap_or(0.0)).collect();
         Ok(by(likely, &cosines))
@@ -422,14 +446,10 @@ fn check_ready(record: &RagRecord) -> Result<(), ApiError> {
     }
 }
 
-fn no_answer() -> Citations {
-    let sentence = AnswerSentence { text: NO_ANSWER.to_owned(), citations: Vec::new(), supported: false };
-    Citations {
-        answer: NO_ANSWER.to_owned(),
-        answered: false,
-        sentences: vec![sentence],
-        citations: Vec::new(),
-    }
+fn no_answer(question: &str) -> Citations {
+    let answer = refusal(&topics(question));
+    let sentence = AnswerSentence { text: answer.clone(), citations: Vec::new(), supported: false };
+    Citations { answer, answered: false, sentences: vec![sentence], citations: Vec::new() }
 }
 
 async fn send(events: &Events, event: QueryEvent) -> Result<(), Stop> {

@@ -400,14 +400,13 @@ mod tests {
 
     /// What an adversary tried: text that 120 words do not bound.
     fn unbounded() -> Vec<(&'static str, String)> {
-        let table: String = (0..40)
-            .map(|i| {
-                format!("| [page {i}](https://example.org/a/very/long/path?id={i}&token=9f2e{i}) | yes |\n")
-            })
-            .collect();
-        let lock: String = (0..60)
-            .map(|i| format!("name = \"crate-{i}\"\nchecksum = \"9f2e4b0c77aa11d0{i:040}\"\n"))
-            .collect();
+        let repeated =
+            |times: usize, line: &dyn Fn(usize) -> String| (0..times).map(line).collect::<String>();
+        let table = repeated(40, &|i| {
+            format!("| [page {i}](https://example.org/a/very/long/path?id={i}&token=9f2e{i}) | yes |\n")
+        });
+        let lock =
+            repeated(60, &|i| format!("name = \"crate-{i}\"\nchecksum = \"9f2e4b0c77aa11d0{i:040}\"\n"));
         vec![
             (
                 "code.md",
@@ -443,7 +442,7 @@ mod tests {
                 before = passage.bytes.end;
             }
             let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).count();
-            if !path.ends_with(".md") {
+            if file.starts_with(&cut[0].text) {
                 let held: usize = cut.iter().map(|p| letters(&p.text)).sum();
                 assert_eq!(held, letters(&file), "{path}: nothing is lost");
             }
