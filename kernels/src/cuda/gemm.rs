@@ -162,7 +162,7 @@ fn few(
         33..=MOST_FEW => (64, m.linear_few_64),
         _ => return Err(no_tile(call, x, weight, Tile::Few { features: tile })),
     };
-    if tile == 0 || tile % 8 != 0 || tile > 64 {
+    if tile == 0 || !tile.is_multiple_of(8) || tile > 64 {
         return Err(no_tile(call, x, weight, Tile::Few { features: tile }));
     }
     // Two copies of 64 columns a stage; the board and the barriers are static.
