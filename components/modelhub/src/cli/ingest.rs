@@ -53,7 +53,7 @@ pub async fn run(command: &Ingest, client: &HubClient, output: Output) -> Result
     }
     if !others.is_empty() {
         let names: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
-        eprintln!("  {} of other kinds left out", counted_names(&names));
+        eprintln!("  {} of other kinds left out ({})", counted(names.len() as u64, "file"), shown(&names));
     }
     ensure(client, &command.name).await?;
     let canonical = command.path.canonicalize().map_err(|e| CliError::file(&command.path, e))?;

@@ -205,7 +205,7 @@ async fn a_folder_of_all_kinds_is_ingested_once_and_followed() {
     let ingest = || command(&quick.hub, &["rag", "ingest", &quick.rag, &place]);
     let (ok, out, err) = ingest();
     assert!(ok && out.contains("4 files, 5 passages  (4 sent, 0 unchanged, 0 deleted)"), "{out}{err}");
-    assert!(err.contains("1 files of other kinds are left out (logo.png)"), "{err}");
+    assert!(err.contains("1 file of other kinds left out (logo.png)"), "{err}");
     for (question, file, page) in [
         ("the printer Gutenberg", "notes.txt", None),
         ("requests ten working days", "people/leave.md", None),
