@@ -25,8 +25,8 @@ def full(bin_folder):
         fill(ballast)
         before = stack.restarts()
         many = Path(tempfile.mkdtemp(prefix="aistack-many-"))
-        for number in range(40):
-            (many / f"{number}.md").write_text(f"# Note {number}\n\n" + f"Shelf {number} holds the spare part {number}. " * 40)
+        for number in range(10):
+            (many / f"{number}.md").write_text(f"# Note {number}\n\n" + f"Shelf {number} holds the spare part {number}. " * 10)
         code, refused = stack.ingest(many, "notes")
         assert code != 0, f"a full disk took everything:\n{refused}"
         check_error(refused)

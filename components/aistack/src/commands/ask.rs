@@ -74,11 +74,7 @@ impl Hub {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        Failure::failed(format!("ModelHub at {}: {cause}\n  look: aistack status", self.base))
+        Failure::failed(format!("ModelHub at {}: {}\n  look: aistack status", self.base, innermost(error)))
     }
 
     /// Sends a request; an answer that is not good becomes the sentence in it.
@@ -131,6 +127,19 @@ fn sentence(body: &str) -> Option<String> {
     serde_json::from_str::<Body>(body).ok().map(|body| body.error.message)
 }
 
+/// What went wrong first: the causes around it say only where.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn broke_off(why: &str) -> Failure {
+    Failure::failed(format!("the answer broke off: {why}\n  look: aistack status; then ask again"))
+}
+
 /// Prints the answer as it is written.
 async fn stream(reply: reqwest::Response) -> Result<(), Failure> {
     let mut events = Events::default();
@@ -138,16 +147,12 @@ async fn stream(reply: reqwest::Response) -> Result<(), Failure> {
     let mut pieces = reply.bytes_stream();
     print("");
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| Failure::failed(format!("the answer broke off: {error}")))?;
+        let piece = piece.map_err(|error| broke_off(&innermost(&error)))?;
         for event in events.push(&piece)? {
             shown.event(event)?;
         }
     }
-    if shown.ended {
-        Ok(())
-    } else {
-        Err(Failure::failed("the answer broke off\n  look: aistack status; then ask again"))
-    }
+    if shown.ended { Ok(()) } else { Err(broke_off("ModelHub ended it")) }
 }
 
 /// Server-sent events out of pieces of bytes.
