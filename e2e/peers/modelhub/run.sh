@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ModelHub's own suite with other people's parts behind it: etcd (built from its Go module) for the metadata, and
-# llama-cpp-python's OpenAI server for chat. Vectors and embeddings come from our own binaries, unless MODELHUB_TEST_QDRANT and
-# MODELHUB_TEST_EMBED name others.
+# llama-cpp-python's OpenAI server for chat. Vectors and embeddings come from our own binaries, unless HUB_TEST_QDRANT and
+# HUB_TEST_EMBED name others.
 #   CHAT=ours          chat by TinyInfer too: no build of llama.cpp, which takes minutes
 #   LLAMA_PYTHON=…     Python that has llama_cpp.server (default: a virtual environment made here)
 #   CHAT_MODEL=…       GGUF file (default: the quickstart's)
@@ -17,7 +17,7 @@ start etcd "$etcd" --data-dir "$work/etcd" --log-level error --listen-client-url
   --advertise-client-urls "http://127.0.0.1:$client" --listen-peer-urls "http://127.0.0.1:$peer" \
   --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"
 wait_for "http://127.0.0.1:$client/health" etcd
-export MODELHUB_TEST_ETCD=http://127.0.0.1:$client MODELHUB_TEST_ETCD_BIN=$etcd
+export HUB_TEST_ETCD=http://127.0.0.1:$client HUB_TEST_ETCD_BIN=$etcd
 with='etcd'
 if [ "${CHAT:-}" != ours ]; then
   python=${LLAMA_PYTHON:-$(venv modelhub)}
@@ -25,7 +25,7 @@ if [ "${CHAT:-}" != ours ]; then
   start llama "$python" -m llama_cpp.server --model "$chat_model" --model_alias smollm2 --n_ctx 2048 --chat_format chatml \
     --host 127.0.0.1 --port "$chat"
   wait_for "http://127.0.0.1:$chat/v1/models" llama
-  export MODELHUB_TEST_CHAT=http://127.0.0.1:$chat
+  export HUB_TEST_CHAT=http://127.0.0.1:$chat
   with="etcd and llama-cpp-python's server"
 fi
 cargo test --release --workspace --test suite

@@ -1,7 +1,7 @@
 //! ModelHub from outside, over HTTP.
 //!
 //! `gateway` and `grpc` run against engines that misbehave on purpose and need nothing else. `stack` runs against real stores and
-//! engines: those that `MODELHUB_TEST_ETCD`, `MODELHUB_TEST_QDRANT`, `MODELHUB_TEST_CHAT` and `MODELHUB_TEST_EMBED` name (URLs), else
+//! engines: those that `HUB_TEST_ETCD`, `HUB_TEST_QDRANT`, `HUB_TEST_CHAT` and `HUB_TEST_EMBED` name (URLs), else
 //! our own, started from the binaries that stand beside this test's.
 
 mod bad_input;

@@ -96,7 +96,7 @@ fn local(port: u16) -> String {
 }
 
 pub async fn kv() -> Service {
-    match given("MODELHUB_TEST_ETCD") {
+    match given("HUB_TEST_ETCD") {
         Some(service) => service,
         None => own_kv(None, &[]).await,
     }
@@ -118,7 +118,7 @@ pub async fn own_kv(folder: Option<&Path>, more: &[(&str, String)]) -> Service {
 }
 
 pub async fn vectors() -> Service {
-    match given("MODELHUB_TEST_QDRANT") {
+    match given("HUB_TEST_QDRANT") {
         Some(service) => service,
         None => own_vectors(None, &[]).await,
     }
@@ -169,11 +169,11 @@ pub async fn own_vectors(folder: Option<&Path>, more: &[(&str, String)]) -> Serv
 }
 
 pub async fn chat() -> Service {
-    engine("MODELHUB_TEST_CHAT", "smollm2-135m-instruct").await
+    engine("HUB_TEST_CHAT", "smollm2-135m-instruct").await
 }
 
 pub async fn embed() -> Service {
-    engine("MODELHUB_TEST_EMBED", "all-minilm-l6-v2").await
+    engine("HUB_TEST_EMBED", "all-minilm-l6-v2").await
 }
 
 async fn engine(variable: &str, model: &str) -> Service {

@@ -69,10 +69,10 @@ async fn a_certificate_that_cannot_be_read_stops_the_start() {
     assert!(error.contains("engines[e].tls.ca_file /nowhere/ca.pem"), "{error}");
 }
 
-/// A store that asks for client certificates: TinyKV, or the etcd binary that `MODELHUB_TEST_ETCD_BIN` names.
+/// A store that asks for client certificates: TinyKV, or the etcd binary that `HUB_TEST_ETCD_BIN` names.
 async fn strict_store(ca: &Authority) -> Service {
     let tls = ca.server("127.0.0.1", Some(ca));
-    let binary = std::env::var("MODELHUB_TEST_ETCD_BIN").unwrap_or_default();
+    let binary = std::env::var("HUB_TEST_ETCD_BIN").unwrap_or_default();
     if !binary.is_empty() {
         return processes::etcd_over_tls(&binary, &tls).await;
     }
