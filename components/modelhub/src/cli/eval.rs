@@ -1,7 +1,7 @@
 //! `modelhub rag eval`: retrieval and citations measured on questions with known answers.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aistack_api::rag::{Answer, Passage, Passages, RagQuery};
 use clap::Args;
@@ -26,6 +26,9 @@ pub struct Eval {
     /// Passages that count as found.
     #[arg(long, default_value_t = 3, value_name = "K")]
     k: u32,
+    /// JSON lines: {"question"}: questions near the topic that no file answers. Implies --answers.
+    #[arg(long, value_name = "FILE")]
+    unanswerable: Option<PathBuf>,
     /// Ask the answering model too, and check the answers' citations.
     #[arg(long)]
     answers: bool,
@@ -75,10 +78,22 @@ struct Answers {
     supported_sentences: f64,
     /// Questions that got “I don't know”.
     unanswered: usize,
+    /// Questions asked that no file answers.
+    unanswerable: usize,
+    /// Those of them that were answered with a mark of support all the same.
+    invented: Vec<String>,
+}
+
+/// A question that no file answers.
+#[derive(Debug, Clone, Deserialize)]
+struct Unanswerable {
+    question: String,
 }
 
 pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<(), CliError> {
-    let questions = read_questions(&command)?;
+    let questions: Vec<Question> = read_lines(&command.questions)?;
+    let unanswerable: Vec<Unanswerable> =
+        command.unanswerable.as_deref().map(read_lines).transpose()?.unwrap_or_default();
     let mut report = Report { questions: questions.len(), k: command.k, ..Report::default() };
     let base = rag_path(&command.name);
     for question in &questions {
@@ -116,8 +131,17 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
     report.hit_at_1 /= count;
     report.hit_at_k /= count;
     report.mean_reciprocal_rank /= count;
-    if command.answers {
-        report.answers = Some(ask_all(&command, client, &questions, &mut report).await?);
+    if command.answers || !unanswerable.is_empty() {
+        let mut answers = ask_all(&command, client, &questions, &mut report).await?;
+        answers.unanswerable = unanswerable.len();
+        for Unanswerable { question } in unanswerable {
+            let answer = ask(&command, client, &question).await?;
+            // What follows an unmarked sentence is the closest passage, which claims to answer nothing.
+            if answer.answered && answer.sentences.first().is_some_and(|s| s.supported) {
+                answers.invented.push(question);
+            }
+        }
+        report.answers = Some(answers);
     }
     output.print(&report, render);
     if !report.spans_wrong.is_empty() {
@@ -134,8 +158,12 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
     }
 }
 
-fn read_questions(command: &Eval) -> Result<Vec<Question>, CliError> {
-    let path = &command.questions;
+async fn ask(command: &Eval, client: &HubClient, question: &str) -> Result<Answer, CliError> {
+    let query = RagQuery { question: question.to_owned(), ..RagQuery::default() };
+    Ok(client.post(&format!("{}/query", rag_path(&command.name)), &query).await?)
+}
+
+fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, CliError> {
     let text = std::fs::read_to_string(path).map_err(|e| CliError::file(path, e))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions = lines
@@ -159,8 +187,7 @@ async fn ask_all(
     let mut totals = Answers::default();
     let (mut sentences, mut supported) = (0_usize, 0_usize);
     for question in questions {
-        let query = RagQuery { question: question.text.clone(), ..RagQuery::default() };
-        let answer: Answer = client.post(&format!("{}/query", rag_path(&command.name)), &query).await?;
+        let answer = ask(command, client, &question.text).await?;
         let wanted = flat(&question.contains);
         let quoted = answer.citations.iter().any(|c| flat(&c.quote).contains(&wanted));
         totals.right_or_quoted += f64::from(u8::from(quoted || flat(&answer.answer).contains(&wanted)));
@@ -226,6 +253,10 @@ fn render(report: &Report) -> String {
         rows.push(vec!["answers citing the wanted file".to_owned(), format!("{:.3}", a.cite_the_file)]);
         rows.push(vec!["sentences with support".to_owned(), format!("{:.3}", a.supported_sentences)]);
         rows.push(vec!["unanswered".to_owned(), a.unanswered.to_string()]);
+        if a.unanswerable > 0 {
+            let figure = format!("{} of {}", a.invented.len(), a.unanswerable);
+            rows.push(vec!["answers to what no file says".to_owned(), figure]);
+        }
     }
     let mut text = table(&["what", "figure"], &rows);
     for missed in &report.missed {

@@ -21,7 +21,7 @@ use super::lexical::{Rarity, words};
 use super::prompt::{FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, Offer, estimate, focused, pack};
 use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
-use super::relevance::{Ablation, coverage, refusal, relevant, topics, without};
+use super::relevance::{Ablation, coverage, names_all, refusal, relevant, topics, without};
 use super::reply::{Facts, Reply};
 use crate::error::ApiError;
 use crate::gateway::{Admission, Call, Usage};
@@ -30,6 +30,8 @@ use crate::gateway::{Admission, Call, Usage};
 const CANDIDATES_PER_PASSAGE: u64 = 6;
 /// Sentences embedded to find the nearest; words and the passages' scores choose them.
 const MOST_EMBEDDED: usize = 12;
+/// What of the least similarity suffices for a passage that holds every word asked for.
+const NAMED_SHARE: f32 = 0.5;
 /// Context assumed of an engine that does not tell.
 const DEFAULT_CONTEXT: u64 = 2_048;
 /// Longest question, in bytes.
@@ -123,7 +125,10 @@ impl Rag {
         let min_score = query.min_score.unwrap_or(record.min_score);
         let rarity =
             Rarity::of(&hits.iter().map(|hit| words(&hit.passage.embedded_text())).collect::<Vec<_>>());
-        hits.retain(|hit| hit.score >= min_score);
+        hits.retain(|hit| {
+            let named = || names_all(question, &hit.passage.embedded_text());
+            hit.score >= min_score || (hit.score >= min_score * NAMED_SHARE && named())
+        });
         let texts: Vec<String> = hits.iter().map(|hit| hit.passage.embedded_text()).collect();
         let candidates: Vec<Candidate<'_>> =
             hits.iter().zip(&texts).map(|(hit, text)| Candidate { cosine: hit.score, text }).collect();

@@ -59,6 +59,17 @@ pub fn coverage(question: &str, passage: &str, rarity: &Rarity) -> Coverage {
     Coverage { share: if all > 0.0 { found / all } else { 1.0 }, missing }
 }
 
+/// Whether a passage holds every topic word of a question that names two or more: then a low similarity does not make it irrelevant.
+pub fn names_all(question: &str, passage: &str) -> bool {
+    let topics = topics(question);
+    if topics.len() < 2 || !seems_english(question) {
+        return false;
+    }
+    let held = words(passage).stems;
+    let holds = |word: &String| words(word).stems.iter().all(|stem| held.iter().any(|held| akin(held, stem)));
+    topics.iter().all(holds)
+}
+
 /// The words that say what a question is about, as it writes them, each once.
 pub fn topics(question: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
@@ -127,6 +138,15 @@ mod tests {
         assert!(coverage("Is alcohol reimbursed?", passage, &Rarity::default()).missing.is_empty());
         // Of other languages no endings are known: words do not decide there.
         assert!(coverage("Wird Alkohol erstattet?", passage, &Rarity::default()).missing.is_empty());
+    }
+
+    #[test]
+    fn a_passage_that_names_everything_asked_is_not_passed_over() {
+        let passage = "Grievances\nWhoever is treated unfairly can speak to the lead.";
+        assert!(names_all("Who can help me when I am treated unfairly?", passage));
+        assert!(!names_all("Who can help me when I am treated in hospital?", passage));
+        assert!(!names_all("Who is treated?", passage), "one word may stand anywhere");
+        assert!(!names_all("Lead?", passage));
     }
 
     /// Question, similarity, share, and of each missing word loss and similarity; then the verdict.

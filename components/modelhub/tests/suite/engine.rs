@@ -24,6 +24,8 @@ pub enum Manner {
     Reply(&'static str),
     /// Answers with a vector for each text: texts that share words are near each other.
     Embed,
+    /// The same, but refuses a request with a text of more characters than this, as TinyInfer and vLLM do.
+    EmbedUpTo(usize),
     /// Sends these pieces one by one.
     Pieces(Vec<&'static str>),
     /// Sends one event and then nothing, until the connection goes.
@@ -113,6 +115,15 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
         }))
         .into_response(),
         Manner::Embed => embeddings(&engine.seen.lock().last().expect("this one").1).into_response(),
+        Manner::EmbedUpTo(most) => {
+            let body = engine.seen.lock().last().expect("this one").1.clone();
+            let too_long = texts(&body).iter().position(|text| text.chars().count() > most);
+            let refusal = |i: usize| {
+                let message = format!("This model's maximum context length is {most} tokens. However, input[{i}] resulted in more tokens.");
+                (StatusCode::BAD_REQUEST, axum::Json(json!({"error": {"message": message}}))).into_response()
+            };
+            too_long.map_or_else(|| embeddings(&body).into_response(), refusal)
+        }
         Manner::Fail(status) => {
             let status = StatusCode::from_u16(status).expect("a status");
             (status, r#"{"error":{"message":"not now"}}"#).into_response()
@@ -128,14 +139,20 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
 /// Dimension of the vectors of [`Manner::Embed`].
 pub const DIMENSION: usize = 64;
 
-fn embeddings(body: &[u8]) -> axum::Json<Value> {
+fn texts(body: &[u8]) -> Vec<String> {
     let body: Value = serde_json::from_slice(body).expect("JSON");
-    let texts: Vec<&str> = match &body["input"] {
-        Value::String(text) => vec![text],
-        list => list.as_array().expect("a list").iter().map(|t| t.as_str().expect("text")).collect(),
-    };
+    match &body["input"] {
+        Value::String(text) => vec![text.clone()],
+        list => {
+            list.as_array().expect("a list").iter().map(|t| t.as_str().expect("text").to_owned()).collect()
+        }
+    }
+}
+
+fn embeddings(body: &[u8]) -> axum::Json<Value> {
+    let texts = texts(body);
     let tokens = texts.iter().map(|t| t.split_whitespace().count()).sum::<usize>();
-    let item = |(index, text): (usize, &&str)| json!({"index": index, "embedding": bag_of_words(text)});
+    let item = |(index, text): (usize, &String)| json!({"index": index, "embedding": bag_of_words(text)});
     let data: Vec<Value> = texts.iter().enumerate().map(item).collect();
     axum::Json(json!({"data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}))
 }

@@ -11,6 +11,7 @@ mod faults;
 mod gateway;
 mod grpc;
 mod hub;
+mod passages;
 mod pdf;
 mod processes;
 mod s3;
