@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a cited answer. Run again, it rebuilds nothing and starts at `up`.
+#   PORT=8090 make quickstart          when something else has port 8080
+#   QUESTION='…' make quickstart       another question
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${CARGO_TARGET_DIR:=$PWD/target}"
@@ -55,7 +57,9 @@ build
 
 "$bin/xtask" models
 
-"$bin/aistack" up --detach --traces -f examples/quickstart/stack.yaml || [ $? -eq 3 ] # 3: it runs already
+"$bin/aistack" up --detach --traces ${PORT:+--port "$PORT"} -f examples/quickstart/stack.yaml || [ $? -eq 3 ] # 3: it runs already
+AISTACK_MODELHUB_URL=$("$bin/aistack" status --stack quickstart -o json | sed -n 's/^  "url": "\(.*\)",\{0,1\}$/\1/p')
+export AISTACK_MODELHUB_URL
 
 printf '  %-8s%s\n            ' ingest examples/quickstart/handbook
 "$bin/modelhub" rag ingest handbook examples/quickstart/handbook
@@ -65,6 +69,8 @@ printf '  ask     %s\n' "$question"
 
 path=
 case ":$PATH:" in *":$bin:"*) ;; *) path="export PATH=\"$bin:\$PATH\"        # so that the commands below are found
+          " ;; esac
+case $AISTACK_MODELHUB_URL in *:8080) ;; *) path="${path}export AISTACK_MODELHUB_URL=$AISTACK_MODELHUB_URL
           " ;; esac
 cat <<E2
 

@@ -13,6 +13,14 @@ step() {
   echo "== $name: $((SECONDS - started)) s"
 }
 
+# The quickstart and the tour use the ports that their pages name.
+for port in 8080 6333 2379; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "error: port $port is taken, and the tests of the quickstart need it; if your own stack runs: aistack down" >&2
+    exit 1
+  fi
+done
+
 step 'packages' hack/setup.sh run
 step 'packages for tests' hack/setup.sh test
 step 'formatting' cargo fmt --all --check
