@@ -209,7 +209,7 @@ fn rag_table(rags: &[RagInfo]) -> String {
             ),
             Some(stored) => write!(
                 text,
-                "\n  {}: the vector store holds {stored} of the {} that were ingested; ingest again to mend it",
+                "\n  {}: the vector store holds {stored}, the files that were ingested whole have {}; ingest again to mend it",
                 rag.name,
                 counted(rag.passages, "passage"),
             ),
@@ -427,7 +427,7 @@ mod tests {
         };
         assert_eq!(rag_table(&[rag(Some(46))]).lines().count(), 2);
         let lost = rag_table(&[rag(Some(0))]);
-        assert!(lost.contains("holds 0 of the 46 passages"), "{lost}");
+        assert!(lost.contains("holds 0, the files that were ingested whole have 46 passages"), "{lost}");
         assert!(rag_table(&[rag(None)]).contains("does not answer"));
     }
 }
