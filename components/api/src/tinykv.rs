@@ -23,9 +23,10 @@ pub struct TinykvConfig {
     pub listen_client: SocketAddr,
     /// URLs under which clients reach this member, as the member list shows them. Empty: the client listener's address.
     pub advertise_client_urls: Vec<String>,
-    /// Address kept for peers. Nothing listens there while clusters have one member.
+    /// Where the other members connect. Nothing listens there unless `peers` names members.
     pub listen_peer: SocketAddr,
-    /// Addresses of the other members. Must be empty: this version runs clusters of one.
+    /// The members that found the cluster, this one among them: `name=http://host:port` each, or the URL alone when its
+    /// host's first label is the name. The same list on every member; read at the first start. Empty: a cluster of one.
     pub peers: Vec<String>,
     /// Logical size at which writes are refused with NOSPACE, in bytes.
     pub quota_bytes: u64,
@@ -154,14 +155,21 @@ pub enum TinykvConfigError {
     /// The shared part.
     #[error(transparent)]
     Server(#[from] ServerConfigError),
-    /// More than one member was asked for.
-    #[error(
-        "peers names {count} other member(s), but this version of tinykv runs clusters of one; \
-         clusters of three come with the next version. Leave peers empty"
-    )]
-    Peers {
-        /// How many were named.
-        count: usize,
+    /// An entry of `peers` cannot be used.
+    #[error("peers: {entry}: {reason}")]
+    Peer {
+        /// The entry.
+        entry: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// This member is not among those that found the cluster.
+    #[error("peers names {names}, but not this member, {name}; set name, or add name=URL for it to peers")]
+    Stranger {
+        /// This member.
+        name: String,
+        /// Those named.
+        names: String,
     },
     /// A number that must be positive.
     #[error("{field} is 0; leave it out for the default")]
@@ -189,13 +197,54 @@ pub enum TinykvConfigError {
     },
 }
 
+/// A member that founds a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Founder {
+    /// Its name.
+    pub name: String,
+    /// Where it listens to the others: host and port.
+    pub address: String,
+}
+
 impl TinykvConfig {
+    /// The members that found the cluster, by name; none for a cluster of one.
+    pub fn founders(&self) -> Result<Vec<Founder>, TinykvConfigError> {
+        let mut founders = Vec::with_capacity(self.peers.len());
+        for entry in &self.peers {
+            let wrong = |reason| TinykvConfigError::Peer { entry: entry.clone(), reason };
+            let (name, url) = entry.split_once('=').unwrap_or(("", entry));
+            if url.starts_with("https://") {
+                return Err(wrong(
+                    "connections between members are not encrypted in this version; use http://",
+                ));
+            }
+            let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+            let (host, port) =
+                address.rsplit_once(':').ok_or_else(|| wrong("write name=http://host:port"))?;
+            if host.is_empty() || port.parse::<u16>().is_err() {
+                return Err(wrong("write name=http://host:port"));
+            }
+            let name = if name.is_empty() { host.split('.').next().unwrap_or(host) } else { name };
+            founders.push(Founder { name: name.to_owned(), address: address.to_owned() });
+        }
+        founders.sort();
+        if let Some(twice) = founders.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(TinykvConfigError::Peer {
+                entry: twice[1].name.clone(),
+                reason: "this name stands there twice",
+            });
+        }
+        if !founders.is_empty() && founders.iter().all(|founder| founder.name != self.name) {
+            let names = founders.iter().map(|founder| founder.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(TinykvConfigError::Stranger { name: self.name.clone(), names });
+        }
+        Ok(founders)
+    }
+
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), TinykvConfigError> {
         self.server.validate()?;
-        if !self.peers.is_empty() {
-            return Err(TinykvConfigError::Peers { count: self.peers.len() });
-        }
+        self.founders()?;
         let limits = &self.request_limits;
         let positive = [
             ("quota_bytes", self.quota_bytes),
@@ -231,7 +280,12 @@ mod tests {
         type Change = fn(&mut TinykvConfig);
         let table: &[(Change, Option<&str>)] = &[
             (|_| {}, None),
-            (|c| c.peers.push("http://10.0.0.2:2380".into()), Some("clusters of one")),
+            (|c| c.peers.push("http://10.0.0.2:2380".into()), Some("not this member")),
+            (|c| c.peers = vec!["default=http://10.0.0.2:2380".into(), "b=http://b:2380".into()], None),
+            (|c| c.peers = vec!["http://default.kv-members:2380".into()], None),
+            (|c| c.peers = vec!["default=https://10.0.0.2:2380".into()], Some("not encrypted")),
+            (|c| c.peers = vec!["default=http://10.0.0.2".into()], Some("host:port")),
+            (|c| c.peers = vec!["default=a:1".into(), "default=b:1".into()], Some("twice")),
             (|c| c.quota_bytes = 0, Some("quota_bytes")),
             (|c| c.request_limits.max_txn_ops = 0, Some("max_txn_ops")),
             (|c| c.raft.election_ms = 300, Some("raft.election_ms")),

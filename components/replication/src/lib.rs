@@ -6,12 +6,16 @@
 //! one fdatasync covers every append that is waiting, of every group. It is purged only up to
 //! what the state machine has made durable.
 //!
+//! A group has one voter or several. Members of several talk over one TCP connection a pair of
+//! processes ([`Host`]); appends are pipelined, snapshots go as files, elections begin with a
+//! Pre-Vote. Any member takes commands and linearizable reads: a follower hands commands to its
+//! leader and asks it up to where a read must see (ReadIndex; no clock is trusted).
+//!
 //! What it refuses to know: what a command means, which protocol brought it, and what time it
-//! is. This version runs groups of one voter; peers, their network and membership changes come
-//! with the next one, behind the same names.
+//! is. Not here yet: encrypted connections between peers.
 //!
 //! ```
-//! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, StateMachine}; use std::{io, path::Path};
+//! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, StateMachine, log::LogOptions}; use std::{io, path::Path};
 //! struct Counter { total: u64, position: Option<Bytes> }
 //! impl StateMachine for Counter {
 //!     type Response = u64;
@@ -27,18 +31,24 @@
 //! }
 //! # let dir = tempfile::tempdir()?; let dir = dir.path().to_owned();
 //! # tokio::runtime::Runtime::new()?.block_on(async {
-//! let group = Replicated::start(GroupOptions::new(1, dir), Counter { total: 0, position: None }).await?;
+//! let group = Replicated::start(GroupOptions::new(1, dir), LogOptions::default(),
+//!     Counter { total: 0, position: None }).await?;
 //! assert_eq!(group.propose(Bytes::from_static(b"four")).await?, 4);
 //! group.read_barrier().await?;
 //! # group.shutdown().await; Ok::<(), Box<dyn std::error::Error>>(()) })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod host;
 pub mod log;
 mod raft;
 mod reads;
 mod replicated;
+mod tcp;
 mod thread;
+pub mod transport;
 
-pub use raft::{Checkpoint, NodeId, StateMachine};
-pub use replicated::{GroupOptions, GroupStatus, ProposeError, Replicated, StartError};
+pub use host::{Host, Peers};
+pub use openraft::AsyncRuntime;
+pub use raft::{Answerer, Checkpoint, NodeId, StateMachine};
+pub use replicated::{GroupOptions, GroupStatus, Member, Parts, ProposeError, Replicated, StartError};

@@ -95,12 +95,11 @@ impl StateMachine for Journal {
 }
 
 fn options(dir: &Path) -> GroupOptions {
-    GroupOptions {
-        snapshot_entries: 100,
-        keep_entries: 10,
-        log: LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() },
-        ..GroupOptions::new(1, dir.to_owned())
-    }
+    GroupOptions { snapshot_entries: 100, keep_entries: 10, ..GroupOptions::new(1, dir.to_owned()) }
+}
+
+fn log() -> LogOptions {
+    LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() }
 }
 
 fn command(n: usize) -> Bytes {
@@ -112,7 +111,9 @@ async fn acknowledged_commands_are_applied_again_after_a_stop_without_a_checkpoi
     let dir = tempfile::tempdir().expect("dir");
     let machine = Journal::open(dir.path());
     let group =
-        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts");
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), LogOptions::default(), machine)
+            .await
+            .expect("starts");
     for n in 0..50 {
         assert_eq!(group.propose(command(n)).await.expect("applied"), n + 1);
     }
@@ -126,7 +127,9 @@ async fn acknowledged_commands_are_applied_again_after_a_stop_without_a_checkpoi
     let state = Arc::clone(&machine.state);
     assert!(state.lock().commands.is_empty());
     let group =
-        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts");
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), LogOptions::default(), machine)
+            .await
+            .expect("starts");
     assert_eq!(state.lock().commands, (0..50).map(command).collect::<Vec<_>>());
     assert!(group.status().term >= term);
     assert_eq!(group.propose(command(50)).await.expect("applied"), 51);
@@ -136,7 +139,8 @@ async fn acknowledged_commands_are_applied_again_after_a_stop_without_a_checkpoi
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_purge_the_log_and_a_restart_needs_only_what_is_left() {
     let dir = tempfile::tempdir().expect("dir");
-    let group = Replicated::start(options(dir.path()), Journal::open(dir.path())).await.expect("starts");
+    let group =
+        Replicated::start(options(dir.path()), log(), Journal::open(dir.path())).await.expect("starts");
     for n in 0..300 {
         group.propose(command(n)).await.expect("applied");
     }
@@ -155,7 +159,7 @@ async fn snapshots_purge_the_log_and_a_restart_needs_only_what_is_left() {
     let state = Arc::clone(&machine.state);
     let flushed = state.lock().commands.len();
     assert!(flushed >= 250, "the checkpoint made {flushed} commands durable");
-    let group = Replicated::start(options(dir.path()), machine).await.expect("starts");
+    let group = Replicated::start(options(dir.path()), log(), machine).await.expect("starts");
     let commands = state.lock().commands.clone();
     assert_eq!(commands[..300], (0..300).map(command).collect::<Vec<_>>());
     assert_eq!(fs::read_dir(dir.path().join("snapshots")).expect("listable").count(), 1);
@@ -168,7 +172,9 @@ async fn reads_that_wait_together_see_every_write_acknowledged_before() {
     let machine = Journal::open(dir.path());
     let state = Arc::clone(&machine.state);
     let group = Arc::new(
-        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), machine).await.expect("starts"),
+        Replicated::start(GroupOptions::new(1, dir.path().to_owned()), LogOptions::default(), machine)
+            .await
+            .expect("starts"),
     );
     let tasks: Vec<_> = (0..8)
         .map(|_| {
@@ -208,12 +214,12 @@ async fn a_failed_sync_ends_the_group_with_its_reason_and_acknowledges_nothing()
     let dir = tempfile::tempdir().expect("dir");
     let broken = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&broken);
-    let mut options = options(dir.path());
-    options.log.wrap =
+    let mut log = log();
+    log.wrap =
         Some(Arc::new(move |file| Arc::new(Breakable(file, Arc::clone(&switch))) as Arc<dyn SegmentFile>));
     let machine = Journal::open(dir.path());
     let state = Arc::clone(&machine.state);
-    let group = Replicated::start(options, machine).await.expect("starts");
+    let group = Replicated::start(options(dir.path()), log, machine).await.expect("starts");
     group.propose(command(0)).await.expect("applied");
     broken.store(true, Ordering::SeqCst);
     let error = group.propose(command(1)).await.expect_err("the disk is broken");

@@ -1,7 +1,7 @@
 //! `tinykv check`: reads everything a member has on disk, and changes nothing.
 
 use crate::mvcc::{Keyspace, Version};
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, state_dir};
 use replication::log::{Log, LogError, Recovery};
 use std::io;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub struct Found {
 /// Reads the log and the state below `data_dir`.
 pub fn check(data_dir: &Path) -> Result<Found, CheckError> {
     let log = Log::check(&data_dir.join("log"))?;
-    let db = Db::open_read_only(&data_dir.join("state"))?;
+    let db = Db::open_read_only(&state_dir(data_dir).map_err(CheckError::State)?)?;
     db.verify().map_err(CheckError::State)?;
     let mut keyspace = Keyspace::new(0, 1);
     let mut versions = 0;

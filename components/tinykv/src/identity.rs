@@ -1,6 +1,7 @@
 //! Who this member is. Written once, before anything else in the data directory, and never
 //! changed: a member that came back with another identity would vote twice.
 
+use aistack_api::tinykv::Founder;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -15,6 +16,40 @@ pub struct Identity {
     pub cluster_id: u64,
     /// This member's; also its Raft node id.
     pub member_id: u64,
+    /// Whether it listens to peers.
+    #[serde(default)]
+    pub has_peers: bool,
+}
+
+impl Identity {
+    /// A cluster of one.
+    pub fn alone() -> Self {
+        Self { cluster_id: random_id(), member_id: random_id(), has_peers: false }
+    }
+
+    /// The member `name` of those that found a cluster: each of them comes to the same ids.
+    pub fn among(founders: &[Founder], name: &str) -> Self {
+        let cluster_id = founders.iter().fold(SEED, |hash, founder| mix(hash, member_id(founder)));
+        let member_id = founders.iter().find(|founder| founder.name == name).map_or(0, member_id);
+        Self { cluster_id, member_id, has_peers: true }
+    }
+}
+
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The id of a member that founds a cluster.
+pub fn member_id(founder: &Founder) -> u64 {
+    let bytes = founder.name.bytes().chain([0]).chain(founder.address.bytes());
+    // Not 0, which stands for nobody.
+    bytes.fold(SEED, |hash, byte| mix(hash, u64::from(byte))).max(1)
+}
+
+/// A step of splitmix64.
+fn mix(hash: u64, value: u64) -> u64 {
+    let mut mixed = (hash ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// Why the data directory cannot be used.
@@ -55,8 +90,9 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub struct DirLock(#[expect(dead_code, reason = "held, never read")] nix::fcntl::Flock<File>);
 
-/// Takes `dir`, creating it if there is none; answers who its member is.
-pub fn take(dir: &Path) -> Result<(Identity, DirLock), IdentityError> {
+/// Takes `dir`, creating it if there is none; answers who its member is: `first`, at the first
+/// start.
+pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), IdentityError> {
     let failed = |source| IdentityError::Directory { path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(failed)?;
     let lock = lock(dir)?;
@@ -71,9 +107,8 @@ pub fn take(dir: &Path) -> Result<(Identity, DirLock), IdentityError> {
             if dir.join("log").exists() || dir.join("state").exists() {
                 return Err(IdentityError::Lost { path: dir.to_owned() });
             }
-            let identity = Identity { cluster_id: random_id(), member_id: random_id() };
-            write(dir, &path, identity).map_err(failed)?;
-            Ok((identity, lock))
+            write(dir, &path, first).map_err(failed)?;
+            Ok((first, lock))
         }
         Err(error) => Err(failed(error)),
     }
@@ -109,10 +144,10 @@ mod tests {
     #[test]
     fn an_identity_is_drawn_once_and_kept() {
         let dir = tempfile::tempdir().expect("dir");
-        let (first, lock) = take(dir.path()).expect("taken");
-        assert!(matches!(take(dir.path()), Err(IdentityError::InUse { .. })));
+        let (first, lock) = take(dir.path(), Identity::alone()).expect("taken");
+        assert!(matches!(take(dir.path(), Identity::alone()), Err(IdentityError::InUse { .. })));
         drop(lock);
-        let (second, _lock) = take(dir.path()).expect("taken");
+        let (second, _lock) = take(dir.path(), Identity::alone()).expect("taken");
         assert_eq!(first, second);
         assert_ne!(first.cluster_id, first.member_id);
     }
@@ -121,8 +156,8 @@ mod tests {
     fn data_without_an_identity_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
         fs::create_dir(dir.path().join("log")).expect("created");
-        assert!(matches!(take(dir.path()), Err(IdentityError::Lost { .. })));
+        assert!(matches!(take(dir.path(), Identity::alone()), Err(IdentityError::Lost { .. })));
         fs::write(dir.path().join("identity.json"), "{}").expect("written");
-        assert!(matches!(take(dir.path()), Err(IdentityError::Malformed { .. })));
+        assert!(matches!(take(dir.path(), Identity::alone()), Err(IdentityError::Malformed { .. })));
     }
 }

@@ -80,6 +80,27 @@ impl Lessor {
         Renewal::Renewed(clock.ttl.as_secs() as i64)
     }
 
+    /// Gives every lease its full time again: whoever begins to lead knows of no renewals.
+    pub fn restart(&self) {
+        let now = Instant::now();
+        let mut clocks = self.clocks.lock();
+        let clocks = &mut *clocks;
+        clocks.deadlines.clear();
+        for (id, clock) in &mut clocks.leases {
+            clock.deadline = now + clock.ttl;
+            clocks.deadlines.insert((clock.deadline, *id));
+        }
+    }
+
+    /// Forgets all leases for these.
+    pub fn replace(&self, leases: impl Iterator<Item = (i64, i64)>) {
+        *self.clocks.lock() = Clocks::default();
+        for (id, ttl) in leases {
+            self.granted(id, ttl);
+        }
+        self.ended.send_modify(|count| *count += 1);
+    }
+
     /// Time left; `None` when the lease is unknown or has run out.
     pub fn remaining(&self, id: i64) -> Option<Duration> {
         let clocks = self.clocks.lock();

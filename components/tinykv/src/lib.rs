@@ -5,7 +5,8 @@
 //! [`platform`]) turn wire types into the engine's own and back.
 //!
 //! What it refuses to know: what keys mean. What this version does not do, and refuses with a
-//! sentence: more than one member, auth, maintenance snapshots.
+//! sentence: members that join or leave a cluster after its founding, encrypted connections
+//! between members, auth, maintenance snapshots.
 //!
 //! ```
 //! use tinykv::mvcc::{Command, Keyspace, Put, Query, Span, Values};
@@ -24,6 +25,7 @@ pub mod check;
 pub mod etcd;
 pub mod identity;
 pub mod lessor;
+pub mod members;
 pub mod metrics;
 pub mod mvcc;
 pub mod node;

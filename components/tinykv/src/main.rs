@@ -31,9 +31,13 @@ struct Cli {
     #[arg(long, value_name = "URL")]
     listen_client_urls: Option<String>,
 
-    /// Where peers will connect once clusters have more than one member.
+    /// Where the other members connect, as a URL: http://127.0.0.1:2380.
     #[arg(long, value_name = "URL")]
     listen_peer_urls: Option<String>,
+
+    /// The members that found the cluster, this one among them: a=http://10.0.0.1:2380,b=…
+    #[arg(long, value_name = "NAME=URL,…", value_delimiter = ',')]
+    initial_cluster: Option<Vec<String>>,
 
     /// How the member list shows this member's client address; several are separated by commas.
     #[arg(long, value_name = "URLS", value_delimiter = ',')]
@@ -112,6 +116,7 @@ fn overrides(cli: &Cli) -> Result<Value, String> {
     set("data_dir", cli.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned().into()));
     set("listen_client", cli.listen_client_urls.as_deref().map(address).transpose()?.map(Value::from));
     set("listen_peer", cli.listen_peer_urls.as_deref().map(address).transpose()?.map(Value::from));
+    set("peers", cli.initial_cluster.clone().map(Value::from));
     set("advertise_client_urls", cli.advertise_client_urls.clone().map(Value::from));
     set("quota_bytes", cli.quota_backend_bytes.map(Value::from));
     if let Some(admin) = cli.admin_listen {

@@ -2,15 +2,18 @@
 
 use crate::identity::{self, DirLock, Identity, IdentityError};
 use crate::lessor::Renewal;
+use crate::members::{self, Question, Reply};
 use crate::metrics::Figures;
 use crate::mvcc::{self, Alarm, Answer, Command, Keyspace, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer};
 use crate::store::{KvMachine, Shared, SharedParts, StoreError};
-use aistack_api::tinykv::TinykvConfig;
+use aistack_api::tinykv::{Founder, TinykvConfig, TinykvConfigError};
 use replication::log::LogOptions;
-use replication::{GroupOptions, GroupStatus, ProposeError, Replicated, StartError};
+use replication::{GroupOptions, GroupStatus, Host, Peers, ProposeError, Replicated, StartError};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -28,6 +31,18 @@ const MAX_LEASE_TTL: i64 = 9_000_000_000;
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeStartError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] TinykvConfigError),
+    /// Peers cannot be listened to.
+    #[error("cannot listen to the other members on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The data directory.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -57,6 +72,15 @@ pub enum NodeError {
     /// Nobody leads now.
     #[error("no leader")]
     NoLeader,
+    /// Only the leader can do this.
+    #[error("not leader")]
+    NotLeader,
+    /// The leadership cannot go there.
+    #[error("bad leader transferee")]
+    BadTransferee,
+    /// The leader went away in the middle of it; whether it was done is unknown.
+    #[error("leader changed")]
+    LeaderChanged,
     /// The member is stopping or has stopped.
     #[error("server stopped: {0}")]
     Stopped(String),
@@ -69,6 +93,10 @@ impl From<ProposeError> for NodeError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::NotLeader { .. } => Self::NoLeader,
+            ProposeError::Unknown(reason) => {
+                tracing::debug!(%reason, "what came of a request is unknown");
+                Self::LeaderChanged
+            }
             ProposeError::Stopped(reason) => Self::Stopped(reason),
         }
     }
@@ -102,26 +130,44 @@ pub struct Node {
     group: Replicated<KvMachine>,
     tasks: Vec<JoinHandle<()>>,
     stopping: AtomicBool,
+    /// Whether this member's clocks of leases count: it leads, and they began anew when it did.
+    leads: AtomicBool,
     _lock: DirLock,
 }
 
 impl Node {
     /// Opens the data directory and starts the member; everything acknowledged before is there.
     pub async fn start(config: TinykvConfig) -> Result<Arc<Self>, NodeStartError> {
-        let (identity, lock) = identity::take(&config.data_dir)?;
+        let founders = config.founders()?;
+        let first =
+            if founders.is_empty() { Identity::alone() } else { Identity::among(&founders, &config.name) };
+        let (identity, lock) = identity::take(&config.data_dir, first)?;
         let figures = Arc::new(Figures::default());
-        let shared = Shared::open(&config.data_dir.join("state"), parts_of(&config, Arc::clone(&figures)))?;
-        let group =
-            Replicated::start(group_of(&config, identity, figures), KvMachine(Arc::clone(&shared))).await?;
+        let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures)))?;
+        let host = host_of(&config, identity, log_of(&config, figures))?;
+        let options = group_of(&config, identity, &founders);
+        let group = host.start(options, KvMachine(Arc::clone(&shared))).await?;
+        drop(host);
         if let Some((path, offset)) = &group.recovery().cut {
             tracing::warn!(path = %path.display(), offset, "an unfinished write was cut off the log");
         }
-        Ok(Arc::new_cyclic(|node: &std::sync::Weak<Self>| {
+        Ok(Arc::new_cyclic(|node: &Weak<Self>| {
             let tasks = vec![
                 tokio::spawn(Arc::clone(&shared).sweep_forever()),
                 tokio::spawn(end_leases(node.clone())),
+                tokio::spawn(begin_to_lead(node.clone())),
             ];
-            Self { config, identity, shared, group, tasks, stopping: AtomicBool::new(false), _lock: lock }
+            group.answer_with(members::answerer(node.clone()));
+            Self {
+                config,
+                identity,
+                shared,
+                group,
+                tasks,
+                stopping: AtomicBool::new(false),
+                leads: AtomicBool::new(false),
+                _lock: lock,
+            }
         }))
     }
 
@@ -150,6 +196,28 @@ impl Node {
         let shared = Arc::clone(&self.shared);
         let hash = tokio::task::spawn_blocking(move || shared.db().hash(revision, compacted)).await;
         Ok((hash.map_err(io::Error::other)??, revision, compacted))
+    }
+
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.group.leader()
+    }
+
+    /// Hands the leadership to another voter; only the leader can.
+    pub async fn move_leader(&self, to: u64) -> Result<(), NodeError> {
+        if self.leader() != Some(self.identity.member_id) {
+            return Err(NodeError::NotLeader);
+        }
+        if !self.status().members.get(&to).is_some_and(|member| member.voter) {
+            return Err(NodeError::BadTransferee);
+        }
+        self.in_time(async { Ok(self.group.transfer_leader(to).await?) }).await
+    }
+
+    /// Has the leader answer a question; this member, if it leads.
+    async fn ask(&self, question: Question) -> Result<Reply, NodeError> {
+        let reply = self.in_time(async { Ok(self.group.ask_leader(question.encode()).await?) }).await?;
+        Reply::decode(reply).ok_or(NodeError::LeaderChanged)
     }
 
     /// Where the store stands.
@@ -251,35 +319,57 @@ impl Node {
         }
     }
 
-    /// Renews a lease; answers its seconds, or `None` when there is no such lease.
+    /// Renews a lease; answers its seconds, or `None` when there is no such lease. The leader's
+    /// clocks count.
     pub async fn renew(&self, id: i64) -> Result<Option<i64>, NodeError> {
+        match self.ask(Question::Renew(id)).await? {
+            Reply::Seconds(ttl) => Ok(Some(ttl)),
+            Reply::Nothing => Ok(None),
+            Reply::NotNow => Err(NodeError::LeaderChanged),
+        }
+    }
+
+    /// Renews a lease here, on the leader.
+    pub(crate) async fn renew_here(&self, id: i64) -> Reply {
         self.shared.figures.leases_renewed.inc();
-        self.in_time(async {
-            let mut endings = self.shared.lessor.endings();
-            loop {
-                match self.shared.lessor.renew(id) {
-                    Renewal::Renewed(ttl) => return Ok(Some(ttl)),
-                    Renewal::Unknown => return Ok(None),
-                    // Its end is on the way; saying "gone" before it is gone would be a lie.
-                    Renewal::Ending => {
-                        if endings.changed().await.is_err() {
-                            return Ok(None);
-                        }
+        let mut endings = self.shared.lessor.endings();
+        loop {
+            if !self.leads.load(Ordering::Acquire) {
+                return Reply::NotNow;
+            }
+            match self.shared.lessor.renew(id) {
+                Renewal::Renewed(ttl) => return Reply::Seconds(ttl),
+                Renewal::Unknown => return Reply::Nothing,
+                // Its end is on the way; saying "gone" before it is gone would be a lie.
+                Renewal::Ending => {
+                    if endings.changed().await.is_err() {
+                        return Reply::Nothing;
                     }
                 }
             }
-        })
-        .await
+        }
+    }
+
+    /// What is left of a lease by this member's clocks; it leads.
+    pub(crate) fn left_here(&self, id: i64) -> Reply {
+        if !self.leads.load(Ordering::Acquire) {
+            return Reply::NotNow;
+        }
+        self.shared.lessor.remaining(id).map_or(Reply::Nothing, |left| Reply::Seconds(left.as_secs() as i64))
     }
 
     /// What is left of a lease; `None` when there is no such lease.
     pub async fn lease_left(&self, id: i64) -> Result<Option<LeaseLeft>, NodeError> {
         self.barrier().await?;
-        let Some(left) = self.shared.lessor.remaining(id) else { return Ok(None) };
+        let left = match self.ask(Question::Left(id)).await? {
+            Reply::Seconds(left) => left,
+            Reply::Nothing => return Ok(None),
+            Reply::NotNow => return Err(NodeError::LeaderChanged),
+        };
         Ok(self.shared.with(|keyspace| {
             let lease = keyspace.lease(id)?;
             let keys = lease.keys.iter().cloned().collect();
-            Some(LeaseLeft { ttl: left.as_secs() as i64, granted: lease.ttl, keys })
+            Some(LeaseLeft { ttl: left, granted: lease.ttl, keys })
         }))
     }
 
@@ -339,25 +429,72 @@ fn parts_of(config: &TinykvConfig, figures: Arc<Figures>) -> SharedParts {
     }
 }
 
-fn group_of(config: &TinykvConfig, identity: Identity, figures: Arc<Figures>) -> GroupOptions {
+fn host_of(config: &TinykvConfig, identity: Identity, log: LogOptions) -> Result<Arc<Host>, NodeStartError> {
+    if !identity.has_peers {
+        return Ok(Host::alone(&config.data_dir, log)?);
+    }
+    let address = config.listen_peer;
+    let listener = TcpListener::bind(address).map_err(|source| NodeStartError::Listen { address, source })?;
+    let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listener };
+    Ok(Host::with_peers(&config.data_dir, log, peers)?)
+}
+
+fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> GroupOptions {
     let raft = &config.raft;
+    // An address, and after a line feed the name.
+    let mut together: BTreeMap<u64, String> = founders
+        .iter()
+        .map(|founder| (identity::member_id(founder), format!("{}\n{}", founder.address, founder.name)))
+        .collect();
+    if together.is_empty() && !identity.has_peers {
+        let own = format!("{}\n{}", config.listen_peer, config.name);
+        together.insert(identity.member_id, own);
+    }
     GroupOptions {
-        address: format!("http://{}", config.listen_peer),
+        founders: together,
         heartbeat: Duration::from_millis(raft.heartbeat_ms),
         election: Duration::from_millis(raft.election_ms),
         snapshot_entries: raft.snapshot_entries,
         snapshot_bytes: raft.snapshot_bytes,
-        log: LogOptions {
-            segment_bytes: raft.segment_bytes,
-            observer: Some(Arc::new(move |duration, bytes| figures.synced(duration, bytes))),
-            ..LogOptions::default()
-        },
         ..GroupOptions::new(identity.member_id, config.data_dir.clone())
     }
 }
 
+fn log_of(config: &TinykvConfig, figures: Arc<Figures>) -> LogOptions {
+    LogOptions {
+        segment_bytes: config.raft.segment_bytes,
+        observer: Some(Arc::new(move |duration, bytes| figures.synced(duration, bytes))),
+        ..LogOptions::default()
+    }
+}
+
+/// Starts the clocks of leases anew whenever this member begins to lead.
+async fn begin_to_lead(node: Weak<Node>) {
+    let mut known = None;
+    loop {
+        let Some(node) = node.upgrade() else {
+            // It is being made, or is gone; then this task is ended from outside.
+            tokio::time::sleep(LEASE_TICK / 10).await;
+            continue;
+        };
+        let leader = node.leader();
+        let leads = leader == Some(node.identity.member_id);
+        if leads && !node.leads.load(Ordering::Acquire) {
+            node.shared.lessor.restart();
+        }
+        node.leads.store(leads, Ordering::Release);
+        if known != leader {
+            known = leader;
+            tracing::info!(leader = format_args!("{:x}", leader.unwrap_or(0)), "leader");
+        }
+        if node.group.leader_changed(known).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Proposes the end of leases that have run out, for as long as the member lives.
-async fn end_leases(node: std::sync::Weak<Node>) {
+async fn end_leases(node: Weak<Node>) {
     let mut ticks = tokio::time::interval(LEASE_TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -365,6 +502,9 @@ async fn end_leases(node: std::sync::Weak<Node>) {
         let Some(node) = node.upgrade() else {
             continue;
         };
+        if !node.leads.load(Ordering::Acquire) {
+            continue;
+        }
         let expired = node.shared.lessor.expired(LEASE_ENDINGS);
         let endings = expired.into_iter().map(|id| {
             let node = &node;

@@ -19,6 +19,7 @@ mod writer;
 pub use frame::FRAME_OVERHEAD;
 pub use group::{Entry, LogRange};
 pub use record::{EntryId, EntryKind, Record, RecordError, Vote};
+pub(crate) use record::{decode as decode_record, encode as encode_record};
 pub use segment::SegmentFile;
 pub use writer::{Done, SyncObserver};
 
@@ -45,11 +46,20 @@ pub struct LogOptions {
     pub observer: Option<SyncObserver>,
     /// Wraps each segment file; `None` writes to the file itself. For fault injection.
     pub wrap: Option<WrapFile>,
+    /// Whether everything is written by whoever asks, so that nothing depends on the scheduling
+    /// of threads. For simulations.
+    pub without_thread: bool,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, cache_bytes: 32 << 20, observer: None, wrap: None }
+        Self {
+            segment_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            observer: None,
+            wrap: None,
+            without_thread: false,
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub enum EntryKind {
     Command,
     /// A change of membership.
     Membership,
+    /// A command that begins with who waits for it: another member than the one that appended it.
+    Forwarded,
 }
 
 /// One fact of one group.
@@ -111,6 +113,7 @@ const TAG_VOTE: u8 = 4;
 const TAG_TRUNCATE: u8 = 5;
 const TAG_PURGE: u8 = 6;
 const TAG_SEAL: u8 = 7;
+const TAG_FORWARDED: u8 = 8;
 
 /// Appends the record to `out`.
 pub fn encode(record: &Record, out: &mut Vec<u8>) {
@@ -122,6 +125,7 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
                 EntryKind::Blank => TAG_BLANK,
                 EntryKind::Command => TAG_COMMAND,
                 EntryKind::Membership => TAG_MEMBERSHIP,
+                EntryKind::Forwarded => TAG_FORWARDED,
             });
             out.put_u32_le(*group);
             put_id(out, *id);
@@ -184,12 +188,13 @@ fn body_of(body: &mut Bytes) -> Result<Record, RecordError> {
     let group = body.get_u32_le();
     let need = |body: &Bytes, size: usize| if body.len() < size { Err(RecordError::Short) } else { Ok(()) };
     let record = match tag {
-        TAG_BLANK | TAG_COMMAND | TAG_MEMBERSHIP => {
+        TAG_BLANK | TAG_COMMAND | TAG_MEMBERSHIP | TAG_FORWARDED => {
             need(body, 24)?;
             let id = get_id(body);
             let kind = match tag {
                 TAG_BLANK => EntryKind::Blank,
                 TAG_COMMAND => EntryKind::Command,
+                TAG_FORWARDED => EntryKind::Forwarded,
                 _ => EntryKind::Membership,
             };
             let payload = body.split_off(0);
@@ -242,6 +247,7 @@ mod tests {
             Record::Entry { group: 0, id, kind: EntryKind::Blank, payload: Bytes::new() },
             Record::Entry { group: 7, id, kind: EntryKind::Command, payload: Bytes::from_static(b"payload") },
             Record::Entry { group: 7, id, kind: EntryKind::Membership, payload: vec![0; 4096].into() },
+            Record::Entry { group: 7, id, kind: EntryKind::Forwarded, payload: vec![9; 40].into() },
             Record::Vote { group: 1, vote: Vote { term: 9, leader: 2, committed: true } },
             Record::Truncate { group: 1, keep: None },
             Record::Truncate { group: 1, keep: Some(0) },

@@ -4,7 +4,7 @@ use super::record::{self, EntryId, Record};
 use super::segment::{self, SEGMENT_HEADER, Segment, SegmentFile};
 use super::{LogError, LogOptions, Place, Shared, frame};
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -41,11 +41,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Hands a job to the log's thread, which writes it together with what else waits.
+    /// Hands a job to the log's thread, which writes it together with what else waits. A log
+    /// without a thread writes it at once.
     pub fn send(&self, job: Job) -> Result<(), LogError> {
-        let closed = || LogError::Stopped("its writer has ended".to_owned());
+        let Some(queue) = &self.queue else {
+            self.write(job, self.writer.lock());
+            return Ok(());
+        };
         self.pending.fetch_add(1, Ordering::AcqRel);
-        self.queue.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())
+        queue.send(job).map_err(|_| LogError::Stopped("its writer has ended".to_owned()))
     }
 
     /// Writes a job on the caller's thread if nothing else waits; hands it over otherwise. A
@@ -56,16 +60,27 @@ impl Handle {
         if self.pending.load(Ordering::Acquire) > 0 {
             return self.send(job);
         }
-        let Some(mut writer) = self.writer.try_lock() else { return self.send(job) };
+        match self.writer.try_lock() {
+            Some(writer) => {
+                self.write(job, writer);
+                Ok(())
+            }
+            None => self.send(job),
+        }
+    }
+
+    fn write(&self, job: Job, mut writer: MutexGuard<'_, Writer>) {
         let failure = writer.commit(&self.shared, std::slice::from_ref(&job));
         drop(writer);
         report(std::iter::once(job), failure.as_deref());
-        Ok(())
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if self.queue.is_none() {
+            seal(&self.shared, &self.writer);
+        }
         drop(self.queue.take());
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by the panic hook already.
@@ -75,9 +90,13 @@ impl Drop for Handle {
 }
 
 pub fn start(shared: Arc<Shared>, writer: Writer) -> Result<Handle, LogError> {
-    let (queue, jobs) = crossbeam_channel::unbounded();
+    let threaded = !writer.options.without_thread;
     let writer = Arc::new(Mutex::new(writer));
     let pending = Arc::new(AtomicUsize::new(0));
+    if !threaded {
+        return Ok(Handle { queue: None, thread: None, writer, shared, pending });
+    }
+    let (queue, jobs) = crossbeam_channel::unbounded();
     let thread = {
         let (shared, writer, pending) = (Arc::clone(&shared), Arc::clone(&writer), Arc::clone(&pending));
         std::thread::Builder::new()
@@ -105,6 +124,10 @@ fn run(shared: &Shared, writer: &Mutex<Writer>, pending: &AtomicUsize, jobs: &Re
         report(batch.into_iter(), failure.as_deref());
         pending.fetch_sub(count, Ordering::AcqRel);
     }
+    seal(shared, writer);
+}
+
+fn seal(shared: &Shared, writer: &Mutex<Writer>) {
     if shared.stopped.lock().is_none() {
         let seal = Job { records: vec![Record::Seal], sync: true, done: None };
         if let Some(error) = writer.lock().commit(shared, &[seal]) {
@@ -169,7 +192,7 @@ impl Writer {
         }
         self.settle(shared, &places, self.offset - buffer.len() as u64);
         if batch.iter().flat_map(|job| &job.records).any(|record| matches!(record, Record::Purge { .. })) {
-            self.drop_segments(shared);
+            self.drop_segments(shared)?;
         }
         Ok(())
     }
@@ -178,12 +201,22 @@ impl Writer {
         self.segments.values().next_back().expect("a log has at least one segment")
     }
 
+    fn file(&self) -> Arc<dyn SegmentFile> {
+        let file = Arc::clone(&self.active().file);
+        match &self.options.wrap {
+            Some(wrap) => wrap(file),
+            None => file,
+        }
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        let path = self.active().path.display();
+        self.file().sync().map_err(|source| LogError::Stopped(format!("writing {path}: {source}")))
+    }
+
     fn put(&mut self, bytes: &[u8], sync: bool) -> Result<(), LogError> {
         let segment = self.active();
-        let file: Arc<dyn SegmentFile> = match &self.options.wrap {
-            Some(wrap) => wrap(Arc::clone(&segment.file)),
-            None => Arc::clone(&segment.file) as Arc<dyn SegmentFile>,
-        };
+        let file = self.file();
         file.write_all_at(bytes, self.offset)
             .and_then(|()| if sync { file.sync() } else { Ok(()) })
             .map_err(|source| LogError::Stopped(format!("writing {}: {source}", segment.path.display())))?;
@@ -213,7 +246,7 @@ impl Writer {
     /// Starts a new segment large enough for a frame of `frame` bytes.
     fn roll(&mut self, shared: &Shared, frame: usize) -> Result<(), LogError> {
         // What was written without a sync must not be overtaken by the next segment.
-        self.active().file.sync_data().map_err(|source| LogError::Stopped(source.to_string()))?;
+        self.sync()?;
         let state = state_records(shared);
         let mut buffer = Vec::new();
         encode(self.next_sequence, state.iter(), &mut buffer);
@@ -228,15 +261,21 @@ impl Writer {
     }
 
     /// Deletes the oldest segments that hold no entry anybody may still ask for.
-    fn drop_segments(&mut self, shared: &Shared) {
+    fn drop_segments(&mut self, shared: &Shared) -> Result<(), LogError> {
+        let mut synced = false;
         while self.segments.len() > 1 {
-            let Some(oldest) = self.segments.keys().next().copied() else { return };
+            let Some(oldest) = self.segments.keys().next().copied() else { break };
             let reach = self.reach.get(&oldest).cloned().unwrap_or_default();
             let needed = reach.iter().any(|(group, last)| {
                 shared.group(*group).lock().purged().is_none_or(|purged| purged.index < *last)
             });
             if needed {
-                return;
+                break;
+            }
+            if !synced {
+                // A log that lacks entries must say that they were purged, even after a crash.
+                self.sync()?;
+                synced = true;
             }
             self.reach.remove(&oldest);
             shared.files.lock().remove(&oldest);
@@ -246,6 +285,7 @@ impl Writer {
                 tracing::warn!(path = %segment.path.display(), %error, "an old log segment stays behind");
             }
         }
+        Ok(())
     }
 }
 

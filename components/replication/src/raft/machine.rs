@@ -1,17 +1,19 @@
 //! The application's state machine as openraft asks for it.
 
 use super::snapshots::{SnapshotFiles, Snapshots};
-use super::types::{Position, StoredMembers, Types};
+use super::types::{NodeId, Position, StoredMembers, Types};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf};
+use openraft::{AsyncRuntime, EntryPayload};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Notify;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// Writes a copy of a state below a path; answers the copy's position.
 pub type Checkpoint = Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync>;
@@ -46,7 +48,7 @@ pub struct SnapshotRule {
 }
 
 /// A state machine and its bookkeeping.
-pub struct Machine<S> {
+pub struct Machine<S: StateMachine> {
     pub state: S,
     pub position: Position,
     pub snapshots: Snapshots,
@@ -56,23 +58,34 @@ pub struct Machine<S> {
     /// Rung when the rule asks for a snapshot.
     pub due: Arc<Notify>,
     pub since: (u64, u64),
+    /// This member.
+    pub node: NodeId,
+    /// Commands forwarded from here.
+    pub forwarded: Forwarded<S::Response>,
+    /// One past the last index applied.
+    pub applied: watch::Sender<u64>,
+    /// How many voters there are.
+    pub voters: Arc<AtomicUsize>,
 }
 
 type Answer<S> = Option<<S as StateMachine>::Response>;
 
-impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
+/// Whoever waits here for a command that the leader, another member, appended.
+pub type Forwarded<R> = Arc<Mutex<HashMap<u64, oneshot::Sender<R>>>>;
+
+impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for Machine<S> {
     type SnapshotData = SnapshotFiles;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(
         &mut self,
-    ) -> Result<(Option<LogIdOf<Types<Answer<S>>>>, StoredMembers), io::Error> {
+    ) -> Result<(Option<LogIdOf<Types<Answer<S>, A>>>, StoredMembers), io::Error> {
         Ok((self.position.applied, self.position.members.clone()))
     }
 
     async fn apply<E>(&mut self, mut entries: E) -> Result<(), io::Error>
     where
-        E: Stream<Item = Result<EntryResponder<Types<Answer<S>>>, io::Error>> + Unpin + Send,
+        E: Stream<Item = Result<EntryResponder<Types<Answer<S>, A>>, io::Error>> + Unpin + Send,
     {
         let mut commands = Vec::new();
         let mut responders = Vec::new();
@@ -81,25 +94,34 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
             self.position.applied = Some(entry.log_id);
             match entry.payload {
                 EntryPayload::Normal(payload) => {
-                    self.since.1 += payload.0.len() as u64;
-                    responders.push((responder, true));
-                    commands.push(payload.0);
+                    self.since.1 += payload.command.len() as u64;
+                    let mine = payload.origin.filter(|origin| origin.node == self.node);
+                    responders.push((responder, Some(mine.map(|origin| origin.request))));
+                    commands.push(payload.command);
                 }
                 EntryPayload::Membership(members) => {
+                    self.voters.store(members.voter_ids().count(), Ordering::Release);
                     self.position.members = StoredMembers::new(Some(entry.log_id), members);
-                    responders.push((responder, false));
+                    responders.push((responder, None));
                 }
-                EntryPayload::Blank => responders.push((responder, false)),
+                EntryPayload::Blank => responders.push((responder, None)),
             }
         }
         self.since.0 += responders.len() as u64;
         let mut answers = self.state.apply(commands, self.position.encode())?.into_iter();
-        for (responder, is_command) in responders {
-            let answer = if is_command { answers.next() } else { None };
-            if let Some(responder) = responder {
+        for (responder, command) in responders {
+            let answer = if command.is_some() { answers.next() } else { None };
+            if let (Some(Some(request)), None) = (command, &responder) {
+                let waiter = self.forwarded.lock().remove(&request);
+                if let (Some(waiter), Some(answer)) = (waiter, answer) {
+                    // Whoever asked may have given up.
+                    let _ = waiter.send(answer);
+                }
+            } else if let Some(responder) = responder {
                 responder.send(answer);
             }
         }
+        self.applied.send_replace(self.position.applied.map_or(0, |id| id.index() + 1));
         if self.since.0 >= self.rule.entries || self.since.1 >= self.rule.bytes {
             self.since = (0, 0);
             self.due.notify_one();
@@ -117,12 +139,17 @@ impl<S: StateMachine> RaftStateMachine<Types<Answer<S>>> for Machine<S> {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMetaOf<Types<Answer<S>>>,
+        meta: &SnapshotMetaOf<Types<Answer<S>, A>>,
         snapshot: SnapshotFiles,
     ) -> Result<(), io::Error> {
-        self.state.restore(&snapshot.state)?;
+        let files = self.snapshots.adopt(snapshot)?;
+        self.state.restore(&files.state)?;
         self.position = Position { applied: meta.last_log_id, members: meta.last_membership.clone() };
-        self.flushed.fetch_max(self.position.applied.map_or(0, |id| id.index() + 1), Ordering::AcqRel);
+        self.voters.store(self.position.members.membership().voter_ids().count(), Ordering::Release);
+        let end = self.position.applied.map_or(0, |id| id.index() + 1);
+        self.flushed.fetch_max(end, Ordering::AcqRel);
+        self.applied.send_replace(end);
+        self.since = (0, 0);
         Ok(())
     }
 
@@ -140,14 +167,13 @@ pub struct Builder {
     flushed: Arc<AtomicU64>,
 }
 
-impl<R: Send + Sync + 'static> RaftSnapshotBuilder<Types<R>> for Builder {
+impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftSnapshotBuilder<Types<R, A>> for Builder {
     type SnapshotData = SnapshotFiles;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types<R>, SnapshotFiles>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types<R, A>, SnapshotFiles>, io::Error> {
         let fill = self.checkpoint.take().ok_or_else(|| io::Error::other("a snapshot is built once"))?;
         let snapshots = self.snapshots.clone();
-        let built = tokio::task::spawn_blocking(move || snapshots.build(fill)).await;
-        let (position, files) = built.map_err(io::Error::other)??;
+        let (position, files) = A::spawn_blocking(move || snapshots.build(fill)).await??;
         self.flushed.fetch_max(position.applied.map_or(0, |id| id.index() + 1), Ordering::AcqRel);
         Ok(snapshot_of(position, files))
     }

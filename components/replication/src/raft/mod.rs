@@ -1,13 +1,17 @@
 //! The seam to openraft: its names stop here.
 
+mod codec;
 mod machine;
 mod network;
+mod service;
 mod snapshots;
 mod storage;
 mod types;
 
-pub use machine::{Checkpoint, Machine, SnapshotRule, StateMachine};
-pub use network::NoPeers;
+pub use codec::number;
+pub use machine::{Checkpoint, Forwarded, Machine, SnapshotRule, StateMachine};
+pub use network::{Networks, address_of};
+pub use service::{Answerer, GroupService, Led, RaftOf, read_index};
 pub use snapshots::Snapshots;
 pub use storage::Storage;
 pub use types::{NodeId, Payload, Position, Types};

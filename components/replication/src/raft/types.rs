@@ -3,7 +3,8 @@
 use crate::log::{EntryId, Vote as LogVote};
 use bytes::{Buf, BufMut, Bytes};
 use openraft::impls::leader_id_adv::LeaderId;
-use openraft::{BasicNode, Membership, RaftTypeConfig};
+use openraft::{AsyncRuntime, BasicNode, EntryPayload, Membership, RaftTypeConfig};
+use openraft_rt_tokio::TokioRuntime;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,43 +14,43 @@ use std::marker::PhantomData;
 /// The identity of a member of a group; never given to another node.
 pub type NodeId = u64;
 
-/// openraft's type parameters for a state machine that answers `R`.
-pub struct Types<R>(PhantomData<fn() -> R>);
+/// openraft's type parameters for a state machine that answers `R`, on the runtime `A`.
+pub struct Types<R, A = TokioRuntime>(PhantomData<fn() -> (R, A)>);
 
-impl<R> fmt::Debug for Types<R> {
+impl<R, A> fmt::Debug for Types<R, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Types")
     }
 }
-impl<R> Clone for Types<R> {
+impl<R, A> Clone for Types<R, A> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<R> Copy for Types<R> {}
-impl<R> Default for Types<R> {
+impl<R, A> Copy for Types<R, A> {}
+impl<R, A> Default for Types<R, A> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
-impl<R> PartialEq for Types<R> {
+impl<R, A> PartialEq for Types<R, A> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
-impl<R> Eq for Types<R> {}
-impl<R> PartialOrd for Types<R> {
+impl<R, A> Eq for Types<R, A> {}
+impl<R, A> PartialOrd for Types<R, A> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl<R> Ord for Types<R> {
+impl<R, A> Ord for Types<R, A> {
     fn cmp(&self, _: &Self) -> Ordering {
         Ordering::Equal
     }
 }
 
-impl<R: Send + Sync + 'static> RaftTypeConfig for Types<R> {
+impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftTypeConfig for Types<R, A> {
     type D = Payload;
     type R = R;
     type NodeId = NodeId;
@@ -67,17 +68,33 @@ impl<R: Send + Sync + 'static> RaftTypeConfig for Types<R> {
         = openraft::impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = A;
     type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// An entry of any group.
+pub type RaftEntry = openraft::Entry<LeaderId<u64, NodeId>, EntryPayload<Payload, NodeId, BasicNode>>;
+
+/// Who waits for a command that another member than its proposer appended: a member, and that
+/// member's number for the wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    pub node: NodeId,
+    pub request: u64,
 }
 
 /// A command of the application, opaque here.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Payload(pub Bytes);
+pub struct Payload {
+    /// The command.
+    pub command: Bytes,
+    /// Set when it was forwarded to the leader.
+    pub origin: Option<Origin>,
+}
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.command.len())
     }
 }
 impl fmt::Display for Payload {
@@ -188,7 +205,7 @@ pub fn decode_members(bytes: &mut Bytes) -> Option<Members> {
     Members::new(configs, nodes).ok()
 }
 
-fn put_log_id(out: &mut Vec<u8>, id: Option<&LogId>) {
+pub fn put_log_id(out: &mut Vec<u8>, id: Option<&LogId>) {
     out.put_u8(u8::from(id.is_some()));
     let id = id.map(from_log_id).unwrap_or_default();
     out.put_u64_le(id.term);
@@ -197,14 +214,14 @@ fn put_log_id(out: &mut Vec<u8>, id: Option<&LogId>) {
 }
 
 #[expect(clippy::option_option, reason = "the outer one says whether the bytes were enough")]
-fn get_log_id(bytes: &mut Bytes) -> Option<Option<LogId>> {
+pub fn get_log_id(bytes: &mut Bytes) -> Option<Option<LogId>> {
     let mut fields = take(bytes, 25)?;
     let some = fields.get_u8() != 0;
     let id = EntryId { term: fields.get_u64_le(), leader: fields.get_u64_le(), index: fields.get_u64_le() };
     Some(some.then(|| to_log_id(id)))
 }
 
-fn take(bytes: &mut Bytes, size: usize) -> Option<Bytes> {
+pub fn take(bytes: &mut Bytes, size: usize) -> Option<Bytes> {
     (bytes.len() >= size).then(|| bytes.split_to(size))
 }
 

@@ -1,4 +1,4 @@
-//! The Cluster service: a member list of one.
+//! The Cluster service: the member list. Members do not come or go after the founding yet.
 
 use super::{Door, absent};
 use crate::node::Node;
@@ -6,9 +6,19 @@ use tonic::{Request, Response, Status, async_trait};
 use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::cluster_server::Cluster;
 
-const ONE: &str = "clusters of more than one member";
+const CHANGES: &str = "changes of a cluster's members";
 
-fn member(node: &Node) -> pb::Member {
+/// A member tells where its own clients connect; of the others nothing of the kind is known.
+fn member(node: &Node, id: u64, member: &replication::Member) -> pb::Member {
+    if id != node.identity.member_id {
+        return pb::Member {
+            id,
+            name: member.label.clone(),
+            peer_ur_ls: vec![format!("http://{}", member.address)],
+            client_ur_ls: Vec::new(),
+            is_learner: !member.voter,
+        };
+    }
     let config = &node.config;
     let mut client_ur_ls = config.advertise_client_urls.clone();
     if client_ur_ls.is_empty() {
@@ -16,11 +26,11 @@ fn member(node: &Node) -> pb::Member {
         client_ur_ls.push(format!("{scheme}://{}", config.listen_client));
     }
     pb::Member {
-        id: node.identity.member_id,
+        id,
         name: config.name.clone(),
         peer_ur_ls: vec![format!("http://{}", config.listen_peer)],
         client_ur_ls,
-        is_learner: false,
+        is_learner: !member.voter,
     }
 }
 
@@ -30,14 +40,14 @@ impl Cluster for Door {
         &self,
         _request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        Err(absent(ONE))
+        Err(absent(CHANGES))
     }
 
     async fn member_remove(
         &self,
         _request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        Err(absent(ONE))
+        Err(absent(CHANGES))
     }
 
     async fn member_update(
@@ -51,7 +61,8 @@ impl Cluster for Door {
         &self,
         _request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        let members = vec![member(&self.node)];
+        let members =
+            self.node.status().members.iter().map(|(id, known)| member(&self.node, *id, known)).collect();
         // etcd leaves the revision out of cluster answers.
         Ok(Response::new(pb::MemberListResponse { header: Some(self.header(0)), members }))
     }
@@ -60,6 +71,6 @@ impl Cluster for Door {
         &self,
         _request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        Err(absent(ONE))
+        Err(absent(CHANGES))
     }
 }

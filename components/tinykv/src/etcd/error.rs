@@ -12,6 +12,9 @@ impl From<NodeError> for Status {
             NodeError::TooLarge => (Code::InvalidArgument, "etcdserver: request is too large"),
             NodeError::TimedOut => (Code::Unavailable, "etcdserver: request timed out"),
             NodeError::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
+            NodeError::NotLeader => (Code::FailedPrecondition, "etcdserver: not leader"),
+            NodeError::BadTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+            NodeError::LeaderChanged => (Code::Unavailable, "etcdserver: leader changed"),
             NodeError::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped"),
             NodeError::State(reason) => {
                 tracing::error!(%reason, "the state cannot be read");

@@ -118,9 +118,10 @@ impl Maintenance for Door {
 
     async fn move_leader(
         &self,
-        _request: Request<pb::MoveLeaderRequest>,
+        request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(Status::failed_precondition("etcdserver: bad leader transferee"))
+        self.node.move_leader(request.into_inner().target_id).await?;
+        Ok(Response::new(pb::MoveLeaderResponse { header: self.header_now() }))
     }
 
     async fn downgrade(

@@ -8,6 +8,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
     FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,62 @@ pub struct StoredVersion {
     pub key: Bytes,
     /// The version; its value stays on disk.
     pub version: Version,
+}
+
+/// The directory of the state below a data directory: `state`, or `state-N` after the Nth
+/// snapshot of another member that took its place; the file `STATE` names it then.
+pub fn state_dir(data_dir: &Path) -> io::Result<PathBuf> {
+    match std::fs::read_to_string(data_dir.join("STATE")) {
+        Ok(name) => Ok(data_dir.join(name.trim())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(data_dir.join("state")),
+        Err(error) => Err(error),
+    }
+}
+
+/// Copies `copy` to a new state directory beside `current`; not in use before [`adopt`].
+pub fn receive(data_dir: &Path, current: &Path, copy: &Path) -> io::Result<PathBuf> {
+    let number = current.to_string_lossy().rsplit_once("state-").and_then(|(_, n)| n.parse::<u64>().ok());
+    let next = data_dir.join(format!("state-{}", number.unwrap_or(0) + 1));
+    if next.exists() {
+        std::fs::remove_dir_all(&next)?;
+    }
+    std::fs::create_dir(&next)?;
+    for entry in std::fs::read_dir(copy)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), next.join(entry.file_name()));
+        // Tables never change; the rest is RocksDB's to rewrite.
+        if from.extension().is_some_and(|extension| extension == "sst") {
+            std::fs::hard_link(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to)?;
+            File::open(&to)?.sync_all()?;
+        }
+    }
+    File::open(&next)?.sync_all()?;
+    Ok(next)
+}
+
+/// From the next start on, `next` is the state.
+pub fn adopt(data_dir: &Path, next: &Path) -> io::Result<()> {
+    let name = next.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = data_dir.join("STATE.tmp");
+    std::fs::write(&temporary, name)?;
+    File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, data_dir.join("STATE"))?;
+    File::open(data_dir)?.sync_all()
+}
+
+/// Removes state directories that are not in use.
+pub fn clear_others(data_dir: &Path, current: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(data_dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_state = name == "state" || name.starts_with("state-");
+        if is_state && path.is_dir() && path != current {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Everything but the versions.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use replication::{Checkpoint, StateMachine};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
@@ -28,7 +28,9 @@ pub type Applied = Outcome;
 /// The state, for everybody who reads it.
 pub struct Shared {
     keyspace: RwLock<Keyspace>,
-    db: Db,
+    /// The database, and where it lies; another one after a snapshot of another member.
+    db: RwLock<(Db, PathBuf)>,
+    parts: SharedParts,
     /// The recent changes, for watchers.
     pub hub: Hub,
     /// When leases run out.
@@ -58,23 +60,24 @@ pub struct SharedParts {
 }
 
 impl Shared {
-    /// Opens the state in `path` and builds the engine from it.
-    pub fn open(path: &Path, parts: SharedParts) -> Result<Arc<Self>, StoreError> {
-        let read = |source| StoreError::Read { path: path.to_owned(), source };
-        let db = Db::open(path, parts.cache_bytes)?;
-        let mut keyspace = Keyspace::new(parts.value_bytes, parts.min_lease_ttl);
-        db.versions(|stored, _| keyspace.restore(stored.key, stored.version)).map_err(read)?;
-        let Loaded { revision, compacted, leases, alarms } = db.load().map_err(read)?;
-        let lessor = Lessor::new(leases.iter().copied());
-        keyspace.restore_rest(revision, compacted, leases, alarms);
+    /// Opens the state below `data_dir` and builds the engine from it.
+    pub fn open(data_dir: &Path, parts: SharedParts) -> Result<Arc<Self>, StoreError> {
+        let find = |source| StoreError::Read { path: data_dir.to_owned(), source };
+        let path = super::db::state_dir(data_dir).map_err(find)?;
+        super::db::clear_others(data_dir, &path).map_err(find)?;
+        let db = Db::open(&path, parts.cache_bytes)?;
+        let read = |source| StoreError::Read { path: path.clone(), source };
+        let (keyspace, leases) = load(&db, &parts).map_err(read)?;
+        let lessor = Lessor::new(leases.into_iter());
         let hub = Hub::new(keyspace.revision(), parts.recent_bytes);
         let swept = tokio::sync::watch::Sender::new(-1);
         let shared = Self {
             keyspace: RwLock::new(keyspace),
-            db,
+            db: RwLock::new((db, path)),
             hub,
             lessor,
-            figures: parts.figures,
+            figures: Arc::clone(&parts.figures),
+            parts,
             between_batches: Mutex::new(()),
             compacted: Notify::new(),
             swept,
@@ -84,27 +87,50 @@ impl Shared {
         Ok(Arc::new(shared))
     }
 
+    /// Replaces everything by the copy of another member's state.
+    fn restore(&self, copy: &Path) -> io::Result<()> {
+        let _between = self.between_batches.lock();
+        let current = self.db.read().1.clone();
+        let data_dir = current.parent().map(Path::to_owned).unwrap_or_default();
+        let next = super::db::receive(&data_dir, &current, copy)?;
+        let db = Db::open(&next, self.parts.cache_bytes).map_err(io::Error::other)?;
+        let (keyspace, leases) = load(&db, &self.parts)?;
+        super::db::adopt(&data_dir, &next)?;
+        let revision = keyspace.revision();
+        {
+            // Whoever holds the engine's lock sees both, or neither.
+            let mut engine = self.keyspace.write();
+            *engine = keyspace;
+            *self.db.write() = (db, next);
+        }
+        self.lessor.replace(leases.into_iter());
+        self.hub.jump(revision);
+        self.compacted.notify_one();
+        tracing::info!(revision, "took over the state of another member");
+        Ok(())
+    }
+
     /// Looks at the engine.
     pub fn with<T>(&self, look: impl FnOnce(&Keyspace) -> T) -> T {
         look(&self.keyspace.read())
     }
 
     /// The database.
-    pub fn db(&self) -> &Db {
-        &self.db
+    pub fn db(&self) -> Db {
+        self.db.read().0.clone()
     }
 
     /// Answers a query from the state as it is here and now.
     pub fn query(&self, query: &Query) -> io::Result<Result<QueryAnswer, Refusal>> {
         loop {
-            let (selection, compacted) = {
+            let (selection, compacted, db) = {
                 let keyspace = self.keyspace.read();
                 match keyspace.select(query) {
-                    Ok(selection) => (selection, keyspace.compacted()),
+                    Ok(selection) => (selection, keyspace.compacted(), self.db()),
                     Err(refusal) => return Ok(Err(refusal)),
                 }
             };
-            match selection.load(query, &self.db) {
+            match selection.load(query, &db) {
                 Ok(answer) => return Ok(Ok(answer)),
                 // A version may be swept between selecting and loading it; only then look again.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -120,7 +146,8 @@ impl Shared {
     /// Answers a transaction that cannot write.
     pub fn read_txn(&self, txn: &Txn) -> io::Result<Result<TxnAnswer, Refusal>> {
         // The lock is held over the loads: its reads must see one state.
-        self.keyspace.read().read_txn(txn, &self.db)
+        let keyspace = self.keyspace.read();
+        keyspace.read_txn(txn, &self.db())
     }
 
     /// Waits until the sweep of a compaction has ended.
@@ -146,8 +173,11 @@ impl Shared {
         let compacted = self.with(Keyspace::compacted);
         let mut next: Option<Bytes> = None;
         loop {
-            let sweep = self.keyspace.write().sweep(next.as_ref(), SWEEP_KEYS);
-            let mut batch = self.db.batch();
+            let (sweep, db) = {
+                let mut keyspace = self.keyspace.write();
+                (keyspace.sweep(next.as_ref(), SWEEP_KEYS), self.db())
+            };
+            let mut batch = db.batch();
             for (key, revision) in &sweep.dropped {
                 batch.drop_version(key, *revision);
             }
@@ -168,12 +198,13 @@ impl Shared {
         let between = self.between_batches.lock();
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut changes = Vec::new();
-        let mut batch = self.db.batch();
+        let db = self.db();
+        let mut batch = db.batch();
         for turn in commands.chunks(TURN) {
             let mut keyspace = self.keyspace.write();
             for command in turn {
                 let before = changes.len();
-                let outcome = keyspace.apply(command, &self.db, &mut changes)?;
+                let outcome = keyspace.apply(command, &db, &mut changes)?;
                 for (number, change) in changes[before..].iter().enumerate() {
                     batch.change(change, number as u32);
                 }
@@ -210,11 +241,12 @@ impl Shared {
 
     fn checkpoint(&self, path: &Path) -> io::Result<Bytes> {
         // Most is flushed while batches go on; what came meanwhile, between two of them.
-        self.db.flush()?;
+        self.db().flush()?;
         let _between = self.between_batches.lock();
-        self.db.flush()?;
-        self.db.checkpoint(path)?;
-        self.db.position()?.ok_or_else(|| io::Error::other("the state has no position yet"))
+        let db = self.db();
+        db.flush()?;
+        db.checkpoint(path)?;
+        db.position()?.ok_or_else(|| io::Error::other("the state has no position yet"))
     }
 }
 
@@ -237,7 +269,7 @@ impl StateMachine for KvMachine {
     type Response = Applied;
 
     fn position(&self) -> io::Result<Option<Bytes>> {
-        self.0.db.position()
+        self.0.db().position()
     }
 
     fn apply(&mut self, commands: Vec<Bytes>, position: Bytes) -> io::Result<Vec<Applied>> {
@@ -253,12 +285,18 @@ impl StateMachine for KvMachine {
         Box::new(move |path| shared.checkpoint(path))
     }
 
-    fn restore(&mut self, _copy: &Path) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "a cluster of one never installs a snapshot; that comes with clusters of three",
-        ))
+    fn restore(&mut self, copy: &Path) -> io::Result<()> {
+        self.0.restore(copy)
     }
+}
+
+/// Builds the engine from a database; answers the leases beside it.
+fn load(db: &Db, parts: &SharedParts) -> io::Result<(Keyspace, Vec<(i64, i64)>)> {
+    let mut keyspace = Keyspace::new(parts.value_bytes, parts.min_lease_ttl);
+    db.versions(|stored, _| keyspace.restore(stored.key, stored.version))?;
+    let Loaded { revision, compacted, leases, alarms } = db.load()?;
+    keyspace.restore_rest(revision, compacted, leases.clone(), alarms);
+    Ok((keyspace, leases))
 }
 
 /// Changes grouped by revision, as they were applied.

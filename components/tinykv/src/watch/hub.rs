@@ -58,6 +58,15 @@ impl Hub {
         self.revision.send_replace(revision);
     }
 
+    /// The store has gone to `revision` at once; what lies between is on disk.
+    pub fn jump(&self, revision: i64) {
+        {
+            let mut ring = self.ring.write();
+            *ring = Ring { recent: VecDeque::new(), bytes: 0, floor: revision };
+        }
+        self.revision.send_replace(revision);
+    }
+
     /// Wakes when the store has moved on.
     pub fn subscribe(&self) -> watch::Receiver<i64> {
         self.revision.subscribe()

@@ -1,0 +1,275 @@
+//! Answers to what other members ask of a group.
+
+use super::codec;
+use super::machine::{Machine, StateMachine};
+use super::snapshots::{SnapshotFiles, Snapshots, write_position};
+use super::types::{NodeId, Origin, Payload, Position, Types, Vote, take};
+use crate::transport::{Answering, Kind, Service};
+use bytes::{Buf as _, BufMut as _, Bytes};
+use futures::future::BoxFuture;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::ReadPolicy;
+use openraft::storage::{Snapshot, SnapshotMeta};
+use openraft::{AsyncRuntime, Raft};
+use parking_lot::{Mutex, RwLock};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::marker::PhantomData;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+type Answer<S> = Option<<S as StateMachine>::Response>;
+pub type RaftOf<S, A> = Raft<Types<Answer<S>, A>, Machine<S>>;
+
+/// What the application answers when a follower asks its leader.
+pub type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
+/// How a leader answers what only a leader can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Led {
+    /// Done; where it asked for a number, the number.
+    Done(Bytes),
+    /// This member does not lead, and has done nothing; whom it follows.
+    NotLeader(Option<NodeId>),
+    /// It led when it was asked, and does not know what came of it.
+    Unknown(String),
+}
+
+impl Led {
+    fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Self::Done(bytes) => {
+                out.put_u8(0);
+                out.put_slice(bytes);
+            }
+            Self::NotLeader(leader) => {
+                out.put_u8(1);
+                out.put_u64_le(leader.unwrap_or(0));
+            }
+            Self::Unknown(reason) => {
+                out.put_u8(2);
+                out.put_slice(reason.as_bytes());
+            }
+        }
+        out.into()
+    }
+
+    pub fn decode(mut bytes: Bytes) -> io::Result<Self> {
+        let wrong = || io::Error::other("a leader's answer is malformed");
+        Ok(match take(&mut bytes, 1).ok_or_else(wrong)?.get_u8() {
+            0 => Self::Done(bytes),
+            1 => {
+                let leader = codec::number(&mut bytes)?;
+                Self::NotLeader((leader != 0).then_some(leader))
+            }
+            2 => Self::Unknown(String::from_utf8_lossy(&bytes).into_owned()),
+            _ => return Err(wrong()),
+        })
+    }
+}
+
+/// A snapshot that is being received.
+struct Receiving {
+    transfer: u64,
+    dir: PathBuf,
+    vote: Vote,
+    position: Position,
+    files: Vec<(File, u64, u64)>,
+}
+
+/// The service of a group.
+pub struct GroupService<S: StateMachine, A: AsyncRuntime> {
+    inner: Arc<Inner<S, A>>,
+}
+
+struct Inner<S: StateMachine, A: AsyncRuntime> {
+    raft: RaftOf<S, A>,
+    snapshots: Snapshots,
+    receiving: Mutex<(u64, Option<Receiving>)>,
+    answerer: Arc<RwLock<Option<Answerer>>>,
+    runtime: PhantomData<fn() -> A>,
+}
+
+impl<S: StateMachine, A: AsyncRuntime> GroupService<S, A> {
+    pub fn new(raft: RaftOf<S, A>, snapshots: Snapshots, answerer: Arc<RwLock<Option<Answerer>>>) -> Self {
+        let receiving = Mutex::new((0, None));
+        Self { inner: Arc::new(Inner { raft, snapshots, receiving, answerer, runtime: PhantomData }) }
+    }
+}
+
+impl<S: StateMachine, A: AsyncRuntime> Service for GroupService<S, A> {
+    fn answer(&self, _from: NodeId, kind: Kind, body: Bytes) -> Answering {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            match kind {
+                Kind::Append => inner.append(body).await,
+                Kind::Vote | Kind::PreVote => inner.vote(kind, body).await,
+                Kind::SnapshotBegin => inner.snapshot_begin(body),
+                Kind::SnapshotPiece => inner.snapshot_piece(body),
+                Kind::SnapshotEnd => inner.snapshot_end(body).await,
+                Kind::Transfer => inner.transfer(body).await,
+                Kind::Propose => Ok(inner.propose(body).await?.encode()),
+                Kind::ReadIndex => Ok(read_index(&inner.raft).await.encode()),
+                Kind::Ask => inner.ask(body).await,
+            }
+        })
+    }
+}
+
+/// Up to where a read that starts now must see. Only a leader that a quorum still follows knows.
+pub async fn read_index<S: StateMachine, A: AsyncRuntime>(raft: &RaftOf<S, A>) -> Led {
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => {
+            let mut out = Vec::with_capacity(8);
+            out.put_u64_le(linearizer.read_log_id().index());
+            Led::Done(out.into())
+        }
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+            Led::NotLeader(forward.leader_id)
+        }
+        Err(error) => Led::Unknown(error.to_string()),
+    }
+}
+
+impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
+    async fn append(&self, body: Bytes) -> io::Result<Bytes> {
+        let request = codec::read_append(body)?;
+        let response = self.raft.append_entries(request).await.map_err(io::Error::other)?;
+        Ok(codec::appended(&response).into())
+    }
+
+    async fn vote(&self, kind: Kind, body: Bytes) -> io::Result<Bytes> {
+        let request = codec::read_vote(body)?;
+        let response = if kind == Kind::Vote {
+            self.raft.vote(request).await
+        } else {
+            self.raft.pre_vote(request).await
+        };
+        Ok(codec::voted(&response.map_err(io::Error::other)?).into())
+    }
+
+    async fn transfer(&self, body: Bytes) -> io::Result<Bytes> {
+        let request = codec::read_transfer(body)?;
+        let response = self.raft.handle_transfer_leader(request).await.map_err(io::Error::other)?;
+        response.map_err(io::Error::other)?;
+        Ok(Bytes::new())
+    }
+
+    async fn propose(&self, mut body: Bytes) -> io::Result<Led> {
+        let origin = Origin { node: codec::number(&mut body)?, request: codec::number(&mut body)? };
+        if !self.raft.is_leader() {
+            return Ok(Led::NotLeader(self.raft.current_leader().await));
+        }
+        let payload = Payload { command: body, origin: Some(origin) };
+        Ok(match self.raft.client_write(payload).await {
+            Ok(_) => Led::Done(Bytes::new()),
+            // It led a moment ago: the command may be in its log.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Led::Unknown("the leader changed".to_owned())
+            }
+            Err(error) => Led::Unknown(error.to_string()),
+        })
+    }
+
+    async fn ask(&self, body: Bytes) -> io::Result<Bytes> {
+        if !self.raft.is_leader() {
+            return Ok(Led::NotLeader(self.raft.current_leader().await).encode());
+        }
+        let answerer = self.answerer.read().clone();
+        Ok(match answerer {
+            Some(answerer) => Led::Done(answerer(body).await).encode(),
+            None => Led::Unknown("it has just started".to_owned()).encode(),
+        })
+    }
+
+    fn snapshot_begin(&self, body: Bytes) -> io::Result<Bytes> {
+        let (vote, position, names) = codec::read_snapshot(body)?;
+        let mut receiving = self.receiving.lock();
+        receiving.1 = None;
+        let dir = self.snapshots.receive()?;
+        let mut files = Vec::with_capacity(names.len());
+        for (name, size) in names {
+            let path = below(&dir.join("state"), &name)?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            files.push((OpenOptions::new().write(true).create_new(true).open(path)?, size, 0));
+        }
+        receiving.0 += 1;
+        let transfer = receiving.0;
+        receiving.1 = Some(Receiving { transfer, dir, vote, position, files });
+        let mut out = Vec::with_capacity(8);
+        out.put_u64_le(transfer);
+        Ok(out.into())
+    }
+
+    fn snapshot_piece(&self, body: Bytes) -> io::Result<Bytes> {
+        let piece = codec::read_piece(body)?;
+        let mut receiving = self.receiving.lock();
+        let receiving = receiving.1.as_mut().filter(|receiving| receiving.transfer == piece.transfer);
+        let receiving =
+            receiving.ok_or_else(|| io::Error::other("this snapshot is not expected any more"))?;
+        let (file, size, received) = receiving
+            .files
+            .get_mut(piece.file as usize)
+            .ok_or_else(|| io::Error::other("a piece of an unknown file of a snapshot"))?;
+        if piece.offset + piece.bytes.len() as u64 > *size {
+            return Err(io::Error::other("a piece past the end of a snapshot's file"));
+        }
+        file.write_all_at(&piece.bytes, piece.offset)?;
+        *received += piece.bytes.len() as u64;
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot_end(&self, mut body: Bytes) -> io::Result<Bytes> {
+        let transfer = codec::number(&mut body)?;
+        let receiving = self.receiving.lock().1.take().filter(|receiving| receiving.transfer == transfer);
+        let receiving =
+            receiving.ok_or_else(|| io::Error::other("this snapshot is not expected any more"))?;
+        let (vote, meta, state) = A::spawn_blocking(move || finish(receiving)).await??;
+        let snapshot = Snapshot { meta, snapshot: SnapshotFiles { state } };
+        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        let mut out = Vec::new();
+        codec::put_vote(&mut out, &response.vote);
+        Ok(out.into())
+    }
+}
+
+type Meta = SnapshotMeta<openraft::impls::leader_id_adv::LeaderId<u64, NodeId>, NodeId, openraft::BasicNode>;
+
+/// Makes what was received durable.
+fn finish(receiving: Receiving) -> io::Result<(Vote, Meta, PathBuf)> {
+    for (file, size, received) in &receiving.files {
+        if size != received {
+            return Err(io::Error::other(format!("a snapshot's file has {received} of {size} bytes")));
+        }
+        file.sync_all()?;
+    }
+    let state = receiving.dir.join("state");
+    sync_directories(&state)?;
+    write_position(&receiving.dir, &receiving.position)?;
+    let Position { applied, members } = receiving.position;
+    Ok((receiving.vote, SnapshotMeta { last_log_id: applied, last_membership: members }, state))
+}
+
+fn sync_directories(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_directories(&path)?;
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// The path of `name` below `root`; a peer may name nothing else.
+fn below(root: &Path, name: &str) -> io::Result<PathBuf> {
+    let path = Path::new(name);
+    let plain = path.components().all(|component| matches!(component, Component::Normal(_)));
+    if !plain || name.is_empty() {
+        return Err(io::Error::other(format!("{name:?} is no file of a snapshot")));
+    }
+    Ok(root.join(path))
+}

@@ -1,0 +1,375 @@
+//! One TCP connection to each peer, shared by all groups of the process.
+//!
+//! ```text
+//! hello   magic "RAFTPEER" | version u8 | cluster u64 | from u64 | to u64
+//! welcome u8: 1 yes, 2 another cluster, 3 another member
+//! frame   length u32 | CRC-32C of the rest u32 | number u64 | group u32 | kind u8 | body
+//! ```
+//!
+//! A request's answer bears its number; kind 0 is an answer, kind 255 an error in words. Answers
+//! come in any order.
+
+use crate::NodeId;
+use crate::transport::{Answering, Kind, Peer, Request, Services, Transport};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+const MAGIC: &[u8; 8] = b"RAFTPEER";
+const VERSION: u8 = 1;
+const HELLO: usize = 33;
+const HEAD: usize = 21;
+/// The largest frame that is read.
+const FRAME_LIMIT: usize = 64 << 20;
+/// How long connecting and greeting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long a peer that owes answers may say nothing.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// Frames written with one call, in bytes.
+const WRITE_TARGET: usize = 256 << 10;
+const ANSWER: u8 = 0;
+const ERROR: u8 = 255;
+
+/// Who this process is to its peers.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    pub cluster: u64,
+    pub node: NodeId,
+}
+
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<io::Result<Bytes>>>>>;
+
+struct Outgoing {
+    request: Request,
+    answer: oneshot::Sender<io::Result<Bytes>>,
+}
+
+/// The connections to peers, made when they are needed.
+pub struct Connections {
+    runtime: Handle,
+    identity: Identity,
+    open: Arc<Mutex<HashMap<Peer, mpsc::UnboundedSender<Outgoing>>>>,
+}
+
+impl Connections {
+    pub fn new(runtime: Handle, identity: Identity) -> Self {
+        Self { runtime, identity, open: Arc::default() }
+    }
+}
+
+impl Transport for Connections {
+    fn call(&self, to: &Peer, request: Request) -> Answering {
+        let (answer, receiver) = oneshot::channel();
+        let mut outgoing = Outgoing { request, answer };
+        let mut open = self.open.lock();
+        if let Some(connection) = open.get(to) {
+            match connection.send(outgoing) {
+                Ok(()) => return answering(receiver),
+                Err(mpsc::error::SendError(back)) => outgoing = back,
+            }
+        }
+        let (sender, requests) = mpsc::unbounded_channel();
+        // The receiver stands two lines up.
+        let _ = sender.send(outgoing);
+        open.insert(to.clone(), sender);
+        self.runtime.spawn(serve_connection(self.identity, to.clone(), requests));
+        answering(receiver)
+    }
+}
+
+fn answering(receiver: oneshot::Receiver<io::Result<Bytes>>) -> Answering {
+    Box::pin(async move {
+        receiver.await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection to the peer broke"))
+        })
+    })
+}
+
+/// Sends requests until the connection breaks; what waits for answers then hears of it.
+async fn serve_connection(identity: Identity, peer: Peer, requests: mpsc::UnboundedReceiver<Outgoing>) {
+    let mut requests = requests;
+    let failed = match connect(identity, &peer).await {
+        Ok(stream) => exchange(stream, &mut requests).await,
+        Err(error) => error,
+    };
+    tracing::debug!(peer = format_args!("{:x}", peer.node), address = %peer.address, error = %failed, "no connection");
+    requests.close();
+    while let Ok(outgoing) = requests.try_recv() {
+        // Whoever asked may have given up.
+        let _ = outgoing.answer.send(Err(io::Error::new(failed.kind(), failed.to_string())));
+    }
+}
+
+async fn connect(identity: Identity, peer: &Peer) -> io::Result<TcpStream> {
+    let greet = async {
+        let mut stream = TcpStream::connect(&peer.address).await?;
+        stream.set_nodelay(true)?;
+        let mut hello = Vec::with_capacity(HELLO);
+        hello.put_slice(MAGIC);
+        hello.put_u8(VERSION);
+        hello.put_u64_le(identity.cluster);
+        hello.put_u64_le(identity.node);
+        hello.put_u64_le(peer.node);
+        stream.write_all(&hello).await?;
+        match stream.read_u8().await? {
+            1 => Ok(stream),
+            2 => Err(io::Error::other(format!("{} belongs to another cluster", peer.address))),
+            3 => Err(io::Error::other(format!("{} is another member", peer.address))),
+            other => Err(io::Error::other(format!("{} is no peer (it said {other})", peer.address))),
+        }
+    };
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{} does not answer", peer.address));
+    tokio::time::timeout(CONNECT_LIMIT, greet).await.map_err(|_| late())?
+}
+
+async fn exchange(stream: TcpStream, requests: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Error {
+    let (reader, writer) = stream.into_split();
+    let pending = Pending::default();
+    let failed = tokio::select! {
+        error = send(writer, requests, &pending) => error,
+        error = receive(reader, &pending) => error,
+    };
+    for (_, answer) in pending.lock().drain() {
+        // Whoever asked may have given up.
+        let _ = answer.send(Err(io::Error::new(failed.kind(), failed.to_string())));
+    }
+    failed
+}
+
+async fn send(
+    mut writer: OwnedWriteHalf,
+    requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    pending: &Pending,
+) -> io::Error {
+    let mut number = 0;
+    let mut buffer = BytesMut::new();
+    while let Some(first) = requests.recv().await {
+        let mut next = Some(first);
+        while let Some(Outgoing { request, answer }) = next {
+            number += 1;
+            pending.lock().insert(number, answer);
+            put_frame(&mut buffer, number, request.group, request.kind as u8, &request.body);
+            next = if buffer.len() < WRITE_TARGET { requests.try_recv().ok() } else { None };
+        }
+        if let Err(error) = writer.write_all(&buffer).await {
+            return error;
+        }
+        buffer.clear();
+    }
+    io::Error::other("the process is stopping")
+}
+
+async fn receive(reader: OwnedReadHalf, pending: &Pending) -> io::Error {
+    let mut frames = Frames::new(reader);
+    loop {
+        let frame = match tokio::time::timeout(SILENCE_LIMIT, frames.next()).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error)) => return error,
+            Err(_) if pending.lock().is_empty() => continue,
+            Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer has fallen silent"),
+        };
+        let Some(answer) = pending.lock().remove(&frame.number) else { continue };
+        let outcome = match frame.kind {
+            ANSWER => Ok(frame.body),
+            _ => Err(io::Error::other(String::from_utf8_lossy(&frame.body).into_owned())),
+        };
+        // Whoever asked may have given up.
+        let _ = answer.send(outcome);
+    }
+}
+
+struct Frame {
+    number: u64,
+    group: u32,
+    kind: u8,
+    body: Bytes,
+}
+
+fn put_frame(out: &mut BytesMut, number: u64, group: u32, kind: u8, body: &[u8]) {
+    let start = out.len();
+    out.put_bytes(0, 8);
+    out.put_u64_le(number);
+    out.put_u32_le(group);
+    out.put_u8(kind);
+    out.put_slice(body);
+    let length = (out.len() - start - 8) as u32;
+    let checksum = crc32c::crc32c(&out[start + 8..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Reads frames. A read that is given up halfway goes on where it was.
+struct Frames {
+    reader: BufReader<OwnedReadHalf>,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    fn new(reader: OwnedReadHalf) -> Self {
+        Self { reader: BufReader::with_capacity(64 << 10, reader), buffer: BytesMut::new() }
+    }
+
+    async fn fill(&mut self, size: usize) -> io::Result<()> {
+        while self.buffer.len() < size {
+            self.buffer.reserve(size - self.buffer.len());
+            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> io::Result<Frame> {
+        self.fill(HEAD).await?;
+        let mut head = &self.buffer[..8];
+        let (length, stored) = (head.get_u32_le() as usize, head.get_u32_le());
+        if !(HEAD - 8..=FRAME_LIMIT).contains(&length) {
+            return Err(io::Error::other(format!("a peer announced a frame of {length} bytes")));
+        }
+        self.fill(8 + length).await?;
+        let mut frame = self.buffer.split_to(8 + length).freeze();
+        frame.advance(8);
+        if crc32c::crc32c(&frame) != stored {
+            return Err(io::Error::other("a frame of a peer was damaged on its way"));
+        }
+        let (number, group, kind) = (frame.get_u64_le(), frame.get_u32_le(), frame.get_u8());
+        Ok(Frame { number, group, kind, body: frame })
+    }
+}
+
+/// Serves peers that connect to `listener`, for as long as the runtime lives.
+pub fn listen(
+    runtime: &Handle,
+    listener: StdListener,
+    identity: Identity,
+    services: Services,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = {
+        let _context = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    runtime.spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve_peer(stream, identity, services.clone()));
+                }
+                Err(error) => {
+                    // Mostly too many open files: some must close first.
+                    tracing::warn!(%error, "a peer could not connect");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn serve_peer(stream: TcpStream, identity: Identity, services: Services) {
+    let greeted = tokio::time::timeout(CONNECT_LIMIT, welcome(stream, identity)).await;
+    let (stream, from) = match greeted {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a peer was turned away");
+            return;
+        }
+        Err(_) => return,
+    };
+    let (reader, writer) = stream.into_split();
+    let (answers, queue) = mpsc::unbounded_channel();
+    let error = tokio::select! {
+        error = answer_requests(reader, from, &services, &answers) => error,
+        error = send_answers(writer, queue) => error,
+    };
+    tracing::debug!(peer = format_args!("{from:x}"), %error, "a peer's connection ended");
+}
+
+async fn welcome(mut stream: TcpStream, identity: Identity) -> io::Result<(TcpStream, NodeId)> {
+    stream.set_nodelay(true)?;
+    let mut hello = [0; HELLO];
+    stream.read_exact(&mut hello).await?;
+    let mut hello = &hello[..];
+    if !hello.starts_with(MAGIC) || hello[8] != VERSION {
+        return Err(io::Error::other("it speaks another protocol, or another version of this one"));
+    }
+    hello.advance(9);
+    let (cluster, from, to) = (hello.get_u64_le(), hello.get_u64_le(), hello.get_u64_le());
+    if cluster != identity.cluster {
+        stream.write_u8(2).await?;
+        return Err(io::Error::other(format!("member {from:x} belongs to cluster {cluster:x}")));
+    }
+    if to != identity.node {
+        stream.write_u8(3).await?;
+        return Err(io::Error::other(format!("member {from:x} looked for member {to:x} here")));
+    }
+    stream.write_u8(1).await?;
+    Ok((stream, from))
+}
+
+type Answers = mpsc::UnboundedSender<(u64, io::Result<Bytes>)>;
+
+async fn answer_requests(
+    reader: OwnedReadHalf,
+    from: NodeId,
+    services: &Services,
+    answers: &Answers,
+) -> io::Error {
+    let mut frames = Frames::new(reader);
+    loop {
+        let Frame { number, group, kind, body } = match frames.next().await {
+            Ok(frame) => frame,
+            Err(error) => return error,
+        };
+        let Some(kind) = Kind::of(kind) else {
+            // The other end of the queue lives as long as this.
+            let _ = answers.send((number, Err(io::Error::other("a request of no known kind"))));
+            continue;
+        };
+        let mut answering = services.answer(from, Request { group, kind, body });
+        // The first poll happens here, so that requests begin in the order in which they came.
+        match futures::poll!(&mut answering) {
+            std::task::Poll::Ready(answer) => {
+                let _ = answers.send((number, answer));
+            }
+            std::task::Poll::Pending => {
+                let answers = answers.clone();
+                tokio::spawn(async move {
+                    // The connection may have broken meanwhile.
+                    let _ = answers.send((number, answering.await));
+                });
+            }
+        }
+    }
+}
+
+async fn send_answers(
+    mut writer: OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<(u64, io::Result<Bytes>)>,
+) -> io::Error {
+    let mut buffer = BytesMut::new();
+    while let Some(first) = queue.recv().await {
+        let mut next = Some(first);
+        while let Some((number, answer)) = next {
+            match answer {
+                Ok(body) => put_frame(&mut buffer, number, 0, ANSWER, &body),
+                Err(error) => put_frame(&mut buffer, number, 0, ERROR, error.to_string().as_bytes()),
+            }
+            next = if buffer.len() < WRITE_TARGET { queue.try_recv().ok() } else { None };
+        }
+        if let Err(error) = writer.write_all(&buffer).await {
+            return error;
+        }
+        buffer.clear();
+    }
+    io::Error::other("the process is stopping")
+}

@@ -1,0 +1,84 @@
+//! A disk under the log that loses what was not synced and tears the write of a crash.
+
+use crate::runtime::draw;
+use parking_lot::Mutex;
+use replication::log::{LogOptions, SegmentFile};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+struct Unsynced {
+    file: Arc<File>,
+    offset: u64,
+    before: Vec<u8>,
+}
+
+#[derive(Default)]
+struct State {
+    dead: AtomicBool,
+    /// The next write stops halfway.
+    tear: AtomicBool,
+    unsynced: Mutex<Vec<Unsynced>>,
+}
+
+/// The disk of one life of a process.
+#[derive(Clone, Default)]
+pub struct Disk(Arc<State>);
+
+impl Disk {
+    pub fn options(&self) -> LogOptions {
+        let disk = self.clone();
+        LogOptions {
+            segment_bytes: 64 << 10,
+            cache_bytes: 4 << 10,
+            without_thread: true,
+            wrap: Some(Arc::new(move |file| Arc::new(Torn(file, disk.clone())) as Arc<dyn SegmentFile>)),
+            ..LogOptions::default()
+        }
+    }
+
+    /// The power goes: some of what was written last and not synced never reached the disk.
+    pub fn crash(&self) {
+        self.0.dead.store(true, Ordering::SeqCst);
+        let mut unsynced = self.0.unsynced.lock();
+        let keep = draw(0..unsynced.len() as u64 + 1) as usize;
+        for write in unsynced.drain(keep..).rev() {
+            SegmentFile::write_all_at(&*write.file, &write.before, write.offset).expect("a simulated disk");
+        }
+    }
+
+    pub fn tear_next_write(&self) {
+        self.0.tear.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Torn(Arc<File>, Disk);
+
+impl SegmentFile for Torn {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let state = &self.1.0;
+        if state.dead.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the power is off"));
+        }
+        let mut before = vec![0; bytes.len()];
+        self.0.read_exact_at(&mut before, offset)?;
+        if state.tear.swap(false, Ordering::SeqCst) {
+            let written = draw(0..bytes.len() as u64) as usize;
+            SegmentFile::write_all_at(&*self.0, &bytes[..written], offset)?;
+            state.dead.store(true, Ordering::SeqCst);
+            return Err(io::Error::other("the power went in the middle of a write"));
+        }
+        state.unsynced.lock().push(Unsynced { file: Arc::clone(&self.0), offset, before });
+        SegmentFile::write_all_at(&*self.0, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.1.0.dead.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the power is off"));
+        }
+        self.1.0.unsynced.lock().clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! What members ask their leader, beside commands: only the leader's clocks of leases count.
+
+use crate::node::Node;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use replication::Answerer;
+use std::sync::{Arc, Weak};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Give a lease its full time again.
+    Renew(i64),
+    /// How long a lease has left.
+    Left(i64),
+}
+
+/// What the leader says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// So many seconds.
+    Seconds(i64),
+    /// There is no such lease.
+    Nothing,
+    /// It has only just begun to lead, or leads no more.
+    NotNow,
+}
+
+impl Question {
+    /// The question as bytes.
+    pub fn encode(self) -> Bytes {
+        let (tag, id) = match self {
+            Self::Renew(id) => (1, id),
+            Self::Left(id) => (2, id),
+        };
+        let mut out = BytesMut::with_capacity(9);
+        out.put_u8(tag);
+        out.put_i64_le(id);
+        out.freeze()
+    }
+
+    /// Reads [`encode`](Self::encode) back.
+    pub fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.len() != 9 {
+            return None;
+        }
+        match (bytes.get_u8(), bytes.get_i64_le()) {
+            (1, id) => Some(Self::Renew(id)),
+            (2, id) => Some(Self::Left(id)),
+            _ => None,
+        }
+    }
+}
+
+impl Reply {
+    /// The reply as bytes.
+    pub fn encode(self) -> Bytes {
+        let (tag, seconds) = match self {
+            Self::Seconds(seconds) => (1, seconds),
+            Self::Nothing => (2, 0),
+            Self::NotNow => (3, 0),
+        };
+        let mut out = BytesMut::with_capacity(9);
+        out.put_u8(tag);
+        out.put_i64_le(seconds);
+        out.freeze()
+    }
+
+    /// Reads [`encode`](Self::encode) back.
+    pub fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.len() != 9 {
+            return None;
+        }
+        match (bytes.get_u8(), bytes.get_i64_le()) {
+            (1, seconds) => Some(Self::Seconds(seconds)),
+            (2, _) => Some(Self::Nothing),
+            (3, _) => Some(Self::NotNow),
+            _ => None,
+        }
+    }
+}
+
+/// Answers what other members ask this one, for as long as it lives.
+pub fn answerer(node: Weak<Node>) -> Answerer {
+    Arc::new(move |question| {
+        let node = node.upgrade();
+        Box::pin(async move {
+            let reply = match (node, Question::decode(question)) {
+                (Some(node), Some(Question::Renew(id))) => node.renew_here(id).await,
+                (Some(node), Some(Question::Left(id))) => node.left_here(id),
+                (None, _) | (_, None) => Reply::NotNow,
+            };
+            reply.encode()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_replies_read_back_and_other_bytes_do_not() {
+        for question in [Question::Renew(-1), Question::Left(i64::MAX)] {
+            assert_eq!(Question::decode(question.encode()), Some(question));
+        }
+        for reply in [Reply::Seconds(7), Reply::Nothing, Reply::NotNow] {
+            assert_eq!(Reply::decode(reply.encode()), Some(reply));
+        }
+        for bytes in [&b""[..], b"\x01", b"\x0912345678", b"\x01123456789"] {
+            assert_eq!(Question::decode(Bytes::copy_from_slice(bytes)), None);
+            assert_eq!(Reply::decode(Bytes::copy_from_slice(bytes)), None);
+        }
+    }
+}
