@@ -143,7 +143,7 @@ func TestASecondProcessAndPeersAreRefused(t *testing.T) {
 	if said := peers.Says(t, "--data-dir", server.DataDir, "--listen-client-urls", "http://127.0.0.1:0", "--admin-listen", "127.0.0.1:0"); !strings.Contains(said, "in use by another process") {
 		t.Fatal(said)
 	}
-	if said := peers.Says(t, "--set", "peers=[\"http://10.0.0.2:2380\"]", "--data-dir", t.TempDir()); !strings.Contains(said, "clusters of one") {
+	if said := peers.Says(t, "--set", "peers=[\"http://10.0.0.2:2380\"]", "--data-dir", t.TempDir()); !strings.Contains(said, "not this member") {
 		t.Fatal(said)
 	}
 }
