@@ -317,7 +317,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         let mut leadership = self.leadership.clone();
         loop {
             let outcome = match leadership.leader() {
-                Some(leader) if leader.node == self.node => return self.write(command).await,
+                Some(leader) if leader.node == self.node => self.write(command.clone()).await,
                 Some(leader) => self.forward(&leader, command.clone()).await,
                 None => Err(ProposeError::NotLeader { leader: None }),
             };
@@ -342,8 +342,12 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             Ok(written) => written
                 .data
                 .ok_or_else(|| ProposeError::Stopped("the command was applied without an answer".to_owned())),
-            // This member led when it was asked: the command may be in its log.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+            // Refused before it was appended: no leader, or one that a quorum does not follow (yet).
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id })
+            }
+            // It is in somebody's log; whether it stays is another leader's to say.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(ProposeError::Unknown("the leader changed".to_owned()))
             }
             Err(RaftError::APIError(error)) => Err(ProposeError::Stopped(error.to_string())),

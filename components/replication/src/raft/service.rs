@@ -165,9 +165,9 @@ impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
         let payload = Payload { command: body, origin: Some(origin) };
         Ok(match self.raft.client_write(payload).await {
             Ok(_) => Led::Done(Bytes::new()),
-            // It led a moment ago: the command may be in its log.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Led::Unknown("the leader changed".to_owned())
+            // Refused before it was appended.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Led::NotLeader(forward.leader_id)
             }
             Err(error) => Led::Unknown(error.to_string()),
         })

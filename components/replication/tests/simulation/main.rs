@@ -247,16 +247,11 @@ fn a_member_without_a_quorum_answers_no_read_and_the_others_go_on() {
         timeout(Duration::from_secs(10), elected).await.expect("the others elect a leader");
         let gap = now().saturating_sub(began);
         let other = cluster.node(others[1]).expect("up");
-        // Two that stood for election may lead one after the other: then it is asked again.
-        let mut last = 2;
-        while other.group.propose(u64::to_le_bytes(last).to_vec().into()).await.is_err() {
-            last += 1;
-        }
+        other.group.propose(2_u64.to_le_bytes().to_vec().into()).await.expect("two of three are there");
         let stale = timeout(Duration::from_secs(5), node.group.read_barrier()).await;
         assert!(stale.is_err(), "a leader that nobody follows let a read pass: {stale:?}");
         cluster.net.heal();
-        let journal = cluster.settled().await;
-        assert_eq!((journal[0], journal.last()), (1, Some(&last)));
+        assert_eq!(cluster.settled().await, [1, 2]);
         format!("another leader after {} ms", gap.as_millis())
     });
 }
