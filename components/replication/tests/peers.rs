@@ -43,9 +43,8 @@ async fn start(
 async fn write(member: &Member, number: u64) -> usize {
     loop {
         match member.group.propose(command(number)).await {
-            Ok(position) => return position,
             Err(ProposeError::Unknown(_)) => {}
-            Err(error) => panic!("{error}"),
+            answer => return answer.expect("applied"),
         }
     }
 }
