@@ -85,13 +85,35 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Display,
 {
+    run_beside(0, component, args, server, main)
+}
+
+/// Like [`run`], for a component with `busy` threads of its own: the runtime leaves them as many processors, and keeps
+/// one at least. A runtime with more workers than processors hands its sockets from worker to worker.
+pub fn run_beside<F, Fut, E>(
+    busy: usize,
+    component: Component,
+    args: &CommonArgs,
+    server: ServerConfig,
+    main: F,
+) -> ExitCode
+where
+    F: FnOnce(Ctx) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Display,
+{
     // A second provider in the process is no error: tests start several servers.
     let _ = rustls::crypto::ring::default_provider().install_default();
     process::raise_open_file_limit();
     if let Err(error) = server.validate() {
         return fail(&error);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if busy > 0 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        builder.worker_threads(processors.saturating_sub(busy).max(1));
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format_args!("start the runtime: {error}")),
     };

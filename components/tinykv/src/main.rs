@@ -1,7 +1,7 @@
 //! The `tinykv` binary.
 
 use aistack_api::tinykv::TinykvConfig;
-use aistack_chassis::{CommonArgs, Component, Ctx, config, run, serve};
+use aistack_chassis::{CommonArgs, Component, Ctx, config, run_beside, serve};
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value};
 use std::net::SocketAddr;
@@ -86,7 +86,8 @@ fn main() -> ExitCode {
     if let Some(Command::Check) = cli.command {
         return check(&config);
     }
-    run(COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {
+    // Raft runs on a thread of its own.
+    run_beside(1, COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {
         // Before the data directory is touched: a port in use is the commonest mistake.
         let listener = serve::bind(config.listen_client).await?;
         ctx.health.set_ready("engine", false);
