@@ -149,8 +149,10 @@ fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>
 /// Why an encrypted connection to `endpoint` failed, with what a server that asks for a client certificate may mean: some hang
 /// up before their complaint is read.
 pub fn explained(endpoint: &str, cause: String) -> String {
-    const HUNG_UP: [&str; 3] = ["connection closed", "Connection reset", "Broken pipe"];
-    if endpoint.starts_with("https://") && HUNG_UP.iter().any(|sign| cause.contains(sign)) {
+    const HUNG_UP: [&str; 4] =
+        ["connection closed", "connection reset", "broken pipe", "unexpected end of file"];
+    let said = cause.to_lowercase();
+    if endpoint.starts_with("https://") && HUNG_UP.iter().any(|sign| said.contains(sign)) {
         return cause + "; if it asks for a client certificate: set tls.cert_file and tls.key_file";
     }
     cause
