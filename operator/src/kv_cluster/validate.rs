@@ -91,8 +91,8 @@ fn gaps(cluster: &KVCluster) -> Vec<Gap> {
     if spec.replicas > 1 {
         gaps.push(Gap::everywhere(
             "spec.replicas",
-            format!("a KVCluster of one is the only size accepted in this version, not of {}", spec.replicas),
-            "use replicas: 1; members that replicate come with a later version",
+            format!("a manifest runs a KVCluster of one in this version, not of {}", spec.replicas),
+            "use replicas: 1; `tinykv --initial-cluster` founds a larger cluster by hand",
         ));
     }
     if spec.auth.is_some() {
