@@ -10,7 +10,8 @@
 //! ```
 //! let file = "# Leave\n\nRequests are made at least ten working days before. Use the calendar.\n";
 //! let document = modelhub::text::read("leave.md", file.as_bytes())?;
-//! let passages = modelhub::text::passages(&document, 120);
+//! let limits = modelhub::text::Limits { words: 120, tokens: 256 };
+//! let passages = modelhub::text::passages(&document, limits);
 //! assert_eq!(passages[0].heading, ["Leave"]);
 //! assert_eq!(passages[0].text, file[passages[0].bytes.clone()]);
 //! assert_eq!(passages[0].lines, (3, 3));
