@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use super::forward::{Call, Gateway};
 use super::keys::{Admission, Caller, Keys};
 use super::scan::scan;
+use super::told::told;
 use crate::error::ApiError;
 use crate::json_body::{self, BodyError};
 
@@ -85,7 +86,7 @@ impl Front {
         let admission = self.let_in(&caller, model, body.len(), scan.max_tokens)?;
         let path = parts.uri.path();
         let call = Call { path, model, headers: &parts.headers, body: body.clone(), stream: scan.stream };
-        self.gateway.forward(call, admission).await
+        Ok(told(self.gateway.forward(call, admission).await?, model))
     }
 }
 

@@ -12,6 +12,7 @@ mod quota;
 mod reply;
 mod route;
 mod scan;
+mod told;
 mod usage;
 
 pub use door::{Front, router};

@@ -32,8 +32,10 @@ pub enum Manner {
     Hang,
     /// Answers with this status.
     Fail(u16),
-    /// Sends half a reply and breaks the connection.
+    /// Sends half an event and breaks the connection.
     Break,
+    /// Sends a whole event and breaks the connection.
+    Die,
 }
 
 #[derive(Clone)]
@@ -133,6 +135,9 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
             stream(open, vec!["data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"], End::Never)
         }
         Manner::Break => stream(open, vec!["data: {\"choices\""], End::Broken),
+        Manner::Die => {
+            stream(open, vec!["data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"], End::Broken)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aistack_api::modelhub::EngineTask;
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::engine::{Engine, Manner};
 use crate::hub::{Hub, engine, eventually, free_port};
@@ -112,6 +112,27 @@ async fn a_request_is_retried_elsewhere_before_the_first_byte_only() {
         let _ = reply.expect("headers").bytes().await;
     }
     assert_eq!(good.requests(), before + 1);
+}
+
+#[tokio::test]
+async fn a_stream_whose_engine_dies_ends_with_an_error_event() {
+    let engine = Engine::start("m", Manner::Die).await;
+    let hub = hub(&[("one", &engine.url)]).await;
+    let ask = async || {
+        let reply = hub.client.post(format!("{}/v1/chat/completions", hub.url)).json(&chat("m")).send().await;
+        reply.expect("headers").text().await
+    };
+    let text = ask().await.expect("a stream that ends");
+    // The engine's event may be lost with its connection, but never in part.
+    let (whole, error) = text.trim_end().rsplit_once("data: ").expect("an event");
+    assert!(["", "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"].contains(&whole), "{text}");
+    let error: Value = serde_json::from_str(error).expect("JSON");
+    assert_eq!(error["error"]["code"], "engine_broke_off", "{text}");
+    assert!(error["error"]["message"].as_str().is_some_and(|m| m.starts_with("m broke off: ")), "{text}");
+    engine.set(Manner::Break);
+    if let Ok(text) = ask().await {
+        assert!(text.starts_with("data: {\"error\""), "half an event cannot be ended well: {text}");
+    }
 }
 
 #[tokio::test]
