@@ -35,7 +35,9 @@ fn render_prints_what_kubectl_takes_and_warns_beside_it() {
     assert_eq!(code, 0, "{warnings}");
     assert_eq!(yaml.matches("\nkind: StatefulSet\n").count(), 3);
     assert!(
-        warnings.contains("warning: examples/production.yaml: spec.tinykv.replicas: a KVCluster of one"),
+        warnings.contains(
+            "warning: examples/production.yaml: spec.tinykv.replicas: a manifest runs a KVCluster of one"
+        ),
         "{warnings}"
     );
     let (_, json, _) = aistack(&["render", "-f", "examples/production.yaml", "-o", "json"]);
