@@ -2,8 +2,9 @@
 
 use crate::NodeId;
 use crate::log::{Log, LogError, LogOptions, Recovery};
+use crate::options::{GroupOptions, StartError};
 use crate::raft::StateMachine;
-use crate::replicated::{GroupOptions, Parts, Replicated, StartError};
+use crate::replicated::{Parts, Replicated};
 use crate::tcp::{self, Connections, Identity};
 use crate::thread::RaftThread;
 use crate::transport::{Nobody, Services, Transport};

@@ -15,7 +15,7 @@
 //! is. Not here yet: encrypted connections between peers.
 //!
 //! ```
-//! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, StateMachine, log::LogOptions}; use std::{io, path::Path};
+//! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, Restorer, StateMachine, log::LogOptions}; use std::{io, path::Path};
 //! struct Counter { total: u64, position: Option<Bytes> }
 //! impl StateMachine for Counter {
 //!     type Response = u64;
@@ -27,7 +27,9 @@
 //!     fn checkpointer(&self) -> Checkpoint {
 //!         Box::new(|_| Err(io::ErrorKind::Unsupported.into()))
 //!     }
-//!     fn restore(&mut self, _: &Path) -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) }
+//!     fn restorer(&self) -> Restorer {
+//!         Box::new(|_| Err(io::ErrorKind::Unsupported.into()))
+//!     }
 //! }
 //! # let dir = tempfile::tempdir()?; let dir = dir.path().to_owned();
 //! # tokio::runtime::Runtime::new()?.block_on(async {
@@ -40,7 +42,10 @@
 //! ```
 
 mod host;
+mod leadership;
 pub mod log;
+mod options;
+mod proposals;
 mod raft;
 mod reads;
 mod replicated;
@@ -50,5 +55,6 @@ pub mod transport;
 
 pub use host::{Host, Peers};
 pub use openraft::AsyncRuntime;
-pub use raft::{Answerer, Checkpoint, NodeId, StateMachine};
-pub use replicated::{GroupOptions, GroupStatus, Member, Parts, ProposeError, Replicated, StartError};
+pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
+pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine};
+pub use replicated::{Parts, Replicated};

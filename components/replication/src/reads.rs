@@ -1,7 +1,8 @@
 //! Linearizable reads, batched: the reads that wait share one ReadIndex round.
 
+use crate::leadership::Leadership;
+use crate::options::ProposeError;
 use crate::raft::{Led, Networks, RaftOf, StateMachine, number, read_index};
-use crate::replicated::{Leadership, ProposeError};
 use crate::transport::{Kind, Request};
 use openraft::AsyncRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,7 +60,7 @@ impl<S: StateMachine, A: AsyncRuntime> Rounds<S, A> {
             Some(leader) => {
                 let request =
                     Request { group: self.networks.group, kind: Kind::ReadIndex, body: Vec::new().into() };
-                let limit = self.leadership.patience();
+                let limit = self.leadership.patience;
                 match A::timeout(limit, self.networks.transport.call(&leader, request)).await {
                     Ok(Ok(answer)) => {
                         Led::decode(answer).unwrap_or_else(|error| Led::Unknown(error.to_string()))
@@ -72,7 +73,7 @@ impl<S: StateMachine, A: AsyncRuntime> Rounds<S, A> {
         match led {
             Led::Done(mut index) => {
                 let index = number(&mut index).map_err(|error| ProposeError::Unknown(error.to_string()))?;
-                let limit = self.leadership.patience();
+                let limit = self.leadership.patience;
                 match A::timeout(limit, self.applied.wait_for(|applied| *applied > index)).await {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(_)) => Err(ProposeError::Stopped("it is shutting down".to_owned())),

@@ -1,188 +1,29 @@
 //! A running Raft group.
 
 use crate::host::Host;
-use crate::log::{Log, LogError, LogOptions, Recovery};
+use crate::leadership::Leadership;
+use crate::log::{Log, LogOptions, Recovery};
+use crate::options::{GroupOptions, GroupStatus, Member, ProposeError, StartError, config_of};
 use crate::raft::{
-    Answerer, Forwarded, GroupService, Led, Machine, Networks, NodeId, Payload, Position, RaftOf,
-    SnapshotRule, Snapshots, StateMachine, Storage, Types, address_of,
+    Answerer, Forwarded, GroupService, Machine, Networks, NodeId, Position, RaftOf, SnapshotRule, Snapshots,
+    StateMachine, Storage, Types,
 };
 use crate::reads::{ReadGate, Rounds};
-use crate::transport::{Kind, Peer, Request, Services, Transport};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use crate::transport::{Services, Transport};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::metrics::RaftServerMetrics;
+use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{AsyncRuntime, BasicNode, Config, Raft, RaftMetrics};
+use openraft::{AsyncRuntime, BasicNode, Raft, RaftMetrics};
 use openraft_rt_tokio::TokioRuntime;
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot, watch};
-
-/// How a group runs.
-#[derive(Clone)]
-pub struct GroupOptions {
-    /// The group's number in its process, the same on every member.
-    pub group: u32,
-    /// Identity of this member; never given to another node.
-    pub node: NodeId,
-    /// Who founds the group, this member among them, the same on every one of them: where each
-    /// listens, and after a line feed what the application says of it. Empty: this member waits
-    /// until a leader adds it. Used at the first start only.
-    pub founders: BTreeMap<NodeId, String>,
-    /// Directory of the snapshots.
-    pub dir: PathBuf,
-    /// How often a leader tells its followers that it lives.
-    pub heartbeat: Duration,
-    /// How long a follower waits for that before it stands for election; drawn from this value
-    /// to a fifth more.
-    pub election: Duration,
-    /// A snapshot is taken after this many entries …
-    pub snapshot_entries: u64,
-    /// … or this many bytes of commands.
-    pub snapshot_bytes: u64,
-    /// Entries kept in the log behind a snapshot, for followers that are a little late.
-    pub keep_entries: u64,
-}
-
-impl GroupOptions {
-    /// A group of one with etcd's timers; a snapshot every 100,000 entries or 256 MiB.
-    pub fn new(node: NodeId, dir: PathBuf) -> Self {
-        Self {
-            group: 0,
-            node,
-            founders: BTreeMap::from([(node, String::new())]),
-            dir,
-            heartbeat: Duration::from_millis(100),
-            election: Duration::from_secs(1),
-            snapshot_entries: 100_000,
-            snapshot_bytes: 256 << 20,
-            keep_entries: 1_000,
-        }
-    }
-}
-
-/// Why a group does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The snapshot directory.
-    #[error("cannot use the snapshot directory: {0}")]
-    Snapshots(#[source] io::Error),
-    /// Raft's thread cannot be started.
-    #[error("cannot start the thread that Raft runs on: {0}")]
-    Thread(#[source] io::Error),
-    /// Peers cannot be listened to.
-    #[error("cannot listen to peers: {0}")]
-    Listener(#[source] io::Error),
-    /// The state machine does not know its position.
-    #[error("cannot read the state machine's position: {0}")]
-    Position(#[source] io::Error),
-    /// The options contradict one another.
-    #[error("invalid timers: {0}")]
-    Timers(String),
-    /// openraft refused.
-    #[error("the group cannot start: {0}")]
-    Raft(String),
-    /// The entries in the log were not applied in time.
-    #[error("the group did not recover within {0:?}")]
-    Recovery(Duration),
-}
-
-/// Why a command was not applied, or a read not let pass.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ProposeError {
-    /// Another member leads, or nobody does; nothing was done.
-    #[error("this member does not lead")]
-    NotLeader {
-        /// Who leads, as far as is known.
-        leader: Option<NodeId>,
-    },
-    /// Whether the command was or will be applied is unknown.
-    #[error("what came of it is unknown: {0}")]
-    Unknown(String),
-    /// The group has stopped, for this reason. Whether the command survived is unknown.
-    #[error("the group has stopped: {0}")]
-    Stopped(String),
-}
-
-/// Where a group stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// This member.
-    pub node: NodeId,
-    /// Current term.
-    pub term: u64,
-    /// Index of the last entry in the log.
-    pub last_index: u64,
-    /// Index of the last entry applied.
-    pub applied_index: u64,
-    /// Who leads.
-    pub leader: Option<NodeId>,
-    /// Index that the last snapshot holds.
-    pub snapshot_index: u64,
-    /// Members.
-    pub members: BTreeMap<NodeId, Member>,
-}
-
-/// A member as the group knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Member {
-    /// Where it listens to peers.
-    pub address: String,
-    /// What the application says of it.
-    pub label: String,
-    /// Whether its vote counts; a learner's does not.
-    pub voter: bool,
-}
+use tokio::sync::{Notify, watch};
 
 type TypesOf<S, A> = Types<Option<<S as StateMachine>::Response>, A>;
 type MetricsOf<S, A> = WatchReceiverOf<TypesOf<S, A>, RaftMetrics<TypesOf<S, A>>>;
-type ServerMetricsOf<S, A> = WatchReceiverOf<TypesOf<S, A>, RaftServerMetrics<TypesOf<S, A>>>;
-
-/// Who leads, as far as this member knows.
-pub struct Leadership<S: StateMachine, A: AsyncRuntime> {
-    server: ServerMetricsOf<S, A>,
-    patience: Duration,
-}
-
-impl<S: StateMachine, A: AsyncRuntime> Clone for Leadership<S, A> {
-    fn clone(&self) -> Self {
-        Self { server: self.server.clone(), patience: self.patience }
-    }
-}
-
-impl<S: StateMachine, A: AsyncRuntime> Leadership<S, A> {
-    /// The leader, and where it listens.
-    pub fn leader(&self) -> Option<Peer> {
-        let server = self.server.borrow_watched();
-        let node = server.current_leader?;
-        let address = server.membership_config.membership().get_node(&node).map(address_of)?;
-        Some(Peer { node, address })
-    }
-
-    /// Waits until somebody leads; false when the group has ended.
-    pub async fn led(&mut self) -> bool {
-        while self.leader().is_none() {
-            if self.server.changed().await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// How long a leader may take to answer before it counts as gone.
-    pub fn patience(&self) -> Duration {
-        self.patience
-    }
-}
 
 /// What a group needs from its process.
 pub struct Parts {
@@ -201,14 +42,14 @@ pub struct Replicated<S: StateMachine, A: AsyncRuntime = TokioRuntime> {
     pub(crate) leadership: Leadership<S, A>,
     metrics: MetricsOf<S, A>,
     reads: ReadGate,
-    parts: Parts,
-    group: u32,
-    node: NodeId,
-    forwarded: Forwarded<S::Response>,
-    next_request: AtomicU64,
-    answerer: Arc<parking_lot::RwLock<Option<Answerer>>>,
+    pub(crate) parts: Parts,
+    pub(crate) group: u32,
+    pub(crate) node: NodeId,
+    pub(crate) forwarded: Forwarded<S::Response>,
+    pub(crate) next_request: AtomicU64,
+    pub(crate) answerer: Arc<parking_lot::RwLock<Option<Answerer>>>,
     ended: Arc<Notify>,
-    heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
 }
 
 /// How long the log may take to be applied again at start.
@@ -309,95 +150,6 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             ended,
             heartbeat: options.heartbeat,
         })
-    }
-
-    /// Replicates a command; answers what it answered when it was applied here. A follower hands
-    /// the command to its leader. Waits while nobody leads: the caller sets a limit.
-    pub async fn propose(&self, command: Bytes) -> Result<S::Response, ProposeError> {
-        let mut leadership = self.leadership.clone();
-        loop {
-            let outcome = match leadership.leader() {
-                Some(leader) if leader.node == self.node => self.write(command.clone()).await,
-                Some(leader) => self.forward(&leader, command.clone()).await,
-                None => Err(ProposeError::NotLeader { leader: None }),
-            };
-            match outcome {
-                Err(ProposeError::NotLeader { .. }) => self.pause(&mut leadership).await?,
-                other => return other,
-            }
-        }
-    }
-
-    /// Waits until there may be a leader to ask.
-    async fn pause(&self, leadership: &mut Leadership<S, A>) -> Result<(), ProposeError> {
-        if leadership.leader().is_some() {
-            // Whom this member takes for the leader says that it is not.
-            A::sleep(self.heartbeat / 4).await;
-        }
-        if leadership.led().await { Ok(()) } else { Err(ProposeError::Stopped(self.stop_reason())) }
-    }
-
-    async fn write(&self, command: Bytes) -> Result<S::Response, ProposeError> {
-        match self.raft.client_write(Payload { command, origin: None }).await {
-            Ok(written) => written
-                .data
-                .ok_or_else(|| ProposeError::Stopped("the command was applied without an answer".to_owned())),
-            // Refused before it was appended: no leader, or one that a quorum does not follow (yet).
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(ProposeError::NotLeader { leader: forward.leader_id })
-            }
-            // It is in somebody's log; whether it stays is another leader's to say.
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(ProposeError::Unknown("the leader changed".to_owned()))
-            }
-            Err(RaftError::APIError(error)) => Err(ProposeError::Stopped(error.to_string())),
-            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(self.reason(&fatal))),
-        }
-    }
-
-    async fn forward(&self, leader: &Peer, command: Bytes) -> Result<S::Response, ProposeError> {
-        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting::new(&self.forwarded, request);
-        let mut body = BytesMut::with_capacity(16 + command.len());
-        body.put_u64_le(self.node);
-        body.put_u64_le(request);
-        body.put_slice(&command);
-        match self.ask_peer(leader, Kind::Propose, body.freeze()).await? {
-            Led::Done(_) => waiting.answer().await,
-            Led::NotLeader(leader) => Err(ProposeError::NotLeader { leader }),
-            Led::Unknown(reason) => Err(ProposeError::Unknown(reason)),
-        }
-    }
-
-    async fn ask_peer(&self, peer: &Peer, kind: Kind, body: Bytes) -> Result<Led, ProposeError> {
-        let answer = self.parts.transport.call(peer, Request { group: self.group, kind, body }).await;
-        answer
-            .and_then(Led::decode)
-            .map_err(|error| ProposeError::Unknown(format!("the leader did not answer: {error}")))
-    }
-
-    /// Has the leader's application answer a question; this member's, if it leads. Waits while
-    /// nobody leads: the caller sets a limit.
-    pub async fn ask_leader(&self, question: Bytes) -> Result<Bytes, ProposeError> {
-        let mut leadership = self.leadership.clone();
-        loop {
-            let answer = match leadership.leader() {
-                Some(leader) if leader.node == self.node => {
-                    let answerer = self.answerer.read().clone();
-                    match answerer {
-                        Some(answerer) => return Ok(answerer(question).await),
-                        None => Led::NotLeader(None),
-                    }
-                }
-                Some(leader) => self.ask_peer(&leader, Kind::Ask, question.clone()).await?,
-                None => Led::NotLeader(None),
-            };
-            match answer {
-                Led::Done(bytes) => return Ok(bytes),
-                Led::NotLeader(_) => self.pause(&mut leadership).await?,
-                Led::Unknown(reason) => return Err(ProposeError::Unknown(reason)),
-            }
-        }
     }
 
     /// From now on `answerer` answers what [`ask_leader`](Self::ask_leader) asks of this member.
@@ -517,7 +269,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         }
     }
 
-    fn stop_reason(&self) -> String {
+    pub(crate) fn stop_reason(&self) -> String {
         match self.metrics.borrow_watched().running_state.clone() {
             Err(fatal) => self.reason(&fatal),
             Ok(()) => "it is shutting down".to_owned(),
@@ -528,57 +280,6 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         // The log knows the cause; openraft has only heard of its consequences.
         self.parts.log.failure().unwrap_or_else(|| fatal.to_string())
     }
-}
-
-/// A place among those who wait for a forwarded command; given up when it is dropped.
-struct Waiting<'a, R> {
-    all: &'a Forwarded<R>,
-    request: u64,
-    receiver: oneshot::Receiver<R>,
-}
-
-impl<'a, R> Waiting<'a, R> {
-    fn new(all: &'a Forwarded<R>, request: u64) -> Self {
-        let (sender, receiver) = oneshot::channel();
-        all.lock().insert(request, sender);
-        Self { all, request, receiver }
-    }
-
-    async fn answer(mut self) -> Result<R, ProposeError> {
-        (&mut self.receiver)
-            .await
-            .map_err(|_| ProposeError::Unknown("it was applied with a snapshot".to_owned()))
-    }
-}
-
-impl<R> Drop for Waiting<'_, R> {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.request);
-    }
-}
-
-fn config_of(options: &GroupOptions) -> Result<Config, StartError> {
-    let election = options.election.as_millis() as u64;
-    let config = Config {
-        cluster_name: "aistack".to_owned(),
-        heartbeat_interval: options.heartbeat.as_millis() as u64,
-        election_timeout_min: election,
-        // Members refuse to vote for as long after they heard of a leader: a wider range would only
-        // make every election wait longer.
-        election_timeout_max: election + election / 5,
-        // The state is not on disk when it answers, and what was committed is not in the log: a
-        // leader that comes back must be elected again.
-        enable_leader_restore: Some(false),
-        enable_pre_vote: Some(true),
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.keep_entries,
-        // As long as the log has the entries, they are sent, not a snapshot.
-        replication_lag_threshold: u64::MAX,
-        max_payload_entries: 1_024,
-        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
-        ..Config::default()
-    };
-    config.validate().map_err(|error| StartError::Timers(error.to_string()))
 }
 
 /// Founds the group at its first start. Alone, this member leads at once, since nobody else can.

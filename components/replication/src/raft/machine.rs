@@ -18,6 +18,9 @@ use tokio::sync::{Notify, oneshot, watch};
 /// Writes a copy of a state below a path; answers the copy's position.
 pub type Checkpoint = Box<dyn FnOnce(&Path) -> io::Result<Bytes> + Send + Sync>;
 
+/// Replaces a state by the copy below a path, durably.
+pub type Restorer = Box<dyn FnOnce(&Path) -> io::Result<()> + Send>;
+
 /// What is replicated. Commands come in the same order on every member, and `apply` must come
 /// to the same state from the same commands: no clocks, no randomness, no map order.
 pub trait StateMachine: Send + Sync + 'static {
@@ -36,8 +39,9 @@ pub trait StateMachine: Send + Sync + 'static {
     /// beside further calls of `apply`.
     fn checkpointer(&self) -> Checkpoint;
 
-    /// Replaces the state by such a copy, durably.
-    fn restore(&mut self, copy: &Path) -> io::Result<()>;
+    /// A function that replaces the state by such a copy. Nothing is applied while it runs; it may
+    /// take long, and does not hold up the group's thread.
+    fn restorer(&self) -> Restorer;
 }
 
 /// When to take a snapshot, so that the log can be purged.
@@ -142,8 +146,9 @@ impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for
         meta: &SnapshotMetaOf<Types<Answer<S>, A>>,
         snapshot: SnapshotFiles,
     ) -> Result<(), io::Error> {
-        let files = self.snapshots.adopt(snapshot)?;
-        self.state.restore(&files.state)?;
+        let (snapshots, restore) = (self.snapshots.clone(), self.state.restorer());
+        // Minutes for a large state, in which the other groups of this thread must go on.
+        A::spawn_blocking(move || restore(&snapshots.adopt(snapshot)?.state)).await??;
         self.position = Position { applied: meta.last_log_id, members: meta.last_membership.clone() };
         self.voters.store(self.position.members.membership().voter_ids().count(), Ordering::Release);
         let end = self.position.applied.map_or(0, |id| id.index() + 1);

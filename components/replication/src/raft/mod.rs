@@ -9,7 +9,7 @@ mod storage;
 mod types;
 
 pub use codec::number;
-pub use machine::{Checkpoint, Forwarded, Machine, SnapshotRule, StateMachine};
+pub use machine::{Checkpoint, Forwarded, Machine, Restorer, SnapshotRule, StateMachine};
 pub use network::{Networks, address_of};
 pub use service::{Answerer, GroupService, Led, RaftOf, read_index};
 pub use snapshots::Snapshots;

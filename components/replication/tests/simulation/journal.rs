@@ -3,11 +3,12 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use parking_lot::Mutex;
-use replication::{Checkpoint, StateMachine};
+use replication::{Checkpoint, Restorer, StateMachine};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Clone, Default)]
 pub struct State {
@@ -47,13 +48,15 @@ impl State {
 pub struct Journal {
     file: PathBuf,
     pub state: Arc<Mutex<State>>,
+    /// How often another member's state took the place of this one.
+    pub restored: Arc<AtomicUsize>,
 }
 
 impl Journal {
     pub fn open(dir: &Path) -> Self {
         let file = dir.join("journal");
         let state = State::read(&file).expect("readable");
-        Self { file, state: Arc::new(Mutex::new(state)) }
+        Self { file, state: Arc::new(Mutex::new(state)), restored: Arc::default() }
     }
 }
 
@@ -90,11 +93,15 @@ impl StateMachine for Journal {
         })
     }
 
-    fn restore(&mut self, copy: &Path) -> io::Result<()> {
-        let temporary = self.file.with_extension("new");
-        fs::copy(copy.join("journal"), &temporary)?;
-        fs::rename(&temporary, &self.file)?;
-        *self.state.lock() = State::read(&self.file)?;
-        Ok(())
+    fn restorer(&self) -> Restorer {
+        let Self { file, state, restored } = self.clone();
+        Box::new(move |copy| {
+            let temporary = file.with_extension("new");
+            fs::copy(copy.join("journal"), &temporary)?;
+            fs::rename(&temporary, &file)?;
+            *state.lock() = State::read(&file)?;
+            restored.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
     }
 }

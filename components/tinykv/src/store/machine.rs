@@ -10,7 +10,7 @@ use crate::mvcc::{
 use crate::watch::Hub;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use replication::{Checkpoint, StateMachine};
+use replication::{Checkpoint, Restorer, StateMachine};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -285,8 +285,9 @@ impl StateMachine for KvMachine {
         Box::new(move |path| shared.checkpoint(path))
     }
 
-    fn restore(&mut self, copy: &Path) -> io::Result<()> {
-        self.0.restore(copy)
+    fn restorer(&self) -> Restorer {
+        let shared = Arc::clone(&self.0);
+        Box::new(move |copy| shared.restore(copy))
     }
 }
 
