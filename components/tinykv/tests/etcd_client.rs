@@ -177,14 +177,37 @@ async fn watchers_see_the_past_the_present_and_only_what_they_want() {
 #[tokio::test]
 async fn a_lease_lives_while_it_is_renewed_and_takes_its_keys_along() {
     let (_server, mut client) = server(&[]).await;
-    let lease = client.lease_grant(1, None).await.expect("granted");
-    assert_eq!(lease.ttl(), 2, "never shorter than one and a half elections");
-    let options = WatchOptions::new();
-    let mut watch = client.watch("leased", Some(options)).await.expect("watches");
-    client.put("leased", "v", Some(PutOptions::new().with_lease(lease.id()))).await.expect("written");
-    let (mut keeper, mut answers) = client.lease_keep_alive(lease.id()).await.expect("keeps");
+    let kept = client.lease_grant(600, None).await.expect("granted").id();
+    let (mut keeper, mut answers) = client.lease_keep_alive(kept).await.expect("keeps");
     keeper.keep_alive().await.expect("sent");
-    assert_eq!(answers.message().await.expect("streams").expect("answered").ttl(), 2);
+    assert_eq!(answers.message().await.expect("streams").expect("answered").ttl(), 600);
+
+    let mut watch = client.watch("leased", Some(WatchOptions::new())).await.expect("watches");
+    let with_kept = Some(PutOptions::new().with_lease(kept));
+    client.put("leased", "v", with_kept).await.expect("written");
+    client.lease_revoke(kept).await.expect("revoked");
+    until_deleted(&mut watch).await;
+    keeper.keep_alive().await.expect("sent");
+    let dead = answers.message().await.expect("streams").expect("answered");
+    assert_eq!(dead.ttl(), 0, "a dead lease is no error");
+
+    let brief = client.lease_grant(1, None).await.expect("granted");
+    assert_eq!(brief.ttl(), 2, "never shorter than one and a half elections");
+    let mut watch = client.watch("brief", Some(WatchOptions::new())).await.expect("watches");
+    let with_brief = Some(PutOptions::new().with_lease(brief.id()));
+    match client.put("brief", "v", with_brief).await {
+        Ok(_) => until_deleted(&mut watch).await,
+        // A machine that stood still for two seconds in between.
+        Err(error) => assert_eq!(message(&error), "NotFound: etcdserver: requested lease not found"),
+    }
+    let left = client.lease_time_to_live(brief.id(), None).await.expect("answered");
+    assert_eq!(left.ttl(), -1);
+    let error = client.lease_revoke(brief.id()).await.expect_err("gone");
+    assert_eq!(message(&error), "NotFound: etcdserver: requested lease not found");
+}
+
+/// Reads on until a key was deleted.
+async fn until_deleted(watch: &mut etcd_client::WatchStream) {
     let patience = async {
         loop {
             let response = watch.message().await.expect("streams").expect("goes on");
@@ -193,17 +216,7 @@ async fn a_lease_lives_while_it_is_renewed_and_takes_its_keys_along() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), patience).await.expect("the lease runs out");
-    keeper.keep_alive().await.expect("sent");
-    assert_eq!(
-        answers.message().await.expect("streams").expect("answered").ttl(),
-        0,
-        "a dead lease is no error"
-    );
-    let left = client.lease_time_to_live(lease.id(), None).await.expect("answered");
-    assert_eq!(left.ttl(), -1);
-    let error = client.lease_revoke(lease.id()).await.expect_err("gone");
-    assert_eq!(message(&error), "NotFound: etcdserver: requested lease not found");
+    tokio::time::timeout(Duration::from_secs(120), patience).await.expect("the key goes with its lease");
 }
 
 #[tokio::test]
