@@ -160,7 +160,7 @@ impl Inner {
             }
         }
         // Deleting an index takes the writer's lock only: hold it, so that the schema is what was just read.
-        let _one_writer = self.writer.lock();
+        let one_writer = self.writer.lock();
         let mut state = self.state.write();
         new.overlay = Overlay::new(new.view().rows(), &state.schema);
         new.indexes.retain(|key, _| state.schema.contains_key(key));
@@ -181,16 +181,18 @@ impl Inner {
             died.iter().for_each(|row| new.overlay.delete(moved[row as usize]));
         }
         let replaced: Vec<u64> = sources.segments.iter().map(|segment| segment.number).collect();
-        for segment in &sources.segments {
-            // A checkpoint removes what a manifest names; what came and went between two is removed here.
-            if !saved.names(segment.number) {
-                durable::remove(&segment_path(&self.dir, segment.number))?;
-            }
-        }
         let at = state.segments.iter().position(|segment| replaced.contains(&segment.number)).unwrap_or(0);
         state.segments.retain(|segment| !replaced.contains(&segment.number));
         if new.view().rows() > 0 {
             state.segments.insert(at, new);
+        }
+        drop((state, one_writer));
+        // A checkpoint removes what a manifest names; what came and went between two is removed here. Nobody needs it any more, so
+        // that a file that stays is no failure of the swap: it goes when the collection is opened again.
+        for number in replaced.into_iter().filter(|number| !saved.names(*number)) {
+            if let Err(error) = durable::remove(&segment_path(&self.dir, number)) {
+                tracing::warn!(%error, "a segment's file stays until the next start");
+            }
         }
         Ok(())
     }
