@@ -43,7 +43,7 @@ use std::process::ExitCode;
 
 use aistack_api::server::ServerConfig;
 
-pub use args::{CommonArgs, LogFormat};
+pub use args::{CommonArgs, ListenArgs, LogFormat};
 pub use auth::{ApiKeyName, ApiKeys, AuthError};
 pub use health::Health;
 pub use metrics::Metrics;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use aistack_api::tinyinfer::TinyinferConfig;
-use aistack_chassis::{CommonArgs, Component, config};
+use aistack_chassis::{CommonArgs, Component, ListenArgs, config};
 use clap::Parser;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 const COMPONENT: Component =
     Component { name: "tinyinfer", env_prefix: "TINYINFER_", version: env!("CARGO_PKG_VERSION") };
@@ -41,21 +41,8 @@ struct Cli {
     #[arg(long = "served-name", value_name = "NAME")]
     served_names: Vec<String>,
 
-    /// Address to listen on, for HTTP, gRPC and the admin port.
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<std::net::IpAddr>,
-
-    /// HTTP port; gRPC takes the next one and the admin port the one after, unless they are set.
-    #[arg(long, short = 'p', value_name = "PORT")]
-    port: Option<u16>,
-
-    /// gRPC port.
-    #[arg(long, value_name = "PORT")]
-    grpc_port: Option<u16>,
-
-    /// Admin port: /metrics, /healthz, /readyz.
-    #[arg(long, value_name = "PORT")]
-    admin_port: Option<u16>,
+    #[command(flatten)]
+    listen: ListenArgs,
 
     /// Threads that compute. 0: one for each core.
     #[arg(long, value_name = "COUNT")]
@@ -69,22 +56,14 @@ struct Cli {
 impl Cli {
     /// The flags that were given, as settings.
     fn overrides(&self) -> Value {
-        let mut settings = Map::new();
+        let mut settings = self.listen.settings(DEFAULT_PORT);
         let mut set = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 settings.insert(name.to_owned(), value);
             }
         };
-        let host = self.host.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
-        let address = |port: u16| json!(std::net::SocketAddr::new(host, port));
-        let port = self.port.or(self.host.map(|_| DEFAULT_PORT));
-        let after = |offset: u16| port.filter(|port| *port > 0).map(|port| port.saturating_add(offset));
         set("model", self.model.as_ref().map(|model| json!(model)));
         set("served_names", (!self.served_names.is_empty()).then(|| json!(self.served_names)));
-        set("listen_http", port.map(address));
-        set("listen_grpc", self.grpc_port.or(after(1)).map(address));
-        let admin = self.admin_port.or(after(2)).map(address);
-        set("server", admin.map(|admin| json!({"admin_listen": admin})));
         set("threads", self.threads.map(|threads| json!(threads)));
         set("max_context", self.max_context.map(|tokens| json!(tokens)));
         Value::Object(settings)
@@ -107,26 +86,4 @@ fn main() -> ExitCode {
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_port_sets_all_three() {
-        let overrides = |args: &[&str]| {
-            let cli = Cli::try_parse_from([&["tinyinfer"], args].concat()).expect("valid arguments");
-            cli.overrides().to_string()
-        };
-        assert_eq!(overrides(&[]), "{}");
-        assert_eq!(
-            overrides(&["--port", "9000", "--admin-port", "9100"]),
-            r#"{"listen_http":"127.0.0.1:9000","listen_grpc":"127.0.0.1:9001","server":{"admin_listen":"127.0.0.1:9100"}}"#
-        );
-        assert_eq!(
-            overrides(&["--host", "0.0.0.0", "--port", "1", "-m", "x"]),
-            r#"{"model":"x","listen_http":"0.0.0.0:1","listen_grpc":"0.0.0.0:2","server":{"admin_listen":"0.0.0.0:3"}}"#
-        );
-    }
 }
