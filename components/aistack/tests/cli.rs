@@ -139,7 +139,7 @@ fn every_mistake_gets_a_sentence() {
         (
             &["ask", "--url", "http://127.0.0.1:1", "x"],
             1,
-            "ModelHub at http://127.0.0.1:1: Connection refused",
+            "ModelHub at http://127.0.0.1:1: connection refused",
         ),
         (&["trace"], 3, "no stack is up"),
         (&["trace", "xyz"], 2, "a trace id has up to 32 hex digits"),
@@ -154,7 +154,7 @@ fn every_mistake_gets_a_sentence() {
         let shown: Vec<String> = args.iter().map(|arg| arg.chars().take(40).collect()).collect();
         assert_eq!(code, *wanted, "aistack {}\n{out}{error}", shown.join(" "));
         assert!(error.contains(sentence), "aistack {}: no `{sentence}` in\n{error}", shown.join(" "));
-        for ugly in ["panicked", "Some(", "Err(", "os error 2)", "invalid digit"] {
+        for ugly in ["panicked", "Some(", "Err(", "os error", "invalid digit"] {
             assert!(!error.contains(ugly), "aistack {}: {ugly} in\n{error}", shown.join(" "));
         }
     }

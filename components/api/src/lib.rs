@@ -9,6 +9,7 @@
 //! assert!(limits.max_body_bytes > 0);
 //! ```
 
+pub mod cause;
 pub mod modelhub;
 pub mod rag;
 pub mod registry;

@@ -37,13 +37,9 @@ fn now_ms() -> u64 {
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The innermost cause of an error, “Connection refused” rather than “transport error”, and what to do about it.
+/// The innermost cause of an error, and what to do about it.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let cause = cause.to_string();
+    let cause = aistack_api::cause::innermost(error);
     let advice = client_tls::advice(&cause);
     cause + advice
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use aistack_api::cause::innermost;
 use aistack_api::rag::{Answer, Citation, Passage, QueryEvent, RagList, RagQuery, Timings};
 use console::{Style, style};
 use futures::StreamExt;
@@ -125,15 +126,6 @@ fn sentence(body: &str) -> Option<String> {
         message: String,
     }
     serde_json::from_str::<Body>(body).ok().map(|body| body.error.message)
-}
-
-/// What went wrong first: the causes around it say only where.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 fn broke_off(why: &str) -> Failure {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use aistack_api::cause::innermost;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,7 +22,7 @@ pub enum Answer {
 pub async fn ask(probe: &ProbePlan) -> Answer {
     match timeout(probe.timeout, exchange(probe)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => Answer::Bad(format!("port {}: {error}", probe.port)),
+        Ok(Err(error)) => Answer::Bad(format!("port {}: {}", probe.port, innermost(&error))),
         Err(_) => Answer::Bad(format!("port {}: no answer within {} s", probe.port, probe.timeout.as_secs())),
     }
 }

@@ -49,6 +49,9 @@ pub enum RagCommand {
     )]
     Ingest(Ingest),
     /// Embed every passage anew, with the embedding model that is served now; resumable
+    ///
+    /// Passages stay as they were cut: the files themselves are not kept. To cut them anew, after a change of rag.passage_words
+    /// say, delete the rag and ingest again.
     #[command(after_help = "Example:\n  modelhub rag rebuild handbook")]
     Rebuild {
         /// Its name.
