@@ -36,6 +36,8 @@ struct Row {
     kind: String,
     name: String,
     ready: String,
+    /// Where clients reach its pods.
+    addresses: Vec<String>,
     detail: String,
     /// What stands in `detail`, each by its name.
     facts: Map<String, Value>,
@@ -92,8 +94,12 @@ fn table(report: &Report, status: &StackStatus) {
     print(&format!("stack {}   {word} {readiness}   up {up}   {}", style(&report.stack).bold(), report.url));
     let kinds = report.objects.iter().map(|row| row.kind.len()).max().unwrap_or(0);
     let names = report.objects.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    let address = |row: &Row| row.addresses.join(", ");
+    let addresses = report.objects.iter().map(|row| address(row).len()).max().unwrap_or(0);
     for row in &report.objects {
-        let line = format!("  {:<kinds$}  {:<names$}  {:>4}   {}", row.kind, row.name, row.ready, row.detail);
+        let Row { kind, name, ready, detail, .. } = row;
+        let line =
+            format!("  {kind:<kinds$}  {name:<names$}  {ready:>4}   {:<addresses$}   {detail}", address(row));
         print(line.trim_end());
     }
     let troubled: Vec<&PodStatus> =
@@ -139,6 +145,7 @@ impl Asker {
             kind: kind.to_owned(),
             name: name.to_owned(),
             ready: format!("{ready}/{}", pods.len()),
+            addresses: pods.iter().filter_map(|pod| address(pod)).collect(),
             ..Row::default()
         };
         let Some(pod) = pods.iter().find(|pod| pod.phase == Phase::Ready) else { return vec![row] };
@@ -221,13 +228,19 @@ impl Asker {
             Row {
                 kind: "VectorCollection".to_owned(),
                 name,
-                ready: String::new(),
                 detail: detail.parts.join(", "),
                 facts: detail.facts,
+                ..Row::default()
             }
         }))
         .await
     }
+}
+
+/// Where a pod is reached by the clients of its peer.
+fn address(pod: &PodStatus) -> Option<String> {
+    let port = pod.port("http").or_else(|| pod.port("client"))?;
+    Some(format!("127.0.0.1:{port}"))
 }
 
 fn plural(number: usize, what: &str) -> String {

@@ -15,8 +15,8 @@ use super::logs::Printer;
 use super::{read_manifest, runtime};
 use crate::cli::UpArgs;
 use crate::fail::Failure;
-use crate::local::plan::{Folders, LocalPlan, PlanError, plan};
-use crate::local::ports::{Ports, holder};
+use crate::local::plan::{Folders, LocalPlan, PlanError, PortPlan, plan};
+use crate::local::ports::{Holder, Ports, holder};
 use crate::local::state::{Phase, StackFolder, StackStatus, models_folder};
 use crate::local::supervise::{Supervisor, generate_secrets};
 use crate::local::{programs, tail};
@@ -109,12 +109,7 @@ fn prepare(
             return ports.prefer(container).map_err(|source| PlanError::Port { pod: pod.to_owned(), source });
         }
         let port = wanted.unwrap_or(container);
-        ports.exactly(port).ok_or_else(|| {
-            let by = holder(port)
-                .map(|holder| format!(" by {} (pid {})", holder.name, holder.pid))
-                .unwrap_or_default();
-            PlanError::EntryTaken { port, by }
-        })
+        ports.exactly(port).ok_or_else(|| PlanError::EntryTaken { port, by: taken_by(holder(port)) })
     };
     let plan =
         plan(&compiled.name, &compiled.manifests, &folders, &mut give).map_err(|error| match error {
@@ -124,10 +119,42 @@ fn prepare(
             )),
             other => Failure::failed(other.to_string()),
         })?;
+    let pods = plan.pods.iter().map(|pod| (pod.name.as_str(), pod.ports.as_slice()));
+    for sentence in moved(pods, plan.entry_port, holder) {
+        eprintln!("  up      {sentence}");
+    }
     programs::find_all(&plan.pods).map_err(|error| Failure::failed(error.to_string()))?;
     check_models(&plan, &folders.models)?;
     generate_secrets(&plan)?;
     Ok(plan)
+}
+
+/// A sentence for each port that others have, so that a pod listens elsewhere. That pods of one stack want the same port is no
+/// news.
+fn moved<'a>(
+    pods: impl Iterator<Item = (&'a str, &'a [PortPlan])> + Clone,
+    entry_port: u16,
+    holder: impl Fn(u16) -> Option<Holder>,
+) -> Vec<String> {
+    let given: Vec<u16> = pods.clone().flat_map(|(_, ports)| ports).map(|port| port.local).collect();
+    let mut sentences = Vec::new();
+    for (pod, ports) in pods {
+        for PortPlan { name, container, local } in ports {
+            let is_for_clients = !["admin", "peer"].contains(&name.as_str());
+            if !is_for_clients || [*container, entry_port].contains(local) || given.contains(container) {
+                continue;
+            }
+            let by = taken_by(holder(*container));
+            sentences.push(format!(
+                "port {container} is taken{by}: the {name} port of {pod} is 127.0.0.1:{local}"
+            ));
+        }
+    }
+    sentences
+}
+
+fn taken_by(holder: Option<Holder>) -> String {
+    holder.map(|holder| format!(" by {} (pid {})", holder.name, holder.pid)).unwrap_or_default()
 }
 
 fn check_models(plan: &LocalPlan, models: &Path) -> Result<(), Failure> {
@@ -247,4 +274,31 @@ pub fn supervise(folder: PathBuf, manifest: PathBuf) -> Result<(), Failure> {
     }));
     drop(lock);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_others_have_is_said_with_the_one_given_instead() {
+        let port = |name: &str, container, local| PortPlan { name: name.into(), container, local };
+        let pods = [
+            (
+                "tinykv-0",
+                vec![port("client", 2379, 40_001), port("peer", 2380, 40_002), port("admin", 9000, 40_003)],
+            ),
+            ("vectorforge-0", vec![port("http", 6333, 6333), port("grpc", 6334, 40_004)]),
+            ("tinyinfer-chat", vec![port("http", 8000, 8000)]),
+            ("tinyinfer-embed", vec![port("http", 8000, 40_005)]),
+            ("modelhub-0", vec![port("http", 8080, 8090)]),
+        ];
+        let pods = pods.iter().map(|(pod, ports)| (*pod, ports.as_slice()));
+        let holder = |port| (port == 2379).then(|| Holder { name: "etcd".into(), pid: 7 });
+        let want = [
+            "port 2379 is taken by etcd (pid 7): the client port of tinykv-0 is 127.0.0.1:40001",
+            "port 6334 is taken: the grpc port of vectorforge-0 is 127.0.0.1:40004",
+        ];
+        assert_eq!(moved(pods, 8090, holder), want);
+    }
 }
