@@ -15,14 +15,12 @@ cleanup() {
 }
 trap cleanup EXIT
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
 # drill NAME: our kinds are installed, every example is rendered and applied, 200 objects are written, watched and deleted.
 drill() {
   local manifest events
   eval "$("$plane" up "$work/plane")"
   kubectl apply --server-side -f crds/generated/ >/dev/null
-  kubectl wait --for=condition=Established --timeout=60s crd --all >/dev/null
+  kubectl wait --for=condition=Established --timeout=5m crd --all >/dev/null
   for manifest in examples/*.yaml examples/quickstart/stack.yaml; do
     "$bin/aistack" render -f "$manifest" 2>/dev/null >"$work/rendered.yaml"
     kubectl apply --dry-run=client -f "$work/rendered.yaml" >/dev/null
@@ -33,7 +31,7 @@ drill() {
   kubectl create configmap before >/dev/null
   kubectl get configmap -w --output-watch-events --no-headers >"$work/events" 2>/dev/null &
   local watcher=$!
-  for _ in $(seq 100); do # the watch has begun once it shows what was there before
+  for _ in $(seq 3000); do # the watch has begun once it shows what was there before
     [ -s "$work/events" ] && break
     sleep 0.1
   done
@@ -41,7 +39,7 @@ drill() {
   kubectl apply -f "$work/objects.yaml" >/dev/null
   [ "$(kubectl get configmap -l drill=yes --chunk-size 50 --no-headers | wc -l)" = 200 ]
   kubectl delete configmap -l drill=yes >/dev/null
-  for _ in $(seq 100); do
+  for _ in $(seq 3000); do
     events=$(grep -c 'object-' "$work/events" || true)
     [ "$events" -ge 400 ] && break
     sleep 0.1
@@ -54,9 +52,9 @@ drill() {
 
 drill 'kube-apiserver on etcd'
 
-client=$(free_port)
-"$bin/tinykv" --set data_dir="$work/tinykv" --set listen_client="127.0.0.1:$client" --set listen_peer="127.0.0.1:$(free_port)" \
-  --set server.admin_listen="127.0.0.1:$(free_port)" >"$work/tinykv.log" 2>&1 &
+client=$(hack/free-port)
+"$bin/tinykv" --set data_dir="$work/tinykv" --set listen_client="127.0.0.1:$client" --set listen_peer="127.0.0.1:$(hack/free-port)" \
+  --set server.admin_listen="127.0.0.1:$(hack/free-port)" >"$work/tinykv.log" 2>&1 &
 store=$!
 until curl -sf "http://127.0.0.1:$client/health" >/dev/null; do
   kill -0 "$store" || { tail -n 20 "$work/tinykv.log" >&2; exit 1; }

@@ -58,7 +58,8 @@ build
 "$bin/xtask" models
 
 "$bin/aistack" up --detach --traces ${PORT:+--port "$PORT"} -f examples/quickstart/stack.yaml || [ $? -eq 3 ] # 3: it runs already
-AISTACK_MODELHUB_URL=$("$bin/aistack" status --stack quickstart -o json | sed -n 's/^  "url": "\(.*\)",\{0,1\}$/\1/p')
+AISTACK_MODELHUB_URL=$({ "$bin/aistack" status --stack quickstart -o json || [ $? -eq 4 ]; } | # 4: not all is Ready
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["url"])')
 export AISTACK_MODELHUB_URL
 
 printf '  %-8s%s\n            ' ingest examples/quickstart/handbook

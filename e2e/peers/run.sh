@@ -12,9 +12,9 @@ echo '-- openai: the unchanged Python and JavaScript clients'
 for role in chat embed; do
   model=smollm2-135m-instruct
   [ $role = embed ] && model=all-minilm-l6-v2
-  port=$(free_port)
-  start $role "$bin/tinyinfer" --model $model --port "$port" --set "listen_grpc=127.0.0.1:$(free_port)" \
-    --set "server.admin_listen=127.0.0.1:$(free_port)"
+  port=$(hack/free-port)
+  start $role "$bin/tinyinfer" --model $model --port "$port" --set "listen_grpc=127.0.0.1:$(hack/free-port)" \
+    --set "server.admin_listen=127.0.0.1:$(hack/free-port)"
   printf -v "$role" 'http://127.0.0.1:%s' "$port"
 done
 wait_for "$chat/health" chat

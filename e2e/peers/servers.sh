@@ -12,10 +12,6 @@ stop() {
 }
 trap stop EXIT
 
-free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # start NAME COMMAND…: in the background, its output in $work/NAME.log.
 start() {
   local name=$1
@@ -24,10 +20,11 @@ start() {
   pids+=($!)
 }
 
-# wait_for URL NAME: until it answers with success, for at most 60 s.
+# wait_for URL NAME: until it answers with success, for at most five minutes and as long as something that was started lives.
 wait_for() {
-  for _ in $(seq 300); do
-    curl --silent --fail --output /dev/null --max-time 2 "$1" && return 0
+  local until=$((SECONDS + 300))
+  while [ $SECONDS -lt $until ] && kill -0 "${pids[@]}" 2>/dev/null; do
+    curl --silent --fail --output /dev/null --max-time 10 "$1" && return 0
     sleep 0.2
   done
   echo "error: $2 did not become ready at $1; its log:" >&2

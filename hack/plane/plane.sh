@@ -24,8 +24,6 @@ build() {
   mv "$bin/plane.new" "$bin/plane"
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
 # keys DIR: an authority, the server's certificate, an administrator's certificate and the key that signs service accounts.
 keys() {
   cd "$1"
@@ -52,7 +50,7 @@ EOF
 }
 
 wait_ready() { # DIR
-  for _ in $(seq 300); do
+  for _ in $(seq 1500); do
     "$bin/kubectl" --kubeconfig "$1/kubeconfig" get --raw /readyz >/dev/null 2>&1 && return
     kill -0 "$(cat "$1/kube-apiserver.pid")" 2>/dev/null || break
     sleep 0.2
@@ -80,14 +78,14 @@ up() {
     keys "$dir"
     if [ -z "$store" ]; then
       local client peer
-      client=$(free_port) peer=$(free_port)
+      client=$("$here/../free-port") peer=$("$here/../free-port")
       store=http://127.0.0.1:$client
       start "$dir" etcd --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn \
         --listen-client-urls "$store" --advertise-client-urls "$store" \
         --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
         --initial-cluster "default=http://127.0.0.1:$peer"
     fi
-    port=$(free_port)
+    port=$("$here/../free-port")
     kubeconfig "$dir" "$port"
     start "$dir" kube-apiserver --etcd-servers "$store" --secure-port "$port" --bind-address 127.0.0.1 \
       --endpoint-reconciler-type none --tls-cert-file "$dir/server.crt" --tls-private-key-file "$dir/server.key" \

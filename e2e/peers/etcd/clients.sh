@@ -7,13 +7,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 tinykv=${1:?path of the tinykv binary}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
 work=$(mktemp -d)
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$("$here/../../../hack/free-port")
 "$tinykv" --data-dir "$work/data" --listen-client-urls "http://127.0.0.1:$port" --admin-listen 127.0.0.1:0 \
   >"$work/log.txt" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
-for _ in $(seq 100); do
-  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
+until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+  kill -0 $server 2>/dev/null || { cat "$work/log.txt" >&2; exit 1; }
   sleep 0.1
 done
 
@@ -39,7 +39,8 @@ story() { # one walk through etcdctl; the argument list is the etcdctl to use
   "${ctl[@]}" lease revoke "$lease" >/dev/null
   says '"count":0\|"revision":[0-9]*,"raft_term":[0-9]*}}' "${ctl[@]}" get leased -w json
   revision=$("${ctl[@]}" get a -w json | python3 -c 'import json,sys; print(json.load(sys.stdin)["kvs"][0]["mod_revision"])')
-  says '^PUT$' timeout 2 "${ctl[@]}" watch a --rev "$revision"
+  # A watch goes on for ever: it ends with the reader of its first line.
+  says '^PUT$' sh -c '"$@" | head -n 1' sh timeout 300 "${ctl[@]}" watch a --rev "$revision"
   "${ctl[@]}" compaction "$revision" >/dev/null
   says 'mvcc: required revision has been compacted' "${ctl[@]}" get a --rev 1
   says 'is healthy' "${ctl[@]}" endpoint health

@@ -25,7 +25,7 @@ def call(url, body=None, timeout=120):
 
 
 def wait_for(url):
-    for _ in range(600):
+    for _ in range(3000):
         try:
             return urllib.request.urlopen(url, timeout=2).read()
         except OSError:

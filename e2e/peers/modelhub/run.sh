@@ -12,7 +12,7 @@ models=${AISTACK_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/aistack/models}
 chat_model=${CHAT_MODEL:-$models/smollm2-135m-instruct/model.gguf}
 [ -f "$chat_model" ] || { echo "error: $chat_model is missing: make models" >&2; exit 1; }
 etcd=$(built_etcd)
-client=$(free_port) peer=$(free_port)
+client=$(hack/free-port) peer=$(hack/free-port)
 start etcd "$etcd" --data-dir "$work/etcd" --log-level error --listen-client-urls "http://127.0.0.1:$client" \
   --advertise-client-urls "http://127.0.0.1:$client" --listen-peer-urls "http://127.0.0.1:$peer" \
   --initial-advertise-peer-urls "http://127.0.0.1:$peer" --initial-cluster "default=http://127.0.0.1:$peer"
@@ -21,7 +21,7 @@ export HUB_TEST_ETCD=http://127.0.0.1:$client HUB_TEST_ETCD_BIN=$etcd
 with='etcd'
 if [ "${CHAT:-}" != ours ]; then
   python=${LLAMA_PYTHON:-$(venv modelhub)}
-  chat=$(free_port)
+  chat=$(hack/free-port)
   start llama "$python" -m llama_cpp.server --model "$chat_model" --model_alias smollm2 --n_ctx 2048 --chat_format chatml \
     --host 127.0.0.1 --port "$chat"
   wait_for "http://127.0.0.1:$chat/v1/models" llama
