@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 AISTACK, RAG = sys.argv[1:]
 PODS = {"modelhub-0", "tinyinfer-chat", "tinyinfer-embed", "vectorforge-0", "tinykv-0"}
@@ -63,8 +64,24 @@ def jaeger(trace_id, count):
     assert roots == 1, roots
 
 
+def written(prefix):
+    """Waits until every component has written its spans, which `aistack trace` itself does for three seconds only."""
+    until = time.monotonic() + 300
+    before = None
+    while True:
+        done = subprocess.run([AISTACK, "trace", "-o", "jaeger", prefix], capture_output=True, text=True)
+        if done.returncode == 0 and "is not whole" not in done.stderr:
+            (data,) = json.loads(done.stdout)["data"]
+            now = len(data["spans"])
+            if {process["serviceName"] for process in data["processes"].values()} == PODS and now == before:
+                return
+            before = now
+        assert time.monotonic() < until, f"the spans of trace {prefix} are not all there:\n{done.stdout}{done.stderr}"
+
+
 shown = aistack("ask", "--rag", RAG, "Who approves a purchase?")
 printed = re.search(r"trace ([0-9a-f]{8})", shown).group(1)
+written(printed)
 
 table = aistack("trace", printed)
 trace_id = re.match(r"trace ([0-9a-f]{32}) ", table).group(1)

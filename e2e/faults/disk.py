@@ -35,9 +35,9 @@ def full(bin_folder):
         assert code == 0 or "error: " in asked, asked
         assert stack.run("status")[0] in (0, 4)
         ballast.unlink()
-        wait_for("every pod is Ready with room again", stack.all_ready, 60)
-        wait_for("asks work with room again", stack.asks_well, 60)
-        wait_for("ingesting works with room again", lambda: stack.ingest(many, "notes")[0] == 0, 60)
+        wait_for("every pod is Ready with room again", stack.all_ready)
+        wait_for("asks work with room again", stack.asks_well)
+        wait_for("ingesting works with room again", lambda: stack.ingest(many, "notes")[0] == 0)
         answered = "answered" if code == 0 else "refused with a sentence"
         again = {name: count - before[name] for name, count in stack.restarts().items() if count != before[name]}
         first = next(line for line in refused.splitlines() if "space" in line.lower()).strip()

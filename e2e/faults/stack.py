@@ -19,7 +19,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(what, condition, seconds=30):
+def wait_for(what, condition, seconds=300):
     """Waits until `condition()` is true and returns its value."""
     until = time.monotonic() + seconds
     while True:
@@ -45,7 +45,7 @@ class Stack:
         self.environment = dict(os.environ, XDG_STATE_HOME=str(self.state), NO_COLOR="1")
         self.environment.pop("AISTACK_MODELHUB_URL", None)
 
-    def run(self, *arguments, program="aistack", timeout=120):
+    def run(self, *arguments, program="aistack", timeout=900):
         done = subprocess.run(
             [self.bin / program, *map(str, arguments)], cwd=ROOT, env=self.environment, timeout=timeout,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -65,6 +65,8 @@ pub struct KvConfig {
     pub username: Option<String>,
     /// File that holds the user's password.
     pub password_file: Option<PathBuf>,
+    /// Time in which the store must answer, in milliseconds.
+    pub timeout_ms: u64,
     /// Certificates, for `https://` endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTlsConfig>,
@@ -77,6 +79,7 @@ impl Default for KvConfig {
             endpoints: vec!["http://127.0.0.1:2379".to_owned()],
             username: None,
             password_file: None,
+            timeout_ms: 5_000,
             tls: None,
         }
     }
@@ -235,6 +238,8 @@ pub struct GatewayLimits {
     pub retry_budget_percent: u32,
     /// Time between two health checks of an engine.
     pub health_interval_ms: u64,
+    /// Time in which an engine must answer a health check.
+    pub health_timeout_ms: u64,
 }
 
 impl Default for GatewayLimits {
@@ -248,6 +253,7 @@ impl Default for GatewayLimits {
             max_tries: 3,
             retry_budget_percent: 20,
             health_interval_ms: 2_000,
+            health_timeout_ms: 2_000,
         }
     }
 }
@@ -392,6 +398,8 @@ impl ModelhubConfig {
             600_000,
             "50 to 600000",
         )?;
+        check_range("limits.health_timeout_ms", self.limits.health_timeout_ms, 50, 600_000, "50 to 600000")?;
+        check_range("kv.timeout_ms", self.kv.timeout_ms, 50, 600_000, "50 to 600000")?;
         if !(-1.0..=1.0).contains(&self.rag.min_score) {
             let value = self.rag.min_score.to_string();
             return Err(ModelhubConfigError::Range { field: "rag.min_score", value, range: "-1 to 1" });

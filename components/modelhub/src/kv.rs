@@ -164,8 +164,7 @@ impl Kv {
             None
         };
         let endpoints = config.endpoints.join(", ");
-        let channel =
-            channel(&config.endpoints, tls.as_ref()).map_err(|e| store_error("connect", &endpoints, e))?;
+        let channel = channel(config, tls.as_ref()).map_err(|e| store_error("connect", &endpoints, e))?;
         let client = Client::from_channel(channel, Some(options))
             .await
             .map_err(|e| store_error("connect", &endpoints, e))?;
@@ -294,15 +293,16 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 /// A channel over all endpoints that carries the current trace's context: the client's own has no place for it.
-fn channel(endpoints: &[String], tls: Option<&ClientTlsConfig>) -> Result<Channel, etcd_client::Error> {
-    let mut prepared = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints {
+fn channel(config: &KvConfig, tls: Option<&ClientTlsConfig>) -> Result<Channel, etcd_client::Error> {
+    let patience = Duration::from_millis(config.timeout_ms);
+    let mut prepared = Vec::with_capacity(config.endpoints.len());
+    for endpoint in &config.endpoints {
         let address = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
         let mut endpoint = Endpoint::from_shared(address)?
             .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(5))
+            .timeout(patience)
             .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_timeout(patience)
             .keep_alive_while_idle(true);
         if let Some(tls) = tls.filter(|_| endpoint.uri().scheme_str() == Some("https")) {
             endpoint = endpoint.tls_config(tls.clone())?;

@@ -32,7 +32,10 @@ struct Node {
 impl Node {
     async fn start(data_dir: &Path) -> Self {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let server = ServerConfig::with_admin(local(0));
+        let mut server = ServerConfig::with_admin(local(0));
+        // No time-out that a machine that stalls could meet.
+        server.limits.header_timeout_ms = 3_600_000;
+        server.limits.drain_timeout_ms = 3_600_000;
         let ctx = Ctx {
             component: COMPONENT,
             shutdown: Shutdown::default(),

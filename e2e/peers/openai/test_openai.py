@@ -21,9 +21,9 @@ parser.add_argument("--embed", default="http://127.0.0.1:8010")
 parser.add_argument("--only", default="")
 arguments = parser.parse_args()
 
-chat = openai.OpenAI(base_url=arguments.chat + "/v1", api_key="none", max_retries=0, timeout=120)
-embed = openai.OpenAI(base_url=arguments.embed + "/v1", api_key="none", max_retries=0, timeout=120)
-http = httpx.Client(base_url=arguments.chat, timeout=120)
+chat = openai.OpenAI(base_url=arguments.chat + "/v1", api_key="none", max_retries=0, timeout=600)
+embed = openai.OpenAI(base_url=arguments.embed + "/v1", api_key="none", max_retries=0, timeout=600)
+http = httpx.Client(base_url=arguments.chat, timeout=600)
 MODEL = chat.models.list().data[0].id
 EMBEDDER = embed.models.list().data[0].id
 USER = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
@@ -51,7 +51,7 @@ def gauge(name):
     raise AssertionError(f"no metric {name}")
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=300):
     end = time.time() + seconds
     while time.time() < end:
         if condition():
@@ -348,8 +348,7 @@ def a_client_that_leaves_frees_its_blocks():
         pass
     assert gauge("vllm:kv_cache_usage_perc") > 0
     stream.close()
-    until(lambda: gauge("vllm:num_requests_running") == 0, 5)
-    assert gauge("vllm:kv_cache_usage_perc") == 0
+    until(lambda: gauge("vllm:num_requests_running") == 0 and gauge("vllm:kv_cache_usage_perc") == 0)
 
 
 @test
@@ -382,7 +381,7 @@ def five_hundred_requests_at_once_are_all_answered():
         return reply.status_code, reply.headers.get("retry-after")
 
     limits = httpx.Limits(max_connections=500)
-    with httpx.Client(base_url=arguments.chat, timeout=300, limits=limits) as burst:
+    with httpx.Client(base_url=arguments.chat, timeout=600, limits=limits) as burst:
         with concurrent.futures.ThreadPoolExecutor(500) as pool:
             results = list(pool.map(one, range(500)))
     assert {status for status, _ in results} <= {200, 429}

@@ -18,7 +18,7 @@ def server():
 @pytest.fixture(params=["rest", "grpc"])
 def client(request, server):
     grpc = request.param == "grpc"
-    client = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=grpc, timeout=30)
+    client = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=grpc, timeout=300)
     yield client
     client.close()
 

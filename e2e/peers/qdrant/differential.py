@@ -119,8 +119,8 @@ class Run:
         self.recreate()
 
     def connect(self):
-        rest = QdrantClient(url=self.server.url, timeout=30, check_compatibility=False)
-        grpc = QdrantClient(url=self.server.url, grpc_port=self.server.grpc_port, prefer_grpc=True, timeout=30,
+        rest = QdrantClient(url=self.server.url, timeout=300, check_compatibility=False)
+        grpc = QdrantClient(url=self.server.url, grpc_port=self.server.grpc_port, prefer_grpc=True, timeout=300,
                             check_compatibility=False)
         self.doors = [("rest", rest), ("grpc", grpc)]
 

@@ -62,13 +62,13 @@ class Server:
         self.process = subprocess.Popen(command, env=environment)
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.binary} ended with {self.process.returncode} before it was ready")
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as answer:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=10) as answer:
                     if answer.status == 200:
                         return
             except OSError:
@@ -85,7 +85,7 @@ class Server:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(300)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -14,12 +14,12 @@ NAME = "bad-input"
 
 @pytest.fixture(scope="module")
 def http(server):
-    client = QdrantClient(url=server.url, timeout=30)
+    client = QdrantClient(url=server.url, timeout=300)
     if client.collection_exists(NAME):
         client.delete_collection(NAME)
     client.create_collection(NAME, models.VectorParams(size=3, distance=models.Distance.DOT))
     client.upsert(NAME, [models.PointStruct(id=1, vector=[1, 2, 3], payload={"a": 1})], wait=True)
-    with httpx.Client(base_url=server.url, timeout=60) as session:
+    with httpx.Client(base_url=server.url, timeout=300) as session:
         yield session
         record = client.retrieve(NAME, [1], with_vectors=True)[0]
         assert (record.payload, record.vector) == ({"a": 1}, [1, 2, 3])

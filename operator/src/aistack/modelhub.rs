@@ -138,6 +138,7 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
             username: external.username.clone(),
             password_file: external.secret_ref.as_ref().map(|secret| mount("kv-password", secret, secrets)),
             tls: external.tls.as_ref().map(|tls| certificates(&KV_VOLUMES, tls, secrets)),
+            ..KvConfig::default()
         },
     };
     let vector = match &stack.vector {

@@ -252,6 +252,7 @@ pub struct Engines {
     pub list: Vec<Arc<Engine>>,
     routes: ArcSwap<HashMap<String, Arc<ModelRoute>>>,
     check_interval: Duration,
+    check_timeout: Duration,
     metrics: GatewayMetrics,
 }
 
@@ -266,7 +267,9 @@ impl Engines {
         let list =
             configs.iter().map(|c| Engine::new(c, connect).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let check_interval = Duration::from_millis(limits.health_interval_ms);
-        let engines = Self { list, routes: ArcSwap::from_pointee(HashMap::new()), check_interval, metrics };
+        let check_timeout = Duration::from_millis(limits.health_timeout_ms);
+        let routes = ArcSwap::from_pointee(HashMap::new());
+        let engines = Self { list, routes, check_interval, check_timeout, metrics };
         engines.rebuild_routes();
         Ok(engines)
     }
@@ -319,7 +322,7 @@ impl Engines {
         if engine.healthy() && engine.running.load(Ordering::Relaxed) > 0 {
             return false;
         }
-        let limit = self.check_interval.clamp(Duration::from_millis(500), Duration::from_secs(5));
+        let limit = self.check_timeout;
         let found = match tokio::time::timeout(limit, self.ask_models(engine)).await {
             Ok(found) => found,
             Err(_) => Err(format!("no answer to GET /v1/models within {} ms", limit.as_millis())),

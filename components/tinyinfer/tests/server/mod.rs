@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::panic)] // each test file uses its share; failing is what tests do
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown};
@@ -13,6 +13,10 @@ use tokio::task::JoinHandle;
 
 pub const CHAT: &str = "smollm2-135m-instruct";
 pub const EMBED: &str = "all-minilm-l6-v2";
+
+/// For what must happen, however slow and busy the machine is.
+pub const PATIENCE: Duration = Duration::from_mins(10);
+const NEVER_MS: u64 = 3_600_000;
 
 pub struct Server {
     pub http: SocketAddr,
@@ -28,6 +32,11 @@ impl Server {
     pub async fn start(model: &str, change: impl FnOnce(&mut TinyinferConfig)) -> Self {
         let mut config =
             TinyinferConfig { model: model.to_owned(), threads: 2, ..TinyinferConfig::default() };
+        // No time-out that a test does not wait for: a machine that stalls must not meet one.
+        config.server.limits.header_timeout_ms = NEVER_MS;
+        config.server.limits.body_timeout_ms = NEVER_MS;
+        config.server.limits.drain_timeout_ms = NEVER_MS;
+        config.request_timeout_ms = NEVER_MS;
         change(&mut config);
         config.validate().expect("a valid configuration");
         let http = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -45,7 +54,7 @@ impl Server {
         let task = tokio::spawn(tinyinfer::server::run_on(http, grpc, config, ctx));
         // Another test of this process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().timeout(Duration::from_mins(2)).build().expect("a client");
+        let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
         let server = Self { http: addresses.0, grpc: addresses.1, shutdown, health, task, client };
         server
             .until("ready (are the models there? cargo xtask models)", async || server.health.is_ready())
@@ -78,10 +87,7 @@ impl Server {
         let response =
             self.client.post(self.url(path)).body(body.to_string()).send().await.expect("an answer");
         assert_eq!(response.status(), 200);
-        let text = response.text().await.expect("a body");
-        let mut lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-        assert_eq!(lines.pop(), Some("[DONE]"), "{text}");
-        lines.into_iter().map(|line| serde_json::from_str(line).expect("a chunk is JSON")).collect()
+        chunks(&response.text().await.expect("a body"))
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
@@ -98,15 +104,20 @@ impl Server {
     }
 
     pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
-        for _ in 0..3000 {
-            if condition().await {
-                return;
-            }
+        let begun = Instant::now();
+        while !condition().await {
             assert!(!self.task.is_finished(), "the server ended while waiting: {what}");
+            assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never: {what}");
     }
+}
+
+/// The chunks of a stream that came whole, without `[DONE]`.
+pub fn chunks(stream: &str) -> Vec<Value> {
+    let mut lines: Vec<&str> = stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(lines.pop(), Some("[DONE]"), "{stream}");
+    lines.into_iter().map(|line| serde_json::from_str(line).expect("a chunk is JSON")).collect()
 }
 
 /// A chat request with one message.

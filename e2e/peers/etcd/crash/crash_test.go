@@ -68,7 +68,7 @@ func load(t *testing.T, server *peers.Server, book *ledger, round, writer int) {
 
 // verify replays all events after `from` and compares them with the ledger.
 func verify(t *testing.T, server *peers.Server, book *ledger, from int64) (int64, int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
 	defer cancel()
 	now, err := server.Client.Get(ctx, "w", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {

@@ -333,7 +333,7 @@ func TestAnswersAreThoseOfEtcd(t *testing.T) {
 				name, run := g.step()
 				var answers [2]string
 				for i, s := range sides {
-					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
 					message, err := run(ctx, s)
 					cancel()
 					answers[i] = plain(message, err)
@@ -361,7 +361,7 @@ func TestAnswersAreThoseOfEtcd(t *testing.T) {
 
 // watched collects what a watcher that starts in the past is told up to the revision given.
 func watched(t *testing.T, s side, request *pb.WatchCreateRequest, revision int64) []string {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
 	defer cancel()
 	stream, err := s.watch.Watch(ctx)
 	if err != nil {

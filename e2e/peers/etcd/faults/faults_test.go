@@ -11,13 +11,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"aistack/e2e/peers/etcd/peers"
 )
 
 func put(server *peers.Server, key, value string) (int64, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
 	defer cancel()
 	response, err := server.Client.Put(ctx, key, value)
 	if err != nil {

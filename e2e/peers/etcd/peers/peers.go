@@ -17,6 +17,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// Patience is for what must happen, however slow and busy the machine is.
+const Patience = 5 * time.Minute
+
 // Server is a running server and a client connected to it.
 type Server struct {
 	Name     string
@@ -73,7 +76,7 @@ func tinykv(t testing.TB) string {
 
 // Says runs tinykv to its end and answers what it printed.
 func Says(t testing.TB, arguments ...string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	text, _ := exec.CommandContext(ctx, tinykv(t), arguments...).CombinedOutput()
 	return string(text)
@@ -121,15 +124,15 @@ func (s *Server) Start(t testing.TB) {
 	}
 	if s.Client == nil {
 		s.Client, err = clientv3.New(clientv3.Config{
-			Endpoints: []string{s.Endpoint}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
+			Endpoints: []string{s.Endpoint}, DialTimeout: Patience, Logger: zap.NewNop(),
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(Patience)
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		_, err := s.Client.Get(ctx, "is-it-there")
 		cancel()
 		if err == nil {
@@ -158,7 +161,7 @@ func (s *Server) Refuses(t testing.TB) string {
 	ended := make(chan struct{})
 	go func() {
 		select {
-		case <-time.After(30 * time.Second):
+		case <-time.After(Patience):
 			_ = s.cmd.Process.Kill()
 		case <-ended:
 		}
@@ -180,7 +183,7 @@ func (s *Server) Exits(t testing.TB) string {
 		if err == nil {
 			t.Fatalf("%s ended without an error", s.Name)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(Patience):
 		t.Fatalf("%s goes on", s.Name)
 	}
 	text, _ := os.ReadFile(s.log)
