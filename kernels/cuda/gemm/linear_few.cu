@@ -9,7 +9,6 @@
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
-#include "../ptx/wgmma_widths.cuh"
 
 namespace {
 
