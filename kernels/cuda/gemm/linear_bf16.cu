@@ -10,6 +10,7 @@
 // A row's bits do not depend on M: K is summed in order in one accumulator, by the same steps for every width.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
+#include "../ptx/fragment.cuh"
 #include "../ptx/wgmma.cuh"
 
 namespace {
@@ -42,27 +43,15 @@ struct Tiles {
   }
 };
 
-// Four words a lane, of four neighbouring 8-column blocks, become the four words of one block: a transposition within each quad of lanes.
-__device__ __forceinline__ uint4 gather_block(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
-  const int t = threadIdx.x % 4;
-  const uint32_t p = __shfl_xor_sync(0xffffffffu, t & 1 ? a0 : a1, 1), q = __shfl_xor_sync(0xffffffffu, t & 1 ? a2 : a3, 1);
-  if (t & 1)
-    a0 = p, a2 = q;
-  else
-    a1 = p, a3 = q;
-  const uint32_t r = __shfl_xor_sync(0xffffffffu, t & 2 ? a0 : a2, 2), s = __shfl_xor_sync(0xffffffffu, t & 2 ? a1 : a3, 2);
-  return t & 2 ? make_uint4(r, s, a2, a3) : make_uint4(a0, a1, r, s);
-}
-
 template <int COLUMNS>
 __device__ __forceinline__ void store_tile(const Problem& p, const float (&d)[COLUMNS / 2], int row, int column) {
   const int lane = threadIdx.x % 32, first = row + threadIdx.x / 32 % 4 * 16 + lane / 4;
 #pragma unroll
   for (int i = 0; i < COLUMNS / 8; i += 4) {
     const int at = column + (i + lane % 4) * 8;
-    const uint4 low = gather_block(tk::pack_bf16(d[4 * i], d[4 * i + 1]), tk::pack_bf16(d[4 * i + 4], d[4 * i + 5]),
+    const uint4 low = tk::gather_block(tk::pack_bf16(d[4 * i], d[4 * i + 1]), tk::pack_bf16(d[4 * i + 4], d[4 * i + 5]),
                                    tk::pack_bf16(d[4 * i + 8], d[4 * i + 9]), tk::pack_bf16(d[4 * i + 12], d[4 * i + 13]));
-    const uint4 high = gather_block(tk::pack_bf16(d[4 * i + 2], d[4 * i + 3]), tk::pack_bf16(d[4 * i + 6], d[4 * i + 7]),
+    const uint4 high = tk::gather_block(tk::pack_bf16(d[4 * i + 2], d[4 * i + 3]), tk::pack_bf16(d[4 * i + 6], d[4 * i + 7]),
                                     tk::pack_bf16(d[4 * i + 10], d[4 * i + 11]), tk::pack_bf16(d[4 * i + 14], d[4 * i + 15]));
     if (at >= p.n) continue;
     if (first < p.m) *reinterpret_cast<uint4*>(p.y + static_cast<size_t>(first) * p.n + at) = low;

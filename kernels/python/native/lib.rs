@@ -48,6 +48,27 @@ unsafe fn stream(handle: *const Handle, stream: *mut c_void) -> Stream {
     unsafe { Stream::from_raw(&(*handle).0, stream) }
 }
 
+/// What `make` returns, on the heap once the GPU is done with it; null on error.
+///
+/// # Safety
+/// `handle` is from [`tk_open`].
+unsafe fn made<T>(handle: *const Handle, make: impl FnOnce(&Stream) -> Result<T, CudaError>) -> *mut T {
+    // SAFETY: the caller's promise.
+    let stream = unsafe { (*handle).0.stream() };
+    let made = stream.and_then(|stream| {
+        let made = make(&stream)?;
+        stream.synchronize()?;
+        Ok(made)
+    });
+    match made {
+        Ok(made) => Box::into_raw(Box::new(made)),
+        Err(error) => {
+            status(Err(error));
+            std::ptr::null_mut()
+        }
+    }
+}
+
 /// # Safety
 /// As [`Tensor::from_raw`].
 unsafe fn input<'a, T: tinykernels::cuda::Element, const N: usize>(
@@ -197,17 +218,11 @@ pub unsafe extern "C" fn tk_decode_workspace(
     capacity: usize,
 ) -> *mut DecodeWorkspace {
     // SAFETY: the caller's promise.
-    let made = unsafe { (*handle).0.stream() }.and_then(|s| {
-        DecodeWorkspace::new(&s, DecodeShape { sequences, query_heads, kv_heads, capacity })
-            .and_then(|w| s.synchronize().map(|()| w))
-    });
-    made.map_or_else(
-        |e| {
-            status(Err(e));
-            std::ptr::null_mut()
-        },
-        |w| Box::into_raw(Box::new(w)),
-    )
+    unsafe {
+        made(handle, |stream| {
+            DecodeWorkspace::new(stream, DecodeShape { sequences, query_heads, kv_heads, capacity })
+        })
+    }
 }
 
 /// # Safety
@@ -336,25 +351,16 @@ pub unsafe extern "C" fn tk_w4_pack(
 ) -> *mut Weights {
     let groups = features * (columns / tinykernels::cuda::GROUP);
     // SAFETY: the caller's promise.
-    let made = unsafe {
-        (*handle).0.stream().and_then(|s| {
-            let (n, sc, z) = (
-                std::slice::from_raw_parts(nibbles, features * columns),
-                std::slice::from_raw_parts(scales, groups),
-                std::slice::from_raw_parts(zeros, groups),
-            );
-            let packed = PackedW4::from_host(&s, [features, columns], n, sc, z)?;
-            s.synchronize()?;
-            Ok(Weights(packed))
+    unsafe {
+        let (nibbles, scales, zeros) = (
+            std::slice::from_raw_parts(nibbles, features * columns),
+            std::slice::from_raw_parts(scales, groups),
+            std::slice::from_raw_parts(zeros, groups),
+        );
+        made(handle, |stream| {
+            PackedW4::from_host(stream, [features, columns], nibbles, scales, zeros).map(Weights)
         })
-    };
-    made.map_or_else(
-        |e| {
-            status(Err(e));
-            std::ptr::null_mut()
-        },
-        |w| Box::into_raw(Box::new(w)),
-    )
+    }
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use tinykernels::cuda::{
     PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
 };
 
-use super::{Handle, input, output, status, stream};
+use super::{Handle, input, made, output, status, stream};
 
 /// Heads and mask of a plan. `window` 0 hides nothing, `soft_cap` 0 caps nothing.
 #[repr(C)]
@@ -34,7 +34,7 @@ pub unsafe extern "C" fn tk_prefill_plan(
     count: usize,
 ) -> *mut PrefillPlan {
     // SAFETY: the caller's promise.
-    let made = unsafe {
+    unsafe {
         let s = &*shape;
         let shape = PrefillShape {
             query_heads: s.query_heads,
@@ -47,15 +47,8 @@ pub unsafe extern "C" fn tk_prefill_plan(
         };
         let sequences: Vec<_> =
             (0..count).map(|i| PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) }).collect();
-        (*handle).0.stream().and_then(|s| PrefillPlan::new(&s, shape, &sequences))
-    };
-    made.map_or_else(
-        |e| {
-            status(Err(e));
-            std::ptr::null_mut()
-        },
-        |plan| Box::into_raw(Box::new(plan)),
-    )
+        made(handle, |stream| PrefillPlan::new(stream, shape, &sequences))
+    }
 }
 
 /// # Safety

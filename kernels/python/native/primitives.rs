@@ -7,7 +7,7 @@ use tinykernels::cuda::{
     sort_pairs_u32, sort_u32,
 };
 
-use super::{Handle, input, output, status, stream};
+use super::{Handle, input, made, output, status, stream};
 
 /// # Safety
 /// Pointers as the shapes say, on the handle's GPU. `few` is 1 for the kernel for few rows, `tile` its features.
@@ -47,20 +47,7 @@ pub unsafe extern "C" fn tk_sort_workspace(
     pairs: c_int,
 ) -> *mut SortWorkspace {
     // SAFETY: the caller's promise.
-    let made = unsafe {
-        (*handle).0.stream().and_then(|s| {
-            let workspace = SortWorkspace::new(&s, keys, pairs == 1)?;
-            s.synchronize()?;
-            Ok(workspace)
-        })
-    };
-    made.map_or_else(
-        |e| {
-            status(Err(e));
-            std::ptr::null_mut()
-        },
-        |w| Box::into_raw(Box::new(w)),
-    )
+    unsafe { made(handle, |stream| SortWorkspace::new(stream, keys, pairs == 1)) }
 }
 
 /// # Safety
@@ -102,20 +89,7 @@ pub unsafe extern "C" fn tk_sort_u32(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tk_cublaslt_open(handle: *const Handle) -> *mut CublasLt {
     // SAFETY: the caller's promise.
-    let made = unsafe {
-        (*handle).0.stream().and_then(|s| {
-            let library = CublasLt::open(&s)?;
-            s.synchronize()?;
-            Ok(library)
-        })
-    };
-    made.map_or_else(
-        |e| {
-            status(Err(e));
-            std::ptr::null_mut()
-        },
-        |l| Box::into_raw(Box::new(l)),
-    )
+    unsafe { made(handle, CublasLt::open) }
 }
 
 /// The linear layer by cuBLASLt, or by whichever the tuning table says is faster where `fastest` is 1.
