@@ -24,6 +24,19 @@ says() { # says PATTERN COMMAND…: the command, whatever its exit status, print
   grep -q -- "$pattern" <<<"$output" || { printf '%s\n  printed: %s\n  expected: %s\n' "$*" "$output" "$pattern" >&2; return 1; }
 }
 
+shows_a_put() { # shows_a_put REVISION ETCDCTL…: a watch from that revision, which goes on for ever once it has shown it
+  local revision=$1 watcher until=$((SECONDS + 300))
+  shift
+  "$@" watch a --rev "$revision" >"$work/watched" &
+  watcher=$!
+  until grep -q '^PUT$' "$work/watched"; do
+    kill -0 $watcher && [ $SECONDS -lt $until ] || { echo "a watch from revision $revision shows no PUT" >&2; return 1; }
+    sleep 0.1
+  done
+  kill $watcher
+  wait $watcher 2>/dev/null || true
+}
+
 story() { # one walk through etcdctl; the argument list is the etcdctl to use
   local ctl=("$@" --endpoints "127.0.0.1:$port") lease revision
   "${ctl[@]}" del --prefix "" >/dev/null
@@ -39,8 +52,7 @@ story() { # one walk through etcdctl; the argument list is the etcdctl to use
   "${ctl[@]}" lease revoke "$lease" >/dev/null
   says '"count":0\|"revision":[0-9]*,"raft_term":[0-9]*}}' "${ctl[@]}" get leased -w json
   revision=$("${ctl[@]}" get a -w json | python3 -c 'import json,sys; print(json.load(sys.stdin)["kvs"][0]["mod_revision"])')
-  # A watch goes on for ever: it ends with the reader of its first line.
-  says '^PUT$' sh -c '"$@" | head -n 1' sh timeout 300 "${ctl[@]}" watch a --rev "$revision"
+  shows_a_put "$revision" "${ctl[@]}"
   "${ctl[@]}" compaction "$revision" >/dev/null
   says 'mvcc: required revision has been compacted' "${ctl[@]}" get a --rev 1
   says 'is healthy' "${ctl[@]}" endpoint health
