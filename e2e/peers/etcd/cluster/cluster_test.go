@@ -109,7 +109,7 @@ func (c *trio) kill(m *member) {
 }
 
 func answers(t *testing.T, m *member) {
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		_, err := m.direct.Get(ctx, "is-it-there")
@@ -137,7 +137,7 @@ func (c *trio) leader() *member {
 
 // same waits until all members hash alike.
 func (c *trio) same(t *testing.T) {
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		var hashes []string
@@ -216,7 +216,7 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 	close(stop)
 	running.Wait()
 	cluster.same(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	now, err := cluster.client.Get(ctx, "w", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
@@ -251,9 +251,27 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 	t.Logf("%d acknowledged writes over %d kills, on every member; revision %d", len(promised), rounds, now.Header.Revision)
 }
 
+// shortLease puts a key under a lease of three seconds; answers the lease and the key's revision.
+func shortLease(ctx context.Context, t *testing.T, m *member) (clientv3.LeaseID, int64) {
+	for {
+		lease, err := m.direct.Grant(ctx, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put, err := m.direct.Put(ctx, "short", "x", clientv3.WithLease(lease.ID))
+		if err == nil {
+			return lease.ID, put.Header.Revision
+		}
+		// On a machine that stalls it may have ended already.
+		if !strings.Contains(err.Error(), "lease not found") {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestMembersLeasesAndTheLeadershipThroughAnyMember(t *testing.T) {
 	cluster := three(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	for _, m := range cluster.members {
 		list, err := m.direct.MemberList(ctx)
@@ -278,15 +296,17 @@ func TestMembersLeasesAndTheLeadershipThroughAnyMember(t *testing.T) {
 			follower = m
 		}
 	}
-	lease, err := follower.direct.Grant(ctx, 3)
+	// One that must outlive what follows, however slow the machine is, and one that ends, at the latest under the next leader.
+	lease, err := follower.direct.Grant(ctx, 600)
 	if err != nil {
 		t.Fatal(err)
 	}
+	short, ending := shortLease(ctx, t, follower)
 	if _, err := follower.direct.Put(ctx, "leased", "x", clientv3.WithLease(lease.ID)); err != nil {
 		t.Fatal(err)
 	}
 	alive, err := follower.direct.KeepAliveOnce(ctx, lease.ID)
-	if err != nil || alive.TTL != 3 {
+	if err != nil || alive.TTL != 600 {
 		t.Fatalf("%v, %v", alive, err)
 	}
 	status, err := follower.direct.Status(ctx, follower.client)
@@ -306,12 +326,12 @@ func TestMembersLeasesAndTheLeadershipThroughAnyMember(t *testing.T) {
 	if err != nil || left.TTL < 0 || len(left.Keys) != 1 {
 		t.Fatalf("%v, %v", left, err)
 	}
-	events := leader.direct.Watch(ctx, "leased", clientv3.WithRev(left.Revision+1))
+	events := leader.direct.Watch(ctx, "short", clientv3.WithRev(ending+1))
 	ended := <-events
 	if ended.Err() != nil || len(ended.Events) != 1 || ended.Events[0].Type != clientv3.EventTypeDelete {
 		t.Fatalf("%v", ended)
 	}
-	if after, err := leader.direct.TimeToLive(ctx, lease.ID); err != nil || after.TTL != -1 {
+	if after, err := leader.direct.TimeToLive(ctx, short); err != nil || after.TTL != -1 {
 		t.Fatalf("%v, %v", after, err)
 	}
 	cluster.same(t)
