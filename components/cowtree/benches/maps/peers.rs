@@ -25,7 +25,7 @@ impl Key for Bytes {
     }
 }
 
-pub trait Map<K>: Default + Clone {
+pub trait Map<K: Key>: Default + Clone {
     /// Whether a clone copies all entries.
     const FORKS_ARE_COPIES: bool = false;
     /// Whether it has a diff of its own; else everything is compared.
@@ -34,9 +34,13 @@ pub trait Map<K>: Default + Clone {
     fn put(&mut self, key: K, value: u64);
     fn cut(&mut self, key: &K);
     fn find(&self, key: &K) -> Option<u64>;
-    fn sum(&self) -> u64;
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a u64)>
+    where
+        K: 'a;
     fn count_between(&self, low: &K, high: &K) -> usize;
-    fn differences(&self, newer: &Self) -> usize;
+    fn differences(&self, newer: &Self) -> usize {
+        by_comparing_all(self.entries(), newer.entries())
+    }
 }
 
 impl<K: Key> Map<K> for Tree<K, u64> {
@@ -51,8 +55,11 @@ impl<K: Key> Map<K> for Tree<K, u64> {
     fn find(&self, key: &K) -> Option<u64> {
         self.get(key).copied()
     }
-    fn sum(&self) -> u64 {
-        self.iter().fold(0, |sum, (_, value)| sum ^ value)
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a u64)>
+    where
+        K: 'a,
+    {
+        self.iter()
     }
     fn count_between(&self, low: &K, high: &K) -> usize {
         self.count(low..high)
@@ -76,8 +83,11 @@ impl<K: Key> Map<K> for Imbl<K> {
     fn find(&self, key: &K) -> Option<u64> {
         self.get(key).copied()
     }
-    fn sum(&self) -> u64 {
-        self.iter().fold(0, |sum, (_, value)| sum ^ value)
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a u64)>
+    where
+        K: 'a,
+    {
+        self.iter()
     }
     fn count_between(&self, low: &K, high: &K) -> usize {
         self.range::<_, K>(low..high).count()
@@ -99,14 +109,14 @@ impl<K: Key> Map<K> for Rpds<K> {
     fn find(&self, key: &K) -> Option<u64> {
         self.get(key).copied()
     }
-    fn sum(&self) -> u64 {
-        self.iter().fold(0, |sum, (_, value)| sum ^ value)
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a u64)>
+    where
+        K: 'a,
+    {
+        self.iter()
     }
     fn count_between(&self, low: &K, high: &K) -> usize {
         self.range(low..high).count()
-    }
-    fn differences(&self, newer: &Self) -> usize {
-        by_comparing_all(self.iter(), newer.iter())
     }
 }
 
@@ -124,14 +134,14 @@ impl<K: Key> Map<K> for Std<K> {
     fn find(&self, key: &K) -> Option<u64> {
         self.get(key).copied()
     }
-    fn sum(&self) -> u64 {
-        self.iter().fold(0, |sum, (_, value)| sum ^ value)
+    fn entries<'a>(&'a self) -> impl Iterator<Item = (&'a K, &'a u64)>
+    where
+        K: 'a,
+    {
+        self.iter()
     }
     fn count_between(&self, low: &K, high: &K) -> usize {
         self.range(low..high).count()
-    }
-    fn differences(&self, newer: &Self) -> usize {
-        by_comparing_all(self.iter(), newer.iter())
     }
 }
 
