@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,6 +31,8 @@ pub struct TinykvConfig {
     pub peers: Vec<String>,
     /// Logical size at which writes are refused with NOSPACE, in bytes.
     pub quota_bytes: u64,
+    /// Tokens and passwords of etcd's users.
+    pub auth: TinykvAuthConfig,
     /// Limits of a single request.
     pub request_limits: TinykvRequestLimits,
     /// Raft: timers, log, snapshots.
@@ -51,6 +54,7 @@ impl Default for TinykvConfig {
             listen_peer: ([127, 0, 0, 1], 2380).into(),
             peers: Vec::new(),
             quota_bytes: 2 << 30,
+            auth: TinykvAuthConfig::default(),
             request_limits: TinykvRequestLimits::default(),
             raft: TinykvRaftConfig::default(),
             memory: TinykvMemoryConfig::default(),
@@ -100,6 +104,78 @@ impl Default for TinykvRequestLimits {
     fn default() -> Self {
         Self { max_request_bytes: 3 << 19, max_txn_ops: 128, timeout_ms: 7_000 }
     }
+}
+
+/// Tokens and passwords of etcd's users; users and roles themselves are made by clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvAuthConfig {
+    /// Signed tokens. Absent: simple ones, which every member keeps in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
+    /// How long a simple token lives after its last use, in seconds.
+    pub token_ttl_seconds: u64,
+    /// Cost of a password's bcrypt hash, from 4 to 31.
+    pub bcrypt_cost: u32,
+}
+
+impl Default for TinykvAuthConfig {
+    fn default() -> Self {
+        Self { jwt: None, token_ttl_seconds: 300, bcrypt_cost: 10 }
+    }
+}
+
+/// Tokens signed by JSON Web Token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtConfig {
+    /// How they are signed.
+    pub sign_method: SigningMethod,
+    /// PEM file of the key that they are signed with; the secret itself for `HS256`, `HS384` and `HS512`. Absent: this
+    /// member can read tokens, and gives none out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key_file: Option<PathBuf>,
+    /// PEM file of the key that they are checked with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key_file: Option<PathBuf>,
+    /// How long they live, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            sign_method: SigningMethod::RS256,
+            private_key_file: None,
+            public_key_file: None,
+            ttl_ms: 300_000,
+        }
+    }
+}
+
+impl JwtConfig {
+    /// How long tokens live.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+}
+
+/// How a JSON Web Token is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub enum SigningMethod {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
 }
 
 /// Raft: timers, log, snapshots.
@@ -177,6 +253,12 @@ pub enum TinykvConfigError {
         /// Path of the field.
         field: &'static str,
     },
+    /// bcrypt knows no such cost.
+    #[error("auth.bcrypt_cost is {cost}; it goes from 4 to 31, and each step doubles the work")]
+    BcryptCost {
+        /// The cost given.
+        cost: u32,
+    },
     /// Elections would start while the leader lives.
     #[error("raft.election_ms ({election}) must be at least five times raft.heartbeat_ms ({heartbeat})")]
     Timers {
@@ -251,6 +333,8 @@ impl TinykvConfig {
             ("request_limits.max_request_bytes", limits.max_request_bytes as u64),
             ("request_limits.max_txn_ops", limits.max_txn_ops as u64),
             ("request_limits.timeout_ms", limits.timeout_ms),
+            ("auth.token_ttl_seconds", self.auth.token_ttl_seconds),
+            ("auth.jwt.ttl_ms", self.auth.jwt.as_ref().map_or(1, |jwt| jwt.ttl_ms)),
             ("raft.heartbeat_ms", self.raft.heartbeat_ms),
             ("raft.snapshot_entries", self.raft.snapshot_entries),
             ("raft.snapshot_bytes", self.raft.snapshot_bytes),
@@ -258,6 +342,9 @@ impl TinykvConfig {
         ];
         if let Some((field, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(TinykvConfigError::Zero { field });
+        }
+        if !(4..=31).contains(&self.auth.bcrypt_cost) {
+            return Err(TinykvConfigError::BcryptCost { cost: self.auth.bcrypt_cost });
         }
         let (heartbeat, election) = (self.raft.heartbeat_ms, self.raft.election_ms);
         if election < 5 * heartbeat {
@@ -288,6 +375,8 @@ mod tests {
             (|c| c.peers = vec!["default=a:1".into(), "default=b:1".into()], Some("twice")),
             (|c| c.quota_bytes = 0, Some("quota_bytes")),
             (|c| c.request_limits.max_txn_ops = 0, Some("max_txn_ops")),
+            (|c| c.auth.bcrypt_cost = 3, Some("auth.bcrypt_cost")),
+            (|c| c.auth.token_ttl_seconds = 0, Some("token_ttl_seconds")),
             (|c| c.raft.election_ms = 300, Some("raft.election_ms")),
             (|c| c.raft.segment_bytes = 4096, Some("raft.segment_bytes")),
             (|c| c.server.limits.max_connections = 0, Some("max_connections")),

@@ -48,6 +48,7 @@ pub use auth::{ApiKeyName, ApiKeys, AuthError};
 pub use health::Health;
 pub use metrics::Metrics;
 pub use shutdown::Shutdown;
+pub use tls::ClientName;
 
 /// Who a process is.
 #[derive(Debug, Clone, Copy)]

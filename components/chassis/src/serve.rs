@@ -4,6 +4,7 @@
 //! `TCP_NODELAY`. When the process is asked to stop, the listener closes, running requests finish within
 //! `drain_timeout_ms`, and what is left is cut.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router, middleware};
 use http::{HeaderValue, StatusCode, header};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -20,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tower::{Layer as _, Service};
 
 use crate::guard::{self, Guard};
 use crate::preface::PrefaceDeadline;
@@ -218,9 +221,19 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
     let _ = stream.set_nodelay(true);
     let limit = acceptor.header_timeout;
     match acceptor.tls.clone() {
-        None => http(&acceptor, PrefaceDeadline::new(stream, limit), watcher).await,
+        None => http(&acceptor, acceptor.app.clone(), PrefaceDeadline::new(stream, limit), watcher).await,
         Some(tls) => match tokio::time::timeout(limit, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(&acceptor, PrefaceDeadline::new(stream, limit), watcher).await,
+            Ok(Ok(stream)) => {
+                let name = tls::client_name(stream.get_ref().1);
+                let stream = PrefaceDeadline::new(stream, limit);
+                match name {
+                    None => http(&acceptor, acceptor.app.clone(), stream, watcher).await,
+                    Some(name) => {
+                        let app = axum::Extension(name).layer(acceptor.app.clone());
+                        http(&acceptor, app, stream, watcher).await;
+                    }
+                }
+            }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         },
@@ -228,11 +241,13 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
     drop(slot);
 }
 
-async fn http<S>(acceptor: &Acceptor, stream: S, watcher: Watcher)
+async fn http<A, S>(acceptor: &Acceptor, app: A, stream: S, watcher: Watcher)
 where
+    A: Service<http::Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    A::Future: Send,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(acceptor.app.clone());
+    let service = TowerToHyperService::new(app);
     let connection = acceptor.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection.into_owned()).await {
         tracing::debug!(%error, "connection");

@@ -29,6 +29,12 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         }
     }
 
+    /// Replicates a command that only this member's own time as the leader justifies: where it does not lead (any more), the
+    /// command is refused and nobody else gets it.
+    pub async fn propose_as_leader(&self, command: Bytes) -> Result<S::Response, ProposeError> {
+        self.write(command).await
+    }
+
     /// Waits until there may be a leader to ask.
     pub(crate) async fn pause(&self, leadership: &mut Leadership<S, A>) -> Result<(), ProposeError> {
         if leadership.leader().is_some() {

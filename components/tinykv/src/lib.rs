@@ -6,23 +6,25 @@
 //!
 //! What it refuses to know: what keys mean. What this version does not do, and refuses with a
 //! sentence: members that join or leave a cluster after its founding, encrypted connections
-//! between members, auth, maintenance snapshots.
+//! between members, maintenance snapshots.
 //!
 //! ```
-//! use tinykv::mvcc::{Command, Keyspace, Put, Query, Span, Values};
+//! use tinykv::mvcc::{Command, Keyspace, Origin, Put, Query, Span, Values};
 //! # struct NoDisk; impl Values for NoDisk {
 //! #   fn value(&self, _: &[u8], _: i64) -> std::io::Result<bytes::Bytes> { Err(std::io::ErrorKind::NotFound.into()) } }
 //! let mut keyspace = Keyspace::new(1 << 20, 2);
 //! let put = Put { key: "k".into(), value: "v".into(), ..Put::default() };
-//! keyspace.apply(&Command::Put(put), &NoDisk, &mut Vec::new())?.expect("nothing refuses it");
+//! keyspace.apply(&Origin::Anyone, &Command::Put(put), &NoDisk, &mut Vec::new())?.expect("nothing refuses it");
 //! assert_eq!(keyspace.revision(), 2);
 //! let answer = keyspace.query(&Query::of(Span::Key("k".into())), &NoDisk)?.expect("not compacted");
 //! assert_eq!(&answer.kvs[0].value[..], b"v");
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod access;
 pub mod check;
 pub mod etcd;
+pub mod flags;
 pub mod identity;
 pub mod lessor;
 pub mod members;
@@ -32,4 +34,5 @@ pub mod node;
 pub mod platform;
 pub mod serve;
 pub mod store;
+pub mod tokens;
 pub mod watch;

@@ -3,10 +3,11 @@
 use aistack_api::tinykv::TinykvConfig;
 use aistack_chassis::{CommonArgs, Component, Ctx, config, run_beside, serve};
 use clap::{Parser, Subcommand};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
+use tinykv::etcd::ETCD_VERSION;
+use tinykv::flags::Flags;
 use tinykv::node::Node;
 
 const COMPONENT: Component =
@@ -19,37 +20,9 @@ struct Cli {
     #[command(flatten)]
     common: CommonArgs,
 
-    /// Name of this member.
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Directory of the log, the state and the snapshots.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-
-    /// Where clients connect, as a URL: http://127.0.0.1:2379.
-    #[arg(long, value_name = "URL")]
-    listen_client_urls: Option<String>,
-
-    /// Where the other members connect, as a URL: http://127.0.0.1:2380.
-    #[arg(long, value_name = "URL")]
-    listen_peer_urls: Option<String>,
-
-    /// The members that found the cluster, this one among them: a=http://10.0.0.1:2380,b=…
-    #[arg(long, value_name = "NAME=URL,…", value_delimiter = ',')]
-    initial_cluster: Option<Vec<String>>,
-
-    /// How the member list shows this member's client address; several are separated by commas.
-    #[arg(long, value_name = "URLS", value_delimiter = ',')]
-    advertise_client_urls: Option<Vec<String>>,
-
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
-
-    /// Logical size at which writes are refused with NOSPACE, in bytes.
-    #[arg(long, value_name = "BYTES")]
-    quota_backend_bytes: Option<u64>,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -65,16 +38,38 @@ const EXAMPLES: &str = "Examples:
   tinykv --data-dir ./kv                       serve etcd's API on 127.0.0.1:2379
   tinykv --listen-client-urls http://0.0.0.0:2379
   etcdctl --endpoints 127.0.0.1:2379 put k v   any etcd client talks to it
-  tinykv check --data-dir ./kv                 look for damage; the server must not run";
+  tinykv check --data-dir ./kv                 look for damage; the server must not run
+
+Settings come from etcd's flags too (--name, --data-dir, --listen-client-urls, --listen-peer-urls, --initial-cluster,
+--advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file and so on), from ETCD_* variables, and from etcd's
+own file by --config-file. What has no meaning here is refused or named in a warning. Called as `etcd`, tinykv has etcd's
+defaults.";
 
 fn main() -> ExitCode {
-    let mut cli = Cli::parse();
-    // openraft tells of every step of an election at this level.
-    cli.common.log_level.get_or_insert_with(|| "info,openraft=warn".to_owned());
-    let overrides = match overrides(&cli) {
-        Ok(overrides) => overrides,
-        Err(message) => return refuse(&message),
+    let mut arguments = std::env::args();
+    let called = arguments.next().unwrap_or_default();
+    let is_etcd = std::path::Path::new(&called).file_name().is_some_and(|name| name == "etcd");
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let flags = match tinykv::flags::read(arguments, environment) {
+        Ok(flags) => flags,
+        Err(error) => return refuse(&error.to_string()),
     };
+    if is_etcd && flags.rest.iter().any(|argument| argument.trim_start_matches('-') == "version") {
+        println!("etcd Version: {ETCD_VERSION}");
+        println!("tinykv Version: {}", COMPONENT.version);
+        return ExitCode::SUCCESS;
+    }
+    let mut cli = Cli::parse_from(std::iter::once(called).chain(flags.rest.iter().cloned()));
+    if let Some(level) = &flags.log_level {
+        cli.common.log_level = Some(level.clone());
+    }
+    let level = cli.common.log_level.get_or_insert_with(|| "info".to_owned());
+    if !level.contains([',', '=']) {
+        // openraft tells of every step of an election.
+        level.push_str(",openraft=warn");
+    }
+    let overrides = overrides(&cli, &flags, is_etcd);
     let loaded = config::load::<TinykvConfig>(&COMPONENT, &cli.common, overrides);
     let config = match loaded {
         Ok(config) => config,
@@ -91,6 +86,9 @@ fn main() -> ExitCode {
         // Before the data directory is touched: a port in use is the commonest mistake.
         let listener = serve::bind(config.listen_client).await?;
         ctx.health.set_ready("engine", false);
+        for warning in &flags.warnings {
+            tracing::warn!("{warning}");
+        }
         let node = Node::start(config).await?;
         tracing::info!(
             listen = %node.config.listen_client,
@@ -105,38 +103,27 @@ fn main() -> ExitCode {
     })
 }
 
-/// The flags as settings.
-fn overrides(cli: &Cli) -> Result<Value, String> {
-    let mut settings = Map::new();
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            settings.insert(name.to_owned(), value);
+/// The flags as settings; etcd's own defaults where they differ and the program is called by its name.
+fn overrides(cli: &Cli, flags: &Flags, is_etcd: bool) -> Value {
+    let mut settings = flags.settings.clone();
+    let server = settings.entry("server").or_insert_with(|| serde_json::json!({}));
+    if let Some(server) = server.as_object_mut() {
+        if let Some(admin) = cli.admin_listen {
+            server.insert("admin_listen".to_owned(), admin.to_string().into());
+        } else if is_etcd {
+            // etcd has no such port.
+            server.entry("admin_listen").or_insert_with(|| "127.0.0.1:0".into());
         }
-    };
-    set("name", cli.name.clone().map(Value::from));
-    set("data_dir", cli.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned().into()));
-    set("listen_client", cli.listen_client_urls.as_deref().map(address).transpose()?.map(Value::from));
-    set("listen_peer", cli.listen_peer_urls.as_deref().map(address).transpose()?.map(Value::from));
-    set("peers", cli.initial_cluster.clone().map(Value::from));
-    set("advertise_client_urls", cli.advertise_client_urls.clone().map(Value::from));
-    set("quota_bytes", cli.quota_backend_bytes.map(Value::from));
-    if let Some(admin) = cli.admin_listen {
-        set("server", Some(serde_json::json!({ "admin_listen": admin.to_string() })));
+        if server.is_empty() {
+            settings.remove("server");
+        }
     }
-    Ok(Value::Object(settings))
-}
-
-/// The address in an etcd-style URL.
-fn address(url: &str) -> Result<String, String> {
-    if url.contains(',') {
-        return Err(format!("{url}: tinykv listens on one address; name one"));
+    if is_etcd {
+        let name = settings.get("name").and_then(Value::as_str).unwrap_or("default");
+        let data_dir = format!("{name}.etcd");
+        settings.entry("data_dir").or_insert_with(|| data_dir.into());
     }
-    let bare = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).unwrap_or(url);
-    let bare = bare.trim_end_matches('/').replace("localhost", "127.0.0.1");
-    match bare.parse::<SocketAddr>() {
-        Ok(address) => Ok(address.to_string()),
-        Err(_) => Err(format!("{url} is no address; write it like http://127.0.0.1:2379")),
-    }
+    Value::Object(settings)
 }
 
 fn check(config: &TinykvConfig) -> ExitCode {

@@ -1,6 +1,6 @@
 //! What is counted, under etcd's names, so that its dashboards and alerts work.
 
-use crate::mvcc::{Change, Command};
+use crate::mvcc::{Change, Command, Origin};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -55,17 +55,20 @@ impl Figures {
     }
 
     /// A batch was applied.
-    pub fn applied(&self, commands: &[Command], changes: &[Change]) {
+    pub fn applied(&self, commands: &[(Origin, Command)], changes: &[Change]) {
         self.applied.inc_by(commands.len() as u64);
         self.events.inc_by(changes.len() as u64);
-        for command in commands {
+        for (_, command) in commands {
             match command {
                 Command::Put(_) => self.puts.inc(),
                 Command::Delete(_) => self.deletes.inc(),
                 Command::Txn(_) => self.txns.inc(),
                 Command::LeaseGrant { .. } => self.leases_granted.inc(),
                 Command::LeaseRevoke(_) => self.leases_revoked.inc(),
-                Command::Compact(_) | Command::AlarmRaise(..) | Command::AlarmClear(..) => 0,
+                Command::Compact(_)
+                | Command::AlarmRaise(..)
+                | Command::AlarmClear(..)
+                | Command::Auth(_) => 0,
             };
         }
     }

@@ -4,15 +4,19 @@ use crate::identity::{self, DirLock, Identity, IdentityError};
 use crate::lessor::Renewal;
 use crate::members::{self, Question, Reply};
 use crate::metrics::Figures;
-use crate::mvcc::{self, Alarm, Answer, Command, Keyspace, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer};
+use crate::mvcc::{
+    self, Alarm, Answer, AuthError, Command, Keyspace, Origin, Put, Query, QueryAnswer, Refusal, Txn,
+    TxnAnswer,
+};
 use crate::store::{KvMachine, Shared, SharedParts, StoreError};
+use crate::tokens::{Tokens, TokensError};
 use aistack_api::tinykv::{Founder, TinykvConfig, TinykvConfigError};
 use replication::log::LogOptions;
 use replication::{GroupOptions, GroupStatus, Host, Peers, ProposeError, Replicated, StartError};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -52,6 +56,9 @@ pub enum NodeStartError {
     /// The group.
     #[error(transparent)]
     Group(#[from] StartError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
 }
 
 /// Why a request was not done.
@@ -87,6 +94,21 @@ pub enum NodeError {
     /// The state cannot be read.
     #[error("cannot read the state: {0}")]
     State(String),
+    /// The token that came with the request proves nothing.
+    #[error("invalid auth token")]
+    InvalidToken,
+    /// This member reads tokens and makes none.
+    #[error("token signing attempted with verify-only key")]
+    VerifyOnly,
+    /// bcrypt takes no longer ones.
+    #[error("password length exceeds 72 bytes")]
+    PasswordTooLong,
+}
+
+impl From<AuthError> for NodeError {
+    fn from(error: AuthError) -> Self {
+        Self::Refused(error.into())
+    }
 }
 
 impl From<ProposeError> for NodeError {
@@ -130,8 +152,8 @@ pub struct Node {
     group: Replicated<KvMachine>,
     tasks: Vec<JoinHandle<()>>,
     stopping: AtomicBool,
-    /// Whether this member's clocks of leases count: it leads, and they began anew when it did.
-    leads: AtomicBool,
+    /// The term that this member's clocks of leases count for: it leads, and they began anew when it did. 0 when it does not.
+    clocks_of: AtomicU64,
     _lock: DirLock,
 }
 
@@ -143,7 +165,7 @@ impl Node {
             if founders.is_empty() { Identity::alone() } else { Identity::among(&founders, &config.name) };
         let (identity, lock) = identity::take(&config.data_dir, first)?;
         let figures = Arc::new(Figures::default());
-        let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures)))?;
+        let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
         let host = host_of(&config, identity, log_of(&config, figures))?;
         let options = group_of(&config, identity, &founders);
         let group = host.start(options, KvMachine(Arc::clone(&shared))).await?;
@@ -165,7 +187,7 @@ impl Node {
                 group,
                 tasks,
                 stopping: AtomicBool::new(false),
-                leads: AtomicBool::new(false),
+                clocks_of: AtomicU64::new(0),
                 _lock: lock,
             }
         }))
@@ -247,7 +269,7 @@ impl Node {
     }
 
     /// Returns when a read of the local state is linearizable.
-    async fn barrier(&self) -> Result<(), NodeError> {
+    pub(crate) async fn barrier(&self) -> Result<(), NodeError> {
         self.in_time(async { Ok(self.group.read_barrier().await?) }).await
     }
 
@@ -257,8 +279,8 @@ impl Node {
     }
 
     /// Replicates a command.
-    pub async fn propose(&self, command: &Command) -> Result<Answer, NodeError> {
-        let bytes = mvcc::encode(command);
+    pub async fn propose(&self, by: &Origin, command: &Command) -> Result<Answer, NodeError> {
+        let bytes = mvcc::encode(by, command);
         if bytes.len() > self.config.request_limits.max_request_bytes {
             return Err(NodeError::TooLarge);
         }
@@ -273,7 +295,7 @@ impl Node {
     }
 
     /// Replicates a command that grows the store, unless the quota is used up.
-    pub async fn propose_growth(&self, command: &Command) -> Result<Answer, NodeError> {
+    pub async fn propose_growth(&self, by: &Origin, command: &Command) -> Result<Answer, NodeError> {
         let cost = growth(command);
         if cost > 0 {
             let (bytes, raised) = self.shared.with(|keyspace| {
@@ -282,38 +304,44 @@ impl Node {
             if bytes + cost as u64 > self.config.quota_bytes {
                 if !raised {
                     tracing::warn!(bytes, quota = self.config.quota_bytes, "the quota is used up: NOSPACE");
-                    self.propose(&Command::AlarmRaise(self.identity.member_id, Alarm::NoSpace)).await?;
+                    let alarm = Command::AlarmRaise(self.identity.member_id, Alarm::NoSpace);
+                    self.propose(&Origin::Member, &alarm).await?;
                 }
                 return Err(Refusal::NoSpace.into());
             }
         }
-        self.propose(command).await
+        self.propose(by, command).await
     }
 
     /// Reads keys; linearizably unless `serializable`.
-    pub async fn query(&self, query: &Query, serializable: bool) -> Result<QueryAnswer, NodeError> {
+    pub async fn query(
+        &self,
+        by: &Origin,
+        query: &Query,
+        serializable: bool,
+    ) -> Result<QueryAnswer, NodeError> {
         self.shared.figures.ranges.inc();
         if !serializable {
             self.barrier().await?;
         }
-        Ok(self.shared.query(query)??)
+        Ok(self.shared.query(by, query)??)
     }
 
     /// Answers a transaction that cannot write.
-    pub async fn read_txn(&self, txn: &Txn, serializable: bool) -> Result<TxnAnswer, NodeError> {
+    pub async fn read_txn(&self, by: &Origin, txn: &Txn, serializable: bool) -> Result<TxnAnswer, NodeError> {
         if !serializable {
             self.barrier().await?;
         }
-        Ok(self.shared.read_txn(txn)??)
+        Ok(self.shared.read_txn(by, txn)??)
     }
 
     /// Creates a lease; id 0 draws one.
-    pub async fn grant(&self, id: i64, ttl: i64) -> Result<(i64, i64), NodeError> {
+    pub async fn grant(&self, by: &Origin, id: i64, ttl: i64) -> Result<(i64, i64), NodeError> {
         if ttl > MAX_LEASE_TTL {
             return Err(NodeError::LeaseTtlTooLarge);
         }
         let id = if id == 0 { (identity::random_id() >> 1).max(1) as i64 } else { id };
-        match self.propose_growth(&Command::LeaseGrant { id, ttl }).await? {
+        match self.propose_growth(by, &Command::LeaseGrant { id, ttl }).await? {
             Answer::Granted { id, ttl, .. } => Ok((id, ttl)),
             _ => Err(NodeError::Stopped("a grant was answered by something else".to_owned())),
         }
@@ -329,12 +357,38 @@ impl Node {
         }
     }
 
+    /// Whether this member's clocks of leases are those that count now.
+    fn keeps_leases(&self) -> bool {
+        let term = self.clocks_of.load(Ordering::Acquire);
+        term != 0 && term == self.term()
+    }
+
+    /// Starts the clocks of leases anew where this member has begun to lead since they last did: whoever led in between may
+    /// have renewed what these have run out of.
+    fn keep_leases(&self) -> bool {
+        let term = if self.leader() == Some(self.identity.member_id) { self.term() } else { 0 };
+        if term != 0 && term != self.clocks_of.load(Ordering::Acquire) {
+            self.shared.lessor.restart();
+        }
+        self.clocks_of.store(term, Ordering::Release);
+        term != 0
+    }
+
+    /// Ends a lease that has run out by this member's clocks. Never through another leader, by whose clocks it may live.
+    async fn end_lease(&self, id: i64) -> Result<(), NodeError> {
+        let command = mvcc::encode(&Origin::Member, &Command::LeaseRevoke(id));
+        match self.in_time(async { Ok(self.group.propose_as_leader(command).await?) }).await? {
+            Ok(_) | Err(Refusal::LeaseNotFound) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
     /// Renews a lease here, on the leader.
     pub(crate) async fn renew_here(&self, id: i64) -> Reply {
         self.shared.figures.leases_renewed.inc();
         let mut endings = self.shared.lessor.endings();
         loop {
-            if !self.leads.load(Ordering::Acquire) {
+            if !self.keeps_leases() {
                 return Reply::NotNow;
             }
             match self.shared.lessor.renew(id) {
@@ -352,7 +406,7 @@ impl Node {
 
     /// What is left of a lease by this member's clocks; it leads.
     pub(crate) fn left_here(&self, id: i64) -> Reply {
-        if !self.leads.load(Ordering::Acquire) {
+        if !self.keeps_leases() {
             return Reply::NotNow;
         }
         self.shared.lessor.remaining(id).map_or(Reply::Nothing, |left| Reply::Seconds(left.as_secs() as i64))
@@ -380,8 +434,8 @@ impl Node {
     }
 
     /// Forgets superseded versions; with `wait`, returns when they are off the disk's tables.
-    pub async fn compact(&self, revision: i64, wait: bool) -> Result<i64, NodeError> {
-        let answer = self.propose(&Command::Compact(revision)).await?;
+    pub async fn compact(&self, by: &Origin, revision: i64, wait: bool) -> Result<i64, NodeError> {
+        let answer = self.propose(by, &Command::Compact(revision)).await?;
         if wait {
             self.in_time(async {
                 self.shared.swept(revision).await;
@@ -418,15 +472,20 @@ fn growth(command: &Command) -> usize {
     }
 }
 
-fn parts_of(config: &TinykvConfig, figures: Arc<Figures>) -> SharedParts {
-    SharedParts {
+fn parts_of(config: &TinykvConfig, figures: Arc<Figures>) -> Result<SharedParts, TokensError> {
+    let tokens = match &config.auth.jwt {
+        Some(jwt) => Tokens::jwt(jwt)?,
+        None => Tokens::simple(Duration::from_secs(config.auth.token_ttl_seconds)),
+    };
+    Ok(SharedParts {
         value_bytes: config.memory.value_bytes,
         cache_bytes: config.memory.block_cache_bytes,
         // One and a half elections, so that a lease outlives a change of leaders.
         min_lease_ttl: (config.raft.election_ms * 3 / 2).div_ceil(1_000) as i64,
         recent_bytes: config.memory.recent_change_bytes,
         figures,
-    }
+        tokens: Arc::new(tokens),
+    })
 }
 
 fn host_of(config: &TinykvConfig, identity: Identity, log: LogOptions) -> Result<Arc<Host>, NodeStartError> {
@@ -477,12 +536,8 @@ async fn begin_to_lead(node: Weak<Node>) {
             tokio::time::sleep(LEASE_TICK / 10).await;
             continue;
         };
+        node.keep_leases();
         let leader = node.leader();
-        let leads = leader == Some(node.identity.member_id);
-        if leads && !node.leads.load(Ordering::Acquire) {
-            node.shared.lessor.restart();
-        }
-        node.leads.store(leads, Ordering::Release);
         if known != leader {
             known = leader;
             tracing::info!(leader = format_args!("{:x}", leader.unwrap_or(0)), "leader");
@@ -502,19 +557,14 @@ async fn end_leases(node: Weak<Node>) {
         let Some(node) = node.upgrade() else {
             continue;
         };
-        if !node.leads.load(Ordering::Acquire) {
+        // Leading again in a later term is no change of leaders that would wake the other task.
+        if !node.keep_leases() {
             continue;
         }
         let expired = node.shared.lessor.expired(LEASE_ENDINGS);
-        let endings = expired.into_iter().map(|id| {
-            let node = &node;
-            async move {
-                match node.propose(&Command::LeaseRevoke(id)).await {
-                    Ok(_) | Err(NodeError::Refused(Refusal::LeaseNotFound)) => {}
-                    Err(error) => {
-                        tracing::warn!(id, %error, "a lease that has run out could not be ended yet");
-                    }
-                }
+        let endings = expired.into_iter().map(async |id| {
+            if let Err(error) = node.end_lease(id).await {
+                tracing::warn!(id, %error, "a lease that has run out could not be ended yet");
             }
         });
         futures::future::join_all(endings).await;

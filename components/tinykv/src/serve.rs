@@ -6,6 +6,7 @@ use crate::platform::PlatformDoor;
 use aistack_chassis::{Ctx, serve};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tonic_health::ServingStatus;
 
 /// Why serving ended before it should.
 #[derive(Debug, thiserror::Error)]
@@ -13,25 +14,52 @@ pub enum ServeError {
     /// The listener.
     #[error(transparent)]
     Listener(#[from] serve::ServeError),
+    /// gRPC reflection.
+    #[error("gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// The member can do no more.
     #[error("tinykv has stopped: {0}")]
     Stopped(String),
 }
 
 /// All doors of a member.
-pub fn app(node: &Arc<Node>, ctx: &Ctx) -> axum::Router {
-    Door::new(Arc::clone(node), ctx.shutdown.clone())
+pub fn app(node: &Arc<Node>, ctx: &Ctx) -> Result<axum::Router, ServeError> {
+    let door = Door::new(Arc::clone(node), ctx.shutdown.clone());
+    Ok(door
         .services()
         .reset_fallback()
+        .merge(about(ctx)?.reset_fallback())
+        .merge(etcd::gateway(&door))
         .merge(PlatformDoor::new(Arc::clone(node), ctx.shutdown.clone()).service().reset_fallback())
-        .merge(etcd::routes(Arc::clone(node), ctx.metrics.clone()))
+        .merge(etcd::routes(Arc::clone(node), ctx.metrics.clone())))
+}
+
+/// gRPC health, which says `NOT_SERVING` once the process is asked to stop, and reflection.
+fn about(ctx: &Ctx) -> Result<axum::Router, ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let shutdown = ctx.shutdown.clone();
+    tokio::spawn(async move {
+        reporter.set_service_status("", ServingStatus::Serving).await;
+        shutdown.cancelled().await;
+        reporter.set_service_status("", ServingStatus::NotServing).await;
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::etcd::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(wire::platform::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(tonic::service::Routes::new(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .into_axum_router())
 }
 
 /// Serves until shutdown, or until the member fails; then stops the member in good order.
 pub async fn serve_node(node: Arc<Node>, listener: TcpListener, ctx: &Ctx) -> Result<(), ServeError> {
     ctx.metrics.registry(|registry| node.shared.figures.register(registry));
     ctx.health.set_ready("engine", true);
-    let served = serve::serve(listener, app(&node, ctx), ctx);
+    let served = serve::serve(listener, app(&node, ctx)?, ctx);
     let failure = {
         let failed = node.failed();
         tokio::pin!(served, failed);

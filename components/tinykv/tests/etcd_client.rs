@@ -15,7 +15,7 @@ use wire::platform::v1::kv_service_client::KvServiceClient;
 struct Server {
     child: Child,
     port: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Server {
@@ -48,7 +48,7 @@ async fn connect(port: u16) -> Client {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), patience).await.expect("the server answers")
+    tokio::time::timeout(Duration::from_mins(5), patience).await.expect("the server answers")
 }
 
 async fn server(settings: &[&str]) -> (Server, Client) {
@@ -56,7 +56,7 @@ async fn server(settings: &[&str]) -> (Server, Client) {
     let port =
         TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
     let child = spawn(dir.path(), port, settings);
-    let server = Server { child, port, _dir: dir };
+    let server = Server { child, port, dir };
     let client = connect(port).await;
     (server, client)
 }
@@ -216,7 +216,7 @@ async fn until_deleted(watch: &mut etcd_client::WatchStream) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), patience).await.expect("the key goes with its lease");
+    tokio::time::timeout(Duration::from_mins(2), patience).await.expect("the key goes with its lease");
 }
 
 #[tokio::test]
@@ -240,13 +240,138 @@ async fn without_space_only_what_shrinks_goes_on() {
 #[tokio::test]
 async fn what_this_version_does_not_do_it_says() {
     let (_server, mut client) = server(&[]).await;
-    for error in [
-        client.member_add(["http://10.0.0.2:2380"], None).await.map(|_| ()).expect_err("one member"),
-        client.auth_enable().await.map(|_| ()).expect_err("no auth"),
-    ] {
-        let text = message(&error);
-        assert!(text.contains("tinykv does not serve") && text.contains("in this version"), "{text}");
+    let error = client.member_add(["http://10.0.0.2:2380"], None).await.map(|_| ()).expect_err("one member");
+    let text = message(&error);
+    assert!(text.contains("tinykv does not serve") && text.contains("in this version"), "{text}");
+}
+
+/// A client that has proved who it is.
+async fn as_user(port: u16, name: &str) -> Client {
+    let options = etcd_client::ConnectOptions::new().with_user(name, format!("{name}'s password"));
+    Client::connect([format!("127.0.0.1:{port}")], Some(options)).await.expect("the password is right")
+}
+
+#[tokio::test]
+async fn users_do_what_their_roles_permit_and_nothing_else() {
+    let (mut server, mut client) = server(&["auth.bcrypt_cost=4"]).await;
+    let error = client.auth_enable().await.expect_err("nobody would be in charge");
+    assert_eq!(message(&error), "FailedPrecondition: etcdserver: root user does not exist");
+    for name in ["root", "ann"] {
+        client.user_add(name, format!("{name}'s password"), None).await.expect("added");
     }
+    client.user_grant_role("root", "root").await.expect("granted");
+    client.role_add("staff").await.expect("added");
+    let mine = etcd_client::Permission::read_write("a/").with_prefix();
+    client.role_grant_permission("staff", mine).await.expect("granted");
+    client.user_grant_role("ann", "staff").await.expect("granted");
+    client.put("secret", "s", None).await.expect("written");
+    client.auth_enable().await.expect("enabled");
+
+    let nobody = client.get("a/1", None).await.expect_err("who asks?");
+    assert_eq!(message(&nobody), "InvalidArgument: etcdserver: user name is empty");
+    let wrong = etcd_client::ConnectOptions::new().with_user("ann", "a guess");
+    let error = Client::connect([format!("127.0.0.1:{}", server.port)], Some(wrong)).await.map(|_| ());
+    let error = error.expect_err("a wrong password");
+    let text = "InvalidArgument: etcdserver: authentication failed, invalid user ID or password";
+    assert_eq!(message(&error), text);
+
+    let mut ann = as_user(server.port, "ann").await;
+    let denied = "PermissionDenied: etcdserver: permission denied";
+    ann.put("a/1", "1", None).await.expect("permitted");
+    assert_eq!(ann.get("a/1", None).await.expect("permitted").kvs().len(), 1);
+    let everything = GetOptions::new().with_all_keys();
+    assert_eq!(message(&ann.get("", Some(everything)).await.expect_err("not hers")), denied);
+    assert_eq!(message(&ann.put("secret", "mine", None).await.expect_err("not hers")), denied);
+    let guess = Txn::new().when([Compare::value("secret", CompareOp::Equal, "s")]);
+    assert_eq!(message(&ann.txn(guess).await.expect_err("not hers")), denied);
+    assert_eq!(message(&ann.user_add("eve", "x", None).await.expect_err("not hers")), denied);
+    assert_eq!(message(&ann.defragment().await.expect_err("not hers")), denied);
+    assert_eq!(ann.user_get("ann").await.expect("herself").roles(), ["staff"]);
+    assert_eq!(message(&ann.user_get("root").await.expect_err("somebody else")), denied);
+    let open_end = WatchOptions::new().with_from_key();
+    let mut refused = ann.watch("a/", Some(open_end)).await.expect("streams");
+    let told = refused.message().await.expect("streams").expect("answered");
+    assert!(told.canceled() && told.cancel_reason().ends_with("etcdserver: permission denied"), "{told:?}");
+
+    // Users and roles outlive the process, tokens do not.
+    let _ = server.child.kill();
+    let _ = server.child.wait();
+    server.child = spawn(server.dir.path(), server.port, &["auth.bcrypt_cost=4"]);
+    let mut root = loop {
+        let options = etcd_client::ConnectOptions::new().with_user("root", "root's password");
+        match Client::connect([format!("127.0.0.1:{}", server.port)], Some(options)).await {
+            Ok(client) => break client,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    assert_eq!(root.get("secret", None).await.expect("permitted").kvs().len(), 1);
+    root.role_revoke_permission(
+        "staff",
+        "a/",
+        Some(etcd_client::RoleRevokePermissionOptions::new().with_prefix()),
+    )
+    .await
+    .expect("revoked");
+    let mut ann = as_user(server.port, "ann").await;
+    assert_eq!(message(&ann.get("a/1", None).await.expect_err("no longer hers")), denied);
+    root.auth_disable().await.expect("disabled");
+    client.get("a/1", None).await.expect("everybody may");
+}
+
+#[tokio::test]
+async fn a_lock_passes_from_one_holder_to_the_next() {
+    let (server, mut client) = server(&[]).await;
+    let first = client.lock("door", None).await.expect("nobody holds it");
+    let mut other = connect(server.port).await;
+    let waiting = tokio::spawn(async move { other.lock("door", None).await });
+    // The other one stands in line once its key is there.
+    while client.get("door/", Some(GetOptions::new().with_prefix())).await.expect("read").kvs().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!waiting.is_finished());
+    client.unlock(first.key()).await.expect("given back");
+    let second = waiting.await.expect("no panic").expect("it is the next one's");
+    assert_ne!(first.key(), second.key());
+    // Whoever stops waiting leaves the line.
+    let mut third = connect(server.port).await;
+    let waiting = tokio::spawn(async move { third.lock("door", None).await });
+    while client.get("door/", Some(GetOptions::new().with_prefix())).await.expect("read").kvs().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    waiting.abort();
+    while client.get("door/", Some(GetOptions::new().with_prefix())).await.expect("read").kvs().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let options = etcd_client::LockOptions::new().with_lease(4711);
+    let error = client.lock("door", Some(options)).await.expect_err("no such lease");
+    assert!(message(&error).contains("etcdserver: requested lease not found"), "{error}");
+}
+
+#[tokio::test]
+async fn an_election_has_one_leader_whom_all_observe() {
+    let (_server, mut client) = server(&[]).await;
+    let error = client.leader("crown").await.expect_err("nobody stood");
+    assert_eq!(message(&error), "Unknown: election: no leader");
+    let mut observed = client.observe("crown").await.expect("observes");
+    let lease = client.lease_grant(3_600, None).await.expect("granted").id();
+    let campaign = client.campaign("crown", "one", lease).await.expect("elected");
+    let leader = campaign.leader().expect("a key").clone();
+    let told = async |stream: &mut etcd_client::ObserveStream| {
+        let response = stream.message().await.expect("streams").expect("goes on");
+        response.kv().map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
+    };
+    assert_eq!(told(&mut observed).await.as_deref(), Some("one"));
+    let options = etcd_client::ProclaimOptions::new().with_leader(leader.clone());
+    client.proclaim("two", Some(options)).await.expect("proclaimed");
+    assert_eq!(told(&mut observed).await.as_deref(), Some("two"));
+    let options = etcd_client::ResignOptions::new().with_leader(leader.clone());
+    client.resign(Some(options)).await.expect("resigned");
+    let options = etcd_client::ProclaimOptions::new().with_leader(leader);
+    let error = client.proclaim("three", Some(options)).await.expect_err("it leads no more");
+    assert_eq!(message(&error), "Unknown: election: not leader");
+    let next = client.lease_grant(3_600, None).await.expect("granted").id();
+    client.campaign("crown", "four", next).await.expect("elected");
+    assert_eq!(told(&mut observed).await.as_deref(), Some("four"));
 }
 
 #[tokio::test]

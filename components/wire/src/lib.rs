@@ -25,6 +25,17 @@ pub mod etcd {
     pub mod etcdserverpb {
         include!("generated/etcdserverpb.rs");
     }
+    /// Locks.
+    pub mod v3lockpb {
+        include!("generated/v3lockpb.rs");
+    }
+    /// Elections.
+    pub mod v3electionpb {
+        include!("generated/v3electionpb.rs");
+    }
+
+    /// The descriptors of all of these, for gRPC reflection and for JSON.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/etcd.bin");
 }
 
 /// The project's own contracts.

@@ -11,14 +11,21 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let out = std::env::temp_dir().join(format!("aistack-gen-{}", std::process::id()));
     std::fs::create_dir_all(&out)?;
 
-    let etcd = protox::compile(["etcd/rpc.proto"], [&proto]).context("compile etcd's protocol")?;
+    let services = ["rpc", "lock", "election"].map(|name| format!("etcd/{name}.proto"));
+    let etcd = protox::compile(&services, [&proto]).context("compile etcd's protocol")?;
     let contracts =
         ["kv", "vector", "inference", "environment"].map(|name| format!("platform/v1/{name}.proto"));
     let platform = protox::compile(&contracts, [&proto]).context("compile platform.v1")?;
-    let mut compiler = protox::Compiler::new([&proto])?;
-    // Without comments and positions: what gRPC reflection answers with.
-    compiler.include_source_info(false).include_imports(true).open_files(&contracts)?;
-    let descriptors = compiler.encode_file_descriptor_set();
+    // Without comments and positions: what gRPC reflection answers with, and JSON is read by.
+    let descriptors = |files: &[String]| -> Result<Vec<u8>> {
+        let mut compiler = protox::Compiler::new([&proto])?;
+        compiler.include_source_info(false).include_imports(true).open_files(files)?;
+        Ok(compiler.encode_file_descriptor_set())
+    };
+    let mut files = vec![
+        (wire.join("src/generated/platform.v1.bin"), descriptors(&contracts)?),
+        (wire.join("src/generated/etcd.bin"), descriptors(&services)?),
+    ];
 
     tonic_prost_build::configure()
         .out_dir(&out)
@@ -31,7 +38,6 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         .compile_fds(platform)
         .context("generate platform.v1's code")?;
 
-    let mut files = vec![(wire.join("src/generated/platform.v1.bin"), descriptors)];
     for entry in std::fs::read_dir(&out)? {
         let path = entry?.path();
         let name = path.file_name().context("a generated file has a name")?.to_owned();

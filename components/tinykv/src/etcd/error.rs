@@ -1,6 +1,6 @@
 //! Errors in the words and codes that etcd's clients match.
 
-use crate::mvcc::Refusal;
+use crate::mvcc::{AuthError, Refusal};
 use crate::node::NodeError;
 use tonic::{Code, Status};
 
@@ -16,6 +16,9 @@ impl From<NodeError> for Status {
             NodeError::BadTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
             NodeError::LeaderChanged => (Code::Unavailable, "etcdserver: leader changed"),
             NodeError::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped"),
+            NodeError::InvalidToken => (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            NodeError::VerifyOnly => (Code::Unknown, "auth: token signing attempted with verify-only key"),
+            NodeError::PasswordTooLong => (Code::Unknown, "bcrypt: password length exceeds 72 bytes"),
             NodeError::State(reason) => {
                 tracing::error!(%reason, "the state cannot be read");
                 (Code::DataLoss, "etcdserver: corrupt cluster")
@@ -37,8 +40,40 @@ impl From<Refusal> for Status {
             Refusal::KeyNotFound => (Code::InvalidArgument, "etcdserver: key not found"),
             Refusal::LeaseNotFound => (Code::NotFound, "etcdserver: requested lease not found"),
             Refusal::LeaseExists => (Code::FailedPrecondition, "etcdserver: lease already exists"),
+            Refusal::Auth(error) => denial(error),
             Refusal::NoSpace => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         };
         Self::new(code, text)
+    }
+}
+
+fn denial(error: AuthError) -> (Code, &'static str) {
+    match error {
+        AuthError::RootUserMissing => (Code::FailedPrecondition, "etcdserver: root user does not exist"),
+        AuthError::RootRoleMissing => {
+            (Code::FailedPrecondition, "etcdserver: root user does not have root role")
+        }
+        AuthError::UserExists => (Code::FailedPrecondition, "etcdserver: user name already exists"),
+        AuthError::UserEmpty => (Code::InvalidArgument, "etcdserver: user name is empty"),
+        AuthError::UserNotFound => (Code::FailedPrecondition, "etcdserver: user name not found"),
+        AuthError::RoleExists => (Code::FailedPrecondition, "etcdserver: role name already exists"),
+        AuthError::RoleNotFound => (Code::FailedPrecondition, "etcdserver: role name not found"),
+        AuthError::RoleEmpty => (Code::InvalidArgument, "etcdserver: role name is empty"),
+        AuthError::Failed => {
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+        }
+        AuthError::NoPasswordUser => {
+            (Code::Unknown, "auth: authentication failed, password was given for no password user")
+        }
+        AuthError::PermissionDenied => (Code::PermissionDenied, "etcdserver: permission denied"),
+        AuthError::RoleNotGranted => {
+            (Code::FailedPrecondition, "etcdserver: role is not granted to the user")
+        }
+        AuthError::PermissionNotGranted => {
+            (Code::FailedPrecondition, "etcdserver: permission is not granted to the role")
+        }
+        AuthError::NotEnabled => (Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+        AuthError::OldRevision => (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+        AuthError::InvalidManagement => (Code::InvalidArgument, "etcdserver: invalid auth management"),
     }
 }

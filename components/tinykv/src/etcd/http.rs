@@ -2,6 +2,7 @@
 
 use super::ETCD_VERSION;
 use crate::metrics::gauges;
+use crate::mvcc::{Alarm, Origin, Query, Span};
 use crate::node::Node;
 use aistack_chassis::Metrics;
 use axum::extract::State;
@@ -9,8 +10,10 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
+use tonic::Status;
 
 #[derive(Clone)]
 struct Site {
@@ -25,27 +28,72 @@ pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
     Router::new()
         .route("/version", get(move || std::future::ready(Json(version.clone()))))
         .route("/health", get(health))
-        .route("/livez", get(|| std::future::ready("ok\n")))
+        .route("/livez", get(live))
+        .route("/livez/{check}", get(single))
         .route("/readyz", get(ready))
+        .route("/readyz/{check}", get(single))
         .route("/metrics", get(figures))
         .fallback(nothing)
         .with_state(Site { node, metrics })
 }
 
-/// What is wrong, if anything is.
-fn trouble(node: &Node) -> Option<String> {
-    if node.status().leader.is_none() {
-        return Some("RAFT NO LEADER".to_owned());
+/// What may be asked of the health paths.
+#[derive(Debug, Default)]
+struct Asked {
+    excluded: Vec<String>,
+    serializable: bool,
+    verbose: bool,
+}
+
+impl Asked {
+    fn of(uri: &Uri) -> Self {
+        let mut asked = Self::default();
+        for pair in uri.query().unwrap_or("").split('&') {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("exclude", name) if !name.is_empty() => asked.excluded.push(name.to_owned()),
+                ("serializable", value) => asked.serializable = value == "true",
+                ("verbose", _) => asked.verbose = true,
+                _ => {}
+            }
+        }
+        asked
     }
-    let alarm = node.shared.with(|keyspace| keyspace.alarms().iter().next().copied());
-    alarm.map(|(_, alarm)| match alarm {
-        crate::mvcc::Alarm::NoSpace => "ALARM NOSPACE".to_owned(),
-        crate::mvcc::Alarm::Corrupt => "ALARM CORRUPT".to_owned(),
+
+    fn wants(&self, name: &str) -> bool {
+        !self.excluded.iter().any(|excluded| excluded == name)
+    }
+}
+
+fn alarms(node: &Node) -> Vec<&'static str> {
+    node.shared.with(|keyspace| {
+        let name = |(_, alarm): &(u64, Alarm)| match alarm {
+            Alarm::NoSpace => "NOSPACE",
+            Alarm::Corrupt => "CORRUPT",
+        };
+        keyspace.alarms().iter().map(name).collect()
     })
 }
 
-async fn health(State(site): State<Site>) -> Response {
-    match trouble(&site.node) {
+/// Reads one key, as whoever may read all of them.
+async fn reads(node: &Node, serializable: bool) -> Result<(), String> {
+    let query = Query { limit: 1, keys_only: true, ..Query::of(Span::Key(Bytes::from_static(&[0]))) };
+    let read = node.query(&Origin::Member, &query, serializable).await;
+    read.map(drop).map_err(|error| Status::from(error).message().to_owned())
+}
+
+/// What is wrong, if anything is.
+async fn trouble(node: &Node, asked: &Asked) -> Option<String> {
+    if let Some(alarm) = alarms(node).into_iter().find(|alarm| asked.wants(alarm)) {
+        return Some(format!("ALARM {alarm}"));
+    }
+    if !asked.serializable && node.leader().is_none() {
+        return Some("RAFT NO LEADER".to_owned());
+    }
+    reads(node, asked.serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
+}
+
+async fn health(State(site): State<Site>, uri: Uri) -> Response {
+    match trouble(&site.node, &Asked::of(&uri)).await {
         None => Json(json!({ "health": "true", "reason": "" })).into_response(),
         Some(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "health": "false", "reason": reason })))
@@ -54,10 +102,60 @@ async fn health(State(site): State<Site>) -> Response {
     }
 }
 
-async fn ready(State(site): State<Site>) -> Response {
-    match trouble(&site.node) {
-        None => "ok\n".into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+const LIVENESS: &[&str] = &["serializable_read"];
+const READINESS: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
+
+async fn check(node: &Node, name: &str) -> Result<(), String> {
+    match name {
+        "data_corruption" if alarms(node).contains(&"CORRUPT") => Err("alarm activated: CORRUPT".to_owned()),
+        "serializable_read" => reads(node, true).await,
+        "linearizable_read" => reads(node, false).await,
+        "non_learner" => {
+            let group = node.status();
+            let learns = group.members.get(&group.node).is_some_and(|member| !member.voter);
+            if learns { Err("not supported for learner".to_owned()) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn checks(node: &Node, asked: &Asked, names: &[&str]) -> Response {
+    let (mut lines, mut failed) = (Vec::new(), false);
+    for name in names.iter().filter(|name| asked.wants(name)) {
+        lines.push(match check(node, name).await {
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(error) => {
+                failed = true;
+                format!("[-]{name} failed: {error}\n")
+            }
+        });
+    }
+    let mut report = lines.concat();
+    if failed {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{report}\n")).into_response();
+    }
+    if !asked.verbose {
+        report.clear();
+    }
+    (StatusCode::OK, format!("{report}ok\n")).into_response()
+}
+
+async fn live(State(site): State<Site>, uri: Uri) -> Response {
+    checks(&site.node, &Asked::of(&uri), LIVENESS).await
+}
+
+async fn ready(State(site): State<Site>, uri: Uri) -> Response {
+    checks(&site.node, &Asked::of(&uri), READINESS).await
+}
+
+/// One check of `/livez` or `/readyz`.
+async fn single(State(site): State<Site>, uri: Uri) -> Response {
+    let mut parts = uri.path().trim_start_matches('/').split('/');
+    let (kind, name) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let known = if kind == "livez" { LIVENESS } else { READINESS };
+    match known.iter().find(|known| **known == name) {
+        Some(known) => checks(&site.node, &Asked::of(&uri), &[known]).await,
+        None => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
     }
 }
 
@@ -100,13 +198,12 @@ async fn nothing(uri: Uri, headers: HeaderMap) -> Response {
         return super::absent(uri.path().trim_start_matches('/')).into_http();
     }
     let sentence = format!(
-        "{} is no path of tinykv; it serves /version, /health, /livez, /readyz, /metrics, and gRPC\n",
+        "{} is no path of tinykv; it serves /v3, /version, /health, /livez, /readyz, /metrics, and gRPC\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, sentence).into_response()
 }
 
-/// Keeps the engine's gauge of keys honest about its name.
 #[cfg(test)]
 mod tests {
     use crate::mvcc::Keyspace;

@@ -12,7 +12,7 @@ use wire::etcd::etcdserverpb::kv_server::Kv;
 const FIRST_PIECE: usize = 10;
 
 /// The engine answered a command with an answer to another kind of command.
-fn mismatch() -> Status {
+pub fn mismatch() -> Status {
     Status::internal("etcdserver: the engine gave an answer of another kind")
 }
 
@@ -21,10 +21,12 @@ impl Kv for Door {
     type RangeStreamStream = stream::Iter<std::vec::IntoIter<Result<pb::RangeStreamResponse, Status>>>;
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let credentials = self.credentials(&request);
         let request = request.into_inner();
         let serializable = request.serializable;
         let query = request::query(request)?;
-        let answer = self.node.query(&query, serializable).await?;
+        let by = self.reader(&credentials, serializable).await?;
+        let answer = self.node.query(&by, &query, serializable).await?;
         let header = self.header(answer.revision);
         Ok(Response::new(response::range(answer, Some(header))))
     }
@@ -33,6 +35,7 @@ impl Kv for Door {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let credentials = self.credentials(&request);
         let request = request.into_inner();
         let serializable = request.serializable;
         let query = request::query(request)?;
@@ -42,15 +45,18 @@ impl Kv for Door {
         if query.has_bounds() {
             return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
-        let answer = self.node.query(&query, serializable).await?;
+        let by = self.reader(&credentials, serializable).await?;
+        let answer = self.node.query(&by, &query, serializable).await?;
         let header = self.header(answer.revision);
         let limit = self.node.config.request_limits.max_request_bytes;
         Ok(Response::new(stream::iter(pieces(answer, header, limit))))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let credentials = self.credentials(&request);
         let command = Command::Put(request::put(request.into_inner())?);
-        let Answer::Put { revision, prev } = self.node.propose_growth(&command).await? else {
+        let by = self.by(&credentials).await?;
+        let Answer::Put { revision, prev } = self.node.propose_growth(&by, &command).await? else {
             return Err(mismatch());
         };
         let prev_kv = prev.map(response::key_value);
@@ -61,8 +67,10 @@ impl Kv for Door {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let credentials = self.credentials(&request);
         let command = Command::Delete(request::delete(request.into_inner())?);
-        let Answer::Delete { revision, deleted, prev } = self.node.propose(&command).await? else {
+        let by = self.by(&credentials).await?;
+        let Answer::Delete { revision, deleted, prev } = self.node.propose(&by, &command).await? else {
             return Err(mismatch());
         };
         let prev_kvs = prev.into_iter().map(response::key_value).collect();
@@ -70,13 +78,16 @@ impl Kv for Door {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let credentials = self.credentials(&request);
         let request = request.into_inner();
         let serializable = reads_only_locally(&request);
         let txn = request::txn(request, self.node.config.request_limits.max_txn_ops)?;
         let answer = if txn.is_read_only() {
-            self.node.read_txn(&txn, serializable).await?
+            let by = self.reader(&credentials, serializable).await?;
+            self.node.read_txn(&by, &txn, serializable).await?
         } else {
-            match self.node.propose_growth(&Command::Txn(txn)).await? {
+            let by = self.by(&credentials).await?;
+            match self.node.propose_growth(&by, &Command::Txn(txn)).await? {
                 Answer::Txn(answer) => answer,
                 _ => return Err(mismatch()),
             }
@@ -89,8 +100,10 @@ impl Kv for Door {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        self.admin(&request).await?;
+        let by = self.caller(&request).await?;
         let request = request.into_inner();
-        let revision = self.node.compact(request.revision, request.physical).await?;
+        let revision = self.node.compact(&by, request.revision, request.physical).await?;
         Ok(Response::new(pb::CompactionResponse { header: Some(self.header(revision)) }))
     }
 }

@@ -1,8 +1,9 @@
 //! The Lease service.
 
 use super::Door;
+use super::caller::Credentials;
 use crate::mvcc::Command;
-use crate::node::LeaseLeft;
+use crate::node::{LeaseLeft, NodeError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -20,8 +21,10 @@ impl Lease for Door {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
         let request = request.into_inner();
-        let (id, ttl) = self.node.grant(request.id, request.ttl).await?;
+        let (id, ttl) = self.node.grant(&by, request.id, request.ttl).await?;
         Ok(Response::new(pb::LeaseGrantResponse { header: self.header_now(), id, ttl, error: String::new() }))
     }
 
@@ -29,7 +32,9 @@ impl Lease for Door {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        self.node.propose(&Command::LeaseRevoke(request.into_inner().id)).await?;
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
+        self.node.propose(&by, &Command::LeaseRevoke(request.into_inner().id)).await?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.header_now() }))
     }
 
@@ -38,7 +43,8 @@ impl Lease for Door {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(keep_alive(self.clone(), request.into_inner(), sender));
+        let (metadata, extensions, requests) = request.into_parts();
+        tokio::spawn(keep_alive(self.clone(), Credentials::of(&metadata, &extensions), requests, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -46,8 +52,13 @@ impl Lease for Door {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
         let request = request.into_inner();
         let left = self.node.lease_left(request.id).await?;
+        if request.keys {
+            self.node.permit_leased(&by, &[request.id], |auth, key| auth.check_read(&by, key))?;
+        }
         let LeaseLeft { ttl, granted, keys } =
             left.unwrap_or(LeaseLeft { ttl: -1, granted: 0, keys: Vec::new() });
         Ok(Response::new(pb::LeaseTimeToLiveResponse {
@@ -61,15 +72,19 @@ impl Lease for Door {
 
     async fn lease_leases(
         &self,
-        _request: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let leases = self.node.leases().await?.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        let by = self.caller(&request).await?;
+        let leases = self.node.leases().await?;
+        self.node.permit_leased(&by, &leases, |auth, key| auth.check_read(&by, key))?;
+        let leases = leases.into_iter().map(|id| pb::LeaseStatus { id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.header_now(), leases }))
     }
 }
 
 async fn keep_alive(
     door: Door,
+    credentials: Credentials,
     mut requests: Streaming<pb::LeaseKeepAliveRequest>,
     sender: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
@@ -86,13 +101,19 @@ async fn keep_alive(
         let Ok(Some(request)) = request else { return };
         // The header comes first: its revision must not be later than the renewal.
         let header = door.header_now();
-        let response = match door.node.renew(request.id).await {
+        let response = match renew(&door, &credentials, request.id).await {
             Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: ttl.unwrap_or(0) }),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Status::from(error)),
         };
         let failed = response.is_err();
         if sender.send(response).await.is_err() || failed {
             return;
         }
     }
+}
+
+async fn renew(door: &Door, credentials: &Credentials, id: i64) -> Result<Option<i64>, NodeError> {
+    let by = credentials.caller(&door.node).await?;
+    door.node.permit_leased(&by, &[id], |auth, key| auth.check_write(&by, key))?;
+    door.node.renew(id).await
 }

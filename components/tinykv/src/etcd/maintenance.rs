@@ -23,7 +23,12 @@ impl Maintenance for Door {
     type SnapshotStream = tokio_stream::Empty<Result<pb::SnapshotResponse, Status>>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let by = self.caller(&request).await?;
         let request = request.into_inner();
+        self.node.permit(|auth| match request.action {
+            0 => auth.check_known(&by),
+            _ => auth.check_admin(&by),
+        })?;
         let unknown = |_| Status::invalid_argument("etcdserver: unknown alarm");
         let wanted = match pb::AlarmType::try_from(request.alarm).map_err(unknown)? {
             pb::AlarmType::None => None,
@@ -40,7 +45,7 @@ impl Maintenance for Door {
         match (AlarmAction::try_from(request.action).map_err(unknown)?, wanted) {
             (AlarmAction::Get, _) => alarms.extend(raised.into_iter().filter(meant)),
             (AlarmAction::Activate, Some(alarm)) => {
-                self.node.propose(&Command::AlarmRaise(request.member_id, alarm)).await?;
+                self.node.propose(&by, &Command::AlarmRaise(request.member_id, alarm)).await?;
                 alarms.push((request.member_id, alarm));
             }
             (AlarmAction::Activate, None) => {
@@ -48,7 +53,7 @@ impl Maintenance for Door {
             }
             (AlarmAction::Deactivate, _) => {
                 for (member, alarm) in raised.into_iter().filter(meant) {
-                    self.node.propose(&Command::AlarmClear(member, alarm)).await?;
+                    self.node.propose(&by, &Command::AlarmClear(member, alarm)).await?;
                     alarms.push((member, alarm));
                 }
             }
@@ -59,8 +64,10 @@ impl Maintenance for Door {
 
     async fn status(
         &self,
-        _request: Request<pb::StatusRequest>,
+        request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
         let group = self.node.status();
         let (in_use, alarms) = self
             .node
@@ -90,12 +97,14 @@ impl Maintenance for Door {
     /// There is nothing to stop for: compaction gives space back as it goes.
     async fn defragment(
         &self,
-        _request: Request<pb::DefragmentRequest>,
+        request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        self.admin(&request).await?;
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.admin(&request).await?;
         let (hash, _, _) = self.node.hash(0).await?;
         Ok(Response::new(pb::HashResponse { header: self.header_now(), hash }))
     }
@@ -104,6 +113,7 @@ impl Maintenance for Door {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
+        self.admin(&request).await?;
         let (hash, hash_revision, compact_revision) = self.node.hash(request.into_inner().revision).await?;
         let header = Some(self.header(self.node.shared.with(Keyspace::revision)));
         Ok(Response::new(pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
@@ -111,8 +121,9 @@ impl Maintenance for Door {
 
     async fn snapshot(
         &self,
-        _request: Request<pb::SnapshotRequest>,
+        request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.admin(&request).await?;
         Err(absent("snapshots of the store to clients"))
     }
 
@@ -120,14 +131,16 @@ impl Maintenance for Door {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        self.admin(&request).await?;
         self.node.move_leader(request.into_inner().target_id).await?;
         Ok(Response::new(pb::MoveLeaderResponse { header: self.header_now() }))
     }
 
     async fn downgrade(
         &self,
-        _request: Request<pb::DowngradeRequest>,
+        request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        self.admin(&request).await?;
         Err(absent("downgrades"))
     }
 }

@@ -3,29 +3,41 @@
 //! Wire types are known here only. What this version does not serve answers UNIMPLEMENTED with
 //! a sentence.
 
+mod auth;
+mod caller;
 mod cluster;
+mod election;
 mod error;
+mod gateway;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 mod request;
 mod response;
 mod watch;
 
+pub use caller::Credentials;
+pub use gateway::gateway;
 pub use http::routes;
 
-use crate::node::Node;
+use crate::mvcc::Origin;
+use crate::node::{Node, NodeError};
 use aistack_chassis::Shutdown;
 use axum::Router;
 use std::sync::Arc;
-use tonic::Status;
+use tonic::{Request, Status};
 use wire::etcd::etcdserverpb::ResponseHeader;
+use wire::etcd::etcdserverpb::auth_server::AuthServer;
 use wire::etcd::etcdserverpb::cluster_server::ClusterServer;
 use wire::etcd::etcdserverpb::kv_server::KvServer;
 use wire::etcd::etcdserverpb::lease_server::LeaseServer;
 use wire::etcd::etcdserverpb::maintenance_server::MaintenanceServer;
 use wire::etcd::etcdserverpb::watch_server::WatchServer;
+use wire::etcd::v3electionpb::election_server::ElectionServer;
+use wire::etcd::v3lockpb::lock_server::LockServer;
 
 /// The version of etcd whose API this is; clients read features from it.
 pub const ETCD_VERSION: &str = "3.7.3";
@@ -54,7 +66,52 @@ impl Door {
             .add_service(LeaseServer::new(door()).max_decoding_message_size(limit))
             .add_service(MaintenanceServer::new(door()).max_decoding_message_size(limit))
             .add_service(ClusterServer::new(door()).max_decoding_message_size(limit))
+            .add_service(AuthServer::new(door()).max_decoding_message_size(limit))
+            .add_service(LockServer::new(door()).max_decoding_message_size(limit))
+            .add_service(ElectionServer::new(door()).max_decoding_message_size(limit))
             .into_axum_router()
+    }
+
+    /// What came with a request to prove who makes it.
+    fn credentials<T>(&self, request: &Request<T>) -> Credentials {
+        // Nothing is looked at while nobody asks for it.
+        if self.node.shared.guarded() {
+            Credentials::of(request.metadata(), request.extensions())
+        } else {
+            Credentials::default()
+        }
+    }
+
+    /// On whose behalf a request is made.
+    async fn by(&self, credentials: &Credentials) -> Result<Origin, Status> {
+        Ok(credentials.caller(&self.node).await?)
+    }
+
+    /// The same for a read. A member that is behind catches up before it says how new the proof is.
+    async fn reader(&self, credentials: &Credentials, serializable: bool) -> Result<Origin, Status> {
+        if self.node.shared.guarded() && !serializable {
+            self.node.barrier().await?;
+        }
+        self.by(credentials).await
+    }
+
+    /// On whose behalf a request is made.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Origin, Status> {
+        self.by(&self.credentials(request)).await
+    }
+
+    /// Waits for others, but not for longer than the member serves.
+    async fn patiently<T>(&self, work: impl Future<Output = Result<T, NodeError>>) -> Result<T, Status> {
+        tokio::select! {
+            done = work => Ok(done?),
+            () = self.shutdown.cancelled() => Err(Status::unavailable("etcdserver: server stopped")),
+        }
+    }
+
+    /// Refuses whoever is not in charge of the cluster.
+    async fn admin<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let by = self.caller(request).await?;
+        Ok(self.node.permit(|auth| auth.check_admin(&by))?)
     }
 
     fn header(&self, revision: i64) -> ResponseHeader {

@@ -58,7 +58,7 @@ fn step(answer: Answer) -> Option<Response> {
             let header = inner(answer.revision);
             Response::ResponseTxn(txn(answer, header))
         }
-        Answer::Done { .. } | Answer::Granted { .. } => return None,
+        Answer::Done { .. } | Answer::Granted { .. } | Answer::Auth(_) => return None,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The Watch service: one task a stream turns requests and the store's progress into responses.
 
+use super::caller::Credentials;
 use super::{Door, kv::smallest_key, request, response};
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 use crate::watch::{Delivery, Filter, Session, WatchSpec};
 use prost::Message as _;
 use std::sync::Arc;
@@ -32,14 +33,16 @@ impl Watch for Door {
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let stream = Stream::new(self.clone(), sender);
-        tokio::spawn(stream.run(request.into_inner()));
+        let (metadata, extensions, requests) = request.into_parts();
+        let stream = Stream::new(self.clone(), Credentials::of(&metadata, &extensions), sender);
+        tokio::spawn(stream.run(requests));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
 struct Stream {
     door: Door,
+    credentials: Credentials,
     session: Session,
     sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
     _counted: Counted,
@@ -62,10 +65,14 @@ impl Drop for Counted {
 }
 
 impl Stream {
-    fn new(door: Door, sender: mpsc::Sender<Result<pb::WatchResponse, Status>>) -> Self {
+    fn new(
+        door: Door,
+        credentials: Credentials,
+        sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
+    ) -> Self {
         let session = Session::new(Arc::clone(&door.node.shared));
         let counted = Counted::new(Arc::clone(&door.node));
-        Self { door, session, sender, _counted: counted }
+        Self { door, credentials, session, sender, _counted: counted }
     }
 
     async fn run(mut self, mut requests: Streaming<pb::WatchRequest>) {
@@ -74,13 +81,19 @@ impl Stream {
         let interval = Duration::from_millis(node.config.watch_progress_interval_ms);
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         let shutdown = self.door.shutdown.clone();
+        // A client may say that it asks for nothing more, and go on listening.
+        let mut asks = true;
         loop {
             let before = self.session.len();
             let outcome = tokio::select! {
-                request = requests.message() => match request {
+                request = requests.message(), if asks => match request {
                     Ok(Some(request)) => self.request(request).await,
-                    // The client is done, or its connection broke.
-                    Ok(None) | Err(_) => Err(Gone),
+                    Ok(None) => {
+                        asks = false;
+                        Ok(())
+                    }
+                    // Its connection broke.
+                    Err(_) => Err(Gone),
                 },
                 changed = moved.changed() => match changed {
                     Ok(()) => self.advance().await,
@@ -135,19 +148,32 @@ impl Stream {
             cancel_reason: reason.to_owned(),
             ..stream.response(NO_WATCHER, revision)
         };
-        if request.start_revision < 0 {
+        let spec = spec_of(request);
+        if let Err(error) = self.permit(&spec).await {
+            let status = Status::from(error);
+            // As etcd's servers write it: their clients match the end of it.
+            let reason = format!("rpc error: code = {:?} desc = {}", status.code(), status.message());
+            let response = refused(self, &reason);
+            return self.send(response).await;
+        }
+        if spec.start < 0 {
             let response = refused(self, "etcdserver: mvcc: required revision has been compacted");
             return self.send(response).await;
         }
         // Events up to here go out first: a response never tells of an earlier revision than
         // one before it.
         self.advance().await?;
-        let response = match self.session.create(spec_of(request)) {
+        let response = match self.session.create(spec) {
             Ok(created) => pb::WatchResponse { created: true, ..self.response(created.id, created.revision) },
             Err(error) => refused(self, &error.to_string()),
         };
         self.send(response).await?;
         self.advance().await
+    }
+
+    async fn permit(&self, spec: &WatchSpec) -> Result<(), NodeError> {
+        let by = self.credentials.caller(&self.door.node).await?;
+        self.door.node.permit(|auth| auth.check_read(&by, &spec.span))
     }
 
     async fn advance(&mut self) -> Result<(), Gone> {

@@ -1,5 +1,6 @@
 //! What each command does. Revisions are given here and nowhere else.
 
+use super::auth::{AuthError, Origin};
 use super::keyspace::{Change, Keyspace, Values};
 use super::types::{
     Alarm, Answer, Command, Compare, Delete, KeyValue, Op, Outcome, Put, Query, Refusal, Relation, Target,
@@ -14,11 +15,17 @@ impl Keyspace {
     /// nothing. An error comes from `values` alone and leaves the state unusable.
     pub fn apply(
         &mut self,
+        origin: &Origin,
         command: &Command,
         values: &dyn Values,
         changes: &mut Vec<Change>,
     ) -> io::Result<Outcome> {
         let full = self.alarms.iter().any(|(_, alarm)| *alarm == Alarm::NoSpace);
+        if self.auth.enabled()
+            && let Err(denied) = self.check_origin(origin, command)
+        {
+            return Ok(Err(denied.into()));
+        }
         Ok(match command {
             Command::Put(_) | Command::LeaseGrant { .. } if full => Err(Refusal::NoSpace),
             Command::Txn(txn) if full && txn.puts() => Err(Refusal::NoSpace),
@@ -56,7 +63,33 @@ impl Keyspace {
                 self.alarms.remove(&(*member, *alarm));
                 Ok(Answer::Done { revision: self.revision })
             }
+            Command::Auth(command) => {
+                self.auth.apply(origin, command).map(Answer::Auth).map_err(Refusal::from)
+            }
         })
+    }
+
+    /// Whether users and roles let this through. Changes of them are checked where they are made.
+    fn check_origin(&self, origin: &Origin, command: &Command) -> Result<(), AuthError> {
+        match command {
+            Command::Put(put) => self.auth.check_put(origin, put, &|lease| self.leased(lease)),
+            Command::Delete(delete) => {
+                self.auth.check_write(origin, &delete.span)?;
+                if delete.prev_kv { self.auth.check_read(origin, &delete.span) } else { Ok(()) }
+            }
+            Command::Txn(txn) => self.auth.check_txn(origin, txn, &|lease| self.leased(lease)),
+            Command::LeaseRevoke(id) => self.auth.check_lease(origin, &self.leased(*id)),
+            Command::Compact(_)
+            | Command::LeaseGrant { .. }
+            | Command::AlarmRaise(..)
+            | Command::AlarmClear(..)
+            | Command::Auth(_) => Ok(()),
+        }
+    }
+
+    /// The keys that live by a lease.
+    fn leased(&self, id: i64) -> Vec<&Bytes> {
+        self.leases.get(&id).map(|lease| lease.keys.iter().collect()).unwrap_or_default()
     }
 
     fn compact(&mut self, revision: i64) -> Outcome {
@@ -153,7 +186,15 @@ impl Keyspace {
     }
 
     /// Answers a transaction that cannot write, without changing anything.
-    pub fn read_txn(&self, txn: &Txn, values: &dyn Values) -> io::Result<Result<TxnAnswer, Refusal>> {
+    pub fn read_txn(
+        &self,
+        origin: &Origin,
+        txn: &Txn,
+        values: &dyn Values,
+    ) -> io::Result<Result<TxnAnswer, Refusal>> {
+        if let Err(denied) = self.auth.check_txn(origin, txn, &|lease| self.leased(lease)) {
+            return Ok(Err(denied.into()));
+        }
         let path = self.decide(txn, values)?;
         if let Err(refusal) = self.check(&path) {
             return Ok(Err(refusal));

@@ -1,6 +1,7 @@
 //! The bytes of a command in the Raft log. Integers are little-endian, byte strings carry their
 //! length, and decoding shares the input's memory.
 
+use super::auth::{self, Caller, Origin};
 use super::types::{Alarm, Command, Compare, Delete, Op, Put, Query, Relation, SortBy, Span, Target, Txn};
 use bytes::{Buf, BufMut, Bytes};
 
@@ -19,17 +20,30 @@ pub enum CommandError {
     /// Transactions inside transactions beyond reason.
     #[error("the command is nested too deeply")]
     Depth,
+    /// A name that is no UTF-8.
+    #[error("a name is no UTF-8")]
+    Text,
 }
 
-/// First byte of every command: the form of what follows.
-const FORM: u8 = 1;
+/// First byte of every command: on whose behalf it is done, and so the form of what follows.
+const BY_ANYONE: u8 = 1;
+const BY_USER: u8 = 2;
+const BY_MEMBER: u8 = 3;
 /// The door refuses far shallower nesting than this.
 const MAX_DEPTH: usize = 256;
 
-/// The command's bytes.
-pub fn encode(command: &Command) -> Bytes {
+/// The bytes of a command and of who gives it.
+pub fn encode(origin: &Origin, command: &Command) -> Bytes {
     let mut out = Vec::with_capacity(64);
-    out.put_u8(FORM);
+    match origin {
+        Origin::Anyone => out.put_u8(BY_ANYONE),
+        Origin::User(caller) => {
+            out.put_u8(BY_USER);
+            put_bytes(&mut out, caller.name.as_bytes());
+            out.put_u64_le(caller.revision);
+        }
+        Origin::Member => out.put_u8(BY_MEMBER),
+    }
     match command {
         Command::Put(put) => {
             out.put_u8(0);
@@ -64,17 +78,23 @@ pub fn encode(command: &Command) -> Bytes {
             out.put_u8(7);
             put_alarm(&mut out, *member, *alarm);
         }
+        Command::Auth(command) => {
+            out.put_u8(8);
+            auth::put_command(&mut out, command);
+        }
     }
     out.into()
 }
 
-/// Reads a command back.
-pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
-    let mut reader = Reader { bytes: bytes.clone(), depth: 0 };
-    match reader.u8()? {
-        FORM => {}
+/// Reads a command back, and who gives it.
+pub fn decode(bytes: &Bytes) -> Result<(Origin, Command), CommandError> {
+    let mut reader = Reader::new(bytes.clone());
+    let origin = match reader.u8()? {
+        BY_ANYONE => Origin::Anyone,
+        BY_USER => Origin::User(Caller { name: reader.text()?, revision: reader.u64()? }),
+        BY_MEMBER => Origin::Member,
         other => return Err(CommandError::Tag("form", other)),
-    }
+    };
     let command = match reader.u8()? {
         0 => Command::Put(reader.put()?),
         1 => Command::Delete(reader.delete()?),
@@ -84,15 +104,13 @@ pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
         5 => Command::LeaseRevoke(reader.i64()?),
         6 => Command::AlarmRaise(reader.u64()?, reader.alarm()?),
         7 => Command::AlarmClear(reader.u64()?, reader.alarm()?),
+        8 => Command::Auth(auth::get_command(&mut reader)?),
         other => return Err(CommandError::Tag("command", other)),
     };
-    match reader.bytes.len() {
-        0 => Ok(command),
-        left => Err(CommandError::Trailing(left)),
-    }
+    reader.end((origin, command))
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_u32_le(bytes.len() as u32);
     out.put_slice(bytes);
 }
@@ -204,17 +222,33 @@ fn put_alarm(out: &mut Vec<u8>, member: u64, alarm: Alarm) {
     });
 }
 
-struct Reader {
+pub(super) struct Reader {
     bytes: Bytes,
     depth: usize,
 }
 
 impl Reader {
+    pub fn new(bytes: Bytes) -> Self {
+        Self { bytes, depth: 0 }
+    }
+
+    /// What was read, if that was all.
+    pub fn end<T>(self, read: T) -> Result<T, CommandError> {
+        match self.bytes.len() {
+            0 => Ok(read),
+            left => Err(CommandError::Trailing(left)),
+        }
+    }
+
+    pub fn text(&mut self) -> Result<String, CommandError> {
+        String::from_utf8(self.byte_string()?.into()).map_err(|_| CommandError::Text)
+    }
+
     fn take(&mut self, size: usize) -> Result<Bytes, CommandError> {
         if self.bytes.len() < size { Err(CommandError::Short) } else { Ok(self.bytes.split_to(size)) }
     }
 
-    fn u8(&mut self) -> Result<u8, CommandError> {
+    pub fn u8(&mut self) -> Result<u8, CommandError> {
         Ok(self.take(1)?.get_u8())
     }
 
@@ -222,15 +256,15 @@ impl Reader {
         Ok(self.take(8)?.get_i64_le())
     }
 
-    fn u64(&mut self) -> Result<u64, CommandError> {
+    pub fn u64(&mut self) -> Result<u64, CommandError> {
         Ok(self.take(8)?.get_u64_le())
     }
 
-    fn count(&mut self) -> Result<usize, CommandError> {
+    pub fn count(&mut self) -> Result<usize, CommandError> {
         Ok(self.take(4)?.get_u32_le() as usize)
     }
 
-    fn byte_string(&mut self) -> Result<Bytes, CommandError> {
+    pub fn byte_string(&mut self) -> Result<Bytes, CommandError> {
         let size = self.count()?;
         self.take(size)
     }

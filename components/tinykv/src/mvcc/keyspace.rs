@@ -1,5 +1,6 @@
 //! Every key and its versions, in memory; values may have left it.
 
+use super::auth::Auth;
 use super::lease::Lease;
 use super::types::{Alarm, KeyValue, Span};
 use bytes::Bytes;
@@ -87,6 +88,7 @@ pub struct Keyspace {
     pub(super) compacted: i64,
     pub(super) leases: BTreeMap<i64, Lease>,
     pub(super) alarms: BTreeSet<(u64, Alarm)>,
+    pub(super) auth: Auth,
     pub(super) min_lease_ttl: i64,
     bytes: u64,
     value_budget: usize,
@@ -107,6 +109,7 @@ impl Keyspace {
             compacted: -1,
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
+            auth: Auth::default(),
             min_lease_ttl,
             bytes: 0,
             value_budget,
@@ -139,6 +142,16 @@ impl Keyspace {
     /// Alarms that are raised: member and kind.
     pub fn alarms(&self) -> &BTreeSet<(u64, Alarm)> {
         &self.alarms
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// Takes in the users and roles that the store kept.
+    pub fn restore_auth(&mut self, auth: Auth) {
+        self.auth = auth;
     }
 
     /// The histories of a span's keys.

@@ -5,6 +5,7 @@
 //! that have left memory are asked for through [`Values`].
 
 mod apply;
+pub mod auth;
 mod codec;
 mod compact;
 mod keyspace;
@@ -12,6 +13,7 @@ mod lease;
 mod read;
 mod types;
 
+pub use auth::{Auth, AuthCommand, AuthError, Caller, Origin};
 pub use codec::{CommandError, decode, encode};
 pub use compact::Sweep;
 pub use keyspace::{Change, Keyspace, Values, Version};

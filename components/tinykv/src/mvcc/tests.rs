@@ -31,10 +31,11 @@ impl Engine {
     }
 
     fn apply(&mut self, command: &Command) -> Outcome {
-        let bytes = encode(command);
-        assert_eq!(decode(&bytes).as_ref(), Ok(command), "commands survive the log");
+        let bytes = encode(&Origin::Anyone, command);
+        assert_eq!(decode(&bytes), Ok((Origin::Anyone, command.clone())), "commands survive the log");
         let mut changes = Vec::new();
-        let outcome = self.keyspace.apply(command, &self.disk, &mut changes).expect("the disk works");
+        let outcome =
+            self.keyspace.apply(&Origin::Anyone, command, &self.disk, &mut changes).expect("the disk works");
         for change in &changes {
             self.disk
                 .0
@@ -271,7 +272,11 @@ fn comparisons_as_a_table() {
     ];
     for (compare, holds) in table {
         let txn = Txn { compares: vec![compare.clone()], ..Txn::default() };
-        let answer = engine.keyspace.read_txn(&txn, &engine.disk).expect("the disk works").expect("answered");
+        let answer = engine
+            .keyspace
+            .read_txn(&Origin::Anyone, &txn, &engine.disk)
+            .expect("the disk works")
+            .expect("answered");
         assert_eq!(answer.succeeded, holds, "{compare:?}");
     }
 }
@@ -368,7 +373,7 @@ fn damaged_commands_are_refused_and_never_panic() {
         success: vec![Op::Txn(Txn { success: vec![Op::Put(put("k", "v"))], ..Txn::default() })],
         failure: vec![Op::Query(Query { sort: Some((SortBy::Mod, true)), ..Query::of(all()) })],
     };
-    let whole = encode(&Command::Txn(txn));
+    let whole = encode(&Origin::Anyone, &Command::Txn(txn));
     for end in 0..whole.len() {
         assert!(decode(&whole.slice(..end)).is_err());
     }

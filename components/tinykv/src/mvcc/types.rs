@@ -1,5 +1,6 @@
 //! What the engine is asked and what it answers.
 
+use super::auth::{AuthCommand, AuthError};
 use bytes::Bytes;
 
 /// A key with everything that is known of one version of it.
@@ -247,6 +248,8 @@ pub enum Command {
     AlarmRaise(u64, Alarm),
     /// End an alarm of a member.
     AlarmClear(u64, Alarm),
+    /// Change users and roles.
+    Auth(AuthCommand),
 }
 
 /// The answer to a query.
@@ -301,6 +304,8 @@ pub enum Answer {
         /// Revision of the store.
         revision: i64,
     },
+    /// To a change of users and roles: what it touched.
+    Auth(super::auth::Touched),
     /// To a grant: what was granted.
     Granted {
         /// Revision of the store.
@@ -333,6 +338,9 @@ pub enum Refusal {
     /// The quota is used up.
     #[error("database space exceeded")]
     NoSpace,
+    /// Users and roles forbid it.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
 }
 
 /// What came of a command.

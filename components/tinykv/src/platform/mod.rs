@@ -1,7 +1,7 @@
 //! The project's own door: `platform.v1.KVService`.
 
-use crate::etcd::absent_revision;
-use crate::mvcc::{Answer, Command, Delete, KeyValue, Put, Query, Span};
+use crate::etcd::{Credentials, absent_revision};
+use crate::mvcc::{Answer, Command, Delete, KeyValue, Origin, Put, Query, Span};
 use crate::node::Node;
 use crate::watch::{Filter, Session, WatchSpec};
 use aistack_chassis::Shutdown;
@@ -28,6 +28,11 @@ impl PlatformDoor {
     /// A door to `node`; its streams end with `shutdown`.
     pub fn new(node: Arc<Node>, shutdown: Shutdown) -> Self {
         Self { node, shutdown }
+    }
+
+    /// On whose behalf a request is made; tokens are etcd's.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Origin, Status> {
+        Ok(Credentials::of(request.metadata(), request.extensions()).caller(&self.node).await?)
     }
 
     /// The gRPC service.
@@ -59,14 +64,17 @@ impl KvService for PlatformDoor {
     type WatchStream = ReceiverStream<Result<pb::WatchEvent, Status>>;
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
+        let by = self.caller(&request).await?;
         let request = request.into_inner();
         let query = Query { revision: request.revision, ..Query::of(Span::Key(named(request.key)?)) };
-        let answer = self.node.query(&query, false).await?;
+        let answer = self.node.query(&by, &query, false).await?;
         let kv = answer.kvs.into_iter().next().map(message);
         Ok(Response::new(pb::GetResponse { kv, revision: answer.revision }))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
         let request = request.into_inner();
         let key = named(request.key)?;
         let lease = match request.ttl_seconds {
@@ -74,10 +82,10 @@ impl KvService for PlatformDoor {
             ttl if ttl < 0 => {
                 return Err(Status::invalid_argument("ttl_seconds is negative; 0 keeps the key"));
             }
-            ttl => self.node.grant(0, ttl).await?.0,
+            ttl => self.node.grant(&by, 0, ttl).await?.0,
         };
         let put = Put { key, value: request.value, lease, ..Put::default() };
-        match self.node.propose_growth(&Command::Put(put)).await? {
+        match self.node.propose_growth(&by, &Command::Put(put)).await? {
             Answer::Put { revision, .. } => Ok(Response::new(pb::PutResponse { revision })),
             _ => Err(mismatch()),
         }
@@ -87,8 +95,9 @@ impl KvService for PlatformDoor {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let by = self.caller(&request).await?;
         let delete = Delete { span: Span::Key(named(request.into_inner().key)?), prev_kv: false };
-        match self.node.propose(&Command::Delete(delete)).await? {
+        match self.node.propose(&by, &Command::Delete(delete)).await? {
             Answer::Delete { revision, deleted, .. } => {
                 Ok(Response::new(pb::DeleteResponse { deleted: deleted > 0, revision }))
             }
@@ -97,6 +106,7 @@ impl KvService for PlatformDoor {
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let by = self.caller(&request).await?;
         let request = request.into_inner();
         if request.start_revision < 0 {
             return Err(Status::invalid_argument(
@@ -109,6 +119,7 @@ impl KvService for PlatformDoor {
             (false, false) => Span::Key(key),
             (true, _) => prefix(key),
         };
+        self.node.permit(|auth| auth.check_read(&by, &span))?;
         let mut session = Session::new(Arc::clone(&self.node.shared));
         let spec = WatchSpec {
             id: 0,

@@ -1,6 +1,7 @@
 //! The database handle.
 
 use super::layout;
+use crate::mvcc::auth::{self, Auth, Touched};
 use crate::mvcc::{Alarm, Change, KeyValue, Values, Version};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
@@ -8,6 +9,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
     FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,10 @@ const REVISION: &[u8] = b"revision";
 const COMPACTED: &[u8] = b"compacted";
 const POSITION: &[u8] = b"position";
 const ALARM: &[u8] = b"alarm/";
+const AUTH_ENABLED: &[u8] = b"auth/enabled";
+const AUTH_REVISION: &[u8] = b"auth/revision";
+const USER: &[u8] = b"auth/user/";
+const ROLE: &[u8] = b"auth/role/";
 
 /// Why the state cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +128,8 @@ pub struct Loaded {
     pub leases: Vec<(i64, i64)>,
     /// Alarms: member and kind.
     pub alarms: Vec<(u64, Alarm)>,
+    /// Users and roles.
+    pub auth: Auth,
 }
 
 /// The database; clones share it.
@@ -251,7 +259,33 @@ impl Db {
             };
             loaded.alarms.push((member, alarm));
         }
+        loaded.auth = self.auth()?;
         Ok(loaded)
+    }
+
+    fn auth(&self) -> io::Result<Auth> {
+        let enabled = self.meta_number(AUTH_ENABLED, 0)? != 0;
+        let revision = self.meta_number(AUTH_REVISION, 1)? as u64;
+        let users = self.named(USER, auth::parse_user)?;
+        let roles = self.named(ROLE, auth::parse_role)?;
+        Ok(Auth::restore(enabled, revision, users, roles))
+    }
+
+    /// The records whose names start with `prefix`, by the rest of their names.
+    fn named<T, E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        prefix: &[u8],
+        parse: impl Fn(Bytes) -> Result<T, E>,
+    ) -> io::Result<BTreeMap<String, T>> {
+        let mut found = BTreeMap::new();
+        let family = self.family(META);
+        for item in self.db.iterator_cf(family, IteratorMode::From(prefix, Direction::Forward)) {
+            let (name, record) = item.map_err(failed)?;
+            let Some(rest) = name.strip_prefix(prefix) else { break };
+            let rest = String::from_utf8(rest.to_vec()).map_err(io::Error::other)?;
+            found.insert(rest, parse(Bytes::from(record)).map_err(io::Error::other)?);
+        }
+        Ok(found)
     }
 
     /// Calls `each` with every version: keys descending, revisions of a key ascending.
@@ -425,6 +459,27 @@ impl Batch<'_> {
             self.batch.put_cf(self.db.family(META), name, []);
         } else {
             self.batch.delete_cf(self.db.family(META), name);
+        }
+    }
+
+    /// Users and roles that changed, and whether they count.
+    pub fn auth(&mut self, auth: &Auth, touched: &Touched) {
+        let meta = self.db.family(META);
+        self.batch.put_cf(meta, AUTH_ENABLED, i64::from(auth.enabled()).to_be_bytes());
+        self.batch.put_cf(meta, AUTH_REVISION, auth.revision().to_be_bytes());
+        let users = touched
+            .users
+            .iter()
+            .map(|name| ([USER, name.as_bytes()].concat(), auth.user(name).map(auth::user_record)));
+        let roles = touched
+            .roles
+            .iter()
+            .map(|name| ([ROLE, name.as_bytes()].concat(), auth.role(name).map(auth::role_record)));
+        for (name, record) in users.chain(roles) {
+            match record {
+                Some(record) => self.batch.put_cf(meta, name, record),
+                None => self.batch.delete_cf(meta, name),
+            }
         }
     }
 

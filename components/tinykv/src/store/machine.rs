@@ -5,8 +5,10 @@ use super::db::{Batch, Db, Loaded, StoreError};
 use crate::lessor::Lessor;
 use crate::metrics::Figures;
 use crate::mvcc::{
-    self, Answer, Change, Command, Keyspace, Outcome, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
+    self, Answer, AuthCommand, Change, Command, Keyspace, Origin, Outcome, Query, QueryAnswer, Refusal, Txn,
+    TxnAnswer,
 };
+use crate::tokens::Tokens;
 use crate::watch::Hub;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -14,7 +16,7 @@ use replication::{Checkpoint, Restorer, StateMachine};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 /// Commands applied under one hold of the engine's lock, so that readers get their turn.
@@ -35,6 +37,10 @@ pub struct Shared {
     pub hub: Hub,
     /// When leases run out.
     pub lessor: Lessor,
+    /// What proves who a caller is.
+    pub tokens: Arc<Tokens>,
+    /// Whether callers must prove who they are: what the engine says of it, to be read without its lock.
+    guarded: AtomicBool,
     /// What is counted.
     pub figures: Arc<Figures>,
     /// Held while a batch is written; a checkpoint takes it to stand between two batches.
@@ -57,6 +63,8 @@ pub struct SharedParts {
     pub recent_bytes: usize,
     /// Where to count.
     pub figures: Arc<Figures>,
+    /// What proves who a caller is.
+    pub tokens: Arc<Tokens>,
 }
 
 impl Shared {
@@ -72,6 +80,8 @@ impl Shared {
         let hub = Hub::new(keyspace.revision(), parts.recent_bytes);
         let swept = tokio::sync::watch::Sender::new(-1);
         let shared = Self {
+            guarded: AtomicBool::new(keyspace.auth().enabled()),
+            tokens: Arc::clone(&parts.tokens),
             keyspace: RwLock::new(keyspace),
             db: RwLock::new((db, path)),
             hub,
@@ -97,6 +107,7 @@ impl Shared {
         let (keyspace, leases) = load(&db, &self.parts)?;
         super::db::adopt(&data_dir, &next)?;
         let revision = keyspace.revision();
+        self.guarded.store(keyspace.auth().enabled(), Ordering::Release);
         {
             // Whoever holds the engine's lock sees both, or neither.
             let mut engine = self.keyspace.write();
@@ -115,16 +126,24 @@ impl Shared {
         look(&self.keyspace.read())
     }
 
+    /// Whether callers must prove who they are.
+    pub fn guarded(&self) -> bool {
+        self.guarded.load(Ordering::Acquire)
+    }
+
     /// The database.
     pub fn db(&self) -> Db {
         self.db.read().0.clone()
     }
 
     /// Answers a query from the state as it is here and now.
-    pub fn query(&self, query: &Query) -> io::Result<Result<QueryAnswer, Refusal>> {
+    pub fn query(&self, origin: &Origin, query: &Query) -> io::Result<Result<QueryAnswer, Refusal>> {
         loop {
             let (selection, compacted, db) = {
                 let keyspace = self.keyspace.read();
+                if let Err(denied) = keyspace.auth().check_read(origin, &query.span) {
+                    return Ok(Err(denied.into()));
+                }
                 match keyspace.select(query) {
                     Ok(selection) => (selection, keyspace.compacted(), self.db()),
                     Err(refusal) => return Ok(Err(refusal)),
@@ -144,10 +163,10 @@ impl Shared {
     }
 
     /// Answers a transaction that cannot write.
-    pub fn read_txn(&self, txn: &Txn) -> io::Result<Result<TxnAnswer, Refusal>> {
+    pub fn read_txn(&self, origin: &Origin, txn: &Txn) -> io::Result<Result<TxnAnswer, Refusal>> {
         // The lock is held over the loads: its reads must see one state.
         let keyspace = self.keyspace.read();
-        keyspace.read_txn(txn, &self.db())
+        keyspace.read_txn(origin, txn, &self.db())
     }
 
     /// Waits until the sweep of a compaction has ended.
@@ -194,7 +213,7 @@ impl Shared {
         }
     }
 
-    fn apply(&self, commands: &[Command], position: &[u8]) -> io::Result<Vec<Applied>> {
+    fn apply(&self, commands: &[(Origin, Command)], position: &[u8]) -> io::Result<Vec<Applied>> {
         let between = self.between_batches.lock();
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut changes = Vec::new();
@@ -202,14 +221,16 @@ impl Shared {
         let mut batch = db.batch();
         for turn in commands.chunks(TURN) {
             let mut keyspace = self.keyspace.write();
-            for command in turn {
+            for (origin, command) in turn {
                 let before = changes.len();
-                let outcome = keyspace.apply(command, &db, &mut changes)?;
+                let outcome = keyspace.apply(origin, command, &db, &mut changes)?;
                 for (number, change) in changes[before..].iter().enumerate() {
                     batch.change(change, number as u32);
                 }
-                if let Ok(answer) = &outcome {
-                    record(&mut batch, command, answer);
+                match &outcome {
+                    Ok(Answer::Auth(touched)) => batch.auth(keyspace.auth(), touched),
+                    Ok(answer) => record(&mut batch, command, answer),
+                    Err(_) => {}
                 }
                 outcomes.push(outcome);
             }
@@ -226,16 +247,32 @@ impl Shared {
     }
 
     /// What is done beside the state: clocks of leases, the sweep.
-    fn follow_up(&self, commands: &[Command], outcomes: &[Applied]) {
-        for (command, outcome) in commands.iter().zip(outcomes) {
+    fn follow_up(&self, commands: &[(Origin, Command)], outcomes: &[Applied]) {
+        for ((_, command), outcome) in commands.iter().zip(outcomes) {
             match (command, outcome) {
                 (Command::LeaseGrant { id, .. }, Ok(Answer::Granted { ttl, .. })) => {
                     self.lessor.granted(*id, *ttl);
                 }
                 (Command::LeaseRevoke(id), _) => self.lessor.revoked(*id),
                 (Command::Compact(_), Ok(_)) => self.compacted.notify_one(),
+                (Command::Auth(command), Ok(_)) => self.follow_auth(command),
                 _ => {}
             }
+        }
+    }
+
+    fn follow_auth(&self, command: &AuthCommand) {
+        match command {
+            AuthCommand::Enable => self.guarded.store(true, Ordering::Release),
+            AuthCommand::Disable => {
+                self.guarded.store(false, Ordering::Release);
+                self.tokens.forget_all();
+            }
+            AuthCommand::Authenticate { name, token } => self.tokens.assign(name, token),
+            AuthCommand::UserDelete { name } | AuthCommand::UserChangePassword { name, .. } => {
+                self.tokens.forget(name);
+            }
+            _ => {}
         }
     }
 
@@ -273,7 +310,7 @@ impl StateMachine for KvMachine {
     }
 
     fn apply(&mut self, commands: Vec<Bytes>, position: Bytes) -> io::Result<Vec<Applied>> {
-        let commands: Vec<Command> = commands
+        let commands: Vec<(Origin, Command)> = commands
             .iter()
             .map(|bytes| mvcc::decode(bytes).map_err(io::Error::other))
             .collect::<Result<_, _>>()?;
@@ -295,8 +332,9 @@ impl StateMachine for KvMachine {
 fn load(db: &Db, parts: &SharedParts) -> io::Result<(Keyspace, Vec<(i64, i64)>)> {
     let mut keyspace = Keyspace::new(parts.value_bytes, parts.min_lease_ttl);
     db.versions(|stored, _| keyspace.restore(stored.key, stored.version))?;
-    let Loaded { revision, compacted, leases, alarms } = db.load()?;
+    let Loaded { revision, compacted, leases, alarms, auth } = db.load()?;
     keyspace.restore_rest(revision, compacted, leases.clone(), alarms);
+    keyspace.restore_auth(auth);
     Ok((keyspace, leases))
 }
 

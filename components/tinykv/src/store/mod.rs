@@ -9,7 +9,7 @@
 //! | `kv` | escaped key ‖ ¬revision | the version |
 //! | `ev` | revision ‖ number within it | the key that changed |
 //! | `lease` | lease id | seconds |
-//! | `meta` | a name | revision, last compaction, Raft position, alarms |
+//! | `meta` | a name | revision, last compaction, Raft position, alarms, users and roles |
 
 mod db;
 mod layout;

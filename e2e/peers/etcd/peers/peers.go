@@ -53,15 +53,16 @@ func freePort(t testing.TB) int {
 }
 
 // Etcd starts etcd with a fresh data directory.
-func Etcd(t testing.TB) *Server {
+func Etcd(t testing.TB, more ...string) *Server {
 	binary := Binary(t, "PEER_ETCD", os.ExpandEnv("$HOME/.cache/aistack/etcd/etcd"))
 	dir, port, peer := t.TempDir(), freePort(t), freePort(t)
 	client := fmt.Sprintf("http://127.0.0.1:%d", port)
 	peerURL := fmt.Sprintf("http://127.0.0.1:%d", peer)
 	return launch(t, "etcd", client, filepath.Join(dir, "data"), func() *exec.Cmd {
-		return exec.Command(binary, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
+		arguments := []string{"--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
 			"--advertise-client-urls", client, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
-			"--initial-cluster", "default="+peerURL, "--log-level", "error")
+			"--initial-cluster", "default=" + peerURL, "--log-level", "error"}
+		return exec.Command(binary, append(arguments, more...)...)
 	})
 }
 

@@ -1,0 +1,522 @@
+//! etcd's flags, its `ETCD_*` variables and its configuration file, as settings of tinykv.
+//!
+//! What has the same meaning here is set. What has none and cannot do harm is named in a warning. What would have to be
+//! done and is not done is refused by name.
+
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// What became of a command line.
+#[derive(Debug, Default, PartialEq)]
+pub struct Flags {
+    /// Settings, as the configuration file would hold them.
+    pub settings: Map<String, Value>,
+    /// What etcd's `--log-level` asks for.
+    pub log_level: Option<String>,
+    /// What is left of the command line.
+    pub rest: Vec<String>,
+    /// Sentences for the operator.
+    pub warnings: Vec<String>,
+}
+
+/// Why etcd's settings cannot be taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// The flag came last.
+    #[error("--{flag} needs a value")]
+    NoValue {
+        /// The flag.
+        flag: String,
+    },
+    /// Its value is not one.
+    #[error("--{flag}={value}: {reason}")]
+    Value {
+        /// The flag.
+        flag: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// etcd does something then that tinykv does not.
+    #[error("--{flag}={value}: {reason}")]
+    Absent {
+        /// The flag.
+        flag: String,
+        /// The value.
+        value: String,
+        /// What tinykv does instead, or what to do.
+        reason: &'static str,
+    },
+    /// The file cannot be used.
+    #[error("--config-file {path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Meaning {
+    /// A setting of this path, read so.
+    Set(&'static str, fn(&str) -> Result<Value, String>),
+    /// The level of logs.
+    LogLevel,
+    /// Nothing to do for these values; for others, what tinykv does not do.
+    Only(&'static [&'static str], &'static str),
+    /// Nothing to do, and this is why.
+    Needless(&'static str),
+}
+
+use Meaning::{LogLevel, Needless, Only, Set};
+
+const NO_PEER_TLS: &str = "connections between members are not encrypted in this version";
+const NO_BBOLT: &str = "tinykv does not keep its state in bbolt";
+const NO_DISCOVERY: &str = "tinykv finds members by --initial-cluster alone";
+const NO_COMPACTION: &str = "tinykv compacts when a client asks for it";
+const CHECKED: &str = "every record carries a checksum, and `tinykv check` reads them all";
+const OFF: &[&str] = &["", "false", "0", "0s"];
+
+const FLAGS: &[(&str, Meaning)] = &[
+    ("name", Set("name", text)),
+    ("data-dir", Set("data_dir", text)),
+    ("listen-client-urls", Set("listen_client", address)),
+    ("listen-peer-urls", Set("listen_peer", address)),
+    ("listen-metrics-urls", Set("server.admin_listen", address)),
+    ("advertise-client-urls", Set("advertise_client_urls", list)),
+    ("initial-cluster", Set("peers", list)),
+    ("quota-backend-bytes", Set("quota_bytes", quota)),
+    ("max-request-bytes", Set("request_limits.max_request_bytes", number)),
+    ("max-txn-ops", Set("request_limits.max_txn_ops", number)),
+    ("max-concurrent-streams", Set("server.limits.max_concurrent_requests", streams)),
+    ("heartbeat-interval", Set("raft.heartbeat_ms", number)),
+    ("election-timeout", Set("raft.election_ms", number)),
+    ("snapshot-count", Set("raft.snapshot_entries", number)),
+    ("watch-progress-notify-interval", Set("watch_progress_interval_ms", milliseconds)),
+    ("auth-token", Set("auth.jwt", tokens)),
+    ("auth-token-ttl", Set("auth.token_ttl_seconds", number)),
+    ("bcrypt-cost", Set("auth.bcrypt_cost", number)),
+    ("cert-file", Set("server.tls.cert_file", text)),
+    ("key-file", Set("server.tls.key_file", text)),
+    ("trusted-ca-file", Set("server.tls.client_ca_file", text)),
+    ("log-level", LogLevel),
+    ("client-cert-auth", Needless("clients must show certificates where --trusted-ca-file names a CA")),
+    ("initial-advertise-peer-urls", Needless("members reach one another as --initial-cluster says")),
+    ("initial-cluster-token", Needless("members of another cluster are told apart by --initial-cluster")),
+    ("initial-cluster-state", Only(&["new"], "members do not join a running cluster in this version")),
+    ("initial-election-tick-advance", Needless("a member of one leads at once")),
+    ("strict-reconfig-check", Needless("tinykv always keeps a quorum")),
+    ("pre-vote", Only(&["true"], "elections always begin with a Pre-Vote")),
+    ("enable-grpc-gateway", Only(&["true"], "the JSON gateway is always there")),
+    ("enable-pprof", Only(OFF, "tinykv has no Go profiles")),
+    ("force-new-cluster", Only(OFF, "tinykv cannot make a cluster of one out of a member")),
+    ("unsafe-no-fsync", Needless("tinykv always puts writes on disk before it acknowledges them")),
+    ("auto-tls", Only(OFF, "make certificates and name them by --cert-file and --key-file")),
+    ("client-crl-file", Only(OFF, "tinykv reads no revocation lists in this version")),
+    ("client-cert-allowed-hostname", Only(OFF, "tinykv takes every certificate of the CA")),
+    ("client-cert-file", Only(OFF, "the gateway calls in its own process")),
+    ("client-key-file", Only(OFF, "the gateway calls in its own process")),
+    ("peer-auto-tls", Only(OFF, NO_PEER_TLS)),
+    ("peer-cert-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-key-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-trusted-ca-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-client-cert-auth", Only(OFF, NO_PEER_TLS)),
+    ("peer-client-cert-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-client-key-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-cert-allowed-cn", Only(OFF, NO_PEER_TLS)),
+    ("peer-cert-allowed-hostname", Only(OFF, NO_PEER_TLS)),
+    ("peer-crl-file", Only(OFF, NO_PEER_TLS)),
+    ("peer-skip-client-san-verification", Needless(NO_PEER_TLS)),
+    ("listen-client-http-urls", Only(OFF, "gRPC and HTTP share --listen-client-urls")),
+    ("discovery", Only(OFF, NO_DISCOVERY)),
+    ("discovery-srv", Only(OFF, NO_DISCOVERY)),
+    ("discovery-token", Only(OFF, NO_DISCOVERY)),
+    ("discovery-endpoints", Only(OFF, NO_DISCOVERY)),
+    ("auto-compaction-retention", Only(OFF, NO_COMPACTION)),
+    ("auto-compaction-mode", Needless(NO_COMPACTION)),
+    ("corrupt-check-time", Only(OFF, CHECKED)),
+    ("compact-hash-check-time", Needless(CHECKED)),
+    ("feature-gates", Needless("tinykv has no features of that kind")),
+    ("cors", Only(&["*"], "tinykv sends no CORS headers")),
+    ("host-whitelist", Only(&["*"], "tinykv answers to every name")),
+    ("cipher-suites", Only(OFF, "rustls chooses the cipher suites")),
+    ("tls-min-version", Only(&["", "TLS1.2"], "tinykv speaks TLS 1.2 and 1.3")),
+    ("tls-max-version", Only(&["", "TLS1.3"], "tinykv speaks TLS 1.2 and 1.3")),
+    ("wal-dir", Only(OFF, "the log lies in --data-dir")),
+    ("max-snapshots", Needless("tinykv keeps one snapshot")),
+    ("max-wals", Needless("the log is purged behind the snapshot")),
+    ("max-learners", Needless("members do not join a running cluster in this version")),
+    ("snapshot-catchup-entries", Needless("the log is purged behind the snapshot")),
+    ("backend-batch-interval", Needless(NO_BBOLT)),
+    ("backend-batch-limit", Needless(NO_BBOLT)),
+    ("backend-bbolt-freelist-type", Needless(NO_BBOLT)),
+    ("bootstrap-defrag-threshold-megabytes", Needless(NO_BBOLT)),
+    ("memory-mlock", Needless(NO_BBOLT)),
+    ("compaction-batch-limit", Needless("the sweep yields by itself")),
+    ("compaction-sleep-interval", Needless("the sweep yields by itself")),
+    ("downgrade-check-time", Needless("tinykv knows no downgrades")),
+    ("v2-deprecation", Needless("tinykv never had etcd's version 2")),
+    ("grpc-keepalive-min-time", Needless("connections are kept alive every 30 s")),
+    ("grpc-keepalive-interval", Needless("connections are kept alive every 30 s")),
+    ("grpc-keepalive-timeout", Needless("connections are kept alive every 30 s")),
+    ("socket-reuse-address", Needless("it is always so")),
+    ("socket-reuse-port", Only(OFF, "one process has a port")),
+    ("raft-read-timeout", Needless("a member that does not answer is asked again")),
+    ("raft-write-timeout", Needless("a member that does not answer is asked again")),
+    ("self-signed-cert-validity", Needless("tinykv makes no certificates")),
+    ("warning-apply-duration", Needless("see the latencies at /metrics")),
+    ("warning-unary-request-duration", Needless("see the latencies at /metrics")),
+    ("metrics", Needless("all metrics are always there")),
+    ("logger", Only(&["zap"], "logs are JSON lines, or pretty on a terminal")),
+    ("log-outputs", Only(&["default", "stderr", "[default]", "[stderr]"], "logs go to standard error")),
+    ("log-rotation-config-json", Needless("logs go to standard error")),
+    ("enable-log-rotation", Only(OFF, "logs go to standard error")),
+    ("enable-distributed-tracing", Only(OFF, "set server.telemetry.otlp_endpoint")),
+    ("distributed-tracing-address", Needless("set server.telemetry.otlp_endpoint")),
+    ("distributed-tracing-service-name", Needless("set server.telemetry.otlp_endpoint")),
+    ("distributed-tracing-instance-id", Needless("set server.telemetry.instance")),
+    ("distributed-tracing-sampling-rate", Needless("set server.telemetry.sample_ratio")),
+];
+
+/// Flags that stand for true when nothing follows.
+const SWITCHES: &[&str] = &[
+    "auto-tls",
+    "client-cert-auth",
+    "enable-distributed-tracing",
+    "enable-grpc-gateway",
+    "enable-log-rotation",
+    "enable-pprof",
+    "force-new-cluster",
+    "initial-election-tick-advance",
+    "memory-mlock",
+    "peer-auto-tls",
+    "peer-client-cert-auth",
+    "peer-skip-client-san-verification",
+    "pre-vote",
+    "socket-reuse-address",
+    "socket-reuse-port",
+    "strict-reconfig-check",
+    "unsafe-no-fsync",
+];
+
+fn meaning(flag: &str) -> Option<Meaning> {
+    FLAGS.iter().find(|(name, _)| *name == flag).map(|(_, meaning)| *meaning)
+}
+
+/// Takes etcd's flags out of a command line, and adds what `ETCD_*` variables and etcd's file say. With a file, as with
+/// etcd, flags and variables do not count; else a flag goes before its variable.
+pub fn read(
+    arguments: impl IntoIterator<Item = String>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Flags, FlagError> {
+    let mut flags = Flags::default();
+    let mut given: BTreeMap<String, String> = BTreeMap::new();
+    let mut file = None;
+    for (name, value) in environment {
+        let Some(name) = name.strip_prefix("ETCD_") else { continue };
+        let flag = name.to_lowercase().replace('_', "-");
+        match flag.as_str() {
+            "config-file" => file = Some(value),
+            _ if meaning(&flag).is_some() => {
+                given.insert(flag, value);
+            }
+            _ => flags.warnings.push(format!("ETCD_{name} names no flag of etcd's; it is ignored")),
+        }
+    }
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let bare = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).unwrap_or("");
+        let (flag, value) = bare.split_once('=').map_or((bare, None), |(flag, value)| (flag, Some(value)));
+        if flag != "config-file" && meaning(flag).is_none() {
+            flags.rest.push(argument);
+            continue;
+        }
+        let flag = flag.to_owned();
+        let value = match value {
+            Some(value) => value.to_owned(),
+            None if SWITCHES.contains(&flag.as_str()) => "true".to_owned(),
+            None => arguments.next().ok_or_else(|| FlagError::NoValue { flag: flag.clone() })?,
+        };
+        if flag == "config-file" {
+            file = Some(value);
+        } else {
+            given.insert(flag, value);
+        }
+    }
+    if let Some(path) = file {
+        if !given.is_empty() {
+            let names = given.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            flags.warnings.push(format!(
+                "with --config-file, as with etcd, other flags and variables do not count: {names}"
+            ));
+        }
+        given = from_file(&path)?;
+    }
+    for (flag, value) in given {
+        flags.take(&flag, value)?;
+    }
+    Ok(flags)
+}
+
+impl Flags {
+    fn take(&mut self, flag: &str, value: String) -> Result<(), FlagError> {
+        match meaning(flag) {
+            Some(Set(path, read)) => {
+                let value = read(&value).map_err(|reason| FlagError::Value {
+                    flag: flag.to_owned(),
+                    value,
+                    reason,
+                })?;
+                if !value.is_null() {
+                    put(&mut self.settings, path, value);
+                }
+            }
+            Some(LogLevel) => {
+                self.log_level = Some(value.replace("panic", "error").replace("fatal", "error"));
+            }
+            Some(Only(values, reason)) if !values.contains(&value.as_str()) => {
+                return Err(FlagError::Absent { flag: flag.to_owned(), value, reason });
+            }
+            Some(Only(..)) => {}
+            Some(Needless(why)) => self.warnings.push(format!("--{flag} changes nothing: {why}")),
+            None => self.warnings.push(format!("{flag} is no setting of etcd's; it is ignored")),
+        }
+        Ok(())
+    }
+}
+
+fn put(settings: &mut Map<String, Value>, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => {
+            settings.insert(path.to_owned(), value);
+        }
+        Some((first, rest)) => {
+            let inner = settings.entry(first).or_insert_with(|| json!({}));
+            if let Some(inner) = inner.as_object_mut() {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// etcd's own file: flags by their names, those of TLS in sections.
+fn from_file(path: &str) -> Result<BTreeMap<String, String>, FlagError> {
+    let failed = |reason: String| FlagError::File { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let file: Value = serde_yaml_ng::from_str(&text).map_err(|error| failed(error.to_string()))?;
+    let Value::Object(file) = file else { return Err(failed("it is no mapping of settings".to_owned())) };
+    let mut given = BTreeMap::new();
+    for (name, value) in file {
+        let prefix = match name.as_str() {
+            "client-transport-security" => "",
+            "peer-transport-security" => "peer-",
+            _ => {
+                given.insert(name, plain(&value));
+                continue;
+            }
+        };
+        for (name, value) in value.as_object().into_iter().flatten() {
+            given.insert(format!("{prefix}{name}"), plain(value));
+        }
+    }
+    Ok(given)
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every reader of the table has this form")]
+fn text(value: &str) -> Result<Value, String> {
+    Ok(if value.is_empty() { Value::Null } else { value.into() })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every reader of the table has this form")]
+fn list(value: &str) -> Result<Value, String> {
+    let parts: Vec<Value> = value.split(',').filter(|part| !part.is_empty()).map(Value::from).collect();
+    Ok(parts.into())
+}
+
+fn number(value: &str) -> Result<Value, String> {
+    value.parse::<u64>().map(Value::from).map_err(|_| "it is no number from 0 up".to_owned())
+}
+
+/// 0 and less stand for etcd's default, which is tinykv's.
+fn quota(value: &str) -> Result<Value, String> {
+    let bytes = value.parse::<i64>().map_err(|_| "it is no number of bytes".to_owned())?;
+    Ok(if bytes <= 0 { Value::Null } else { bytes.into() })
+}
+
+/// etcd's default is "as many as there are numbers".
+fn streams(value: &str) -> Result<Value, String> {
+    let most = value.parse::<u64>().map_err(|_| "it is no number from 0 up".to_owned())?;
+    Ok(if most >= u64::from(u32::MAX) { Value::Null } else { most.into() })
+}
+
+/// A duration as Go writes them: `300ms`, `1.5h`, `2h45m`. A bare number is nanoseconds, as in etcd's file.
+fn milliseconds(value: &str) -> Result<Value, String> {
+    if let Ok(nanoseconds) = value.parse::<u64>() {
+        return Ok((nanoseconds / 1_000_000).into());
+    }
+    let (mut rest, mut total) = (value, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (amount, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let amount: f64 = amount.parse().map_err(|_| "write a duration like 10m or 1.5s".to_owned())?;
+        total += amount
+            * match unit {
+                "ms" => 1.0,
+                "s" => 1_000.0,
+                "m" => 60_000.0,
+                "h" => 3_600_000.0,
+                _ => return Err("write a duration like 10m or 1.5s".to_owned()),
+            };
+        rest = after;
+    }
+    Ok((total as u64).into())
+}
+
+/// The address in an etcd-style URL.
+fn address(url: &str) -> Result<Value, String> {
+    if url.contains(',') {
+        return Err("tinykv listens on one address; name one".to_owned());
+    }
+    let bare = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).unwrap_or(url);
+    let bare = bare.trim_end_matches('/').replace("localhost", "127.0.0.1");
+    match bare.parse::<SocketAddr>() {
+        Ok(address) => Ok(address.to_string().into()),
+        Err(_) => Err("it is no address; write it like http://127.0.0.1:2379".to_owned()),
+    }
+}
+
+/// `simple`, or `jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m`.
+fn tokens(value: &str) -> Result<Value, String> {
+    let mut parts = value.split(',');
+    match parts.next() {
+        Some("simple" | "") => return Ok(Value::Null),
+        Some("jwt") => {}
+        _ => return Err("tokens are simple or jwt".to_owned()),
+    }
+    let mut jwt = Map::new();
+    for part in parts {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("{part}: write NAME=VALUE"))?;
+        let (name, value) = match name {
+            "sign-method" => ("sign_method", value.into()),
+            "priv-key" => ("private_key_file", value.into()),
+            "pub-key" => ("public_key_file", value.into()),
+            "ttl" => ("ttl_ms", milliseconds(value)?),
+            _ => {
+                return Err(format!(
+                    "{name} is no option of jwt's; there are sign-method, priv-key, pub-key and ttl"
+                ));
+            }
+        };
+        jwt.insert(name.to_owned(), value);
+    }
+    if !jwt.contains_key("sign_method") {
+        return Err("jwt needs sign-method".to_owned());
+    }
+    Ok(jwt.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Flags, FlagError> {
+        let owned = |text: &&str| (*text).to_owned();
+        let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        read(arguments.iter().map(owned), pairs)
+    }
+
+    #[test]
+    fn etcds_flags_become_settings() {
+        let table: &[(&[&str], Value)] = &[
+            (&["--name", "a", "-data-dir=/d"], json!({"name": "a", "data_dir": "/d"})),
+            (&["--listen-client-urls=http://localhost:1"], json!({"listen_client": "127.0.0.1:1"})),
+            (
+                &["--initial-cluster", "a=http://x:1,b=http://y:2"],
+                json!({"peers": ["a=http://x:1", "b=http://y:2"]}),
+            ),
+            (
+                &["--heartbeat-interval=100", "--election-timeout", "1000"],
+                json!({"raft": {"heartbeat_ms": 100, "election_ms": 1000}}),
+            ),
+            (
+                &["--cert-file=c", "--key-file=k"],
+                json!({"server": {"tls": {"cert_file": "c", "key_file": "k"}}}),
+            ),
+            (&["--quota-backend-bytes=0", "--auth-token=simple"], json!({})),
+            (&["--max-concurrent-streams=4294967295"], json!({})),
+            (&["--watch-progress-notify-interval=1m30s"], json!({"watch_progress_interval_ms": 90_000})),
+            (
+                &["--auth-token=jwt,sign-method=RS256,priv-key=p,ttl=1.5s"],
+                json!({"auth": {"jwt": {"sign_method": "RS256", "private_key_file": "p", "ttl_ms": 1500}}}),
+            ),
+            (&["--pre-vote", "--strict-reconfig-check=true", "--logger=zap"], json!({})),
+        ];
+        for (arguments, expected) in table {
+            let flags = of(arguments, &[]).expect("etcd's flags");
+            assert_eq!(Value::Object(flags.settings), *expected, "{arguments:?}");
+            assert!(flags.rest.is_empty(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_variables_and_what_is_not_etcds_stays() {
+        let flags = of(
+            &["check", "--name=a", "--print-config"],
+            &[("ETCD_NAME", "b"), ("ETCD_NO_SUCH", "x"), ("PATH", "y")],
+        );
+        let flags = flags.expect("etcd's flags");
+        assert_eq!(flags.rest, ["check", "--print-config"]);
+        assert_eq!(Value::Object(flags.settings), json!({"name": "a"}));
+        assert!(
+            flags.warnings.iter().any(|warning| warning.contains("ETCD_NO_SUCH")),
+            "{:?}",
+            flags.warnings
+        );
+        let needless = of(&["--max-wals=5"], &[]).expect("harmless");
+        assert!(needless.warnings[0].contains("--max-wals"), "{:?}", needless.warnings);
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused_by_name() {
+        for (argument, part) in [
+            ("--peer-cert-file=x", "not encrypted"),
+            ("--auto-compaction-retention=1h", "compacts when a client asks"),
+            ("--force-new-cluster", "--force-new-cluster"),
+            ("--discovery=http://x", "--initial-cluster"),
+            ("--listen-client-urls=http://a:1,http://b:2", "one address"),
+            ("--auth-token=jwt", "sign-method"),
+            ("--name", "needs a value"),
+        ] {
+            let error = of(&[argument], &[]).expect_err(argument).to_string();
+            assert!(error.contains(part), "{argument}: {error}");
+        }
+    }
+
+    #[test]
+    fn etcds_file_stands_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("etcd.yaml");
+        let text = "name: a\nheartbeat-interval: 200\nclient-transport-security:\n  cert-file: c\n  auto-tls: false\n";
+        std::fs::write(&path, text).expect("written");
+        let flags =
+            of(&["--name=b", &format!("--config-file={}", path.display())], &[]).expect("etcd's file");
+        let expected =
+            json!({"name": "a", "raft": {"heartbeat_ms": 200}, "server": {"tls": {"cert_file": "c"}}});
+        assert_eq!(Value::Object(flags.settings), expected);
+        assert!(flags.warnings[0].contains("name"), "{:?}", flags.warnings);
+    }
+}
