@@ -220,6 +220,8 @@ pub fn read(
         let flag = name.to_lowercase().replace('_', "-");
         match flag.as_str() {
             "config-file" => file = Some(value),
+            // etcd's own switches that are no flags.
+            "unsupported-arch" | "verify" => {}
             _ if meaning(&flag).is_some() => {
                 given.insert(flag, value);
             }

@@ -38,29 +38,34 @@ fn member(node: &Node, id: u64, member: &replication::Member) -> pb::Member {
 impl Cluster for Door {
     async fn member_add(
         &self,
-        _request: Request<pb::MemberAddRequest>,
+        request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        self.admin(&request).await?;
         Err(absent(CHANGES))
     }
 
     async fn member_remove(
         &self,
-        _request: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        self.admin(&request).await?;
         Err(absent(CHANGES))
     }
 
     async fn member_update(
         &self,
-        _request: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        self.admin(&request).await?;
         Err(absent("changes of a member's addresses"))
     }
 
     async fn member_list(
         &self,
-        _request: Request<pb::MemberListRequest>,
+        request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_known(&by))?;
         let members =
             self.node.status().members.iter().map(|(id, known)| member(&self.node, *id, known)).collect();
         // etcd leaves the revision out of cluster answers.
@@ -69,8 +74,9 @@ impl Cluster for Door {
 
     async fn member_promote(
         &self,
-        _request: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        self.admin(&request).await?;
         Err(absent(CHANGES))
     }
 }

@@ -10,7 +10,7 @@ use ring::signature::{
     self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
 use rustls_pki_types::pem::{self, PemObject as _};
-use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -247,15 +247,20 @@ fn signer(method: SigningMethod, path: &Path) -> Result<Signer, TokensError> {
     }
 }
 
-/// The key inside of its wrapping, as verification takes it.
+/// The key inside of its wrapping, which may be a certificate, as verification takes it.
 fn public_key(method: SigningMethod, path: &Path) -> Result<Vec<u8>, TokensError> {
-    let wrapped = SubjectPublicKeyInfoDer::from_pem_file(path)
-        .map_err(|source| TokensError::Pem { path: path.to_owned(), source })?;
-    let (_, info) = SubjectPublicKeyInfo::from_der(&wrapped).map_err(|error| TokensError::Key {
+    let wrong = |reason: &dyn std::fmt::Display| TokensError::Key {
         path: path.to_owned(),
         method,
-        reason: error.to_string(),
-    })?;
+        reason: reason.to_string(),
+    };
+    if let Ok(certificate) = CertificateDer::from_pem_file(path) {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| wrong(&error))?;
+        return Ok(parsed.public_key().subject_public_key.data.to_vec());
+    }
+    let wrapped = SubjectPublicKeyInfoDer::from_pem_file(path)
+        .map_err(|source| TokensError::Pem { path: path.to_owned(), source })?;
+    let (_, info) = SubjectPublicKeyInfo::from_der(&wrapped).map_err(|error| wrong(&error))?;
     Ok(info.subject_public_key.data.to_vec())
 }
 
