@@ -11,6 +11,10 @@
 //! Pre-Vote. Any member takes commands and linearizable reads: a follower hands commands to its
 //! leader and asks it up to where a read must see (ReadIndex; no clock is trusted).
 //!
+//! Members come and go: a new one is a learner until it is promoted, a change of voters goes
+//! through a joint membership, a leader that is removed hands over first, and who was removed finds
+//! out by asking, stops and says so. Ids are never given twice: that is up to who gives them.
+//!
 //! What it refuses to know: what a command means, which protocol brought it, and what time it
 //! is. Not here yet: encrypted connections between peers.
 //!
@@ -44,6 +48,7 @@
 mod host;
 mod leadership;
 pub mod log;
+mod members;
 mod options;
 mod proposals;
 mod raft;
@@ -54,7 +59,9 @@ mod thread;
 pub mod transport;
 
 pub use host::{Host, Peers};
+pub use members::{Change, Members, Progress};
 pub use openraft::AsyncRuntime;
 pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
 pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine};
 pub use replicated::{Parts, Replicated};
+pub use tcp::{Introduction, introduce};

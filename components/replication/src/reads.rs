@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 type Waiter = oneshot::Sender<Result<(), ProposeError>>;
 
 /// Lets reads pass once they are safe.
+#[derive(Clone)]
 pub struct ReadGate {
     queue: mpsc::UnboundedSender<Waiter>,
 }

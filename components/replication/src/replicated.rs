@@ -1,29 +1,26 @@
 //! A running Raft group.
 
 use crate::host::Host;
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, TypesOf};
 use crate::log::{Log, LogOptions, Recovery};
-use crate::options::{GroupOptions, GroupStatus, Member, ProposeError, StartError, config_of};
+use crate::members::{Caretaker, members_of};
+use crate::options::{GroupOptions, GroupStatus, ProposeError, StartError, config_of};
 use crate::raft::{
-    Answerer, Forwarded, GroupService, Machine, Networks, NodeId, Position, RaftOf, SnapshotRule, Snapshots,
-    StateMachine, Storage, Types,
+    Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ServiceParts,
+    SnapshotRule, Snapshots, StateMachine, Storage,
 };
 use crate::reads::{ReadGate, Rounds};
 use crate::transport::{Services, Transport};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{Fatal, InitializeError, RaftError};
-use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{AsyncRuntime, BasicNode, Raft, RaftMetrics};
+use openraft::{AsyncRuntime, BasicNode, Raft};
 use openraft_rt_tokio::TokioRuntime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-
-type TypesOf<S, A> = Types<Option<<S as StateMachine>::Response>, A>;
-type MetricsOf<S, A> = WatchReceiverOf<TypesOf<S, A>, RaftMetrics<TypesOf<S, A>>>;
 
 /// What a group needs from its process.
 pub struct Parts {
@@ -40,15 +37,15 @@ pub struct Replicated<S: StateMachine, A: AsyncRuntime = TokioRuntime> {
     pub(crate) raft: RaftOf<S, A>,
     pub(crate) host: Option<Arc<Host>>,
     pub(crate) leadership: Leadership<S, A>,
-    metrics: MetricsOf<S, A>,
-    reads: ReadGate,
+    pub(crate) reads: ReadGate,
     pub(crate) parts: Parts,
     pub(crate) group: u32,
     pub(crate) node: NodeId,
     pub(crate) forwarded: Forwarded<S::Response>,
     pub(crate) next_request: AtomicU64,
     pub(crate) answerer: Arc<parking_lot::RwLock<Option<Answerer>>>,
-    ended: Arc<Notify>,
+    ended: watch::Sender<bool>,
+    pub(crate) removed: watch::Receiver<bool>,
     pub(crate) heartbeat: Duration,
 }
 
@@ -90,7 +87,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         // What the state machine shows right after it was opened came from its disk.
         let end = position.applied.map_or(0, |id| id.index() + 1);
         let flushed = Arc::new(AtomicU64::new(end));
-        let voters = Arc::new(AtomicUsize::new(0));
+        let (members, members_here) = watch::channel(position.members.clone());
         let due = Arc::new(Notify::new());
         let forwarded = Forwarded::default();
         let (applied, applied_here) = watch::channel(end);
@@ -98,7 +95,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             log: parts.log.group(group),
             flushed: Arc::clone(&flushed),
             node,
-            voters: Arc::clone(&voters),
+            members: members_here.clone(),
         };
         let machine = Machine {
             state: machine,
@@ -111,32 +108,49 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             node,
             forwarded: Arc::clone(&forwarded),
             applied,
-            voters: Arc::clone(&voters),
+            members,
         };
-        let networks = || Networks { transport: Arc::clone(&parts.transport), group, node };
-        let raft: RaftOf<S, A> = Raft::new(node, config, networks(), storage, machine)
+        let networks =
+            Networks { transport: Arc::clone(&parts.transport), group, node, members: members_here.clone() };
+        let raft: RaftOf<S, A> = Raft::new(node, config, networks.clone(), storage, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let answerer: Arc<parking_lot::RwLock<Option<Answerer>>> = Arc::default();
-        let service = GroupService::new(raft.clone(), snapshots, Arc::clone(&answerer));
-        parts.services.insert(group, Arc::new(service));
-        found::<S, A>(raft.clone(), node, options.founders).await?;
-        let ended = Arc::new(Notify::new());
-        drop(A::spawn(take_snapshots::<S, A>(raft.clone(), due, Arc::clone(&ended))));
-        let leadership = Leadership { server: raft.server_metrics(), patience: options.election };
-        let rounds = Rounds {
+        let leadership = Leadership {
+            node,
+            server: raft.server_metrics(),
+            metrics: raft.metrics(),
+            heard: Heard::default(),
+            members: members_here.clone(),
+            patience: options.election,
+        };
+        let reads = ReadGate::start(Rounds {
             raft: raft.clone(),
             leadership: leadership.clone(),
-            networks: networks(),
+            networks: networks.clone(),
             applied: applied_here,
-        };
-        let reads = ReadGate::start(rounds);
+        });
+        let service = GroupService::new(ServiceParts {
+            raft: raft.clone(),
+            snapshots,
+            answerer: Arc::clone(&answerer),
+            members: members_here,
+            reads: reads.clone(),
+            heard: leadership.heard.clone(),
+        });
+        parts.services.insert(group, Arc::new(service));
+        found::<S, A>(raft.clone(), node, options.founders).await?;
+        let ended = watch::Sender::new(false);
+        drop(A::spawn(take_snapshots::<S, A>(raft.clone(), due, ended.subscribe())));
+        let (removed, removed_here) = watch::channel(false);
+        let (raft_here, leadership_here) = (raft.clone(), leadership.clone());
+        let caretaker = Caretaker { raft: raft_here, leadership: leadership_here, networks, removed };
+        drop(A::spawn(caretaker.run(ended.subscribe())));
         // Numbers of an earlier life of this process must not come again.
         let first_request = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64);
         Ok(Self {
-            metrics: raft.metrics(),
             raft,
             host: None,
             leadership,
@@ -148,6 +162,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             next_request: AtomicU64::new(first_request),
             answerer,
             ended,
+            removed: removed_here,
             heartbeat: options.heartbeat,
         })
     }
@@ -174,7 +189,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
 
     /// The current term.
     pub fn term(&self) -> u64 {
-        self.metrics.borrow_watched().current_term
+        self.leadership.metrics.borrow_watched().current_term
     }
 
     /// Who leads, as far as this member knows.
@@ -198,12 +213,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
 
     /// Where the group stands.
     pub fn status(&self) -> GroupStatus {
-        let metrics = self.metrics.borrow_watched().clone();
-        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
-        let member = |id: &NodeId, node: &BasicNode| {
-            let (address, label) = node.addr.split_once('\n').unwrap_or((&node.addr, ""));
-            Member { address: address.to_owned(), label: label.to_owned(), voter: voters.contains(id) }
-        };
+        let metrics = self.leadership.metrics.borrow_watched().clone();
         GroupStatus {
             node: self.node,
             term: metrics.current_term,
@@ -211,18 +221,26 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             applied_index: metrics.last_applied.map_or(0, |id| id.index()),
             leader: metrics.current_leader,
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index()),
-            members: metrics.membership_config.nodes().map(|(id, node)| (*id, member(id, node))).collect(),
+            members: members_of(metrics.membership_config.membership()),
         }
     }
 
     /// Resolves, with the reason, when the group has stopped for good: the disk failed, or the
-    /// state machine did. The process should exit; after a restart the disk decides.
+    /// state machine did, or this member was removed. The process should exit; after a restart the
+    /// disk decides.
     pub async fn stopped(&self) -> String {
         // These change with leaders and members, not with every command, and end with the group.
         let mut server = self.raft.server_metrics();
+        let mut removed = self.removed.clone();
         loop {
-            let ended = server.changed().await.is_err();
-            let state = self.metrics.borrow_watched().running_state.clone();
+            let ended = tokio::select! {
+                biased;
+                Ok(_) = removed.wait_for(|removed| *removed) => {
+                    return "this member was removed from the group".to_owned();
+                }
+                changed = server.changed() => changed.is_err(),
+            };
+            let state = self.leadership.metrics.borrow_watched().running_state.clone();
             match state {
                 Err(fatal) => return self.reason(&fatal),
                 Ok(()) if ended => return self.reason(&Fatal::Stopped),
@@ -260,7 +278,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
     pub async fn shutdown(&self) {
         self.parts.services.remove(self.group);
         *self.answerer.write() = None;
-        self.ended.notify_one();
+        self.ended.send_replace(true);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the group did not stop in good order");
         }
@@ -270,7 +288,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
     }
 
     pub(crate) fn stop_reason(&self) -> String {
-        match self.metrics.borrow_watched().running_state.clone() {
+        match self.leadership.metrics.borrow_watched().running_state.clone() {
             Err(fatal) => self.reason(&fatal),
             Ok(()) => "it is shutting down".to_owned(),
         }
@@ -319,17 +337,16 @@ fn found<S: StateMachine, A: AsyncRuntime>(
 async fn take_snapshots<S: StateMachine, A: AsyncRuntime>(
     raft: RaftOf<S, A>,
     due: Arc<Notify>,
-    ended: Arc<Notify>,
+    mut ended: watch::Receiver<bool>,
 ) {
     loop {
-        tokio::select! {
+        let goes_on = tokio::select! {
             biased;
-            () = due.notified() => {
-                if raft.trigger().snapshot().await.is_err() {
-                    return;
-                }
-            }
-            () = ended.notified() => return,
+            () = due.notified() => true,
+            _ = ended.wait_for(|ended| *ended) => false,
+        };
+        if !goes_on || raft.trigger().snapshot().await.is_err() {
+            return;
         }
     }
 }

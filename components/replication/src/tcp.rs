@@ -7,9 +7,12 @@
 //! ```
 //!
 //! A request's answer bears its number; kind 0 is an answer, kind 255 an error in words. Answers
-//! come in any order.
+//! come in any order. Who is no member yet names cluster, from and to 0: it is told the cluster
+//! (u64, after the welcome), and may ask who the members are, nothing else.
 
 use crate::NodeId;
+use crate::members::{Members, members_of};
+use crate::raft::decode_members;
 use crate::transport::{Answering, Kind, Peer, Request, Services, Transport};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -304,6 +307,11 @@ async fn welcome(mut stream: TcpStream, identity: Identity) -> io::Result<(TcpSt
     }
     hello.advance(9);
     let (cluster, from, to) = (hello.get_u64_le(), hello.get_u64_le(), hello.get_u64_le());
+    if (cluster, from, to) == (0, 0, 0) {
+        stream.write_u8(1).await?;
+        stream.write_u64_le(identity.cluster).await?;
+        return Ok((stream, from));
+    }
     if cluster != identity.cluster {
         stream.write_u8(2).await?;
         return Err(io::Error::other(format!("member {from:x} belongs to cluster {cluster:x}")));
@@ -314,6 +322,37 @@ async fn welcome(mut stream: TcpStream, identity: Identity) -> io::Result<(TcpSt
     }
     stream.write_u8(1).await?;
     Ok((stream, from))
+}
+
+/// A cluster as one of its members tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduction {
+    /// The cluster.
+    pub cluster: u64,
+    /// Its members, as far as the one who was asked knows.
+    pub members: Members,
+}
+
+/// Asks whoever listens at `address` for its cluster, and for the members of `group`.
+pub async fn introduce(address: &str, group: u32) -> io::Result<Introduction> {
+    let ask = async {
+        let nobody = Identity { cluster: 0, node: 0 };
+        let mut stream = connect(nobody, &Peer { node: 0, address: address.to_owned() }).await?;
+        let cluster = stream.read_u64_le().await?;
+        let (reader, mut writer) = stream.into_split();
+        let mut request = BytesMut::new();
+        put_frame(&mut request, 1, group, Kind::Introduce as u8, &[]);
+        writer.write_all(&request).await?;
+        let mut answer = Frames::new(reader).next().await?;
+        if answer.kind != ANSWER {
+            return Err(io::Error::other(String::from_utf8_lossy(&answer.body).into_owned()));
+        }
+        let members = decode_members(&mut answer.body)
+            .ok_or_else(|| io::Error::other(format!("{address} told of its members in no known form")))?;
+        Ok(Introduction { cluster, members: members_of(&members) })
+    };
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
+    tokio::time::timeout(SILENCE_LIMIT, ask).await.map_err(|_| late())?
 }
 
 type Answers = mpsc::UnboundedSender<(u64, io::Result<Bytes>)>;
@@ -330,7 +369,7 @@ async fn answer_requests(
             Ok(frame) => frame,
             Err(error) => return error,
         };
-        let Some(kind) = Kind::of(kind) else {
+        let Some(kind) = Kind::of(kind).filter(|kind| from != 0 || *kind == Kind::Introduce) else {
             // The other end of the queue lives as long as this.
             let _ = answers.send((number, Err(io::Error::other("a request of no known kind"))));
             continue;

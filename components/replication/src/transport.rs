@@ -33,12 +33,16 @@ pub enum Kind {
     ReadIndex = 9,
     /// Something of the application's own (leader only).
     Ask = 10,
+    /// Say whether the asker still is a member.
+    Standing = 11,
+    /// Say who the members are, to a process that is none of them yet.
+    Introduce = 12,
 }
 
 impl Kind {
     /// The kind of a number, if there is one.
     pub fn of(number: u8) -> Option<Self> {
-        const KINDS: [Kind; 10] = [
+        const KINDS: [Kind; 12] = [
             Kind::Append,
             Kind::Vote,
             Kind::PreVote,
@@ -49,6 +53,8 @@ impl Kind {
             Kind::Propose,
             Kind::ReadIndex,
             Kind::Ask,
+            Kind::Standing,
+            Kind::Introduce,
         ];
         KINDS.get(usize::from(number).checked_sub(1)?).copied()
     }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// Writes a copy of a state below a path; answers the copy's position.
@@ -68,8 +68,8 @@ pub struct Machine<S: StateMachine> {
     pub forwarded: Forwarded<S::Response>,
     /// One past the last index applied.
     pub applied: watch::Sender<u64>,
-    /// How many voters there are.
-    pub voters: Arc<AtomicUsize>,
+    /// The members, as of the last change applied.
+    pub members: watch::Sender<StoredMembers>,
 }
 
 type Answer<S> = Option<<S as StateMachine>::Response>;
@@ -93,6 +93,7 @@ impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for
     {
         let mut commands = Vec::new();
         let mut responders = Vec::new();
+        let mut changed = false;
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
             self.position.applied = Some(entry.log_id);
@@ -104,8 +105,8 @@ impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for
                     commands.push(payload.command);
                 }
                 EntryPayload::Membership(members) => {
-                    self.voters.store(members.voter_ids().count(), Ordering::Release);
                     self.position.members = StoredMembers::new(Some(entry.log_id), members);
+                    changed = true;
                     responders.push((responder, None));
                 }
                 EntryPayload::Blank => responders.push((responder, None)),
@@ -113,6 +114,9 @@ impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for
         }
         self.since.0 += responders.len() as u64;
         let mut answers = self.state.apply(commands, self.position.encode())?.into_iter();
+        if changed {
+            self.members.send_replace(self.position.members.clone());
+        }
         for (responder, command) in responders {
             let answer = if command.is_some() { answers.next() } else { None };
             if let (Some(Some(request)), None) = (command, &responder) {
@@ -150,7 +154,7 @@ impl<S: StateMachine, A: AsyncRuntime> RaftStateMachine<Types<Answer<S>, A>> for
         // Minutes for a large state, in which the other groups of this thread must go on.
         A::spawn_blocking(move || restore(&snapshots.adopt(snapshot)?.state)).await??;
         self.position = Position { applied: meta.last_log_id, members: meta.last_membership.clone() };
-        self.voters.store(self.position.members.membership().voter_ids().count(), Ordering::Release);
+        self.members.send_replace(self.position.members.clone());
         let end = self.position.applied.map_or(0, |id| id.index() + 1);
         self.flushed.fetch_max(end, Ordering::AcqRel);
         self.applied.send_replace(end);

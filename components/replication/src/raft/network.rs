@@ -2,7 +2,7 @@
 
 use super::codec::{self, Piece};
 use super::snapshots::SnapshotFiles;
-use super::types::{NodeId, Position, Types};
+use super::types::{NodeId, Position, StoredMembers, Types};
 use crate::transport::{Answering, Kind, Peer, Request, Transport};
 use bytes::{BufMut as _, Bytes};
 use futures::future::BoxFuture;
@@ -22,6 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Appends on their way to a member.
 const PIPELINE: usize = 64;
@@ -35,10 +36,13 @@ const PIECE_LIMIT: Duration = Duration::from_secs(10);
 const INSTALL_LIMIT: Duration = Duration::from_mins(10);
 
 /// Makes [`Network`]s.
+#[derive(Clone)]
 pub struct Networks {
     pub transport: Arc<dyn Transport>,
     pub group: u32,
     pub node: NodeId,
+    /// The members, as of the last change applied.
+    pub members: watch::Receiver<StoredMembers>,
 }
 
 /// The way to one member.
@@ -47,20 +51,23 @@ pub struct Network {
     transport: Arc<dyn Transport>,
     group: u32,
     node: NodeId,
+    /// Where it listened when the way to it was made.
     peer: Peer,
+    members: watch::Receiver<StoredMembers>,
 }
 
 /// Where a member listens; what stands behind the address is the application's.
-pub fn address_of(node: &BasicNode) -> String {
-    node.addr.split('\n').next().unwrap_or_default().to_owned()
+pub fn address_of(node: &BasicNode) -> &str {
+    node.addr.split('\n').next().unwrap_or_default()
 }
 
 impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftNetworkFactory<Types<R, A>> for Networks {
     type Network = Network;
 
     async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Network {
-        let peer = Peer { node: target, address: address_of(node) };
-        Network { transport: Arc::clone(&self.transport), group: self.group, node: self.node, peer }
+        let peer = Peer { node: target, address: address_of(node).to_owned() };
+        let (transport, members) = (Arc::clone(&self.transport), self.members.clone());
+        Network { transport, group: self.group, node: self.node, peer, members }
     }
 }
 
@@ -71,7 +78,16 @@ enum CallError {
 
 impl Network {
     fn call(&self, kind: Kind, body: Vec<u8>) -> Answering {
-        self.transport.call(&self.peer, Request { group: self.group, kind, body: body.into() })
+        let request = Request { group: self.group, kind, body: body.into() };
+        let moved = {
+            let members = self.members.borrow();
+            let known = members.membership().get_node(&self.peer.node).map(address_of);
+            known.filter(|address| *address != self.peer.address).map(str::to_owned)
+        };
+        match moved {
+            None => self.transport.call(&self.peer, request),
+            Some(address) => self.transport.call(&Peer { node: self.peer.node, address }, request),
+        }
     }
 
     async fn call_within<A: AsyncRuntime>(

@@ -3,21 +3,23 @@
 use super::codec;
 use super::machine::{Machine, StateMachine};
 use super::snapshots::{SnapshotFiles, Snapshots, write_position};
-use super::types::{NodeId, Origin, Payload, Position, Types, Vote, take};
+use super::types::{NodeId, Origin, Payload, Position, StoredMembers, Types, Vote, encode_members, take};
+use crate::reads::ReadGate;
 use crate::transport::{Answering, Kind, Service};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use futures::future::BoxFuture;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::ReadPolicy;
+use openraft::raft::{AppendEntriesResponse, ReadPolicy};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use openraft::{AsyncRuntime, Raft};
+use openraft::{AsyncRuntime, Instant as _, Raft};
 use parking_lot::{Mutex, RwLock};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::marker::PhantomData;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 type Answer<S> = Option<<S as StateMachine>::Response>;
 pub type RaftOf<S, A> = Raft<Types<Answer<S>, A>, Machine<S>>;
@@ -85,22 +87,55 @@ pub struct GroupService<S: StateMachine, A: AsyncRuntime> {
 }
 
 struct Inner<S: StateMachine, A: AsyncRuntime> {
-    raft: RaftOf<S, A>,
-    snapshots: Snapshots,
+    parts: ServiceParts<S, A>,
     receiving: Mutex<(u64, Option<Receiving>)>,
-    answerer: Arc<RwLock<Option<Answerer>>>,
-    runtime: PhantomData<fn() -> A>,
+}
+
+/// What a service answers from.
+pub struct ServiceParts<S: StateMachine, A: AsyncRuntime> {
+    pub raft: RaftOf<S, A>,
+    pub snapshots: Snapshots,
+    pub answerer: Arc<RwLock<Option<Answerer>>>,
+    /// The members, as of the last change applied.
+    pub members: watch::Receiver<StoredMembers>,
+    pub reads: ReadGate,
+    pub heard: Heard<A>,
+}
+
+/// When a leader was last heard of.
+pub struct Heard<A: AsyncRuntime>(Arc<Mutex<Option<A::Instant>>>);
+
+impl<A: AsyncRuntime> Clone for Heard<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<A: AsyncRuntime> Default for Heard<A> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<A: AsyncRuntime> Heard<A> {
+    fn now(&self) {
+        *self.0.lock() = Some(A::Instant::now());
+    }
+
+    /// Whether it is no longer ago than `limit`.
+    pub fn within(&self, limit: Duration) -> bool {
+        self.0.lock().is_some_and(|heard| heard.elapsed() < limit)
+    }
 }
 
 impl<S: StateMachine, A: AsyncRuntime> GroupService<S, A> {
-    pub fn new(raft: RaftOf<S, A>, snapshots: Snapshots, answerer: Arc<RwLock<Option<Answerer>>>) -> Self {
-        let receiving = Mutex::new((0, None));
-        Self { inner: Arc::new(Inner { raft, snapshots, receiving, answerer, runtime: PhantomData }) }
+    pub fn new(parts: ServiceParts<S, A>) -> Self {
+        Self { inner: Arc::new(Inner { parts, receiving: Mutex::new((0, None)) }) }
     }
 }
 
 impl<S: StateMachine, A: AsyncRuntime> Service for GroupService<S, A> {
-    fn answer(&self, _from: NodeId, kind: Kind, body: Bytes) -> Answering {
+    fn answer(&self, from: NodeId, kind: Kind, body: Bytes) -> Answering {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             match kind {
@@ -111,8 +146,10 @@ impl<S: StateMachine, A: AsyncRuntime> Service for GroupService<S, A> {
                 Kind::SnapshotEnd => inner.snapshot_end(body).await,
                 Kind::Transfer => inner.transfer(body).await,
                 Kind::Propose => Ok(inner.propose(body).await?.encode()),
-                Kind::ReadIndex => Ok(read_index(&inner.raft).await.encode()),
+                Kind::ReadIndex => Ok(read_index(&inner.parts.raft).await.encode()),
                 Kind::Ask => inner.ask(body).await,
+                Kind::Standing => inner.standing(from).await,
+                Kind::Introduce => Ok(encode_members(inner.parts.members.borrow().membership()).into()),
             }
         })
     }
@@ -136,34 +173,37 @@ pub async fn read_index<S: StateMachine, A: AsyncRuntime>(raft: &RaftOf<S, A>) -
 impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
     async fn append(&self, body: Bytes) -> io::Result<Bytes> {
         let request = codec::read_append(body)?;
-        let response = self.raft.append_entries(request).await.map_err(io::Error::other)?;
+        let response = self.parts.raft.append_entries(request).await.map_err(io::Error::other)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.parts.heard.now();
+        }
         Ok(codec::appended(&response).into())
     }
 
     async fn vote(&self, kind: Kind, body: Bytes) -> io::Result<Bytes> {
         let request = codec::read_vote(body)?;
         let response = if kind == Kind::Vote {
-            self.raft.vote(request).await
+            self.parts.raft.vote(request).await
         } else {
-            self.raft.pre_vote(request).await
+            self.parts.raft.pre_vote(request).await
         };
         Ok(codec::voted(&response.map_err(io::Error::other)?).into())
     }
 
     async fn transfer(&self, body: Bytes) -> io::Result<Bytes> {
         let request = codec::read_transfer(body)?;
-        let response = self.raft.handle_transfer_leader(request).await.map_err(io::Error::other)?;
+        let response = self.parts.raft.handle_transfer_leader(request).await.map_err(io::Error::other)?;
         response.map_err(io::Error::other)?;
         Ok(Bytes::new())
     }
 
     async fn propose(&self, mut body: Bytes) -> io::Result<Led> {
         let origin = Origin { node: codec::number(&mut body)?, request: codec::number(&mut body)? };
-        if !self.raft.is_leader() {
-            return Ok(Led::NotLeader(self.raft.current_leader().await));
+        if !self.parts.raft.is_leader() {
+            return Ok(Led::NotLeader(self.parts.raft.current_leader().await));
         }
         let payload = Payload { command: body, origin: Some(origin) };
-        Ok(match self.raft.client_write(payload).await {
+        Ok(match self.parts.raft.client_write(payload).await {
             Ok(_) => Led::Done(Bytes::new()),
             // Refused before it was appended.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -174,21 +214,31 @@ impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
     }
 
     async fn ask(&self, body: Bytes) -> io::Result<Bytes> {
-        if !self.raft.is_leader() {
-            return Ok(Led::NotLeader(self.raft.current_leader().await).encode());
+        if !self.parts.raft.is_leader() {
+            return Ok(Led::NotLeader(self.parts.raft.current_leader().await).encode());
         }
-        let answerer = self.answerer.read().clone();
+        let answerer = self.parts.answerer.read().clone();
         Ok(match answerer {
             Some(answerer) => Led::Done(answerer(body).await).encode(),
             None => Led::Unknown("it has just started".to_owned()).encode(),
         })
     }
 
+    /// Answers 1 to a member and 0 to who is none: of all changes committed before it asked.
+    async fn standing(&self, from: NodeId) -> io::Result<Bytes> {
+        if let Err(error) = self.parts.reads.pass().await {
+            return Ok(Led::Unknown(error.to_string()).encode());
+        }
+        let member = self.parts.members.borrow().membership().get_node(&from).is_some();
+        Ok(Led::Done(Bytes::copy_from_slice(&[u8::from(member)])).encode())
+    }
+
     fn snapshot_begin(&self, body: Bytes) -> io::Result<Bytes> {
         let (vote, position, names) = codec::read_snapshot(body)?;
+        self.parts.heard.now();
         let mut receiving = self.receiving.lock();
         receiving.1 = None;
-        let dir = self.snapshots.receive()?;
+        let dir = self.parts.snapshots.receive()?;
         let mut files = Vec::with_capacity(names.len());
         for (name, size) in names {
             let path = below(&dir.join("state"), &name)?;
@@ -219,6 +269,7 @@ impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
             return Err(io::Error::other("a piece past the end of a snapshot's file"));
         }
         file.write_all_at(&piece.bytes, piece.offset)?;
+        self.parts.heard.now();
         *received += piece.bytes.len() as u64;
         Ok(Bytes::new())
     }
@@ -230,7 +281,8 @@ impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
             receiving.ok_or_else(|| io::Error::other("this snapshot is not expected any more"))?;
         let (vote, meta, state) = A::spawn_blocking(move || finish(receiving)).await??;
         let snapshot = Snapshot { meta, snapshot: SnapshotFiles { state } };
-        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
+        let response =
+            self.parts.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)?;
         let mut out = Vec::new();
         codec::put_vote(&mut out, &response.vote);
         Ok(out.into())

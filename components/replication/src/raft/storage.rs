@@ -1,8 +1,8 @@
 //! The group's log as openraft asks for it.
 
 use super::types::{
-    NodeId, Origin, Payload, RaftEntry, Types, decode_members, encode_members, from_log_id, from_vote, take,
-    to_log_id, to_vote,
+    NodeId, Origin, Payload, RaftEntry, StoredMembers, Types, decode_members, encode_members, from_log_id,
+    from_vote, has_one_voter, take, to_log_id, to_vote,
 };
 use crate::log::{Entry, EntryKind, GroupLog, LogError};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -14,7 +14,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// Payload bytes read for one request of openraft.
 const READ_BUDGET: usize = 4 << 20;
@@ -27,8 +28,8 @@ pub struct Storage {
     pub flushed: Arc<AtomicU64>,
     /// This member.
     pub node: NodeId,
-    /// How many voters there are.
-    pub voters: Arc<AtomicUsize>,
+    /// The members, as of the last change applied.
+    pub members: watch::Receiver<StoredMembers>,
 }
 
 pub fn to_entry(entry: Entry) -> io::Result<RaftEntry> {
@@ -141,7 +142,7 @@ impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftLogStorage<Types<R, A>> for 
         let done: crate::log::Done = Box::new(move |outcome| callback.io_completed(outcome));
         // Several entries at once mean that more are on their way: those gather while the log's
         // thread writes these. A leader sends its entries on while they are written.
-        let alone = self.voters.load(Ordering::Acquire) <= 1;
+        let alone = has_one_voter(self.members.borrow().membership());
         let mine = entries.first().is_some_and(|entry| entry.id.leader == self.node);
         if entries.len() == 1 && (alone || !mine) {
             self.log.append_here(entries, done)?;

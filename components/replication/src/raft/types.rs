@@ -108,6 +108,11 @@ pub type Members = Membership<NodeId, BasicNode>;
 pub type StoredMembers = openraft::StoredMembership<LeaderId<u64, NodeId>, NodeId, BasicNode>;
 pub type Vote = openraft::impls::Vote<LeaderId<u64, NodeId>>;
 
+/// Whether at most one member votes.
+pub fn has_one_voter(members: &Members) -> bool {
+    members.get_joint_config().iter().all(|voters| voters.len() <= 1)
+}
+
 pub fn to_log_id(id: EntryId) -> LogId {
     LogId::new(LeaderId { term: id.term, node_id: id.leader }, id.index)
 }

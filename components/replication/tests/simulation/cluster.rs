@@ -108,6 +108,19 @@ impl Cluster {
         self.nodes.lock().get(&node).cloned()
     }
 
+    /// Where everybody stands.
+    pub fn describe(&self) -> String {
+        let told = |node: &Node| {
+            format!("{} commands, {:?}", node.journal.state.lock().commands.len(), node.group.status())
+        };
+        self.nodes.lock().values().map(told).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether a node was ever started.
+    pub fn has_lived(&self, node: NodeId) -> bool {
+        self.dir.join(node.to_string()).exists()
+    }
+
     /// Any running node.
     pub fn any(&self) -> Option<Node> {
         let nodes = self.nodes.lock();
@@ -178,12 +191,7 @@ impl Cluster {
             if passed && journals.windows(2).all(|pair| pair[0] == pair[1]) {
                 return journals.into_iter().next().unwrap_or_default();
             }
-            assert!(
-                now() < limit,
-                "the nodes do not come together: journals of {:?}, {:?}",
-                journals.iter().map(Vec::len).collect::<Vec<_>>(),
-                self.nodes.lock().values().map(|node| node.group.status()).collect::<Vec<_>>()
-            );
+            assert!(now() < limit, "the nodes do not come together: {}", self.describe());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! names its seed when it fails; `REPLICATION_SEED` runs that one alone, `REPLICATION_SEEDS` so
 //! many.
 
+mod changes;
 mod cluster;
 mod disk;
 mod journal;
@@ -24,8 +25,16 @@ fn seeds(default: u64) -> Vec<u64> {
     }
 }
 
-/// Runs a story under each seed, and says which one failed.
+/// Runs a story of three founders under each seed, and says which one failed.
 fn tell<F>(seeds: Vec<u64>, story: impl Fn(Cluster) -> F)
+where
+    F: Future<Output = String> + Send + 'static,
+{
+    simulate_each(seeds, &[1, 2, 3], story);
+}
+
+/// Runs a story of `founders` under each seed, and says which one failed.
+fn simulate_each<F>(seeds: Vec<u64>, founders: &[NodeId], story: impl Fn(Cluster) -> F)
 where
     F: Future<Output = String> + Send + 'static,
 {
@@ -42,8 +51,13 @@ where
         let named = Seed(seed);
         let dir = if memory.exists() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let dir = dir.expect("dir");
-        let cluster = Cluster::new(dir.path().to_owned(), &[1, 2, 3]);
-        let said = simulate(seed, story(cluster));
+        let cluster = Cluster::new(dir.path().to_owned(), founders);
+        let story = story(cluster.clone());
+        let said = simulate(seed, async move {
+            let told = timeout(Duration::from_mins(20), story).await;
+            assert!(told.is_ok(), "the story does not end: {}", cluster.describe());
+            told.unwrap_or_default()
+        });
         println!("seed {seed}: {said}");
         drop(named);
     }
