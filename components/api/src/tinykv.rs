@@ -29,6 +29,8 @@ pub struct TinykvConfig {
     /// The members that found the cluster, this one among them: `name=http://host:port` each, or the URL alone when its
     /// host's first label is the name. The same list on every member; read at the first start. Empty: a cluster of one.
     pub peers: Vec<String>,
+    /// Whether `peers` found a cluster, or this member was added to one that exists. Read at the first start.
+    pub initial_cluster_state: InitialClusterState,
     /// Logical size at which writes are refused with NOSPACE, in bytes.
     pub quota_bytes: u64,
     /// Tokens and passwords of etcd's users.
@@ -53,6 +55,7 @@ impl Default for TinykvConfig {
             advertise_client_urls: Vec::new(),
             listen_peer: ([127, 0, 0, 1], 2380).into(),
             peers: Vec::new(),
+            initial_cluster_state: InitialClusterState::New,
             quota_bytes: 2 << 30,
             auth: TinykvAuthConfig::default(),
             request_limits: TinykvRequestLimits::default(),
@@ -61,6 +64,17 @@ impl Default for TinykvConfig {
             watch_progress_interval_ms: 600_000,
         }
     }
+}
+
+/// What a member does at its first start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialClusterState {
+    /// It founds a cluster, with the other members named.
+    #[default]
+    New,
+    /// It joins the cluster of the members named, to which it was added.
+    Existing,
 }
 
 /// Watches are requests that last, so more of them may be in progress than elsewhere.

@@ -106,7 +106,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("client-cert-auth", Needless("clients must show certificates where --trusted-ca-file names a CA")),
     ("initial-advertise-peer-urls", Needless("members reach one another as --initial-cluster says")),
     ("initial-cluster-token", Needless("members of another cluster are told apart by --initial-cluster")),
-    ("initial-cluster-state", Only(&["new"], "members do not join a running cluster in this version")),
+    ("initial-cluster-state", Set("initial_cluster_state", text)),
     ("initial-election-tick-advance", Needless("a member of one leads at once")),
     ("strict-reconfig-check", Needless("tinykv always keeps a quorum")),
     ("pre-vote", Only(&["true"], "elections always begin with a Pre-Vote")),

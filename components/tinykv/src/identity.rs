@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The cluster's and the member's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The same on every member of a cluster.
@@ -19,19 +19,30 @@ pub struct Identity {
     /// Whether it listens to peers.
     #[serde(default)]
     pub has_peers: bool,
+    /// Whether it joined a cluster that was founded before.
+    #[serde(default)]
+    pub joined: bool,
+    /// Whether it was removed from its cluster: then this data is of no use any more.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 impl Identity {
     /// A cluster of one.
     pub fn alone() -> Self {
-        Self { cluster_id: random_id(), member_id: random_id(), has_peers: false }
+        Self { cluster_id: random_id(), member_id: random_id(), ..Self::default() }
+    }
+
+    /// A member that was added to a cluster.
+    pub fn joined(cluster_id: u64, member_id: u64) -> Self {
+        Self { cluster_id, member_id, has_peers: true, joined: true, removed: false }
     }
 
     /// The member `name` of those that found a cluster: each of them comes to the same ids.
     pub fn among(founders: &[Founder], name: &str) -> Self {
         let cluster_id = founders.iter().fold(SEED, |hash, founder| mix(hash, member_id(founder)));
         let member_id = founders.iter().find(|founder| founder.name == name).map_or(0, member_id);
-        Self { cluster_id, member_id, has_peers: true }
+        Self { cluster_id, member_id, has_peers: true, ..Self::default() }
     }
 }
 
@@ -112,6 +123,16 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whether `dir` belongs to a member already.
+pub fn is_taken(dir: &Path) -> bool {
+    dir.join("identity.json").exists()
+}
+
+/// Notes that the member was removed from its cluster.
+pub fn retire(dir: &Path, identity: Identity) -> io::Result<()> {
+    write(dir, &dir.join("identity.json"), Identity { removed: true, ..identity })
 }
 
 fn lock(dir: &Path) -> Result<DirLock, IdentityError> {

@@ -5,8 +5,7 @@
 //! [`platform`]) turn wire types into the engine's own and back.
 //!
 //! What it refuses to know: what keys mean. What this version does not do, and refuses with a
-//! sentence: members that join or leave a cluster after its founding, encrypted connections
-//! between members, maintenance snapshots.
+//! sentence: encrypted connections between members, maintenance snapshots.
 //!
 //! ```
 //! use tinykv::mvcc::{Command, Keyspace, Origin, Put, Query, Span, Values};
@@ -28,6 +27,7 @@ pub mod flags;
 pub mod identity;
 pub mod lessor;
 pub mod members;
+pub mod membership;
 pub mod metrics;
 pub mod mvcc;
 pub mod node;

@@ -3,6 +3,7 @@
 use crate::identity::{self, DirLock, Identity, IdentityError};
 use crate::lessor::Renewal;
 use crate::members::{self, Question, Reply};
+use crate::membership::{self, MemberRefusal};
 use crate::metrics::Figures;
 use crate::mvcc::{
     self, Alarm, Answer, AuthError, Command, Keyspace, Origin, Put, Query, QueryAnswer, Refusal, Txn,
@@ -10,7 +11,7 @@ use crate::mvcc::{
 };
 use crate::store::{KvMachine, Shared, SharedParts, StoreError};
 use crate::tokens::{Tokens, TokensError};
-use aistack_api::tinykv::{Founder, TinykvConfig, TinykvConfigError};
+use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig, TinykvConfigError};
 use replication::log::LogOptions;
 use replication::{GroupOptions, GroupStatus, Host, Peers, ProposeError, Replicated, StartError};
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How often leases are looked through for those that have run out.
@@ -59,6 +61,20 @@ pub enum NodeStartError {
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The cluster to join did not take this process.
+    #[error("cannot join the cluster: {0}")]
+    Join(String),
+    /// It was removed.
+    #[error(
+        "member {id:x} was removed from its cluster for good; to bring this machine back, add a member and start it with an empty data directory instead of {path}",
+        path = path.display()
+    )]
+    Removed {
+        /// The member.
+        id: u64,
+        /// Its data directory.
+        path: std::path::PathBuf,
+    },
 }
 
 /// Why a request was not done.
@@ -82,6 +98,15 @@ pub enum NodeError {
     /// Only the leader can do this.
     #[error("not leader")]
     NotLeader,
+    /// A learner does not answer this.
+    #[error("rpc not supported for learner")]
+    Learner,
+    /// The members stay as they are.
+    #[error(transparent)]
+    Members(#[from] MemberRefusal),
+    /// It listens to no peers.
+    #[error("this member listens to no peers; name it in `peers` (--initial-cluster) and start it again")]
+    NoPeers,
     /// The leadership cannot go there.
     #[error("bad leader transferee")]
     BadTransferee,
@@ -149,7 +174,11 @@ pub struct Node {
     pub identity: Identity,
     /// The state.
     pub shared: Arc<Shared>,
-    group: Replicated<KvMachine>,
+    pub(crate) group: Replicated<KvMachine>,
+    /// Whether it listens to peers.
+    pub(crate) has_peers: bool,
+    /// Whether there has been no leader for a while.
+    pub(crate) deserted: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     stopping: AtomicBool,
     /// The term that this member's clocks of leases count for: it leads, and they began anew when it did. 0 when it does not.
@@ -161,12 +190,23 @@ impl Node {
     /// Opens the data directory and starts the member; everything acknowledged before is there.
     pub async fn start(config: TinykvConfig) -> Result<Arc<Self>, NodeStartError> {
         let founders = config.founders()?;
-        let first =
-            if founders.is_empty() { Identity::alone() } else { Identity::among(&founders, &config.name) };
+        let joins = config.initial_cluster_state == InitialClusterState::Existing;
+        let first = if founders.is_empty() {
+            Identity::alone()
+        } else if joins && !identity::is_taken(&config.data_dir) {
+            membership::join(&config, &founders).await.map_err(NodeStartError::Join)?
+        } else {
+            Identity::among(&founders, &config.name)
+        };
         let (identity, lock) = identity::take(&config.data_dir, first)?;
+        if identity.removed {
+            let (id, path) = (identity.member_id, config.data_dir);
+            return Err(NodeStartError::Removed { id, path });
+        }
+        let has_peers = identity.has_peers || !founders.is_empty();
         let figures = Arc::new(Figures::default());
         let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
-        let host = host_of(&config, identity, log_of(&config, figures))?;
+        let host = host_of(&config, identity, has_peers, log_of(&config, figures))?;
         let options = group_of(&config, identity, &founders);
         let group = host.start(options, KvMachine(Arc::clone(&shared))).await?;
         drop(host);
@@ -178,6 +218,8 @@ impl Node {
                 tokio::spawn(Arc::clone(&shared).sweep_forever()),
                 tokio::spawn(end_leases(node.clone())),
                 tokio::spawn(begin_to_lead(node.clone())),
+                tokio::spawn(membership::look_after(node.clone())),
+                tokio::spawn(membership::watch_for_desertion(node.clone())),
             ];
             group.answer_with(members::answerer(node.clone()));
             Self {
@@ -185,6 +227,8 @@ impl Node {
                 identity,
                 shared,
                 group,
+                has_peers,
+                deserted: watch::Sender::new(false),
                 tasks,
                 stopping: AtomicBool::new(false),
                 clocks_of: AtomicU64::new(0),
@@ -260,7 +304,11 @@ impl Node {
         for task in &self.tasks {
             task.abort();
         }
+        let removed = self.removed();
         self.group.shutdown().await;
+        if removed && let Err(error) = identity::retire(&self.config.data_dir, self.identity) {
+            tracing::warn!(%error, "that this member was removed could not be noted");
+        }
         let shared = Arc::clone(&self.shared);
         let flushed = tokio::task::spawn_blocking(move || shared.db().flush()).await;
         if let Ok(Err(error)) = flushed {
@@ -270,10 +318,16 @@ impl Node {
 
     /// Returns when a read of the local state is linearizable.
     pub(crate) async fn barrier(&self) -> Result<(), NodeError> {
+        if self.is_learner() {
+            return Err(NodeError::Learner);
+        }
         self.in_time(async { Ok(self.group.read_barrier().await?) }).await
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, NodeError>>) -> Result<T, NodeError> {
+    pub(crate) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, NodeError>>,
+    ) -> Result<T, NodeError> {
         let limit = Duration::from_millis(self.config.request_limits.timeout_ms);
         tokio::time::timeout(limit, work).await.unwrap_or(Err(NodeError::TimedOut))
     }
@@ -353,7 +407,7 @@ impl Node {
         match self.ask(Question::Renew(id)).await? {
             Reply::Seconds(ttl) => Ok(Some(ttl)),
             Reply::Nothing => Ok(None),
-            Reply::NotNow => Err(NodeError::LeaderChanged),
+            Reply::NotNow | Reply::Changed(_) => Err(NodeError::LeaderChanged),
         }
     }
 
@@ -418,7 +472,7 @@ impl Node {
         let left = match self.ask(Question::Left(id)).await? {
             Reply::Seconds(left) => left,
             Reply::Nothing => return Ok(None),
-            Reply::NotNow => return Err(NodeError::LeaderChanged),
+            Reply::NotNow | Reply::Changed(_) => return Err(NodeError::LeaderChanged),
         };
         Ok(self.shared.with(|keyspace| {
             let lease = keyspace.lease(id)?;
@@ -488,8 +542,13 @@ fn parts_of(config: &TinykvConfig, figures: Arc<Figures>) -> Result<SharedParts,
     })
 }
 
-fn host_of(config: &TinykvConfig, identity: Identity, log: LogOptions) -> Result<Arc<Host>, NodeStartError> {
-    if !identity.has_peers {
+fn host_of(
+    config: &TinykvConfig,
+    identity: Identity,
+    has_peers: bool,
+    log: LogOptions,
+) -> Result<Arc<Host>, NodeStartError> {
+    if !has_peers {
         return Ok(Host::alone(&config.data_dir, log)?);
     }
     let address = config.listen_peer;
@@ -503,6 +562,7 @@ fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> 
     // An address, and after a line feed the name.
     let mut together: BTreeMap<u64, String> = founders
         .iter()
+        .filter(|_| !identity.joined)
         .map(|founder| (identity::member_id(founder), format!("{}\n{}", founder.address, founder.name)))
         .collect();
     if together.is_empty() && !identity.has_peers {

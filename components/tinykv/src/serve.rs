@@ -78,5 +78,9 @@ pub async fn serve_node(node: Arc<Node>, listener: TcpListener, ctx: &Ctx) -> Re
         }
     };
     node.stop().await;
+    if node.removed() {
+        tracing::warn!("the member has been permanently removed from the cluster");
+        return Ok(());
+    }
     failure.map_or(Ok(()), |reason| Err(ServeError::Stopped(reason)))
 }

@@ -237,14 +237,6 @@ async fn without_space_only_what_shrinks_goes_on() {
     client.put("k", "small", None).await.expect("written");
 }
 
-#[tokio::test]
-async fn what_this_version_does_not_do_it_says() {
-    let (_server, mut client) = server(&[]).await;
-    let error = client.member_add(["http://10.0.0.2:2380"], None).await.map(|_| ()).expect_err("one member");
-    let text = message(&error);
-    assert!(text.contains("tinykv does not serve") && text.contains("in this version"), "{text}");
-}
-
 /// A client that has proved who it is.
 async fn as_user(port: u16, name: &str) -> Client {
     let options = etcd_client::ConnectOptions::new().with_user(name, format!("{name}'s password"));

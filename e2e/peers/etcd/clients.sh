@@ -59,7 +59,7 @@ story() { # one walk through etcdctl; the argument list is the etcdctl to use
   says '3\.7\.' "${ctl[@]}" endpoint status
   says started "${ctl[@]}" member list
   "${ctl[@]}" alarm list >/dev/null
-  says 'does not serve' "${ctl[@]}" member promote 1
+  says 'listens to no peers' "${ctl[@]}" member promote 1
 }
 
 guarded() { # users, roles, locks and elections; the argument list is the etcdctl to use

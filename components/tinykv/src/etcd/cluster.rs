@@ -1,39 +1,39 @@
-//! The Cluster service: the member list. Members do not come or go after the founding yet.
+//! The Cluster service: the members, and their coming and going.
 
-use super::{Door, absent};
-use crate::node::Node;
+use super::Door;
+use crate::identity::random_id;
+use crate::membership::{Description, MemberChange, address_of};
 use tonic::{Request, Response, Status, async_trait};
 use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::cluster_server::Cluster;
 
-const CHANGES: &str = "changes of a cluster's members";
+fn member(id: u64, known: Description) -> pb::Member {
+    let Description { name, peer_urls, client_urls, learner } = known;
+    pb::Member { id, name, peer_ur_ls: peer_urls, client_ur_ls: client_urls, is_learner: learner }
+}
 
-/// A member tells where its own clients connect; of the others nothing of the kind is known.
-fn member(node: &Node, id: u64, member: &replication::Member) -> pb::Member {
-    if id != node.identity.member_id {
-        return pb::Member {
-            id,
-            name: member.label.clone(),
-            peer_ur_ls: vec![format!("http://{}", member.address)],
-            client_ur_ls: Vec::new(),
-            is_learner: !member.voter,
-        };
+/// Peer URLs that can be used: connections between members are not encrypted in this version.
+fn peer_urls(mut urls: Vec<String>) -> Result<Vec<String>, Status> {
+    if urls.is_empty() || urls.iter().any(|url| address_of(url).is_none()) {
+        return Err(Status::invalid_argument("etcdserver: given member URLs are invalid"));
     }
-    let config = &node.config;
-    let mut client_ur_ls = config.advertise_client_urls.clone();
-    if client_ur_ls.is_empty() {
-        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-        client_ur_ls.push(format!("{scheme}://{}", config.listen_client));
+    urls.sort();
+    Ok(urls)
+}
+
+impl Door {
+    async fn changed(&self, change: MemberChange) -> Result<Vec<pb::Member>, Status> {
+        self.node.change_members(change).await?;
+        self.listed(true).await
     }
-    pb::Member {
-        id,
-        name: config.name.clone(),
-        peer_ur_ls: vec![format!("http://{}", config.listen_peer)],
-        client_ur_ls,
-        is_learner: !member.voter,
+
+    async fn listed(&self, linearizable: bool) -> Result<Vec<pb::Member>, Status> {
+        let members = self.node.members(linearizable).await?;
+        Ok(members.into_iter().map(|(id, known)| member(id, known)).collect())
     }
 }
 
+// etcd leaves the revision out of cluster answers.
 #[async_trait]
 impl Cluster for Door {
     async fn member_add(
@@ -41,7 +41,13 @@ impl Cluster for Door {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.admin(&request).await?;
-        Err(absent(CHANGES))
+        let request = request.into_inner();
+        let (id, learner) = (random_id(), request.is_learner);
+        let peer_urls = peer_urls(request.peer_ur_ls)?;
+        let description = Description { peer_urls: peer_urls.clone(), learner, ..Description::default() };
+        let members = self.changed(MemberChange::Add { id, peer_urls, learner }).await?;
+        let member = Some(member(id, description));
+        Ok(Response::new(pb::MemberAddResponse { header: Some(self.header(0)), member, members }))
     }
 
     async fn member_remove(
@@ -49,7 +55,12 @@ impl Cluster for Door {
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         self.admin(&request).await?;
-        Err(absent(CHANGES))
+        let id = request.into_inner().id;
+        self.node.change_members(MemberChange::Remove(id)).await?;
+        // Who has just been removed sees no more than it has.
+        let members = self.listed(id != self.node.identity.member_id).await?;
+        let members = members.into_iter().filter(|member| member.id != id).collect();
+        Ok(Response::new(pb::MemberRemoveResponse { header: Some(self.header(0)), members }))
     }
 
     async fn member_update(
@@ -57,7 +68,10 @@ impl Cluster for Door {
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         self.admin(&request).await?;
-        Err(absent("changes of a member's addresses"))
+        let request = request.into_inner();
+        let change = MemberChange::Update { id: request.id, peer_urls: peer_urls(request.peer_ur_ls)? };
+        let members = self.changed(change).await?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: Some(self.header(0)), members }))
     }
 
     async fn member_list(
@@ -66,9 +80,7 @@ impl Cluster for Door {
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         let by = self.caller(&request).await?;
         self.node.permit(|auth| auth.check_known(&by))?;
-        let members =
-            self.node.status().members.iter().map(|(id, known)| member(&self.node, *id, known)).collect();
-        // etcd leaves the revision out of cluster answers.
+        let members = self.listed(request.into_inner().linearizable).await?;
         Ok(Response::new(pb::MemberListResponse { header: Some(self.header(0)), members }))
     }
 
@@ -77,6 +89,7 @@ impl Cluster for Door {
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.admin(&request).await?;
-        Err(absent(CHANGES))
+        let members = self.changed(MemberChange::Promote(request.into_inner().id)).await?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: Some(self.header(0)), members }))
     }
 }

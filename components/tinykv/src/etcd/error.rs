@@ -1,5 +1,6 @@
 //! Errors in the words and codes that etcd's clients match.
 
+use crate::membership::MemberRefusal;
 use crate::mvcc::{AuthError, Refusal};
 use crate::node::NodeError;
 use tonic::{Code, Status};
@@ -13,6 +14,11 @@ impl From<NodeError> for Status {
             NodeError::TimedOut => (Code::Unavailable, "etcdserver: request timed out"),
             NodeError::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
             NodeError::NotLeader => (Code::FailedPrecondition, "etcdserver: not leader"),
+            NodeError::Learner => (Code::FailedPrecondition, "etcdserver: rpc not supported for learner"),
+            NodeError::Members(refusal) => {
+                return Self::new(code_of(*refusal), format!("etcdserver: {refusal}"));
+            }
+            NodeError::NoPeers => return Self::failed_precondition(format!("etcdserver: {error}")),
             NodeError::BadTransferee => (Code::FailedPrecondition, "etcdserver: bad leader transferee"),
             NodeError::LeaderChanged => (Code::Unavailable, "etcdserver: leader changed"),
             NodeError::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped"),
@@ -25,6 +31,18 @@ impl From<NodeError> for Status {
             }
         };
         Self::new(code, text)
+    }
+}
+
+fn code_of(refusal: MemberRefusal) -> Code {
+    match refusal {
+        MemberRefusal::NotFound => Code::NotFound,
+        MemberRefusal::Unhealthy => Code::Unavailable,
+        MemberRefusal::PeerUrlExists
+        | MemberRefusal::NotLearner
+        | MemberRefusal::LearnerNotReady
+        | MemberRefusal::TooManyLearners
+        | MemberRefusal::NotEnoughStarted => Code::FailedPrecondition,
     }
 }
 

@@ -86,7 +86,7 @@ async fn trouble(node: &Node, asked: &Asked) -> Option<String> {
     if let Some(alarm) = alarms(node).into_iter().find(|alarm| asked.wants(alarm)) {
         return Some(format!("ALARM {alarm}"));
     }
-    if !asked.serializable && node.leader().is_none() {
+    if !asked.serializable && !node.has_leader() {
         return Some("RAFT NO LEADER".to_owned());
     }
     reads(node, asked.serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
@@ -175,7 +175,7 @@ async fn figures(State(site): State<Site>) -> Response {
         )
     });
     let values = [
-        ("etcd_server_has_leader", f64::from(u8::from(group.leader.is_some()))),
+        ("etcd_server_has_leader", f64::from(u8::from(node.has_leader()))),
         ("etcd_server_is_leader", f64::from(u8::from(group.leader == Some(group.node)))),
         ("etcd_server_proposals_committed_total", group.applied_index as f64),
         ("etcd_server_quota_backend_bytes", node.config.quota_bytes as f64),

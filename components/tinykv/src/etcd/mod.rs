@@ -8,6 +8,7 @@ mod caller;
 mod cluster;
 mod election;
 mod error;
+mod gate;
 mod gateway;
 mod http;
 mod kv;
@@ -70,6 +71,7 @@ impl Door {
             .add_service(LockServer::new(door()).max_decoding_message_size(limit))
             .add_service(ElectionServer::new(door()).max_decoding_message_size(limit))
             .into_axum_router()
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&self.node), gate::gate))
     }
 
     /// What came with a request to prove who makes it.

@@ -99,7 +99,7 @@ func (c *trio) start(t *testing.T, m *member) {
 	m.cmd = exec.Command(c.binary, "--name", m.name, "--data-dir", m.dir, "--listen-client-urls", "http://"+m.client,
 		"--listen-peer-urls", "http://"+m.peer, "--initial-cluster", c.initial, "--admin-listen", "127.0.0.1:0",
 		"--set", "raft.snapshot_entries=2000", "--set", "raft.segment_bytes=6291456")
-	m.cmd.Stdout, m.cmd.Stderr = output, output
+	m.cmd.Stdout, m.cmd.Stderr, m.cmd.Env = output, output, peers.Environment()
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -105,6 +105,17 @@ func launch(t testing.TB, name, endpoint, data string, start func() *exec.Cmd) *
 	return server
 }
 
+// Environment is what servers are started with: the tests' own variables are not settings of theirs.
+func Environment() []string {
+	var kept []string
+	for _, setting := range os.Environ() {
+		if !strings.HasPrefix(setting, "TINYKV_") && !strings.HasPrefix(setting, "ETCD_") {
+			kept = append(kept, setting)
+		}
+	}
+	return kept
+}
+
 // Start starts the process and waits until it answers.
 func (s *Server) Start(t testing.TB) {
 	output, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -114,12 +125,7 @@ func (s *Server) Start(t testing.TB) {
 	defer output.Close()
 	s.cmd = s.start()
 	s.cmd.Stdout, s.cmd.Stderr = output, output
-	// The tests' own variables are not settings of the servers.
-	for _, setting := range os.Environ() {
-		if !strings.HasPrefix(setting, "TINYKV_") && !strings.HasPrefix(setting, "ETCD_") {
-			s.cmd.Env = append(s.cmd.Env, setting)
-		}
-	}
+	s.cmd.Env = Environment()
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

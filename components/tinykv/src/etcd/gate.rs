@@ -1,0 +1,68 @@
+//! What is asked of every request before it is looked into: whether this member may serve it, and
+//! whether a client that wants a leader (metadata `hasleader`) has one.
+
+use crate::node::Node;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tonic::Status;
+
+/// The services that a member answers for.
+const SERVICES: &str = "/etcdserverpb.";
+/// What a learner serves; of ranges only those that ask for no more than its own state.
+const OF_LEARNERS: [&str; 3] =
+    ["/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot"];
+
+fn no_leader() -> Status {
+    Status::unavailable("etcdserver: no leader")
+}
+
+/// Lets a request pass, or refuses it. The answer to one that wants a leader ends when there has
+/// been none for a while.
+pub async fn gate(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if !path.starts_with(SERVICES) {
+        return next.run(request).await;
+    }
+    if !OF_LEARNERS.contains(&path) && node.is_learner() {
+        return Status::failed_precondition("etcdserver: rpc not supported for learner").into_http();
+    }
+    let wants = request.headers().get("hasleader").is_some_and(|value| value == "true");
+    if !wants {
+        return next.run(request).await;
+    }
+    if !node.has_leader() {
+        return no_leader().into_http();
+    }
+    let response = next.run(request).await;
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, while_led(&node, body))
+}
+
+/// The body, cut short with an error when the leader stays away.
+fn while_led(node: &Node, body: Body) -> Body {
+    let mut deserted = node.deserted.subscribe();
+    let cut = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&cut);
+    let end = async move {
+        if deserted.wait_for(|deserted| *deserted).await.is_err() {
+            // The member is going; its streams end by themselves.
+            std::future::pending::<()>().await;
+        }
+        told.store(true, Ordering::SeqCst);
+    };
+    let trailers = async move {
+        let mut trailers = HeaderMap::new();
+        if !cut.load(Ordering::SeqCst) || no_leader().add_header(&mut trailers).is_err() {
+            return None;
+        }
+        Some(Ok::<HeaderMap<HeaderValue>, axum::Error>(trailers))
+    };
+    Body::new(StreamBody::new(BodyStream::new(body).take_until(Box::pin(end))).with_trailers(trailers))
+}
