@@ -1,170 +1,37 @@
 //! A running member: the Raft group, the state, the clocks of leases. What the doors call.
 
-use crate::identity::{self, DirLock, Identity, IdentityError};
-use crate::lessor::Renewal;
+mod errors;
+mod leases;
+
+pub use errors::{NodeError, NodeStartError};
+pub use leases::LeaseLeft;
+
+use crate::identity::{self, DirLock, Identity};
 use crate::members::{self, Question, Reply};
-use crate::membership::{self, MemberRefusal};
+use crate::membership;
 use crate::metrics::Figures;
 use crate::mvcc::{
-    self, Alarm, Answer, AuthError, Command, Keyspace, Origin, Put, Query, QueryAnswer, Refusal, Txn,
-    TxnAnswer,
+    self, Alarm, Answer, Command, Keyspace, Origin, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
 };
-use crate::store::{KvMachine, Shared, SharedParts, StoreError};
+use crate::store::{KvMachine, Shared, SharedParts};
 use crate::tokens::{Tokens, TokensError};
-use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig, TinykvConfigError};
+use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig};
+use leases::{begin_to_lead, end_leases};
 use replication::log::LogOptions;
-use replication::{GroupOptions, GroupStatus, Host, Peers, ProposeError, Replicated, StartError};
+use replication::{GroupOptions, GroupStatus, Host, Peers, Replicated};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How often leases are looked through for those that have run out.
-const LEASE_TICK: Duration = Duration::from_millis(200);
-/// Leases ended in one look.
-const LEASE_ENDINGS: usize = 500;
 /// What a key costs beside its bytes, when the quota is reckoned.
 const KEY_OVERHEAD: usize = 320;
 /// What a lease costs.
 const LEASE_OVERHEAD: usize = 64;
-/// The longest lease, in seconds.
-const MAX_LEASE_TTL: i64 = 9_000_000_000;
-
-/// Why a member does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeStartError {
-    /// The settings.
-    #[error(transparent)]
-    Config(#[from] TinykvConfigError),
-    /// Peers cannot be listened to.
-    #[error("cannot listen to the other members on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The data directory.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The state.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The group.
-    #[error(transparent)]
-    Group(#[from] StartError),
-    /// The keys of tokens.
-    #[error(transparent)]
-    Tokens(#[from] TokensError),
-    /// The cluster to join did not take this process.
-    #[error("cannot join the cluster: {0}")]
-    Join(String),
-    /// It was removed.
-    #[error(
-        "member {id:x} was removed from its cluster for good; to bring this machine back, add a member and start it with an empty data directory instead of {path}",
-        path = path.display()
-    )]
-    Removed {
-        /// The member.
-        id: u64,
-        /// Its data directory.
-        path: std::path::PathBuf,
-    },
-}
-
-/// Why a request was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NodeError {
-    /// The engine refused.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// This lease would live too long.
-    #[error("too large lease TTL")]
-    LeaseTtlTooLarge,
-    /// It is larger than a request may be.
-    #[error("request is too large")]
-    TooLarge,
-    /// It took too long; whether it was done is unknown.
-    #[error("request timed out")]
-    TimedOut,
-    /// Nobody leads now.
-    #[error("no leader")]
-    NoLeader,
-    /// Only the leader can do this.
-    #[error("not leader")]
-    NotLeader,
-    /// A learner does not answer this.
-    #[error("rpc not supported for learner")]
-    Learner,
-    /// The members stay as they are.
-    #[error(transparent)]
-    Members(#[from] MemberRefusal),
-    /// It listens to no peers.
-    #[error("this member listens to no peers; name it in `peers` (--initial-cluster) and start it again")]
-    NoPeers,
-    /// The leadership cannot go there.
-    #[error("bad leader transferee")]
-    BadTransferee,
-    /// The leader went away in the middle of it; whether it was done is unknown.
-    #[error("leader changed")]
-    LeaderChanged,
-    /// The member is stopping or has stopped.
-    #[error("server stopped: {0}")]
-    Stopped(String),
-    /// The state cannot be read.
-    #[error("cannot read the state: {0}")]
-    State(String),
-    /// The token that came with the request proves nothing.
-    #[error("invalid auth token")]
-    InvalidToken,
-    /// This member reads tokens and makes none.
-    #[error("token signing attempted with verify-only key")]
-    VerifyOnly,
-    /// bcrypt takes no longer ones.
-    #[error("password length exceeds 72 bytes")]
-    PasswordTooLong,
-}
-
-impl From<AuthError> for NodeError {
-    fn from(error: AuthError) -> Self {
-        Self::Refused(error.into())
-    }
-}
-
-impl From<ProposeError> for NodeError {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::NotLeader { .. } => Self::NoLeader,
-            ProposeError::Unknown(reason) => {
-                tracing::debug!(%reason, "what came of a request is unknown");
-                Self::LeaderChanged
-            }
-            ProposeError::Stopped(reason) => Self::Stopped(reason),
-        }
-    }
-}
-
-impl From<io::Error> for NodeError {
-    fn from(error: io::Error) -> Self {
-        Self::State(error.to_string())
-    }
-}
-
-/// What is left of a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseLeft {
-    /// Seconds left.
-    pub ttl: i64,
-    /// Seconds granted.
-    pub granted: i64,
-    /// The keys that live by it.
-    pub keys: Vec<bytes::Bytes>,
-}
 
 /// A running member.
 pub struct Node {
@@ -389,104 +256,6 @@ impl Node {
         Ok(self.shared.read_txn(by, txn)??)
     }
 
-    /// Creates a lease; id 0 draws one.
-    pub async fn grant(&self, by: &Origin, id: i64, ttl: i64) -> Result<(i64, i64), NodeError> {
-        if ttl > MAX_LEASE_TTL {
-            return Err(NodeError::LeaseTtlTooLarge);
-        }
-        let id = if id == 0 { (identity::random_id() >> 1).max(1) as i64 } else { id };
-        match self.propose_growth(by, &Command::LeaseGrant { id, ttl }).await? {
-            Answer::Granted { id, ttl, .. } => Ok((id, ttl)),
-            _ => Err(NodeError::Stopped("a grant was answered by something else".to_owned())),
-        }
-    }
-
-    /// Renews a lease; answers its seconds, or `None` when there is no such lease. The leader's
-    /// clocks count.
-    pub async fn renew(&self, id: i64) -> Result<Option<i64>, NodeError> {
-        match self.ask(Question::Renew(id)).await? {
-            Reply::Seconds(ttl) => Ok(Some(ttl)),
-            Reply::Nothing => Ok(None),
-            Reply::NotNow | Reply::Changed(_) => Err(NodeError::LeaderChanged),
-        }
-    }
-
-    /// Whether this member's clocks of leases are those that count now.
-    fn keeps_leases(&self) -> bool {
-        let term = self.clocks_of.load(Ordering::Acquire);
-        term != 0 && term == self.term()
-    }
-
-    /// Starts the clocks of leases anew where this member has begun to lead since they last did: whoever led in between may
-    /// have renewed what these have run out of.
-    fn keep_leases(&self) -> bool {
-        let term = if self.leader() == Some(self.identity.member_id) { self.term() } else { 0 };
-        if term != 0 && term != self.clocks_of.load(Ordering::Acquire) {
-            self.shared.lessor.restart();
-        }
-        self.clocks_of.store(term, Ordering::Release);
-        term != 0
-    }
-
-    /// Ends a lease that has run out by this member's clocks. Never through another leader, by whose clocks it may live.
-    async fn end_lease(&self, id: i64) -> Result<(), NodeError> {
-        let command = mvcc::encode(&Origin::Member, &Command::LeaseRevoke(id));
-        match self.in_time(async { Ok(self.group.propose_as_leader(command).await?) }).await? {
-            Ok(_) | Err(Refusal::LeaseNotFound) => Ok(()),
-            Err(refusal) => Err(refusal.into()),
-        }
-    }
-
-    /// Renews a lease here, on the leader.
-    pub(crate) async fn renew_here(&self, id: i64) -> Reply {
-        self.shared.figures.leases_renewed.inc();
-        let mut endings = self.shared.lessor.endings();
-        loop {
-            if !self.keeps_leases() {
-                return Reply::NotNow;
-            }
-            match self.shared.lessor.renew(id) {
-                Renewal::Renewed(ttl) => return Reply::Seconds(ttl),
-                Renewal::Unknown => return Reply::Nothing,
-                // Its end is on the way; saying "gone" before it is gone would be a lie.
-                Renewal::Ending => {
-                    if endings.changed().await.is_err() {
-                        return Reply::Nothing;
-                    }
-                }
-            }
-        }
-    }
-
-    /// What is left of a lease by this member's clocks; it leads.
-    pub(crate) fn left_here(&self, id: i64) -> Reply {
-        if !self.keeps_leases() {
-            return Reply::NotNow;
-        }
-        self.shared.lessor.remaining(id).map_or(Reply::Nothing, |left| Reply::Seconds(left.as_secs() as i64))
-    }
-
-    /// What is left of a lease; `None` when there is no such lease.
-    pub async fn lease_left(&self, id: i64) -> Result<Option<LeaseLeft>, NodeError> {
-        self.barrier().await?;
-        let left = match self.ask(Question::Left(id)).await? {
-            Reply::Seconds(left) => left,
-            Reply::Nothing => return Ok(None),
-            Reply::NotNow | Reply::Changed(_) => return Err(NodeError::LeaderChanged),
-        };
-        Ok(self.shared.with(|keyspace| {
-            let lease = keyspace.lease(id)?;
-            let keys = lease.keys.iter().cloned().collect();
-            Some(LeaseLeft { ttl: left, granted: lease.ttl, keys })
-        }))
-    }
-
-    /// All leases, the next one to run out first.
-    pub async fn leases(&self) -> Result<Vec<i64>, NodeError> {
-        self.barrier().await?;
-        Ok(self.shared.lessor.by_deadline())
-    }
-
     /// Forgets superseded versions; with `wait`, returns when they are off the disk's tables.
     pub async fn compact(&self, by: &Origin, revision: i64, wait: bool) -> Result<i64, NodeError> {
         let answer = self.propose(by, &Command::Compact(revision)).await?;
@@ -584,49 +353,5 @@ fn log_of(config: &TinykvConfig, figures: Arc<Figures>) -> LogOptions {
         segment_bytes: config.raft.segment_bytes,
         observer: Some(Arc::new(move |duration, bytes| figures.synced(duration, bytes))),
         ..LogOptions::default()
-    }
-}
-
-/// Starts the clocks of leases anew whenever this member begins to lead.
-async fn begin_to_lead(node: Weak<Node>) {
-    let mut known = None;
-    loop {
-        let Some(node) = node.upgrade() else {
-            // It is being made, or is gone; then this task is ended from outside.
-            tokio::time::sleep(LEASE_TICK / 10).await;
-            continue;
-        };
-        node.keep_leases();
-        let leader = node.leader();
-        if known != leader {
-            known = leader;
-            tracing::info!(leader = format_args!("{:x}", leader.unwrap_or(0)), "leader");
-        }
-        if node.group.leader_changed(known).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Proposes the end of leases that have run out, for as long as the member lives.
-async fn end_leases(node: Weak<Node>) {
-    let mut ticks = tokio::time::interval(LEASE_TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(node) = node.upgrade() else {
-            continue;
-        };
-        // Leading again in a later term is no change of leaders that would wake the other task.
-        if !node.keep_leases() {
-            continue;
-        }
-        let expired = node.shared.lessor.expired(LEASE_ENDINGS);
-        let endings = expired.into_iter().map(async |id| {
-            if let Err(error) = node.end_lease(id).await {
-                tracing::warn!(id, %error, "a lease that has run out could not be ended yet");
-            }
-        });
-        futures::future::join_all(endings).await;
     }
 }

@@ -1,0 +1,99 @@
+//! Values of flags, as settings: one reader for each form.
+
+use serde_json::{Map, Value};
+use std::net::SocketAddr;
+
+#[expect(clippy::unnecessary_wraps, reason = "every reader of the table has this form")]
+pub(super) fn text(value: &str) -> Result<Value, String> {
+    Ok(if value.is_empty() { Value::Null } else { value.into() })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every reader of the table has this form")]
+pub(super) fn list(value: &str) -> Result<Value, String> {
+    let parts: Vec<Value> = value.split(',').filter(|part| !part.is_empty()).map(Value::from).collect();
+    Ok(parts.into())
+}
+
+pub(super) fn number(value: &str) -> Result<Value, String> {
+    value.parse::<u64>().map(Value::from).map_err(|_| "it is no number from 0 up".to_owned())
+}
+
+/// 0 and less stand for etcd's default, which is tinykv's.
+pub(super) fn quota(value: &str) -> Result<Value, String> {
+    let bytes = value.parse::<i64>().map_err(|_| "it is no number of bytes".to_owned())?;
+    Ok(if bytes <= 0 { Value::Null } else { bytes.into() })
+}
+
+/// etcd's default is "as many as there are numbers".
+pub(super) fn streams(value: &str) -> Result<Value, String> {
+    let most = value.parse::<u64>().map_err(|_| "it is no number from 0 up".to_owned())?;
+    Ok(if most >= u64::from(u32::MAX) { Value::Null } else { most.into() })
+}
+
+/// A duration as Go writes them: `300ms`, `1.5h`, `2h45m`. A bare number is nanoseconds, as in etcd's file.
+pub(super) fn milliseconds(value: &str) -> Result<Value, String> {
+    if let Ok(nanoseconds) = value.parse::<u64>() {
+        return Ok((nanoseconds / 1_000_000).into());
+    }
+    let (mut rest, mut total) = (value, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (amount, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let amount: f64 = amount.parse().map_err(|_| "write a duration like 10m or 1.5s".to_owned())?;
+        total += amount
+            * match unit {
+                "ms" => 1.0,
+                "s" => 1_000.0,
+                "m" => 60_000.0,
+                "h" => 3_600_000.0,
+                _ => return Err("write a duration like 10m or 1.5s".to_owned()),
+            };
+        rest = after;
+    }
+    Ok((total as u64).into())
+}
+
+/// The address in an etcd-style URL.
+pub(super) fn address(url: &str) -> Result<Value, String> {
+    if url.contains(',') {
+        return Err("tinykv listens on one address; name one".to_owned());
+    }
+    let bare = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).unwrap_or(url);
+    let bare = bare.trim_end_matches('/').replace("localhost", "127.0.0.1");
+    match bare.parse::<SocketAddr>() {
+        Ok(address) => Ok(address.to_string().into()),
+        Err(_) => Err("it is no address; write it like http://127.0.0.1:2379".to_owned()),
+    }
+}
+
+/// `simple`, or `jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m`.
+pub(super) fn tokens(value: &str) -> Result<Value, String> {
+    let mut parts = value.split(',');
+    match parts.next() {
+        Some("simple" | "") => return Ok(Value::Null),
+        Some("jwt") => {}
+        _ => return Err("tokens are simple or jwt".to_owned()),
+    }
+    let mut jwt = Map::new();
+    for part in parts {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("{part}: write NAME=VALUE"))?;
+        let (name, value) = match name {
+            "sign-method" => ("sign_method", value.into()),
+            "priv-key" => ("private_key_file", value.into()),
+            "pub-key" => ("public_key_file", value.into()),
+            "ttl" => ("ttl_ms", milliseconds(value)?),
+            _ => {
+                return Err(format!(
+                    "{name} is no option of jwt's; there are sign-method, priv-key, pub-key and ttl"
+                ));
+            }
+        };
+        jwt.insert(name.to_owned(), value);
+    }
+    if !jwt.contains_key("sign_method") {
+        return Err("jwt needs sign-method".to_owned());
+    }
+    Ok(jwt.into())
+}
