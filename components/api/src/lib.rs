@@ -10,6 +10,7 @@
 //! ```
 
 pub mod cause;
+pub mod engine;
 pub mod modelhub;
 pub mod rag;
 pub mod registry;

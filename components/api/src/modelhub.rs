@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::engine::EngineTask;
 use crate::server::ServerConfig;
 
 /// Everything `modelhub serve` needs to know. Environment variables start with `MODELHUB_`.
@@ -161,17 +162,6 @@ pub struct EngineConfig {
     /// Certificates, for an `https://` endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTlsConfig>,
-}
-
-/// What an engine is for: decides which one RAG uses for answers and which for embeddings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineTask {
-    /// Generates text.
-    #[default]
-    Chat,
-    /// Turns text into vectors.
-    Embed,
 }
 
 /// Defaults of retrieval-augmented generation; `rag create` and a query may override them.

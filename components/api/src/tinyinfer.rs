@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineTask;
 use crate::server::{ServerConfig, ServerConfigError};
 
 /// Configuration of one `tinyinfer` process: one model, one HTTP and one gRPC listener.
@@ -20,6 +21,9 @@ pub struct TinyinferConfig {
     /// The model: a name in the model cache (`$AISTACK_MODELS`, else `~/.cache/aistack/models`), such as
     /// `smollm2-135m-instruct`, or the path of a `.gguf` file or of a folder with safetensors.
     pub model: String,
+    /// What the model must be for: `chat` or `embed`. A model of the other kind is refused at start. Unset: either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<EngineTask>,
     /// Names that clients may call the model by; the first is the one in replies. Empty: the model's own name.
     pub served_names: Vec<String>,
     /// Threads that compute. 0: one for each core.
@@ -54,6 +58,7 @@ impl Default for TinyinferConfig {
             listen_http: ([127, 0, 0, 1], 8000).into(),
             listen_grpc: ([127, 0, 0, 1], 8001).into(),
             model: "smollm2-135m-instruct".to_owned(),
+            task: None,
             served_names: Vec::new(),
             threads: 0,
             max_context: 0,

@@ -2,9 +2,12 @@
 
 mod server;
 
+use aistack_api::engine::EngineTask;
+use aistack_api::tinyinfer::TinyinferConfig;
 use base64::Engine as _;
 use serde_json::{Value, json};
-use server::{EMBED, Server, ask};
+use server::{CHAT, EMBED, Server, ask};
+use tinyinfer::served::Served;
 use wire::platform::v1::EmbedRequest;
 use wire::platform::v1::inference_service_client::InferenceServiceClient;
 
@@ -109,5 +112,26 @@ async fn reranking_puts_the_meant_document_first() {
     ] {
         let (status, reply) = server.post("/rerank", &body).await;
         assert_eq!((status, reply["error"]["param"].as_str()), (400, Some(param)), "{reply}");
+    }
+}
+
+#[test]
+fn a_model_is_refused_for_a_task_that_it_cannot_do() {
+    for (model, task, says) in [
+        (
+            EMBED,
+            EngineTask::Chat,
+            "all-minilm-l6-v2 is an embedding model, and this engine is started for the task chat",
+        ),
+        (CHAT, EngineTask::Embed, "smollm2-135m-instruct is a model that writes text"),
+    ] {
+        let config = TinyinferConfig {
+            model: model.to_owned(),
+            task: Some(task),
+            threads: 1,
+            ..TinyinferConfig::default()
+        };
+        let error = Served::start(&config, || {}).err().expect("refused").to_string();
+        assert!(error.starts_with(says), "{error}");
     }
 }

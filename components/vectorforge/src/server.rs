@@ -49,6 +49,11 @@ pub struct Server {
     grpc: TcpListener,
 }
 
+/// An address for the log.
+fn shown(address: std::io::Result<SocketAddr>) -> String {
+    address.map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("http", &self.http).field("grpc", &self.grpc).finish_non_exhaustive()
@@ -90,8 +95,8 @@ impl Server {
         let services = grpc_router(&ctx, &door).await;
         ctx.health.set_ready("engine", true);
         tracing::info!(
-            http = ?http.local_addr().ok(),
-            grpc = ?grpc.local_addr().ok(),
+            http = %shown(http.local_addr()),
+            grpc = %shown(grpc.local_addr()),
             collections = door.engine.collections().len(),
             "serving"
         );

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use aistack_api::engine::EngineTask;
 use aistack_api::server::ServerConfig;
 use aistack_api::tinyinfer::TinyinferConfig;
+use aistack_crds::inference_service::Task;
 use k8s_openapi::api::core::v1::EnvVar;
 
 use super::validate::Serving;
@@ -32,6 +34,10 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving) -> Workload
         listen_http: any(HTTP_PORT),
         listen_grpc: any(GRPC_PORT),
         model: service.model.clone(),
+        task: Some(match service.task {
+            Task::Chat => EngineTask::Chat,
+            Task::Embed | Task::Rerank => EngineTask::Embed,
+        }),
         served_names: vec![service.model.clone()],
         max_context: service.context_tokens,
         ..TinyinferConfig::default()

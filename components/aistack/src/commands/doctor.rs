@@ -138,6 +138,10 @@ fn disk() -> Result<Finding, Failure> {
     let folder = StackFolder::of("doctor")?;
     // The nearest folder that exists says which file system it will be.
     let path = folder.path().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if let Err(errno) = nix::unistd::access(path, nix::unistd::AccessFlags::W_OK) {
+        let detail = format!("{} cannot be written to: {}", path.display(), errno.desc());
+        return Ok(found("disk", "state", State::Missing, detail, "put state elsewhere: XDG_STATE_HOME=DIR"));
+    }
     let free = nix::sys::statvfs::statvfs(path).map(|stat| stat.blocks_available() * stat.fragment_size());
     Ok(match free {
         Ok(bytes) if bytes >= DISK_BYTES => {

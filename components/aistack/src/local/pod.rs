@@ -17,7 +17,7 @@ use super::backoff::Backoff;
 use super::board::Board;
 use super::plan::{PodPlan, ProbePlan};
 use super::probe::{Answer, ask};
-use super::state::{Phase, ProcessId, StackFolder};
+use super::state::{Phase, ProcessId, StackFolder, StackStatus};
 use super::tail::{cut, last_complaint};
 
 /// Time between two questions to a pod that is not ready yet.
@@ -66,18 +66,11 @@ enum End {
 impl PodTask {
     /// Runs the pod until it is told to end.
     pub async fn run(mut self) {
-        let needs = self.plan.needs.clone();
-        let board = self.board.clone();
-        let needed = board.until(|status| {
-            status.pods.iter().filter(|pod| needs.contains(&pod.name)).all(|pod| pod.phase == Phase::Ready)
-        });
-        if !needs.is_empty() {
-            self.board.change(&self.plan.name, |pod| pod.message = format!("waits for {}", needs.join(", ")));
-        }
+        let mut orders = self.orders.clone();
         tokio::select! {
             biased;
-            () = told_to_end(&mut self.orders) => return self.stopped(),
-            () = needed => {}
+            () = told_to_end(&mut orders) => return self.stopped(),
+            () = self.needs_are_ready() => {}
         }
         let mut backoff = Backoff::default();
         let mut restarts = 0;
@@ -99,6 +92,25 @@ impl PodTask {
                 () = told_to_end(&mut self.orders) => return self.stopped(),
                 () = sleep(wait) => restarts += 1,
             }
+        }
+    }
+
+    /// Waits for the pods that this one cannot start without, and says which are still missing.
+    async fn needs_are_ready(&self) {
+        loop {
+            let missing = |status: &StackStatus| {
+                let awaited = status.pods.iter().filter(|pod| self.plan.needs.contains(&pod.name));
+                awaited
+                    .filter(|pod| pod.phase != Phase::Ready)
+                    .map(|pod| pod.name.clone())
+                    .collect::<Vec<_>>()
+            };
+            let now = missing(&self.board.snapshot());
+            if now.is_empty() {
+                return;
+            }
+            self.board.change(&self.plan.name, |pod| pod.message = format!("waits for {}", now.join(", ")));
+            self.board.until(|status| missing(status) != now).await;
         }
     }
 

@@ -504,6 +504,6 @@ mod tests {
         let error = Vectors::connect(&config).expect("no call yet").count("c").await.expect_err("nobody");
         let error = ApiError::from(error);
         assert_eq!(error.code, "vector_store_unavailable");
-        assert!(error.message.contains("Connection refused"), "{error}");
+        assert!(error.message.contains("connection refused"), "{error}");
     }
 }

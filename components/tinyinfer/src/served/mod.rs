@@ -5,6 +5,7 @@ mod locate;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use aistack_api::engine::EngineTask;
 use aistack_api::tinyinfer::TinyinferConfig;
 use prometheus_client::registry::Registry;
 use serde_json::Value as Json;
@@ -26,6 +27,18 @@ pub enum StartError {
     /// Its file cannot be read.
     #[error("load model: {0}")]
     Load(#[from] LoadError),
+    /// It is for something else than what it is started for.
+    #[error("{model} is {is}, and this engine is started for the task {task}; name {wanted} as the model")]
+    Task {
+        /// The model.
+        model: String,
+        /// What it is.
+        is: &'static str,
+        /// The task configured.
+        task: EngineTask,
+        /// What does that.
+        wanted: &'static str,
+    },
     /// Its chat template is broken.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -206,6 +219,18 @@ impl Generator {
     }
 }
 
+/// Refuses a model that cannot do what the engine is started for.
+fn check_task(config: &TinyinferConfig, loaded: &LoadedModel) -> Result<(), StartError> {
+    const EMBEDS: &str = "an embedding model";
+    const WRITES: &str = "a model that writes text";
+    let (is, task, wanted) = match (loaded, config.task) {
+        (LoadedModel::Embedder { .. }, Some(task @ EngineTask::Chat)) => (EMBEDS, task, WRITES),
+        (LoadedModel::Generator { .. }, Some(task @ EngineTask::Embed)) => (WRITES, task, EMBEDS),
+        _ => return Ok(()),
+    };
+    Err(StartError::Task { model: config.model.clone(), is, task, wanted })
+}
+
 impl Served {
     /// Finds, loads and starts the configured model. `on_death` is called when its engine breaks.
     pub fn start(
@@ -223,7 +248,9 @@ impl Served {
             names.push(locate::default_name(&path));
         }
         let metrics = EngineMetrics::default();
-        let model = match load(&path, &options)? {
+        let loaded = load(&path, &options)?;
+        check_task(config, &loaded)?;
+        let model = match loaded {
             LoadedModel::Generator { executor, tokenizer, chat_template, .. } => {
                 let template = chat_template.as_deref();
                 let started =
