@@ -17,9 +17,9 @@ use crate::sse;
 /// `modelhub benchmark`
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Examples:\n  modelhub benchmark SmolLM2-135M-Instruct --requests 50 --concurrency 4\n  \
-                        modelhub benchmark SmolLM2-135M-Instruct --requests 200 --rate 5 -o json\n  \
-                        modelhub benchmark all-MiniLM-L6-v2 --embed --requests 500 --concurrency 8"
+    after_help = "Examples:\n  modelhub benchmark smollm2-135m-instruct --requests 50 --concurrency 4\n  \
+                        modelhub benchmark smollm2-135m-instruct --requests 200 --rate 5 -o json\n  \
+                        modelhub benchmark all-minilm-l6-v2 --embed --requests 500 --concurrency 8"
 )]
 pub struct Benchmark {
     /// The model.

@@ -7,6 +7,8 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::rag::{check_name, check_path};
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -46,6 +48,9 @@ pub enum ClientError {
         /// The sentence.
         message: String,
     },
+    /// What would be another address than the one that was meant.
+    #[error("{0}")]
+    Name(String),
     /// A reply of another shape.
     #[error("{url} answered something else than ModelHub does: {reason}")]
     Shape {
@@ -89,7 +94,7 @@ impl HubClient {
         &self.base
     }
 
-    /// A request that is not sent yet; each part of `path` that comes from a user must be encoded.
+    /// A request that is not sent yet; each part of `path` that comes from a user went through [`name_segment`], [`file_segments`] or [`encode`].
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         match &self.key {
@@ -167,19 +172,28 @@ fn refused(status: StatusCode, body: &[u8]) -> ClientError {
     ClientError::Refused { status, code: text(&error["code"]).unwrap_or_default(), message }
 }
 
-/// A path with each part percent-encoded.
-pub fn encode_path(path: &str) -> String {
-    let encode = |part: &str| {
-        part.bytes().fold(String::with_capacity(part.len()), |mut out, byte| {
-            if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                let _ = write!(out, "%{byte:02X}");
-            }
-            out
-        })
-    };
-    path.split('/').map(encode).collect::<Vec<_>>().join("/")
+/// A name as one segment of a path, by the server's own rule: nothing that could lead to another noun is sent.
+pub fn name_segment(name: &str) -> Result<String, ClientError> {
+    check_name(name).map_err(|refused| ClientError::Name(refused.message))?;
+    Ok(encode(name))
+}
+
+/// A file's path as segments of a path, by the server's own rule.
+pub fn file_segments(path: &str) -> Result<String, ClientError> {
+    check_path(path).map_err(|refused| ClientError::Name(refused.message))?;
+    Ok(path.split('/').map(encode).collect::<Vec<_>>().join("/"))
+}
+
+/// Text percent-encoded, for a segment or a value of a query.
+pub fn encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
 }
 
 #[cfg(test)]
@@ -197,7 +211,22 @@ mod tests {
 
     #[test]
     fn paths_are_encoded_part_by_part() {
-        assert_eq!(encode_path("people/a b?.md"), "people/a%20b%3F.md");
-        assert_eq!(encode_path("é/x"), "%C3%A9/x");
+        assert_eq!(file_segments("people/a b?.md").expect("a path"), "people/a%20b%3F.md");
+        assert_eq!(file_segments("é/x").expect("a path"), "%C3%A9/x");
+        assert_eq!(encode("/a/b"), "%2Fa%2Fb");
+        for path in ["", "../a", "a/../../b", "a/./b", "/a"] {
+            let error = file_segments(path).expect_err(path).to_string();
+            assert!(error.contains("cannot be a file's path"), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_to_another_noun_is_refused_with_the_servers_sentence() {
+        assert_eq!(name_segment("a.b-c_1").expect("a name"), "a.b-c_1");
+        for name in ["", ".", "..", "../models/victim", "a/b", "a?b", "a#b", "%2e%2e", "a b"] {
+            let error = name_segment(name).expect_err(name).to_string();
+            assert_eq!(error, check_name(name).expect_err(name).message);
+            assert!(error.contains("cannot be a name"), "{name}: {error}");
+        }
     }
 }

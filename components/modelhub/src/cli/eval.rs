@@ -95,7 +95,7 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
     let unanswerable: Vec<Unanswerable> =
         command.unanswerable.as_deref().map(read_lines).transpose()?.unwrap_or_default();
     let mut report = Report { questions: questions.len(), k: command.k, ..Report::default() };
-    let base = rag_path(&command.name);
+    let base = rag_path(&command.name)?;
     for question in &questions {
         let query = RagQuery {
             question: question.text.clone(),
@@ -160,7 +160,7 @@ pub async fn run(command: Eval, client: &HubClient, output: Output) -> Result<()
 
 async fn ask(command: &Eval, client: &HubClient, question: &str) -> Result<Answer, CliError> {
     let query = RagQuery { question: question.to_owned(), ..RagQuery::default() };
-    Ok(client.post(&format!("{}/query", rag_path(&command.name)), &query).await?)
+    Ok(client.post(&format!("{}/query", rag_path(&command.name)?), &query).await?)
 }
 
 fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, CliError> {

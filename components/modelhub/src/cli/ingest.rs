@@ -9,7 +9,7 @@ use futures::StreamExt;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::client::encode_path;
+use super::client::{encode, file_segments};
 use super::output::{Output, counted, millis};
 use super::rag::{bar, rag_path};
 use super::walk::{Found, Links, walk};
@@ -41,6 +41,7 @@ type Failures = BTreeMap<String, Vec<String>>;
 
 pub async fn run(command: &Ingest, client: &HubClient, output: Output) -> Result<(), CliError> {
     let started = std::time::Instant::now();
+    let base = rag_path(&command.name)?;
     let Found { files, skipped, unread } = walk(&command.path, Links::Inside)?;
     let (files, others): (Vec<_>, Vec<_>) =
         files.into_iter().partition(|(name, _)| FileKind::of(name).is_some());
@@ -73,16 +74,18 @@ pub async fn run(command: &Ingest, client: &HubClient, output: Output) -> Result
         };
         request.files.push(SourceFile { path: name.clone(), sha256 });
     }
-    let base = rag_path(&command.name);
     let plan: SyncPlan = client.post(&format!("{base}/sync"), &request).await?;
     let needed: std::collections::HashSet<&String> = plan.needed.iter().collect();
     let bar = bar(plan.needed.len() as u64, &command.name);
     let sends = files.iter().filter(|(name, _)| needed.contains(name)).map(|(name, path)| {
-        let origin = source.as_deref().map(|s| format!("?source={}", encode_path(s))).unwrap_or_default();
-        let at = format!("{base}/files/{}{origin}", encode_path(name));
+        let origin = source.as_deref().map(|s| format!("?source={}", encode(s))).unwrap_or_default();
+        let at = file_segments(name).map(|file| format!("{base}/files/{file}{origin}"));
         let bar = &bar;
         async move {
-            let done = send(client, &at, path).await;
+            let done = match at {
+                Ok(at) => send(client, &at, path).await,
+                Err(error) => Err(error.to_string()),
+            };
             bar.inc(1);
             done.map_err(|why| (name, why))
         }
@@ -116,7 +119,7 @@ async fn send(client: &HubClient, at: &str, path: &Path) -> Result<FileIngested,
 }
 
 async fn ensure(client: &HubClient, name: &str) -> Result<(), CliError> {
-    match client.get::<RagInfo>(&rag_path(name)).await {
+    match client.get::<RagInfo>(&rag_path(name)?).await {
         Ok(_) => Ok(()),
         Err(error) if error.is("rag_not_found") => {
             let request = RagCreate { name: name.to_owned(), ..RagCreate::default() };

@@ -3,7 +3,7 @@
 use aistack_api::registry::{Deleted, KeyCreate, KeyCreated, KeyInfo, KeyList, Limits};
 use clap::Subcommand;
 
-use super::client::encode_path;
+use super::client::name_segment;
 use super::output::{Output, age, table, thousands};
 use super::{CliError, HubClient};
 
@@ -57,7 +57,7 @@ pub async fn run(command: KeysCommand, client: &HubClient, output: Output) -> Re
             });
         }
         KeysCommand::Revoke { id } => {
-            let gone: Deleted = client.delete(&format!("/api/v1/keys/{}", encode_path(&id))).await?;
+            let gone: Deleted = client.delete(&format!("/api/v1/keys/{}", name_segment(&id)?)).await?;
             output.print(&gone, |gone| format!("key {} is revoked", gone.deleted));
         }
     }

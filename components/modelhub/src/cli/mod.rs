@@ -39,8 +39,8 @@ const EXAMPLES: &str = "Examples:
   modelhub rag ingest handbook ./docs
   modelhub rag query handbook \"How many days in advance must leave be requested?\"
   modelhub models push sentiment ./model.onnx --label team=search
-  modelhub predict SmolLM2-135M-Instruct \"Say hello\"
-  modelhub benchmark SmolLM2-135M-Instruct --concurrency 4 --requests 50";
+  modelhub predict smollm2-135m-instruct \"Say hello\"
+  modelhub benchmark smollm2-135m-instruct --concurrency 4 --requests 50";
 
 /// Which server the commands talk to.
 #[derive(Debug, Clone, clap::Args)]
@@ -71,7 +71,11 @@ enum Command {
     )]
     Serve(Serve),
     /// Models in the registry: push, list, show, label, pull, delete
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  modelhub models push sentiment ./model.onnx --label team=search\n  \
+                      modelhub models list\n  modelhub models pull sentiment:1 ./here"
+    )]
     Models(models::Models),
     /// Put a model version into service (not in this version)
     Deploy(deploy::Deploy),
@@ -82,13 +86,21 @@ enum Command {
     /// Measure a model through the gateway: latency percentiles, time to first token, tokens a second
     Benchmark(benchmark::Benchmark),
     /// Questions about your own files, answered with citations
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  modelhub rag ingest handbook ./docs\n  \
+                      modelhub rag query handbook \"Who approves travel?\"\n  modelhub rag list"
+    )]
     Rag(rag::RagCommand),
     /// Split traffic between versions (not in this version)
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  modelhub traffic show sentiment")]
     Traffic(deploy::Traffic),
     /// API keys: create, list, revoke
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  modelhub keys create ci --requests-per-minute 60\n  modelhub keys list\n  \
+                      modelhub keys revoke 3f1c9a0b7d2e"
+    )]
     Keys(keys::KeysCommand),
     /// Print the completion script of a shell
     #[command(after_help = "Example:\n  modelhub completions bash > /etc/bash_completion.d/modelhub")]
@@ -201,6 +213,10 @@ mod tests {
         command.build();
         command.clone().debug_assert();
         for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("modelhub "), "{} --help shows an example", sub.get_name());
+            // The names that the quickstart serves its models under.
+            assert!(!examples.contains("SmolLM2") && !examples.contains("MiniLM"), "{examples}");
             let leaves: Vec<_> = sub.get_subcommands().filter(|c| c.get_name() != "help").collect();
             let leaves = if leaves.is_empty() { vec![sub] } else { leaves };
             for leaf in leaves {

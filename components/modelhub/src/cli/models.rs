@@ -13,9 +13,9 @@ use http::Method;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::client::encode_path;
-use super::output::{Output, age, bytes, table};
-use super::walk::{Links, walk};
+use super::client::{ClientError, encode, file_segments, name_segment};
+use super::output::{Output, age, bytes, counted, table};
+use super::walk::{Links, regular, walk};
 use super::{CliError, HubClient};
 
 /// Models in the registry.
@@ -110,7 +110,7 @@ pub async fn run(command: Models, client: &HubClient, output: Output) -> Result<
         Models::Pull { model, directory } => pull(client, output, &model, &directory).await,
         Models::Label { model, labels } => label(client, output, &model, &labels).await,
         Models::Delete { model } => {
-            let gone: Deleted = client.delete(&path_of(&model)).await?;
+            let gone: Deleted = client.delete(&path_of(&model)?).await?;
             output.print(&gone, |g| {
                 format!("deleted {}, {} of artefacts freed", g.deleted, bytes(g.freed_bytes))
             });
@@ -120,13 +120,13 @@ pub async fn run(command: Models, client: &HubClient, output: Output) -> Result<
 }
 
 /// `sentiment` or `sentiment:2` as a path of the API.
-fn path_of(model: &str) -> String {
-    match model.split_once(':') {
-        Some((name, version)) => {
-            format!("/api/v1/models/{}/versions/{}", encode_path(name), encode_path(version))
-        }
-        None => format!("/api/v1/models/{}", encode_path(model)),
-    }
+fn path_of(model: &str) -> Result<String, ClientError> {
+    let Some((name, version)) = model.split_once(':') else {
+        return Ok(format!("/api/v1/models/{}", name_segment(model)?));
+    };
+    let name = name_segment(name)?;
+    crate::registry::check_version(version).map_err(|refused| ClientError::Name(refused.message))?;
+    Ok(format!("/api/v1/models/{name}/versions/{version}"))
 }
 
 fn read_labels(given: &[String]) -> Result<Labels, CliError> {
@@ -145,7 +145,7 @@ fn show_labels(labels: &Labels) -> String {
 async fn list(client: &HubClient, output: Output, labels: &[String]) -> Result<(), CliError> {
     let query: Vec<String> = read_labels(labels)?
         .iter()
-        .map(|(name, value)| format!("label={}", encode_path(&format!("{name}={value}"))))
+        .map(|(name, value)| format!("label={}", encode(&format!("{name}={value}"))))
         .collect();
     let list: ModelList = client.get(&format!("/api/v1/models?{}", query.join("&"))).await?;
     output.print(&list, |list| {
@@ -173,8 +173,8 @@ async fn show(client: &HubClient, output: Output, model: &str) -> Result<(), Cli
         model: ModelInfo,
         versions: Vec<VersionInfo>,
     }
-    let info: ModelInfo = client.get(&path_of(model)).await?;
-    let versions: VersionList = client.get(&format!("{}/versions", path_of(model))).await?;
+    let info: ModelInfo = client.get(&path_of(model)?).await?;
+    let versions: VersionList = client.get(&format!("{}/versions", path_of(model)?)).await?;
     output.print(&Shown { model: info, versions: versions.versions }, |shown| {
         let m = &shown.model;
         let mut text = format!("{}  {}\nlabels  {}\n\n", m.name, m.description, show_labels(&m.labels));
@@ -209,6 +209,10 @@ fn lineage(version: &VersionInfo) -> String {
 }
 
 async fn push_version(client: &HubClient, output: Output, push: Push) -> Result<(), CliError> {
+    let at = path_of(&push.model)?;
+    if push.model.contains(':') {
+        return Err(CliError::Usage("a push makes the next version: name the model without one".to_owned()));
+    }
     let files = collect(&push.paths)?;
     let schema = push.schema.as_deref().map(read_schema).transpose()?;
     let lineage = Lineage { parent: push.parent, dataset: push.dataset, run: push.run, code: push.code };
@@ -223,27 +227,29 @@ async fn push_version(client: &HubClient, output: Output, push: Push) -> Result<
         Err(error) if !error.is("model_exists") => return Err(error.into()),
         _ => {}
     }
-    let made: VersionInfo = client.post(&format!("{}/versions", path_of(&push.model)), &version).await?;
+    let made: VersionInfo = client.post(&format!("{at}/versions"), &version).await?;
     let target = format!("{}:{}", push.model, made.version);
     for (name, path) in &files {
         if let Err(error) = push_file(client, &target, name, path).await {
             // A version without all its files must not stay as the latest.
-            let _ = client.delete::<Deleted>(&path_of(&target)).await;
+            let _ = client.delete::<Deleted>(&path_of(&target)?).await;
             return Err(error);
         }
     }
-    let done: VersionInfo = client.get(&path_of(&target)).await?;
+    let done: VersionInfo = client.get(&path_of(&target)?).await?;
     output.print(&done, |v| {
         let total = v.files.iter().map(|f| f.bytes).sum();
-        format!("pushed {}:{}, {} files, {}", v.model, v.version, v.files.len(), bytes(total))
+        let files = counted(v.files.len() as u64, "file");
+        format!("pushed {}:{}, {files}, {}", v.model, v.version, bytes(total))
     });
     Ok(())
 }
 
 fn read_schema(path: &Path) -> Result<serde_json::Value, CliError> {
     let text = std::fs::read_to_string(path).map_err(|e| CliError::file(path, e))?;
-    serde_json::from_str(&text)
-        .map_err(|e| CliError::Usage(format!("--schema {}: not JSON: {e}", path.display())))
+    serde_json::from_str(&text).map_err(|e| {
+        CliError::Usage(format!("--schema {}: this file must be JSON, and is not: {e}", path.display()))
+    })
 }
 
 /// Names in the version and local paths; a directory's files keep their paths below it.
@@ -262,6 +268,7 @@ fn collect(paths: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, CliError> {
             }
             files.extend(found.files);
         } else {
+            regular(path, kind.file_type())?;
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             files.push((name, path.clone()));
         }
@@ -285,7 +292,7 @@ async fn push_file(client: &HubClient, target: &str, name: &str, path: &Path) ->
     let local = path.to_owned();
     let hashed = tokio::task::spawn_blocking(move || hash(&local)).await;
     let sha256 = hashed.map_err(|e| CliError::Failed(e.to_string()))?.map_err(|e| CliError::file(path, e))?;
-    let at = format!("{}/files/{}", path_of(target), encode_path(name));
+    let at = format!("{}/files/{}", path_of(target)?, file_segments(name)?);
     match client.post::<_, FileInfo>(&at, &FileLink { sha256: sha256.clone() }).await {
         Ok(_) => {
             eprintln!("  {name}  is in the registry already");
@@ -329,7 +336,7 @@ fn hash(path: &Path) -> std::io::Result<String> {
 
 async fn pull(client: &HubClient, output: Output, model: &str, directory: &Path) -> Result<(), CliError> {
     let named = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
-    let version: VersionInfo = client.get(&path_of(&named)).await?;
+    let version: VersionInfo = client.get(&path_of(&named)?).await?;
     for file in &version.files {
         crate::rag::check_path(&file.path).map_err(|e| CliError::Failed(e.message))?;
         let target = directory.join(&file.path);
@@ -347,7 +354,7 @@ async fn pull_file(client: &HubClient, named: &str, file: &FileInfo, target: &Pa
     if let Some(parent) = target.parent() {
         std::fs::create_dir_all(parent).map_err(|e| CliError::file(parent, e))?;
     }
-    let at = format!("{}/files/{}", path_of(named), encode_path(&file.path));
+    let at = format!("{}/files/{}", path_of(named)?, file_segments(&file.path)?);
     let response = client.send(client.request(Method::GET, &at)).await?;
     // Under another name until it is whole and right.
     let partial = target.with_extension("part");
@@ -386,7 +393,7 @@ async fn label(client: &HubClient, output: Output, model: &str, labels: &[String
         };
     }
     let changed: serde_json::Value =
-        client.json(client.request(Method::PATCH, &path_of(model)).json(&update)).await?;
+        client.json(client.request(Method::PATCH, &path_of(model)?).json(&update)).await?;
     output.print(&changed, |c| {
         let labels: Labels = serde_json::from_value(c["labels"].clone()).unwrap_or_default();
         format!("{model}  {}", show_labels(&labels))
@@ -400,9 +407,18 @@ mod tests {
 
     #[test]
     fn a_model_or_version_is_a_path() {
-        assert_eq!(path_of("a"), "/api/v1/models/a");
-        assert_eq!(path_of("a:2"), "/api/v1/models/a/versions/2");
-        assert_eq!(path_of("a b:latest"), "/api/v1/models/a%20b/versions/latest");
+        for (model, path) in [
+            ("a", "/api/v1/models/a"),
+            ("a:2", "/api/v1/models/a/versions/2"),
+            ("a.b:latest", "/api/v1/models/a.b/versions/latest"),
+        ] {
+            assert_eq!(path_of(model).expect("a path"), path);
+        }
+        for model in
+            ["", "..", "../rag/x", "a/../b", "..:1", ":1", "a:", "a:..", "a:../..", "a:1/../..", "a:x"]
+        {
+            assert!(path_of(model).is_err(), "{model}");
+        }
     }
 
     #[test]

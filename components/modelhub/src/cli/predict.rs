@@ -13,8 +13,8 @@ use crate::sse;
 
 /// `modelhub predict`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  modelhub predict SmolLM2-135M-Instruct \"Name three colours.\"\n  \
-                        modelhub predict all-MiniLM-L6-v2 --embed \"a text\" -o json\n  echo \"Say hello\" | modelhub predict SmolLM2-135M-Instruct")]
+#[command(after_help = "Examples:\n  modelhub predict smollm2-135m-instruct \"Name three colours.\"\n  \
+                        modelhub predict all-minilm-l6-v2 --embed \"a text\" -o json\n  echo \"Say hello\" | modelhub predict smollm2-135m-instruct")]
 pub struct Predict {
     /// The model.
     model: String,

@@ -13,10 +13,11 @@ use futures::StreamExt;
 use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::client::encode_path;
+use super::client::{ClientError, name_segment};
 use super::eval::{self, Eval};
 use super::ingest::{self, Ingest};
 use super::output::{Output, age, counted, millis, styled, table, thousands};
+use super::walk::regular;
 use super::{CliError, HubClient};
 use crate::sse;
 
@@ -65,7 +66,7 @@ pub enum RagCommand {
     Query(Query),
     /// Show the passages for a question, without asking a model
     #[command(after_help = "Example:\n  modelhub rag search handbook \"parental leave\" --top-k 10")]
-    Search(Query),
+    Search(Search),
     /// Measure retrieval on a file of questions: hit@k, rank, and whether citations open at the quoted text
     #[command(
         after_help = "Example:\n  modelhub rag eval handbook --questions questions.jsonl --source ./docs"
@@ -95,14 +96,14 @@ pub struct Create {
     /// Longest passage in words.
     #[arg(long, value_name = "N")]
     passage_words: Option<u32>,
-    /// Similarity below which a passage is not relevant.
-    #[arg(long, value_name = "SCORE")]
+    /// Similarity (-1 to 1) below which a passage is not relevant.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f32>,
 }
 
-/// `rag query` and `rag search`
+/// `rag search`, and what `rag query` begins with
 #[derive(Debug, Args)]
-pub struct Query {
+pub struct Search {
     /// Name of the rag.
     name: String,
     /// The question.
@@ -110,9 +111,16 @@ pub struct Query {
     /// How many passages to retrieve.
     #[arg(long, value_name = "N")]
     top_k: Option<u32>,
-    /// Similarity below which a passage is not relevant.
-    #[arg(long, value_name = "SCORE")]
+    /// Similarity (-1 to 1) below which a passage is not relevant.
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f32>,
+}
+
+/// `rag query`
+#[derive(Debug, Args)]
+pub struct Query {
+    #[command(flatten)]
+    search: Search,
     /// Longest answer in tokens.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
@@ -121,22 +129,29 @@ pub struct Query {
     model: Option<String>,
 }
 
-impl Query {
-    fn request(&self, stream: bool) -> RagQuery {
+impl Search {
+    fn request(&self) -> RagQuery {
         RagQuery {
             question: self.question.clone(),
-            stream,
+            stream: false,
             top_k: self.top_k,
             min_score: self.min_score,
-            max_tokens: self.max_tokens,
-            model: self.model.clone(),
+            max_tokens: None,
+            model: None,
         }
     }
 }
 
+impl Query {
+    fn request(&self, stream: bool) -> RagQuery {
+        let (max_tokens, model) = (self.max_tokens, self.model.clone());
+        RagQuery { stream, max_tokens, model, ..self.search.request() }
+    }
+}
+
 /// Path of a rag in the API.
-pub fn rag_path(name: &str) -> String {
-    format!("/api/v1/rag/{}", encode_path(name))
+pub fn rag_path(name: &str) -> Result<String, ClientError> {
+    Ok(format!("/api/v1/rag/{}", name_segment(name)?))
 }
 
 pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Result<(), CliError> {
@@ -159,12 +174,12 @@ pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Res
             Ok(())
         }
         RagCommand::Show { name } => {
-            let rag: RagInfo = client.get(&rag_path(&name)).await?;
+            let rag: RagInfo = client.get(&rag_path(&name)?).await?;
             output.print(&rag, |rag| rag_table(std::slice::from_ref(rag)));
             Ok(())
         }
         RagCommand::Delete { name } => {
-            let gone: RagDeleted = client.delete(&rag_path(&name)).await?;
+            let gone: RagDeleted = client.delete(&rag_path(&name)?).await?;
             output.print(&gone, |g| format!("deleted rag {}, {}", g.deleted, counted(g.passages, "passage")));
             Ok(())
         }
@@ -173,7 +188,7 @@ pub async fn run(command: RagCommand, client: &HubClient, output: Output) -> Res
         RagCommand::Query(q) => query(&q, client, output).await,
         RagCommand::Search(q) => {
             let found: Passages =
-                client.post(&format!("{}/search", rag_path(&q.name)), &q.request(false)).await?;
+                client.post(&format!("{}/search", rag_path(&q.name)?), &q.request()).await?;
             output.print(&found, passages_table);
             Ok(())
         }
@@ -247,6 +262,8 @@ fn place(file: &str, first: u64, last: u64, page: Option<u32>) -> String {
 }
 
 fn print_text(file: &Path) -> Result<(), CliError> {
+    let what = std::fs::metadata(file).map_err(|e| CliError::file(file, e))?;
+    regular(file, what.file_type())?;
     let bytes = std::fs::read(file).map_err(|e| CliError::file(file, e))?;
     let document = crate::text::read(&file.display().to_string(), &bytes);
     let document = document.map_err(|e| CliError::Failed(e.to_string()))?;
@@ -270,7 +287,7 @@ pub fn bar(total: u64, what: &str) -> ProgressBar {
 }
 
 async fn rebuild(name: &str, client: &HubClient, output: Output) -> Result<(), CliError> {
-    let response = client.send(client.request(Method::POST, &format!("{}/rebuild", rag_path(name)))).await?;
+    let response = client.send(client.request(Method::POST, &format!("{}/rebuild", rag_path(name)?))).await?;
     let mut stream = response.bytes_stream();
     let mut pending = Vec::new();
     let bar = bar(0, name);
@@ -309,7 +326,7 @@ async fn rebuild(name: &str, client: &HubClient, output: Output) -> Result<(), C
 }
 
 async fn query(command: &Query, client: &HubClient, output: Output) -> Result<(), CliError> {
-    let path = format!("{}/query", rag_path(&command.name));
+    let path = format!("{}/query", rag_path(&command.search.name)?);
     if output == Output::Json {
         let answer: Answer = client.post(&path, &command.request(false)).await?;
         output.print(&answer, |a| a.answer.clone());

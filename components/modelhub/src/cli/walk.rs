@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsStr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::CliError;
@@ -11,6 +12,7 @@ use crate::rag::check_path;
 const LEADS_OUT: &str = "links that lead out of the directory";
 const BROKEN: &str = "links that lead nowhere";
 const TWICE: &str = "links to what is there already";
+const NOT_REGULAR: &str = "pipes, sockets and devices; only regular files are read";
 const BAD_NAME: &str = "names that are not UTF-8, hold control characters or are too long; rename them";
 
 /// How far links are followed.
@@ -40,6 +42,7 @@ pub fn walk(root: &Path, follow: Links) -> Result<Found, CliError> {
     let mut walker =
         Walker { root: real, follow, found: Found::default(), seen: HashSet::new(), links: VecDeque::new() };
     if !metadata.is_dir() {
+        regular(root, metadata.file_type())?;
         let name = root.file_name().unwrap_or_default();
         if let Some(name) = walker.name("", name) {
             walker.found.files.push((name, root.to_owned()));
@@ -55,6 +58,18 @@ pub fn walk(root: &Path, follow: Links) -> Result<Found, CliError> {
     }
     walker.found.files.sort();
     Ok(walker.found)
+}
+
+/// Refuses what is no regular file: reading a pipe would wait for somebody who writes.
+pub fn regular(path: &Path, kind: std::fs::FileType) -> Result<(), CliError> {
+    let what = match kind {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a named pipe (FIFO)",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(CliError::Usage(format!("{} is {what}, not a file: copy what it holds into a file", path.display())))
 }
 
 struct Walker {
@@ -92,7 +107,8 @@ impl Walker {
                     Ok(kind) if kind.is_symlink() => self.links.push_back((name, entry.path())),
                     Ok(kind) if kind.is_dir() => folders.push((format!("{name}/"), entry.path())),
                     Ok(kind) if kind.is_file() => self.file(name, entry.path()),
-                    _ => {}
+                    Ok(_) => self.skip(NOT_REGULAR, name),
+                    Err(error) => self.found.unread.push((name, format!("cannot be read: {error}"))),
                 }
             }
         }
@@ -117,6 +133,8 @@ impl Walker {
             self.folder(format!("{name}/"), target);
         } else if target.is_file() {
             self.file(name, target);
+        } else {
+            self.skip(NOT_REGULAR, name);
         }
     }
 
@@ -205,6 +223,21 @@ mod tests {
         assert_eq!(said.len(), 3);
         assert!(said.iter().all(|name| !name.contains('\n')), "{said:?}");
         assert!(said.contains(&"\"latin-\\xe9.md\"".to_owned()), "{said:?}");
+    }
+
+    #[test]
+    fn pipes_are_refused_by_name_and_skipped_with_a_word_in_a_folder() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let fifo = dir.path().join("fifo.txt");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+        assert!(made.success());
+        symlink("fifo.txt", dir.path().join("link.txt")).expect("linked");
+        std::fs::write(dir.path().join("a.md"), "text").expect("written");
+        let error = walk(&fifo, Links::Inside).expect_err("a pipe").to_string();
+        assert!(error.contains("is a named pipe (FIFO), not a file"), "{error}");
+        let found = walk(dir.path(), Links::Inside).expect("walked");
+        assert_eq!(found.files.len(), 1);
+        assert_eq!(found.skipped[NOT_REGULAR], ["fifo.txt", "link.txt"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use aistack_api::registry::{Deleted, Labels, ModelCreate, ModelInfo, ModelList, 
 
 pub use artefacts::{ArtefactError, Artefacts};
 pub use door::router;
+pub use versions::check_version;
 
 use crate::error::ApiError;
 use crate::kv::{Change, Expect, Kv, ROOT};

@@ -27,6 +27,15 @@ fn referrer(model: &str, version: u64, path: &str) -> String {
     format!("{model}/{version}/{path}")
 }
 
+/// Refuses what names no version: a number, or `latest`.
+pub fn check_version(version: &str) -> Result<(), ApiError> {
+    if version == "latest" || version.parse::<u64>().is_ok_and(|_| !version.starts_with('+')) {
+        return Ok(());
+    }
+    let message = format!("{version:?} is no version: give a number or  latest");
+    Err(ApiError::invalid("invalid_version", message))
+}
+
 impl Registry {
     /// Adds a version: the next number, whoever else adds one at the same time.
     pub async fn create_version(&self, model: &str, request: VersionCreate) -> Result<VersionInfo, ApiError> {
