@@ -3,6 +3,7 @@ package peers
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -28,6 +29,7 @@ type Server struct {
 	Client   *clientv3.Client
 	cmd      *exec.Cmd
 	start    func() *exec.Cmd
+	tls      *tls.Config
 	log      string
 }
 
@@ -54,11 +56,16 @@ func freePort(t testing.TB) int {
 
 // Etcd starts etcd with a fresh data directory.
 func Etcd(t testing.TB, more ...string) *Server {
+	return EtcdTLS(t, nil, more...)
+}
+
+// EtcdTLS is Etcd, called over TLS if there is a configuration of it.
+func EtcdTLS(t testing.TB, over *tls.Config, more ...string) *Server {
 	binary := Binary(t, "PEER_ETCD", os.ExpandEnv("$HOME/.cache/aistack/etcd/etcd"))
 	dir, port, peer := t.TempDir(), freePort(t), freePort(t)
-	client := fmt.Sprintf("http://127.0.0.1:%d", port)
+	client := fmt.Sprintf("%s://127.0.0.1:%d", scheme(over), port)
 	peerURL := fmt.Sprintf("http://127.0.0.1:%d", peer)
-	return launch(t, "etcd", client, filepath.Join(dir, "data"), func() *exec.Cmd {
+	return launch(t, "etcd", client, filepath.Join(dir, "data"), over, func() *exec.Cmd {
 		arguments := []string{"--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
 			"--advertise-client-urls", client, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
 			"--initial-cluster", "default=" + peerURL, "--log-level", "error"}
@@ -69,6 +76,18 @@ func Etcd(t testing.TB, more ...string) *Server {
 // Tinykv starts tinykv with a fresh data directory.
 func Tinykv(t testing.TB, more ...string) *Server {
 	return TinykvIn(t, filepath.Join(t.TempDir(), "data"), more...)
+}
+
+// TinykvTLS is Tinykv, called over TLS.
+func TinykvTLS(t testing.TB, over *tls.Config, more ...string) *Server {
+	return tinykvIn(t, filepath.Join(t.TempDir(), "data"), over, more...)
+}
+
+func scheme(over *tls.Config) string {
+	if over == nil {
+		return "http"
+	}
+	return "https"
 }
 
 func tinykv(t testing.TB) string {
@@ -85,17 +104,21 @@ func Says(t testing.TB, arguments ...string) string {
 
 // TinykvIn starts tinykv with the data directory given.
 func TinykvIn(t testing.TB, data string, more ...string) *Server {
+	return tinykvIn(t, data, nil, more...)
+}
+
+func tinykvIn(t testing.TB, data string, over *tls.Config, more ...string) *Server {
 	binary := tinykv(t)
-	client := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
-	return launch(t, "tinykv", client, data, func() *exec.Cmd {
+	client := fmt.Sprintf("%s://127.0.0.1:%d", scheme(over), freePort(t))
+	return launch(t, "tinykv", client, data, over, func() *exec.Cmd {
 		arguments := []string{"--data-dir", data, "--listen-client-urls", client,
 			"--admin-listen", "127.0.0.1:0"}
 		return exec.Command(binary, append(arguments, more...)...)
 	})
 }
 
-func launch(t testing.TB, name, endpoint, data string, start func() *exec.Cmd) *Server {
-	server := &Server{Name: name, Endpoint: endpoint, DataDir: data, start: start, log: filepath.Join(t.TempDir(), "log.txt")}
+func launch(t testing.TB, name, endpoint, data string, over *tls.Config, start func() *exec.Cmd) *Server {
+	server := &Server{Name: name, Endpoint: endpoint, DataDir: data, start: start, tls: over, log: filepath.Join(t.TempDir(), "log.txt")}
 	server.Start(t)
 	t.Cleanup(func() {
 		server.Client.Close()
@@ -131,7 +154,7 @@ func (s *Server) Start(t testing.TB) {
 	}
 	if s.Client == nil {
 		s.Client, err = clientv3.New(clientv3.Config{
-			Endpoints: []string{s.Endpoint}, DialTimeout: Patience, Logger: zap.NewNop(),
+			Endpoints: []string{s.Endpoint}, DialTimeout: Patience, TLS: s.tls, Logger: zap.NewNop(),
 		})
 		if err != nil {
 			t.Fatal(err)
