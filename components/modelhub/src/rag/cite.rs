@@ -2,12 +2,13 @@
 //!
 //! Strict, since a mark is a promise: a sentence is supported by one sentence of a passage, or by two that follow each other, when
 //! they hold **every** content word of it (the headings above may hold some), each number with the unit that it counts, and deny
-//! what it denies. Words that the question brought along support nothing by themselves. A true paraphrase in other words stays
+//! what it denies; a number with the words of its own clause ([`super::clauses`]), not with those of another number's. Words that the question brought along support nothing by themselves. A true paraphrase in other words stays
 //! unmarked: that is the price.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::clauses::{Claim, Clauses};
 use super::lexical::{Words, akin, is_common, is_number, words};
 use crate::text::sentences;
 
@@ -20,12 +21,14 @@ pub struct Evidence {
     passages: Vec<Vec<Stretch>>,
     headings: Vec<Words>,
     asked: HashSet<String>,
+    question: Clauses,
 }
 
 #[derive(Debug)]
 struct Stretch {
     span: Range<usize>,
     words: Words,
+    clauses: Clauses,
 }
 
 /// A passage supports a sentence.
@@ -44,26 +47,33 @@ impl Evidence {
             passages: passages.iter().map(|(_, text)| stretches(text)).collect(),
             headings: passages.iter().map(|(heading, _)| words(heading)).collect(),
             asked: words(question).stems.into_iter().collect(),
+            question: Clauses::of(question),
         }
     }
 
     /// The passages that support a sentence, in the order given; empty = none does.
     pub fn judge(&self, sentence: &str) -> Vec<Support> {
         let claim = words(sentence);
+        let said = Clauses::of(sentence);
         let supports = (0..self.passages.len()).filter_map(|passage| {
-            let quote = self.quote(&claim, passage)?;
+            let quote = self.quote(&claim, &said, passage)?;
             Some(Support { passage, quote })
         });
         supports.take(MOST_CITED).collect()
     }
 
     /// The shortest stretch of a passage that says all of a claim.
-    fn quote(&self, claim: &Words, passage: usize) -> Option<Range<usize>> {
+    fn quote(&self, claim: &Words, said: &Clauses, passage: usize) -> Option<Range<usize>> {
         let stretches = &self.passages[passage];
-        let says = |stretch: &[&Words]| self.says(claim, stretch, &self.headings[passage]);
-        let single = stretches.iter().find(|s| says(&[&s.words])).map(|s| s.span.clone());
+        let heading = &self.headings[passage];
+        let claimed = Claim { said, asked: &self.question, heading: &heading.stems };
+        let says = |stretch: &[&Stretch]| {
+            let (words, clauses): (Vec<_>, Vec<_>) = stretch.iter().map(|s| (&s.words, &s.clauses)).unzip();
+            self.says(claim, &words, heading) && claimed.fits(&clauses)
+        };
+        let single = stretches.iter().find(|s| says(&[s])).map(|s| s.span.clone());
         single.or_else(|| {
-            let pair = stretches.windows(2).find(|pair| says(&[&pair[0].words, &pair[1].words]))?;
+            let pair = stretches.windows(2).find(|pair| says(&[&pair[0], &pair[1]]))?;
             Some(pair[0].span.start..pair[1].span.end)
         })
     }
@@ -130,7 +140,11 @@ fn near_before(words: &Words, at: usize) -> Option<&String> {
 }
 
 fn stretches(text: &str) -> Vec<Stretch> {
-    sentences(text).into_iter().map(|span| Stretch { words: words(&text[span.clone()]), span }).collect()
+    let stretch = |span: Range<usize>| {
+        let sentence = &text[span.clone()];
+        Stretch { words: words(sentence), clauses: Clauses::of(sentence), span }
+    };
+    sentences(text).into_iter().map(stretch).collect()
 }
 
 /// Where a citation mark goes: before the punctuation that ends the sentence, as in “ten days [1].”

@@ -6,126 +6,17 @@ use unicode_segmentation::UnicodeSegmentation;
 
 /// English function words, which say nothing about a topic.
 const FUNCTION_WORDS: &[&str] = &[
-    "a",
-    "about",
-    "above",
-    "after",
-    "again",
-    "all",
-    "also",
-    "am",
-    "an",
-    "and",
-    "any",
-    "are",
-    "as",
-    "at",
-    "be",
-    "because",
-    "been",
-    "before",
-    "being",
-    "between",
-    "both",
-    "but",
-    "by",
-    "can",
-    "could",
-    "did",
-    "do",
-    "does",
-    "doing",
-    "during",
-    "each",
-    "every",
-    "for",
-    "from",
-    "further",
-    "had",
-    "has",
-    "have",
-    "having",
-    "he",
-    "her",
-    "here",
-    "him",
-    "his",
-    "how",
-    "i",
-    "if",
-    "in",
-    "into",
-    "is",
-    "it",
-    "its",
-    "itself",
-    "just",
-    "may",
-    "me",
-    "more",
-    "most",
-    "must",
-    "my",
-    "of",
-    "off",
-    "on",
-    "once",
-    "only",
-    "or",
-    "other",
-    "our",
-    "out",
-    "over",
-    "own",
-    "same",
-    "shall",
-    "she",
-    "should",
-    "so",
-    "some",
-    "such",
-    "than",
-    "that",
-    "the",
-    "their",
-    "them",
-    "then",
-    "there",
-    "these",
-    "they",
-    "this",
-    "those",
-    "through",
-    "to",
-    "too",
-    "under",
-    "until",
-    "up",
-    "very",
-    "was",
-    "we",
-    "were",
-    "what",
-    "when",
-    "where",
-    "which",
-    "while",
-    "who",
-    "whom",
-    "why",
-    "will",
-    "with",
-    "would",
-    "you",
-    "your",
-    "according",
-    "text",
-    "passage",
-    "answer",
-    "question",
-    "please",
-    "s",
-    "t",
+    "a", "about", "above", "after", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at",
+    "be", "because", "been", "before", "being", "between", "both", "but", "by", "can", "could", "did", "do",
+    "does", "doing", "during", "each", "every", "for", "from", "further", "had", "has", "have", "having",
+    "he", "her", "here", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "itself", "just",
+    "may", "me", "more", "most", "must", "my", "of", "off", "on", "once", "only", "or", "other", "our",
+    "out", "over", "own", "same", "shall", "she", "should", "so", "some", "such", "than", "that", "the",
+    "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under",
+    "until", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom",
+    "why", "will", "with", "would", "you", "your", "text", "passage", "answer", "question", "please", "s",
+    "t", "able", "else", "ever", "let", "might", "since", "still", "upon", "us", "whether", "whose", "yet",
+    "d", "ll", "m", "re", "ve",
 ];
 
 const NEGATIONS: &[&str] =
@@ -305,17 +196,32 @@ pub fn words(text: &str) -> Words {
         end = at + word.len();
         clause += usize::from(clause_ended);
         let lower = word.to_lowercase().replace('’', "'");
-        if NEGATIONS.contains(&lower.as_str()) || lower.ends_with("n't") {
+        if denies(&lower) {
             out.denied.push(clause);
-            continue;
         }
-        if FUNCTION_WORDS.contains(&lower.as_str()) {
-            continue;
-        }
-        out.stems.push(stem(&lower));
+        let Some(stem) = content(&lower) else { continue };
+        out.stems.push(stem);
         out.clauses.push(clause);
     }
     out
+}
+
+fn denies(lower: &str) -> bool {
+    NEGATIONS.contains(&lower) || lower.ends_with("n't")
+}
+
+/// The stem of a word in lower case; none of one that is no content.
+pub fn content(lower: &str) -> Option<String> {
+    let lower = lower.replace('’', "'");
+    let bare = bare(&lower);
+    let empty = FUNCTION_WORDS.contains(&bare) || bare == "according" || denies(&lower);
+    (!empty).then(|| stem(&lower))
+}
+
+/// A word without what is contracted with it: “who's”, “we'll”.
+fn bare(lower: &str) -> &str {
+    let contracted = ["'s", "'re", "'ve", "'ll", "'d", "'m"];
+    contracted.into_iter().find_map(|end| lower.strip_suffix(end)).unwrap_or(lower)
 }
 
 /// Whether a stem is too common to count for or against a sentence.
@@ -330,11 +236,16 @@ pub fn is_asking(stem: &str) -> bool {
 
 /// Whether a text seems to be English: only then do missing words say anything, since only English endings are known here.
 pub fn seems_english(text: &str) -> bool {
+    // “do” alone is Portuguese as well.
     const ONLY_ENGLISH: &[&str] = &[
-        "the", "what", "how", "who", "which", "when", "where", "why", "does", "do", "are", "can", "must",
-        "my", "there", "should",
+        "the", "what", "how", "who", "which", "when", "where", "why", "does", "are", "can", "must", "my",
+        "there", "should", "we", "you", "they",
     ];
-    text.unicode_words().any(|word| ONLY_ENGLISH.contains(&word.to_lowercase().as_str()))
+    let lower = text.to_lowercase().replace('’', "'");
+    lower.starts_with("do ")
+        || lower.starts_with("is ")
+        || lower.starts_with("may ")
+        || lower.unicode_words().any(|word| ONLY_ENGLISH.contains(&bare(word)) || word.ends_with("n't"))
 }
 
 /// Whether two stems are of one word or one family: “photo” and “photograph”, “avail” and “available”.

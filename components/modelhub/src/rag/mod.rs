@@ -1,10 +1,11 @@
 //! Retrieval-augmented generation: files in, cited answers out.
 //!
 //! Reading order: [`records`] (what is remembered), `ingest` (files → passages → vectors), `query` (question → passages →
-//! answer → citations); the pure parts are `rank`, `focus`, `relevance`, `prompt` and `cite`.
+//! answer → citations); the pure parts are `rank`, `focus`, `relevance`, `prompt`, `clauses` and `cite`.
 
 mod answer;
 mod cite;
+mod clauses;
 mod door;
 mod embed;
 mod focus;
@@ -15,6 +16,7 @@ mod query;
 mod rank;
 mod rebuild;
 mod records;
+mod refuse;
 mod relevance;
 mod reply;
 mod turns;

@@ -31,7 +31,7 @@ pub fn focused(question: &str, sentences: &[&str]) -> String {
 }
 
 /// What is answered when no passage is relevant; no model is asked then.
-pub const NO_ANSWER: &str = "I don't know: none of the ingested passages is relevant to this question.";
+pub const NO_ANSWER: &str = "I don't know: none of the passages found is relevant to this question.";
 
 /// Tokens that the chat template and the instruction need, with a margin.
 const OVERHEAD_TOKENS: u64 = 120;

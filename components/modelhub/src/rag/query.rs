@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use aistack_api::modelhub::EngineTask;
 use aistack_api::rag::{
-    Answer, AnswerSentence, Citations, Delta, Done, Passage, Passages, QueryError, QueryEvent, RagQuery,
-    RagState, Timings,
+    Answer, Citations, Delta, Done, Passage, Passages, QueryError, QueryEvent, RagQuery, RagState, Timings,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -17,11 +16,12 @@ use super::Rag;
 use super::answer::{Source, Writer};
 use super::focus::{Piece, Titled, nearest, pieces};
 use super::ingest::too_long;
-use super::lexical::{Rarity, words};
+use super::lexical::{Rarity, Words, seems_english, words};
 use super::prompt::{FOCUS_EXAMPLES, FOCUS_INSTRUCTION, INSTRUCTION, Offer, estimate, focused, pack};
 use super::rank::{Candidate, rank};
 use super::records::{self, RagRecord};
-use super::relevance::{Ablation, coverage, names_all, refusal, relevant, topics, without};
+use super::refuse::Seen;
+use super::relevance::{Ablation, coverage, names_all, relevant, topics, without};
 use super::reply::{Facts, Reply};
 use crate::error::ApiError;
 use crate::gateway::{Admission, Call, Usage};
@@ -40,11 +40,13 @@ const MAX_QUESTION: usize = 8_192;
 /// A question with what was retrieved for it.
 #[derive(Debug)]
 pub struct Retrieved {
-    record: RagRecord,
-    query: RagQuery,
-    sources: Vec<Source>,
+    pub(super) record: RagRecord,
+    pub(super) query: RagQuery,
+    pub(super) sources: Vec<Source>,
+    /// What all candidates say.
+    pub(super) seen: Seen,
     /// The question's vector.
-    vector: Vec<f32>,
+    pub(super) vector: Vec<f32>,
     /// How rare words are among the candidates.
     rarity: Rarity,
     /// Whether everything counts as relevant.
@@ -123,8 +125,9 @@ impl Rag {
         timings.search_ms = ms(searching);
         let ranking = Instant::now();
         let min_score = query.min_score.unwrap_or(record.min_score);
-        let rarity =
-            Rarity::of(&hits.iter().map(|hit| words(&hit.passage.embedded_text())).collect::<Vec<_>>());
+        let texts: Vec<Words> = hits.iter().map(|hit| words(&hit.passage.embedded_text())).collect();
+        let rarity = Rarity::of(&texts);
+        let seen = Seen::new(texts, hits.iter().any(|hit| seems_english(&hit.passage.text)));
         hits.retain(|hit| {
             let named = || names_all(question, &hit.passage.embedded_text());
             hit.score >= min_score || (hit.score >= min_score * NAMED_SHARE && named())
@@ -138,7 +141,18 @@ impl Rag {
         let sources = best.zip(1..).map(|(hit, number)| Source::new(number, hit)).collect();
         timings.rag_ms = ms(ranking);
         let lenient = min_score <= 0.0;
-        Ok(Retrieved { record, query, sources, vector, rarity, lenient, timings, started, admission: None })
+        Ok(Retrieved {
+            record,
+            query,
+            sources,
+            seen,
+            vector,
+            rarity,
+            lenient,
+            timings,
+            started,
+            admission: None,
+        })
     }
 
     /// The model that will answer, when it can: checked before anything is streamed, so that its absence is a plain error.
@@ -162,8 +176,9 @@ impl Rag {
         let work = async {
             send(&events, QueryEvent::Passages(retrieved.passages())).await?;
             let (citations, timings, model) = if retrieved.sources.is_empty() {
-                let citations = no_answer(&retrieved.query.question);
-                send(&events, QueryEvent::Delta(Delta { text: citations.answer.clone() })).await?;
+                let asked = topics(&retrieved.query.question);
+                let (text, citations) = self.refuse(&retrieved, &asked, None).await;
+                send(&events, QueryEvent::Delta(Delta { text })).await?;
                 (citations, retrieved.timings.clone(), String::new())
             } else {
                 let (citations, timings) = self.write(&retrieved, &model, &events, admission).await?;
@@ -200,13 +215,12 @@ impl Rag {
         let nearest = self.nearest(retrieved).await?;
         timings.embed_ms += ms(embedding);
         if let Some(best) = nearest.first()
-            && let Some(why) = self.irrelevant(retrieved, best).await?
+            && let Some(missing) = self.irrelevant(retrieved, best).await?
         {
             timings.embed_ms = retrieved.timings.embed_ms + ms(embedding);
-            let mut writer = Writer::new(&retrieved.query.question, retrieved.sources.clone());
-            let text = writer.refuse(&why, best.passage, &best.span);
+            let (text, citations) = self.refuse(retrieved, &missing, Some(best)).await;
             send(events, QueryEvent::Delta(Delta { text })).await?;
-            return Ok((writer.into_citations(), timings));
+            return Ok((citations, timings));
         }
         let own = Instant::now();
         let ask = self.prompt(retrieved, &nearest, model).await;
@@ -248,8 +262,8 @@ impl Rag {
         Ok((writer.into_citations(), timings))
     }
 
-    /// Why the nearest sentence cannot answer the question, when its passage is only near the topic.
-    async fn irrelevant(&self, retrieved: &Retrieved, best: &Piece) -> Result<Option<String>, ApiError> {
+    /// The question's words that the nearest sentence's passage lacks, when it is only near the topic.
+    async fn irrelevant(&self, retrieved: &Retrieved, best: &Piece) -> Result<Option<Vec<String>>, ApiError> {
         let question = retrieved.query.question.trim();
         let passage = &retrieved.sources[best.passage];
         let text = format!("{} {}", passage.passage.heading.join(" "), passage.passage.text);
@@ -270,7 +284,7 @@ impl Rag {
             .map(|(shorter, word)| Ablation { loss: whole - near(shorter), similarity: near(word) })
             .collect();
         tracing::debug!(question, whole, ?covered, ?ablations, "relevance");
-        Ok((!relevant(whole, &covered, &ablations)).then(|| refusal(missing)))
+        Ok((!relevant(whole, &covered, &ablations)).then(|| missing.clone()))
     }
 
     /// The sentences of the passages, nearest to the question first.
@@ -451,17 +465,12 @@ fn check_ready(record: &RagRecord) -> Result<(), ApiError> {
     }
 }
 
-fn no_answer(question: &str) -> Citations {
-    let answer = refusal(&topics(question));
-    let sentence = AnswerSentence { text: answer.clone(), citations: Vec::new(), supported: false };
-    Citations { answer, answered: false, sentences: vec![sentence], citations: Vec::new() }
-}
-
 async fn send(events: &Events, event: QueryEvent) -> Result<(), Stop> {
     events.send(event).await.map_err(|_| Stop::Gone)
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
+/// Cosine of two vectors; none when they cannot be compared.
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
     if a.is_empty() || a.len() != b.len() {
         return None;
     }

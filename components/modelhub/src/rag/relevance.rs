@@ -19,6 +19,10 @@ const ALIEN_SIMILARITY: f32 = 0.25;
 const RELEVANT: f32 = 0.60;
 /// Weight of that share.
 const COVERAGE_WEIGHT: f32 = 0.35;
+/// Words that a refusal names.
+const MOST_NAMED: usize = 3;
+/// Letters of a word of an unknown language from which on a refusal names it.
+const LEAST_FOREIGN: usize = 5;
 
 /// A question's topic words against a passage.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,13 +106,30 @@ pub fn relevant(cosine: f32, coverage: &Coverage, ablations: &[Ablation]) -> boo
     !ablations.iter().any(alien) && cosine + COVERAGE_WEIGHT * coverage.share >= RELEVANT
 }
 
-/// What is answered when no passage is relevant.
-pub fn refusal(looked_for: &[String]) -> String {
-    if looked_for.is_empty() {
+/// The words to name of those that were not found, in the question's order: few, and the long ones, which say most. Where the
+/// language is unknown so are its function words: most of those are short.
+pub fn telling(mut words: Vec<String>, english: bool) -> Vec<String> {
+    let length = |word: &String| word.chars().count();
+    words.retain(|word| english || length(word) >= LEAST_FOREIGN);
+    while words.len() > MOST_NAMED {
+        let shortest = (0..words.len()).rev().min_by_key(|i| length(&words[*i]));
+        words.remove(shortest.unwrap_or(0));
+    }
+    words
+}
+
+/// What is answered when no passage is relevant: which words none of the passages found mentions.
+pub fn refusal(lacking: &[String], passages: usize) -> String {
+    if lacking.is_empty() || passages == 0 {
         return super::prompt::NO_ANSWER.to_owned();
     }
-    let quoted: Vec<String> = looked_for.iter().map(|word| format!("“{word}”")).collect();
-    format!("I don't know: no relevant passage says anything about {}.", quoted.join(" or "))
+    let quoted: Vec<String> = lacking.iter().map(|word| format!("“{word}”")).collect();
+    let which = if passages == 1 {
+        "the passage found does not mention".to_owned()
+    } else {
+        format!("none of the {passages} passages nearest to the question mentions")
+    };
+    format!("I don't know: {which} {}.", quoted.join(" or "))
 }
 
 #[cfg(test)]
@@ -175,11 +196,25 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_was_looked_for() {
-        assert_eq!(refusal(&[]), super::super::prompt::NO_ANSWER);
+        assert_eq!(refusal(&[], 5), super::super::prompt::NO_ANSWER);
         let words = ["private".to_owned(), "jet".to_owned()];
         assert_eq!(
-            refusal(&words),
-            "I don't know: no relevant passage says anything about “private” or “jet”."
+            refusal(&words, 5),
+            "I don't know: none of the 5 passages nearest to the question mentions “private” or “jet”."
         );
+        assert_eq!(refusal(&words[1..], 1), "I don't know: the passage found does not mention “jet”.");
+    }
+
+    #[test]
+    fn few_words_are_named() {
+        let named = |question: &str, english| telling(topics(question), english);
+        assert_eq!(named("Can I expense a private jet?", true), ["expense", "private", "jet"]);
+        assert_eq!(
+            named("A red helicopter rescue by boat above ground?", true),
+            ["helicopter", "rescue", "ground"]
+        );
+        assert_eq!(named("Wie viele Urlaubstage habe ich?", false), ["viele", "Urlaubstage"]);
+        assert!(named("年次休暇は何日ありますか", false).is_empty());
+        assert_eq!(named("Who's able to say what's GPL since May?", true), ["GPL"]);
     }
 }

@@ -381,6 +381,28 @@ impl Vectors {
         response.result.into_iter().map(hit).collect()
     }
 
+    /// Points whose text holds one of these words, in no order; their score is 0, since nothing was compared.
+    pub async fn mentioning(
+        &self,
+        collection: &str,
+        forms: &[String],
+        limit: u32,
+    ) -> Result<Vec<Hit>, VectorError> {
+        let any = forms.iter().map(|form| Condition::matches_text("text", form.clone()));
+        let request = ScrollPointsBuilder::new(collection)
+            .filter(Filter::should(any.collect::<Vec<_>>()))
+            .limit(limit)
+            .with_payload(true)
+            .with_vectors(true)
+            .build();
+        let found = self.points().scroll(request).await.map_err(self.error("look for a word"))?.into_inner();
+        let hit = |point: qdrant_client::qdrant::RetrievedPoint| {
+            let passage = passage(collection, point.payload)?;
+            Ok(Hit { score: 0.0, vector: dense(point.vectors), passage })
+        };
+        found.result.into_iter().map(hit).collect()
+    }
+
     /// A page of points in id order, without or with vectors, and where the next page starts.
     pub async fn page(
         &self,
