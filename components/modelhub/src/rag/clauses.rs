@@ -36,7 +36,7 @@ pub struct Clauses {
     of: Vec<Option<usize>>,
     /// Relation and clause of each word that is one.
     relations: Vec<(usize, Option<usize>)>,
-    clauses: Vec<Clause>,
+    laid: Vec<Clause>,
 }
 
 #[derive(Debug, Clone)]
@@ -95,21 +95,21 @@ impl Clauses {
                 None
             } else if (numerics[at] && numbers_in(piece.section) > 1)
                 || first_of_section
-                || out.clauses.is_empty()
+                || out.laid.is_empty()
             {
                 out.open(piece);
-                Some(out.clauses.len() - 1)
+                Some(out.laid.len() - 1)
             } else if at > last && piece.punctuated {
                 None
             } else {
-                Some(out.clauses.len() - 1)
+                Some(out.laid.len() - 1)
             };
             for i in piece.stems.clone() {
                 out.of[i] = clause;
             }
             out.relations.extend(piece.relations.iter().map(|relation| (*relation, clause)));
             if let Some(clause) = clause {
-                out.clauses[clause].points_back |= piece.points_back;
+                out.laid[clause].points_back |= piece.points_back;
             }
         }
         out
@@ -118,7 +118,7 @@ impl Clauses {
     fn open(&mut self, piece: &Piece) {
         let number = piece.stems.clone().find(|i| is_number(&self.stems[*i])).unwrap_or(piece.stems.start);
         let subject = piece.auxiliary.unwrap_or(piece.stems.start + 1).min(number);
-        self.clauses.push(Clause {
+        self.laid.push(Clause {
             section: piece.section,
             number,
             subject,
@@ -130,7 +130,7 @@ impl Clauses {
     /// Whether clause `from` says, or shares, the stem at `at`.
     fn reaches(&self, from: usize, at: usize) -> bool {
         let Some(held) = self.of[at] else { return true };
-        let (clause, holder) = (&self.clauses[from], &self.clauses[held]);
+        let (clause, holder) = (&self.laid[from], &self.laid[held]);
         if held == from || (clause.points_back && held + 1 == from) {
             return true;
         }
@@ -140,7 +140,7 @@ impl Clauses {
     }
 
     fn of_section(&self, section: usize) -> Option<usize> {
-        self.clauses.iter().position(|clause| clause.section == section)
+        self.laid.iter().position(|clause| clause.section == section)
     }
 
     /// Stems that clause `from` says or shares.
@@ -193,7 +193,7 @@ impl Claim<'_> {
         let mut whole = false;
         for at in self.said.numbers() {
             let clause = self.said.of[at];
-            let own: Vec<&String> = self.said.reached_own(clause).filter(|stem| self.tells(stem)).collect();
+            let own: Vec<&String> = self.said.reached_own(clause).filter(|stem| tells(stem)).collect();
             let left_out: Vec<&String> = self.left_out().collect();
             let mut found = false;
             for (sentence, from) in places(quote, &self.said.stems[at]) {
@@ -211,7 +211,7 @@ impl Claim<'_> {
                     continue;
                 }
                 found = true;
-                let split = !sentence.clauses.is_empty();
+                let split = !sentence.laid.is_empty();
                 whole |= !split
                     || !(left_out.iter().any(misplaced)
                         || (self.said.relations.is_empty() && relations(self.asked, None)));
@@ -225,7 +225,7 @@ impl Claim<'_> {
 
     /// Of a claim without numbers: whether it stands where the question's number does.
     fn fits_asked(&self, quote: &[&Clauses]) -> bool {
-        let told: Vec<&String> = self.said.stems.iter().filter(|stem| self.tells(stem)).collect();
+        let told: Vec<&String> = self.said.stems.iter().filter(|stem| tells(stem)).collect();
         let stands = |at: usize| {
             let number = &self.asked.stems[at];
             self.heading.contains(number)
@@ -239,13 +239,8 @@ impl Claim<'_> {
         sentence.elsewhere(from, stem) && !self.heading.iter().any(|held| akin(held, stem))
     }
 
-    /// Words that say what a number is about.
-    fn tells(&self, stem: &str) -> bool {
-        !is_number(stem) && !is_asking(stem)
-    }
-
     fn left_out(&self) -> impl Iterator<Item = &String> {
-        let left = |stem: &&String| self.tells(stem) && !self.said.stems.iter().any(|said| akin(said, stem));
+        let left = |stem: &&String| tells(stem) && !self.said.stems.iter().any(|said| akin(said, stem));
         self.asked.stems.iter().filter(left)
     }
 }
@@ -256,6 +251,11 @@ impl Clauses {
         let own = move |at: &usize| from.is_none() || self.of[*at].is_none() || self.of[*at] == from;
         (0..self.stems.len()).filter(own).map(|at| &self.stems[at])
     }
+}
+
+/// Whether a word says what a number is about.
+fn tells(stem: &str) -> bool {
+    !is_number(stem) && !is_asking(stem)
 }
 
 /// Where a number stands in a quote: sentence and clause.
@@ -324,121 +324,123 @@ mod tests {
         Claim { said: &said, asked: &asked, heading: &[] }.fits(&[&quote])
     }
 
+    type Case = (&'static str, &'static [(&'static str, &'static str, bool)]);
+
     /// A quote, and claims about it with the question that they answer: true ones and false ones.
+    const CASES: &[Case] = &[
+        (
+            "The daily allowance is 45 euros in Norway and 38 euros in Portugal.",
+            &[
+                ("", "The daily allowance in Portugal is 45 euros.", false),
+                ("", "The daily allowance in Portugal is 38 euros.", true),
+                ("", "The daily allowance in Norway is 45 euros.", true),
+                ("", "The daily allowance is 45 euros in Norway and 38 euros in Portugal.", true),
+                ("", "The daily allowance is 38 euros in Norway and 45 euros in Portugal.", false),
+                ("What is the daily allowance in Portugal?", "The daily allowance is 45 euros.", false),
+                ("What is the daily allowance in Portugal?", "38 euros.", true),
+            ],
+        ),
+        (
+            "The notice period is one month during the trial period and three months afterwards, for both sides.",
+            &[
+                ("", "The notice period is one month after the trial period.", false),
+                ("", "The notice period is one month during the trial period.", true),
+                ("", "The notice period is three months for both sides.", true),
+                ("", "It is three months after the trial period.", true),
+                ("", "It is three months during the trial period.", false),
+                (
+                    "How long is the notice period after the trial period?",
+                    "The notice period is one month.",
+                    false,
+                ),
+                ("How long is the notice period after the trial period?", "Three months.", true),
+            ],
+        ),
+        (
+            "The warranty is three years, for river gauges five.",
+            &[
+                ("", "The warranty on river gauges is three years.", false),
+                ("", "The warranty on river gauges is five years.", true),
+                ("How long is the warranty on river gauges?", "The warranty is three years.", false),
+                (
+                    "What is the warranty period of ordinary instruments?",
+                    "The warranty is three years.",
+                    true,
+                ),
+                ("", "The warranty is three years, for river gauges five.", true),
+            ],
+        ),
+        (
+            "Purchases up to 200 euros need no approval; up to 2,000 euros the lead approves; above that the director.",
+            &[
+                ("Who approves a purchase of 150 euros?", "The director.", false),
+                ("Who approves purchases up to 2,000 euros?", "The lead approves.", true),
+                ("Who approves purchases up to 200 euros?", "The director.", false),
+                ("", "Purchases up to 200 euros need no approval.", true),
+            ],
+        ),
+        (
+            "Rain gauges are calibrated every 24 months, river gauges every twelve.",
+            &[
+                ("", "Rain gauges are calibrated every twelve months.", false),
+                ("", "River gauges are calibrated every twelve months.", true),
+                ("", "River gauges are calibrated every 24 months.", false),
+            ],
+        ),
+        (
+            "Readings are stored in the cluster for seven years; raw radio frames for 30 days.",
+            &[
+                ("", "Raw radio frames are stored for 30 days.", true),
+                ("", "Raw radio frames are stored for seven years.", false),
+                ("", "Readings are stored for 30 days.", false),
+            ],
+        ),
+        (
+            "When a call is missed, the coordinator calls back after ten minutes and alerts the rescue after thirty.",
+            &[
+                ("", "The coordinator alerts the rescue after thirty minutes.", true),
+                ("", "The coordinator alerts the rescue after ten minutes.", false),
+                ("When is the rescue alerted?", "After ten minutes.", false),
+            ],
+        ),
+        (
+            "Crews report every two hours; when a call is missed, the lead calls back after ten minutes and alerts rescue after thirty.",
+            &[
+                (
+                    "",
+                    "When a call is missed, the lead calls back after ten minutes and alerts rescue after thirty.",
+                    true,
+                ),
+                ("When is rescue alerted?", "Crews report every two hours.", false),
+            ],
+        ),
+        (
+            "Below that customers get 10 percent of the fee back, below 99 percent half of it.",
+            &[
+                ("What do customers get back below 99 percent?", "Below 99 percent half of it.", true),
+                ("What do customers get back below 99 percent?", "10 percent of the fee.", true),
+            ],
+        ),
+        (
+            "Severity 1 means that customers lose data; severity 2 that a service is degraded.",
+            &[
+                ("What does severity 2 mean?", "Customers lose data.", false),
+                ("What does severity 1 mean?", "Customers lose data.", true),
+                ("What does severity 4 mean?", "Customers lose data.", false),
+            ],
+        ),
+        (
+            "Requests are made at least ten working days before the first day of leave.",
+            &[
+                ("", "Requests are made ten working days after the first day.", false),
+                ("", "Requests are made ten working days ahead of the first day.", true),
+            ],
+        ),
+    ];
+
     #[test]
     fn a_number_is_of_its_own_clause() {
-        type Case = (&'static str, &'static [(&'static str, &'static str, bool)]);
-        let cases: &[Case] = &[
-            (
-                "The daily allowance is 45 euros in Norway and 38 euros in Portugal.",
-                &[
-                    ("", "The daily allowance in Portugal is 45 euros.", false),
-                    ("", "The daily allowance in Portugal is 38 euros.", true),
-                    ("", "The daily allowance in Norway is 45 euros.", true),
-                    ("", "The daily allowance is 45 euros in Norway and 38 euros in Portugal.", true),
-                    ("", "The daily allowance is 38 euros in Norway and 45 euros in Portugal.", false),
-                    ("What is the daily allowance in Portugal?", "The daily allowance is 45 euros.", false),
-                    ("What is the daily allowance in Portugal?", "38 euros.", true),
-                ],
-            ),
-            (
-                "The notice period is one month during the trial period and three months afterwards, for both sides.",
-                &[
-                    ("", "The notice period is one month after the trial period.", false),
-                    ("", "The notice period is one month during the trial period.", true),
-                    ("", "The notice period is three months for both sides.", true),
-                    ("", "It is three months after the trial period.", true),
-                    ("", "It is three months during the trial period.", false),
-                    (
-                        "How long is the notice period after the trial period?",
-                        "The notice period is one month.",
-                        false,
-                    ),
-                    ("How long is the notice period after the trial period?", "Three months.", true),
-                ],
-            ),
-            (
-                "The warranty is three years, for river gauges five.",
-                &[
-                    ("", "The warranty on river gauges is three years.", false),
-                    ("", "The warranty on river gauges is five years.", true),
-                    ("How long is the warranty on river gauges?", "The warranty is three years.", false),
-                    (
-                        "What is the warranty period of ordinary instruments?",
-                        "The warranty is three years.",
-                        true,
-                    ),
-                    ("", "The warranty is three years, for river gauges five.", true),
-                ],
-            ),
-            (
-                "Purchases up to 200 euros need no approval; up to 2,000 euros the lead approves; above that the director.",
-                &[
-                    ("Who approves a purchase of 150 euros?", "The director.", false),
-                    ("Who approves purchases up to 2,000 euros?", "The lead approves.", true),
-                    ("Who approves purchases up to 200 euros?", "The director.", false),
-                    ("", "Purchases up to 200 euros need no approval.", true),
-                ],
-            ),
-            (
-                "Rain gauges are calibrated every 24 months, river gauges every twelve.",
-                &[
-                    ("", "Rain gauges are calibrated every twelve months.", false),
-                    ("", "River gauges are calibrated every twelve months.", true),
-                    ("", "River gauges are calibrated every 24 months.", false),
-                ],
-            ),
-            (
-                "Readings are stored in the cluster for seven years; raw radio frames for 30 days.",
-                &[
-                    ("", "Raw radio frames are stored for 30 days.", true),
-                    ("", "Raw radio frames are stored for seven years.", false),
-                    ("", "Readings are stored for 30 days.", false),
-                ],
-            ),
-            (
-                "When a call is missed, the coordinator calls back after ten minutes and alerts the rescue after thirty.",
-                &[
-                    ("", "The coordinator alerts the rescue after thirty minutes.", true),
-                    ("", "The coordinator alerts the rescue after ten minutes.", false),
-                    ("When is the rescue alerted?", "After ten minutes.", false),
-                ],
-            ),
-            (
-                "Crews report every two hours; when a call is missed, the lead calls back after ten minutes and alerts rescue after thirty.",
-                &[
-                    (
-                        "",
-                        "When a call is missed, the lead calls back after ten minutes and alerts rescue after thirty.",
-                        true,
-                    ),
-                    ("When is rescue alerted?", "Crews report every two hours.", false),
-                ],
-            ),
-            (
-                "Below that customers get 10 percent of the fee back, below 99 percent half of it.",
-                &[
-                    ("What do customers get back below 99 percent?", "Below 99 percent half of it.", true),
-                    ("What do customers get back below 99 percent?", "10 percent of the fee.", true),
-                ],
-            ),
-            (
-                "Severity 1 means that customers lose data; severity 2 that a service is degraded.",
-                &[
-                    ("What does severity 2 mean?", "Customers lose data.", false),
-                    ("What does severity 1 mean?", "Customers lose data.", true),
-                    ("What does severity 4 mean?", "Customers lose data.", false),
-                ],
-            ),
-            (
-                "Requests are made at least ten working days before the first day of leave.",
-                &[
-                    ("", "Requests are made ten working days after the first day.", false),
-                    ("", "Requests are made ten working days ahead of the first day.", true),
-                ],
-            ),
-        ];
-        for (quote, claims) in cases {
+        for (quote, claims) in CASES {
             for (question, sentence, want) in *claims {
                 assert_eq!(fits(question, sentence, quote), *want, "{question} {sentence}");
             }

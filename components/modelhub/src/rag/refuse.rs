@@ -9,7 +9,7 @@ use super::answer::{Source, Writer};
 use super::focus::Piece;
 use super::lexical::{Words, akin, seems_english, words};
 use super::query::{Retrieved, cosine};
-use super::relevance::{refusal, telling};
+use super::relevance::{apart, refusal, telling};
 use super::vectors::Hit;
 use crate::text::sentences;
 
@@ -55,29 +55,26 @@ impl Rag {
         let lacking = telling(lacking.cloned().collect(), english);
         let mut sources = retrieved.sources.clone();
         let mut shown = nearest.map(|piece| (piece.passage, piece.span.clone()));
-        let mut why = refusal(&lacking, retrieved.seen.texts.len());
+        let mut why = match shown {
+            // Others mention all of it, but not the one that is nearest.
+            Some(_) if lacking.is_empty() && comparable => apart(&telling(missing.to_vec(), english)),
+            _ => refusal(&lacking, retrieved.seen.texts.len()),
+        };
         if let Some((word, hit)) = self.mentioning(retrieved, &lacking).await {
             why = format!("I don't know, but a passage mentions “{word}”.");
             shown = Some((sources.len(), sentence_with(&hit.passage.text, word)));
             sources.push(Source::new(sources.len() as u32 + 1, hit));
         }
-        match shown {
-            Some((source, span)) => {
-                let mut writer = Writer::new(question, sources);
-                let text = writer.refuse(&why, source, &span);
-                (text, writer.into_citations())
-            }
-            None => {
-                let sentence = AnswerSentence { text: why.clone(), citations: Vec::new(), supported: false };
-                let citations = Citations {
-                    answer: why.clone(),
-                    answered: false,
-                    sentences: vec![sentence],
-                    citations: Vec::new(),
-                };
-                (why, citations)
-            }
+        if let Some((source, span)) = shown {
+            let mut writer = Writer::new(question, sources);
+            let text = writer.refuse(&why, source, &span);
+            return (text, writer.into_citations());
         }
+        let sentence = AnswerSentence { text: why.clone(), citations: Vec::new(), supported: false };
+        let answer = why.clone();
+        let citations =
+            Citations { answer, answered: false, sentences: vec![sentence], citations: Vec::new() };
+        (why, citations)
     }
 
     /// A passage anywhere in the rag that mentions one of the words.

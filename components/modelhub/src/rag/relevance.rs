@@ -123,13 +123,24 @@ pub fn refusal(lacking: &[String], passages: usize) -> String {
     if lacking.is_empty() || passages == 0 {
         return super::prompt::NO_ANSWER.to_owned();
     }
-    let quoted: Vec<String> = lacking.iter().map(|word| format!("“{word}”")).collect();
     let which = if passages == 1 {
         "the passage found does not mention".to_owned()
     } else {
         format!("none of the {passages} passages nearest to the question mentions")
     };
-    format!("I don't know: {which} {}.", quoted.join(" or "))
+    format!("I don't know: {which} {}.", quoted(lacking))
+}
+
+/// What is answered when passages mention the words, but not the one nearest to the question.
+pub fn apart(missing: &[String]) -> String {
+    if missing.is_empty() {
+        return super::prompt::NO_ANSWER.to_owned();
+    }
+    format!("I don't know: the passage nearest to the question does not mention {}.", quoted(missing))
+}
+
+fn quoted(words: &[String]) -> String {
+    words.iter().map(|word| format!("“{word}”")).collect::<Vec<_>>().join(" or ")
 }
 
 #[cfg(test)]
@@ -201,6 +212,10 @@ mod tests {
         assert_eq!(
             refusal(&words, 5),
             "I don't know: none of the 5 passages nearest to the question mentions “private” or “jet”."
+        );
+        assert_eq!(
+            apart(&words[1..]),
+            "I don't know: the passage nearest to the question does not mention “jet”."
         );
         assert_eq!(refusal(&words[1..], 1), "I don't know: the passage found does not mention “jet”.");
     }
