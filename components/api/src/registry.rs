@@ -44,8 +44,11 @@ pub struct ModelInfo {
     pub description: String,
     /// Labels.
     pub labels: Labels,
-    /// Number of the newest version; 0 when there is none yet.
+    /// Number of the newest version whose files are all here (`latest`); 0 when there is none yet.
     pub latest_version: u64,
+    /// Number that was given last: above `latest_version` while an upload is under way, or after one that was broken off.
+    #[serde(default)]
+    pub newest_version: u64,
     /// Creation time, Unix milliseconds.
     pub created_ms: u64,
     /// Time of the last change, Unix milliseconds.
@@ -75,6 +78,10 @@ pub struct VersionCreate {
     /// Where it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,
+    /// Paths of the files that will be uploaded: until all are here the version is unfinished and not `latest`. When none is
+    /// named, it is complete with its first file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
 }
 
 /// Where a version came from.
@@ -112,8 +119,18 @@ pub struct VersionInfo {
     pub lineage: Option<Lineage>,
     /// Its files, sorted by path.
     pub files: Vec<FileInfo>,
+    /// Paths of files that were announced and are not here: their upload is under way, or was broken off.
+    #[serde(default)]
+    pub awaiting: Vec<String>,
     /// Creation time, Unix milliseconds.
     pub created_ms: u64,
+}
+
+impl VersionInfo {
+    /// Whether all its files are here; only then can it be `latest`.
+    pub fn is_complete(&self) -> bool {
+        self.awaiting.is_empty() && !self.files.is_empty()
+    }
 }
 
 /// The versions of a model.

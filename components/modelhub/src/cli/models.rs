@@ -132,7 +132,8 @@ fn path_of(model: &str) -> Result<String, ClientError> {
 fn read_labels(given: &[String]) -> Result<Labels, CliError> {
     let pair = |text: &String| {
         let pair = text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        pair.ok_or_else(|| CliError::Usage(format!("--label {text}: write NAME=VALUE")))
+        let named = pair.filter(|(name, _): &(String, String)| !name.trim().is_empty());
+        named.ok_or_else(|| CliError::Usage(format!("--label {text}: write NAME=VALUE")))
     };
     given.iter().map(pair).collect()
 }
@@ -155,7 +156,7 @@ async fn list(client: &HubClient, output: Output, labels: &[String]) -> Result<(
         let row = |m: &ModelInfo| {
             vec![
                 m.name.clone(),
-                m.latest_version.to_string(),
+                if m.latest_version == 0 { "-".to_owned() } else { m.latest_version.to_string() },
                 show_labels(&m.labels),
                 age(m.updated_ms),
                 m.description.clone(),
@@ -181,7 +182,11 @@ async fn show(client: &HubClient, output: Output, model: &str) -> Result<(), Cli
         let mut rows = Vec::new();
         for version in shown.versions.iter().rev() {
             let mut first = [
-                version.version.to_string(),
+                if version.is_complete() {
+                    version.version.to_string()
+                } else {
+                    format!("{} (unfinished)", version.version)
+                },
                 age(version.created_ms),
                 show_labels(&version.labels),
                 lineage(version),
@@ -215,12 +220,16 @@ async fn push_version(client: &HubClient, output: Output, push: Push) -> Result<
     }
     let files = collect(&push.paths)?;
     let schema = push.schema.as_deref().map(read_schema).transpose()?;
+    if let Some(parent) = &push.parent {
+        check_parent(client, parent).await?;
+    }
     let lineage = Lineage { parent: push.parent, dataset: push.dataset, run: push.run, code: push.code };
     let version = VersionCreate {
         description: push.description,
         labels: read_labels(&push.labels)?,
         schema,
         lineage: (lineage != Lineage::default()).then_some(lineage),
+        files: files.iter().map(|(name, _)| name.clone()).collect(),
     };
     let model = ModelCreate { name: push.model.clone(), ..ModelCreate::default() };
     match client.post::<_, ModelInfo>("/api/v1/models", &model).await {
@@ -243,6 +252,19 @@ async fn push_version(client: &HubClient, output: Output, push: Push) -> Result<
         format!("pushed {}:{}, {files}, {}", v.model, v.version, bytes(total))
     });
     Ok(())
+}
+
+/// Before anything is made: a version with a parent that is not here is refused by the server too.
+async fn check_parent(client: &HubClient, parent: &str) -> Result<(), CliError> {
+    if !parent.contains(':') {
+        return Err(CliError::Usage(format!("--parent {parent}: write MODEL:VERSION, such as sentiment:1")));
+    }
+    match client.get::<VersionInfo>(&path_of(parent)?).await {
+        Err(ClientError::Refused { status, message, .. }) if status == http::StatusCode::NOT_FOUND => {
+            Err(CliError::Usage(format!("--parent {parent}: {message}")))
+        }
+        other => Ok(other.map(|_| ())?),
+    }
 }
 
 fn read_schema(path: &Path) -> Result<serde_json::Value, CliError> {
@@ -337,6 +359,18 @@ fn hash(path: &Path) -> std::io::Result<String> {
 async fn pull(client: &HubClient, output: Output, model: &str, directory: &Path) -> Result<(), CliError> {
     let named = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
     let version: VersionInfo = client.get(&path_of(&named)?).await?;
+    if !version.is_complete() {
+        let VersionInfo { model, version, awaiting, .. } = &version;
+        let what = if awaiting.is_empty() {
+            "it holds no file".to_owned()
+        } else {
+            format!("its upload is under way or was broken off, without {}", awaiting.join(", "))
+        };
+        return Err(CliError::Failed(format!(
+            "{model}:{version} is unfinished: {what}\n  push it again with  modelhub models push {model} FILE,  \
+             or pull another version (modelhub models show {model})"
+        )));
+    }
     for file in &version.files {
         crate::rag::check_path(&file.path).map_err(|e| CliError::Failed(e.message))?;
         let target = directory.join(&file.path);

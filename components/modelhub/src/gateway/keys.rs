@@ -148,6 +148,7 @@ impl Keys {
 
     /// Makes a key and returns it with its record. It cannot be shown again.
     pub async fn create(&self, name: &str, limits: KeyLimits) -> Result<(String, KeyRecord), ApiError> {
+        check_new(name, &limits)?;
         let id = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
         let secret = uuid::Uuid::new_v4().simple().to_string() + &uuid::Uuid::new_v4().simple().to_string();
         let key = format!("{PREFIX}{id}-{secret}");
@@ -318,10 +319,33 @@ impl Drop for Admission {
     }
 }
 
+/// Refuses keys that nobody could tell apart, and limits that let nothing through.
+fn check_new(name: &str, limits: &KeyLimits) -> Result<(), ApiError> {
+    if name.trim().is_empty() {
+        return Err(ApiError::invalid(
+            "invalid_name",
+            "a key needs a name that says whose it is, such as  ci",
+        ));
+    }
+    let parts = [
+        ("requests_per_minute", limits.requests_per_minute),
+        ("tokens_per_minute", limits.tokens_per_minute),
+        ("concurrency", limits.concurrency),
+    ];
+    for (limit, _) in parts.into_iter().filter(|(_, value)| *value == Some(0)) {
+        let message =
+            format!("{limit} is 0, which would let nothing through: give 1 or more, or leave it out");
+        return Err(ApiError::invalid("invalid_limit", message));
+    }
+    Ok(())
+}
+
 fn presented(headers: &HeaderMap) -> Option<&str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().ok()?;
-        return text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("bearer ")).map(str::trim);
+        // A scheme's case means nothing; a key sent without one is a key all the same, and not nobody.
+        let key = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        return Some(key.map_or(text, |(_, key)| key).trim());
     }
     headers.get("x-api-key")?.to_str().ok()
 }

@@ -146,6 +146,7 @@ async fn search(
     JsonBody(body): JsonBody<RagQuery>,
 ) -> Reply<Passages> {
     let caller = door.keys.caller(&headers)?;
+    super::check_min_score(body.min_score)?;
     let admission = door.keys.admit(&caller, question_tokens(&body))?;
     let mut retrieved = door.rag.retrieve(&name, body).await?;
     retrieved.count_for(admission);
@@ -159,6 +160,7 @@ async fn query(
     JsonBody(body): JsonBody<RagQuery>,
 ) -> Result<Response, ApiError> {
     let caller = door.keys.caller(&headers)?;
+    super::check_min_score(body.min_score)?;
     let answer = u64::from(body.max_tokens.unwrap_or(door.rag.defaults.max_answer_tokens));
     let admission = door.keys.admit(&caller, question_tokens(&body) + answer)?;
     let stream = body.stream;

@@ -49,6 +49,17 @@ pub struct Rag {
     rebuilding: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Refuses what no similarity can be compared with.
+fn check_min_score(score: Option<f32>) -> Result<(), ApiError> {
+    match score {
+        Some(score) if !(-1.0..=1.0).contains(&score) => {
+            let message = format!("min_score is {score}, outside -1 to 1: it is a cosine similarity");
+            Err(ApiError::invalid("invalid_min_score", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Rag {
     /// RAG on a key-value store, a vector store, and the gateway's engines.
     pub fn new(kv: Kv, vectors: Vectors, gateway: Arc<Gateway>, defaults: RagDefaults) -> Self {
@@ -73,6 +84,7 @@ impl Rag {
             let message = format!("passage_words is {passage_words}, outside 20 to 2000");
             return Err(ApiError::invalid("invalid_passage_words", message));
         }
+        check_min_score(request.min_score)?;
         let record = RagRecord {
             embed_model,
             dimension: 0,

@@ -39,12 +39,14 @@ impl Registry {
     /// Registers a model.
     pub async fn create(&self, request: ModelCreate) -> Result<ModelInfo, ApiError> {
         crate::rag::check_name(&request.name)?;
+        check_labels(request.labels.keys())?;
         let now = now_ms();
         let model = ModelInfo {
             name: request.name,
             description: request.description,
             labels: request.labels,
             latest_version: 0,
+            newest_version: 0,
             created_ms: now,
             updated_ms: now,
         };
@@ -95,6 +97,7 @@ impl Registry {
             let message = "schema and lineage belong to a version: PATCH …/versions/{version}";
             return Err(ApiError::invalid("not_of_a_model", message));
         }
+        check_labels(update.labels.keys())?;
         self.get(name).await?;
         let decide = |model: Option<ModelInfo>| {
             let mut model = model.ok_or_else(|| gone(name))?;
@@ -115,6 +118,14 @@ impl Registry {
         self.kv.change(&[], vec![Change::Delete(model_key(name))]).await?;
         Ok(Deleted { deleted: name.to_owned(), freed_bytes })
     }
+}
+
+/// Refuses labels that nobody could name.
+fn check_labels<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), ApiError> {
+    if names.into_iter().any(|name| name.trim().is_empty()) {
+        return Err(ApiError::invalid("invalid_label", "a label without a name: write NAME=VALUE"));
+    }
+    Ok(())
 }
 
 fn gone(name: &str) -> ApiError {

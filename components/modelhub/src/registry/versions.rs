@@ -1,6 +1,8 @@
 //! Versions and their files.
 
-use aistack_api::registry::{Deleted, FileInfo, ModelInfo, Update, VersionCreate, VersionInfo, VersionList};
+use aistack_api::registry::{
+    Deleted, FileInfo, Lineage, ModelInfo, Update, VersionCreate, VersionInfo, VersionList,
+};
 use bytes::Bytes;
 use futures::Stream;
 use object_store::GetResult;
@@ -39,20 +41,27 @@ pub fn check_version(version: &str) -> Result<(), ApiError> {
 impl Registry {
     /// Adds a version: the next number, whoever else adds one at the same time.
     pub async fn create_version(&self, model: &str, request: VersionCreate) -> Result<VersionInfo, ApiError> {
+        super::check_labels(request.labels.keys())?;
+        self.check_lineage(request.lineage.as_ref()).await?;
+        request.files.iter().try_for_each(|path| crate::rag::check_path(path))?;
+        let mut awaiting = request.files.clone();
+        awaiting.sort();
+        awaiting.dedup();
         for _ in 0..TRIES {
             let (info, revision) = self.read(model).await?;
             let now = now_ms();
             let version = VersionInfo {
                 model: model.to_owned(),
-                version: info.latest_version + 1,
+                version: info.latest_version.max(info.newest_version) + 1,
                 description: request.description.clone(),
                 labels: request.labels.clone(),
                 schema: request.schema.clone(),
                 lineage: request.lineage.clone(),
                 files: Vec::new(),
+                awaiting: awaiting.clone(),
                 created_ms: now,
             };
-            let next = ModelInfo { latest_version: version.version, updated_ms: now, ..info };
+            let next = ModelInfo { newest_version: version.version, updated_ms: now, ..info };
             let key = version_key(model, version.version);
             let expected = [Expect::At(model_key(model), revision), Expect::Absent(key.clone())];
             let changes = vec![Change::put_json(model_key(model), &next), Change::put_json(key, &version)];
@@ -73,20 +82,79 @@ impl Registry {
 
     /// One version by number or as `latest`.
     pub async fn version(&self, model: &str, version: &str) -> Result<VersionInfo, ApiError> {
-        let number = if version == "latest" {
-            let latest = self.get(model).await?.latest_version;
-            if latest == 0 {
-                let message = format!(
-                    "model {model} has no version yet; add one with  modelhub models push {model} FILE"
-                );
-                return Err(ApiError::not_found("version_not_found", message));
+        check_version(version)?;
+        match version.parse() {
+            Ok(number) => self.read_version(model, number).await.map(|(version, _)| version),
+            Err(_) => self.latest(model).await,
+        }
+    }
+
+    /// The newest version whose files are all here.
+    async fn latest(&self, model: &str) -> Result<VersionInfo, ApiError> {
+        let mut number = self.get(model).await?.latest_version;
+        // A record of before may name one that is not whole.
+        for _ in 0..2 {
+            let key = version_key(model, number);
+            if let Some((found, _)) = self.kv.get_json::<VersionInfo>(&key).await?
+                && found.is_complete()
+            {
+                return Ok(found);
             }
-            latest
-        } else {
-            let message = || format!("{version:?} is no version: give a number or  latest");
-            version.parse().map_err(|_| ApiError::invalid("invalid_version", message()))?
+            number = self.newest_complete(model, 0).await?;
+        }
+        let unfinished = self.versions(model).await?.versions.pop();
+        let message = match unfinished {
+            Some(last) => format!(
+                "model {model} has no complete version: the upload of {model}:{} is under way or was broken off; \
+                 push again with  modelhub models push {model} FILE",
+                last.version
+            ),
+            None => {
+                format!("model {model} has no version yet; add one with  modelhub models push {model} FILE")
+            }
         };
-        self.read_version(model, number).await.map(|(version, _)| version)
+        Err(ApiError::not_found("version_not_found", message))
+    }
+
+    /// Number of the newest complete version other than `except`; 0 when there is none.
+    async fn newest_complete(&self, model: &str, except: u64) -> Result<u64, KvError> {
+        let (entries, _) = self.kv.list(&versions_prefix(model)).await?;
+        for entry in entries.iter().rev() {
+            let version: VersionInfo = entry.json()?;
+            if version.is_complete() && version.version != except {
+                return Ok(version.version);
+            }
+        }
+        Ok(0)
+    }
+
+    /// The change that takes `latest` off a version that goes, when it is that.
+    async fn latest_leaves(&self, model: &str, version: u64) -> Result<Option<(Expect, Change)>, ApiError> {
+        let Some((info, revision)) = self.kv.get_json::<ModelInfo>(&model_key(model)).await? else {
+            return Ok(None);
+        };
+        if info.latest_version != version {
+            return Ok(None);
+        }
+        let latest_version = self.newest_complete(model, version).await?;
+        // Its number is not given again.
+        let newest_version = info.newest_version.max(version);
+        let next = ModelInfo { latest_version, newest_version, updated_ms: now_ms(), ..info };
+        let change = Change::put_json(model_key(model), &next);
+        Ok(Some((Expect::At(model_key(model), revision), change)))
+    }
+
+    /// Refuses a parent that is not here.
+    async fn check_lineage(&self, lineage: Option<&Lineage>) -> Result<(), ApiError> {
+        let Some(parent) = lineage.and_then(|lineage| lineage.parent.as_deref()) else { return Ok(()) };
+        let wrong = |why: &str| ApiError::invalid("invalid_parent", format!("parent {parent}: {why}"));
+        let Some((model, version)) = parent.split_once(':') else {
+            return Err(wrong("write MODEL:VERSION, such as sentiment:1"));
+        };
+        match self.version(model, version).await {
+            Err(error) if error.status.is_client_error() => Err(wrong(&error.message)),
+            other => other.map(|_| ()),
+        }
     }
 
     async fn read_version(&self, model: &str, version: u64) -> Result<(VersionInfo, i64), ApiError> {
@@ -107,6 +175,8 @@ impl Registry {
         version: u64,
         update: Update,
     ) -> Result<VersionInfo, ApiError> {
+        super::check_labels(update.labels.keys())?;
+        self.check_lineage(update.lineage.as_ref()).await?;
         self.read_version(model, version).await?;
         let what = || gone(&format!("version {version} of {model}"));
         let decide = |info: Option<VersionInfo>| {
@@ -126,17 +196,25 @@ impl Registry {
         for _ in 0..100_000 {
             let (info, revision) = self.read_version(model, version).await?;
             let key = version_key(model, version);
+            let mut expected = vec![Expect::At(key.clone(), revision)];
+            let mut changes = Vec::new();
+            if let Some((expect, change)) = self.latest_leaves(model, version).await? {
+                expected.push(expect);
+                changes.push(change);
+            }
             let Some(file) = info.files.first().cloned() else {
-                if self.kv.change(&[Expect::At(key.clone(), revision)], vec![Change::Delete(key)]).await? {
+                changes.push(Change::Delete(key));
+                if self.kv.change(&expected, changes).await? {
                     return Ok(Deleted { deleted: format!("{model}:{version}"), freed_bytes });
                 }
                 continue;
             };
-            let next = VersionInfo { files: info.files[1..].to_vec(), ..info };
+            // A deletion that breaks off leaves a version that says what it lacks.
+            let awaiting = [info.awaiting.as_slice(), &[file.path.clone()]].concat();
+            let next = VersionInfo { files: info.files[1..].to_vec(), awaiting, ..info };
             let released =
                 blobs::release(&self.kv, &file.sha256, &referrer(model, version, &file.path)).await?;
-            let mut expected = vec![Expect::At(key.clone(), revision)];
-            let mut changes = vec![Change::put_json(key, &next)];
+            changes.push(Change::put_json(key, &next));
             let mut orphan = None;
             if let Some(blob) = released {
                 expected.push(blob.expect);
@@ -234,9 +312,19 @@ impl Registry {
             let file = FileInfo { path: path.to_owned(), sha256: sha256.to_owned(), bytes };
             info.files.push(file.clone());
             info.files.sort_by(|a, b| a.path.cmp(&b.path));
+            info.awaiting.retain(|awaited| awaited != path);
             let key = version_key(model, version);
-            let expected = [Expect::At(key.clone(), revision), blob.expect];
-            if self.kv.change(&expected, vec![Change::put_json(key, &info), blob.change]).await? {
+            let mut expected = vec![Expect::At(key.clone(), revision), blob.expect];
+            let mut changes = vec![Change::put_json(key, &info), blob.change];
+            if info.is_complete() {
+                let (owner, revision) = self.read(model).await?;
+                if owner.latest_version < version {
+                    let next = ModelInfo { latest_version: version, updated_ms: now_ms(), ..owner };
+                    expected.push(Expect::At(model_key(model), revision));
+                    changes.push(Change::put_json(model_key(model), &next));
+                }
+            }
+            if self.kv.change(&expected, changes).await? {
                 if let Some((object, _)) = blob.orphan {
                     self.artefacts.delete(&object).await?;
                 }

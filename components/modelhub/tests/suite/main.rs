@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod certificates;
+mod commands;
 mod engine;
 mod faults;
 mod gateway;
