@@ -332,7 +332,7 @@ fn check_new(name: &str, limits: &KeyLimits) -> Result<(), ApiError> {
         ("tokens_per_minute", limits.tokens_per_minute),
         ("concurrency", limits.concurrency),
     ];
-    for (limit, _) in parts.into_iter().filter(|(_, value)| *value == Some(0)) {
+    if let Some((limit, _)) = parts.into_iter().find(|(_, value)| *value == Some(0)) {
         let message =
             format!("{limit} is 0, which would let nothing through: give 1 or more, or leave it out");
         return Err(ApiError::invalid("invalid_limit", message));

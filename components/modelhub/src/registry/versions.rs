@@ -210,7 +210,7 @@ impl Registry {
                 continue;
             };
             // A deletion that breaks off leaves a version that says what it lacks.
-            let awaiting = [info.awaiting.as_slice(), &[file.path.clone()]].concat();
+            let awaiting = [info.awaiting.as_slice(), std::slice::from_ref(&file.path)].concat();
             let next = VersionInfo { files: info.files[1..].to_vec(), awaiting, ..info };
             let released =
                 blobs::release(&self.kv, &file.sha256, &referrer(model, version, &file.path)).await?;
