@@ -93,6 +93,11 @@ fn check_name(object: &Value, violations: &mut Vec<Violation>) {
             "metadata.name",
             "is missing; give the object a name, for example name: quickstart",
         ));
+    } else if name.len() > 63 {
+        violations.push(Violation {
+            path: "metadata.name".to_owned(),
+            message: format!("`{name}` has {} characters; at most 63 are allowed", name.len()),
+        });
     } else if !label {
         violations.push(Violation {
             path: "metadata.name".to_owned(),

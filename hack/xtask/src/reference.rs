@@ -117,6 +117,14 @@ fn shown(default: &Value) -> String {
         Value::String(text) if text.is_empty() => "empty".to_owned(),
         Value::String(text) => format!("`{text}`"),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
+        // Settings of single precision are shown as they were written: 0.3, not the double nearest to it.
+        Value::Number(number) if number.is_f64() => {
+            let written = number.as_f64().map(|value| (value, value as f32));
+            match written.filter(|(value, single)| f64::from(*single).to_bits() == value.to_bits()) {
+                Some((_, single)) => format!("`{single:?}`"),
+                None => format!("`{number}`"),
+            }
+        }
         other => format!("`{other}`"),
     }
 }

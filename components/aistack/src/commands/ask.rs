@@ -75,7 +75,17 @@ impl Hub {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        Failure::failed(format!("ModelHub at {}: {}\n  look: aistack status", self.base, innermost(error)))
+        let cause = innermost(error);
+        // What rustls says when the answer to its greeting is no TLS.
+        if let Some(rest) = self.base.strip_prefix("https://")
+            && cause.contains("InvalidContentType")
+        {
+            return Failure::failed(format!(
+                "ModelHub at {}: the server speaks plain HTTP there, not TLS\n  use: --url http://{rest}",
+                self.base
+            ));
+        }
+        Failure::failed(format!("ModelHub at {}: {cause}\n  look: aistack status", self.base))
     }
 
     /// Sends a request; an answer that is not good becomes the sentence in it.
