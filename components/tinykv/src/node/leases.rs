@@ -50,14 +50,9 @@ impl Node {
         }
     }
 
-    /// Whether this member's clocks of leases are those that count now.
-    fn keeps_leases(&self) -> bool {
-        let term = self.clocks_of.load(Ordering::Acquire);
-        term != 0 && term == self.term()
-    }
-
     /// Starts the clocks of leases anew where this member has begun to lead since they last did: whoever led in between may
-    /// have renewed what these have run out of.
+    /// have renewed what these have run out of. Whoever needs the clocks calls this first, since a client may be faster than
+    /// [`begin_to_lead`]. Answers whether they count, that is, whether this member leads.
     fn keep_leases(&self) -> bool {
         let term = if self.leader() == Some(self.identity.member_id) { self.term() } else { 0 };
         if term != 0 && term != self.clocks_of.load(Ordering::Acquire) {
@@ -81,7 +76,7 @@ impl Node {
         self.shared.figures.leases_renewed.inc();
         let mut endings = self.shared.lessor.endings();
         loop {
-            if !self.keeps_leases() {
+            if !self.keep_leases() {
                 return Reply::NotNow;
             }
             match self.shared.lessor.renew(id) {
@@ -99,7 +94,7 @@ impl Node {
 
     /// What is left of a lease by this member's clocks; it leads.
     pub(crate) fn left_here(&self, id: i64) -> Reply {
-        if !self.keeps_leases() {
+        if !self.keep_leases() {
             return Reply::NotNow;
         }
         self.shared.lessor.remaining(id).map_or(Reply::Nothing, |left| Reply::Seconds(left.as_secs() as i64))
