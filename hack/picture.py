@@ -30,9 +30,11 @@ columns = max((len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in lines), defa
 width, height = int(columns * WIDTH + 2 * MARGIN), int(len(lines) * HEIGHT + 2 * MARGIN)
 print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">')
 print(f'<rect width="{width}" height="{height}" rx="8" fill="#1a1b26"/>')
-print('<g font-family="ui-monospace,DejaVu Sans Mono,Menlo,monospace" font-size="14" fill="#c0caf5" xml:space="preserve">')
+print('<g font-family="ui-monospace,DejaVu Sans Mono,Menlo,monospace" font-size="14" fill="#c0caf5">')
 for number, line in enumerate(lines):
     y = MARGIN + (number + 0.8) * HEIGHT
-    pieces = "".join(f'<tspan style="{style}">{html.escape(text)}</tspan>' for text, style in spans(line))
+    # Browsers collapse plain spaces, whatever xml:space says.
+    kept = ((html.escape(text).replace(" ", "\u00a0"), style) for text, style in spans(line))
+    pieces = "".join(f'<tspan style="{style}">{text}</tspan>' for text, style in kept)
     print(f'<text x="{MARGIN}" y="{y:.0f}">{pieces}</text>')
 print("</g></svg>")
