@@ -16,9 +16,16 @@ def server():
 
 
 @pytest.fixture(params=["rest", "grpc"])
-def client(request, server):
+def connect(request, server):
+    """Makes a client. A thread wants its own: httpcore closes an idle connection that another thread has just taken
+    when the answer comes before the check of whether it is idle ends."""
     grpc = request.param == "grpc"
-    client = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=grpc, timeout=300)
+    return lambda: QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=grpc, timeout=300)
+
+
+@pytest.fixture
+def client(connect):
+    client = connect()
     yield client
     client.close()
 

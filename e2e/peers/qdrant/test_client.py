@@ -290,19 +290,22 @@ def test_what_is_not_there_says_so(client, books):
         assert "not supported" in text.lower(), error
 
 
-def test_many_clients_write_and_read_at_once(client, name):
+def test_many_clients_write_and_read_at_once(connect, client, name):
     client.create_collection(name, vectors_config=COSINE)
     failures = []
 
     def work(worker: int):
+        own = connect()
         try:
             for step in range(20):
                 base = worker * 1000 + step * 10
-                client.upsert(name, [models.PointStruct(id=base + i, vector=[1, worker, step, i]) for i in range(10)], wait=True)
-                assert len(client.retrieve(name, [base, base + 9])) == 2
-                assert client.query_points(name, query=[1, worker, step, 0], limit=1).points
+                own.upsert(name, [models.PointStruct(id=base + i, vector=[1, worker, step, i]) for i in range(10)], wait=True)
+                assert len(own.retrieve(name, [base, base + 9])) == 2
+                assert own.query_points(name, query=[1, worker, step, 0], limit=1).points
         except Exception as error:  # noqa: BLE001
             failures.append(error)
+        finally:
+            own.close()
 
     threads = [threading.Thread(target=work, args=(worker,)) for worker in range(8)]
     for thread in threads:
