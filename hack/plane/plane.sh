@@ -5,7 +5,8 @@
 #   hack/plane/plane.sh up [DIR]           start it; prints the line that points kubectl (its own, beside it) at it
 #   hack/plane/plane.sh down [DIR]         stop it
 #
-# PLANE_ETCD=http://host:port uses that store instead of starting etcd. DIR holds keys, data and logs (default: a folder in the cache).
+# PLANE_ETCD=http://host:port[,…] uses that store instead of starting etcd; PLANE_CONTROLLERS=1 starts the controller manager and the
+# scheduler too. DIR holds keys, data and logs (default: a folder in the cache).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
@@ -93,13 +94,19 @@ up() {
       --service-account-key-file "$dir/accounts.key" --service-account-signing-key-file "$dir/accounts.key" \
       --service-cluster-ip-range 10.96.0.0/16 --authorization-mode Node,RBAC --allow-privileged
     wait_ready "$dir"
+    # One of each, so nobody is elected: a leader that could not renew its lease in time would end.
+    if [ -n "${PLANE_CONTROLLERS:-}" ]; then
+      start "$dir" kube-controller-manager --kubeconfig "$dir/kubeconfig" --leader-elect=false --secure-port 0 \
+        --service-account-private-key-file "$dir/accounts.key" --root-ca-file "$dir/ca.crt" --use-service-account-credentials
+      start "$dir" kube-scheduler --kubeconfig "$dir/kubeconfig" --leader-elect=false --secure-port 0
+    fi
   fi
   echo "export KUBECONFIG=$dir/kubeconfig PATH=$bin:\$PATH"
 }
 
 down() {
   local pid
-  for pid in "$1"/kube-apiserver.pid "$1"/etcd.pid; do
+  for pid in "$1"/{kube-scheduler,kube-controller-manager,kube-apiserver,etcd}.pid; do
     [ -e "$pid" ] || continue
     kill "$(cat "$pid")" 2>/dev/null || true
     while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.1; done
@@ -112,5 +119,5 @@ case ${1:-} in
   build) build; echo "$bin" ;;
   up) up "$dir" ;;
   down) down "$dir" ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

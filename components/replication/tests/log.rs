@@ -313,6 +313,50 @@ fn a_failed_write_or_sync_stops_the_log_for_good() {
     }
 }
 
+/// Counts writes that no sync has followed.
+struct Counted {
+    file: Arc<File>,
+    open: Arc<AtomicUsize>,
+}
+
+impl SegmentFile for Counted {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // Two writes under one sync could reach the disk in any order.
+        assert_eq!(self.open.fetch_add(1, Ordering::SeqCst), 0, "a write after one that was not synced");
+        SegmentFile::write_all_at(&*self.file, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.open.store(0, Ordering::SeqCst);
+        SegmentFile::sync(&*self.file)
+    }
+}
+
+#[test]
+fn every_write_is_synced_before_the_next_and_a_purge_rides_along() {
+    let dir = tempfile::tempdir().expect("dir");
+    let open_writes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&open_writes);
+    let options = LogOptions {
+        wrap: Some(Arc::new(move |file| {
+            Arc::new(Counted { file, open: Arc::clone(&count) }) as Arc<dyn SegmentFile>
+        })),
+        ..small()
+    };
+    let log = Log::open(dir.path(), options).expect("opens").0;
+    let group = log.group(0);
+    for index in 0..100 {
+        append(&group, vec![entry(index, 500)]).expect("durable");
+        group.purge(entry(index / 2, 0).id).expect("queued");
+    }
+    assert_eq!(open_writes.load(Ordering::SeqCst), 0);
+    assert_eq!(log.failure(), None);
+    drop((group, log));
+    let group = open(dir.path()).group(0);
+    assert_eq!(group.bounds().0.map(|id| id.index), Some(49));
+    assert_eq!(indexes(&group), (50..100).collect::<Vec<_>>());
+}
+
 #[test]
 fn check_reads_everything_and_writes_nothing() {
     let dir = tempfile::tempdir().expect("dir");

@@ -70,40 +70,29 @@ impl Clauses {
     pub fn of(text: &str) -> Self {
         let (stems, pieces) = pieces(text);
         let mut out = Self { of: vec![None; stems.len()], stems, ..Self::default() };
-        let numeric = |piece: &Piece| piece.stems.clone().any(|i| is_number(&out.stems[i]));
-        let numerics: Vec<bool> = pieces.iter().map(numeric).collect();
-        let split = numerics.iter().filter(|numeric| **numeric).count() > 1;
-        let last = numerics.iter().rposition(|numeric| *numeric).unwrap_or(0);
-        // A section with one piece that holds a number is one clause.
-        let numbers_in = |section: usize| {
-            pieces
-                .iter()
-                .zip(&numerics)
-                .filter(|(piece, numeric)| piece.section == section && **numeric)
-                .count()
-        };
+        let numeric: Vec<bool> =
+            pieces.iter().map(|piece| piece.stems.clone().any(|i| is_number(&out.stems[i]))).collect();
+        let first = numeric.iter().position(|numeric| *numeric);
+        let last = numeric.iter().rposition(|numeric| *numeric);
+        let split = first != last;
         for (at, piece) in pieces.iter().enumerate() {
-            let section_counted = pieces[..=at]
-                .iter()
-                .zip(&numerics)
-                .any(|(p, numeric)| p.section == piece.section && *numeric);
-            let first_of_section = at == 0 || pieces[at - 1].section != piece.section;
-            let clause = if !split
-                || (at < last && !numerics[..=at].contains(&true))
-                || (!section_counted && numbers_in(piece.section) > 1)
-            {
-                None
-            } else if (numerics[at] && numbers_in(piece.section) > 1)
-                || first_of_section
-                || out.laid.is_empty()
-            {
-                out.open(piece);
-                Some(out.laid.len() - 1)
-            } else if at > last && piece.punctuated {
-                None
-            } else {
-                Some(out.laid.len() - 1)
+            let numbers_of_section = |within: &[Piece]| {
+                within
+                    .iter()
+                    .zip(&numeric)
+                    .filter(|(p, numeric)| p.section == piece.section && **numeric)
+                    .count()
             };
+            // A section with one piece that holds a number is one clause.
+            let several = numbers_of_section(&pieces) > 1;
+            let heads = Some(at) < first || (several && numbers_of_section(&pieces[..=at]) == 0);
+            let begins =
+                out.laid.is_empty() || pieces[at - 1].section != piece.section || (several && numeric[at]);
+            let of_all = !split || heads || (!begins && Some(at) > last && piece.punctuated);
+            if begins && !of_all {
+                out.open(piece);
+            }
+            let clause = if of_all { None } else { out.laid.len().checked_sub(1) };
             for i in piece.stems.clone() {
                 out.of[i] = clause;
             }

@@ -243,31 +243,27 @@ impl GroupLog {
             }
             state.shrink_cache(self.cache_bytes);
         }
-        Job { records, sync: true, done: Some(done) }
+        Job { records, done: Some(done) }
     }
 
     /// Saves the vote; `done` is called after it is durable.
     pub fn save_vote(&self, vote: Vote, done: Done) -> Result<(), LogError> {
         self.state.lock().vote = Some(vote);
-        self.queue.send(Job {
-            records: vec![Record::Vote { group: self.group, vote }],
-            sync: true,
-            done: Some(done),
-        })
+        self.queue.send(Job { records: vec![Record::Vote { group: self.group, vote }], done: Some(done) })
     }
 
     /// Withdraws every entry past `keep` (`None`: all).
     pub fn truncate(&self, keep: Option<u64>, done: Done) -> Result<(), LogError> {
         self.state.lock().truncate(keep);
         let records = vec![Record::Truncate { group: self.group, keep }];
-        self.queue.send(Job { records, sync: true, done: Some(done) })
+        self.queue.send(Job { records, done: Some(done) })
     }
 
     /// Forgets every entry up to `id`, inclusive; whole segments of them are deleted.
     pub fn purge(&self, id: EntryId) -> Result<(), LogError> {
         self.state.lock().purge(id);
         let records = vec![Record::Purge { group: self.group, id }];
-        self.queue.send(Job { records, sync: false, done: None })
+        self.queue.send(Job { records, done: None })
     }
 
     /// The vote saved last.

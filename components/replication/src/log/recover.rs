@@ -178,6 +178,7 @@ impl Recovered {
             reach: self.reach,
             offset: self.offset,
             next_sequence: self.next_sequence,
+            riders: Vec::new(),
             buffer: Vec::new(),
         };
         (Arc::new(shared), writer)

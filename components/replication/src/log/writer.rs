@@ -25,8 +25,7 @@ const FRAME_TARGET: usize = 8 << 20;
 /// One thing to write.
 pub struct Job {
     pub records: Vec<Record>,
-    /// Whether `done` promises durability; without, the record rides along with a later sync.
-    pub sync: bool,
+    /// Promises durability; without, the records need none of their own and ride in a later frame.
     pub done: Option<Done>,
 }
 
@@ -129,7 +128,7 @@ fn run(shared: &Shared, writer: &Mutex<Writer>, pending: &AtomicUsize, jobs: &Re
 
 fn seal(shared: &Shared, writer: &Mutex<Writer>) {
     if shared.stopped.lock().is_none() {
-        let seal = Job { records: vec![Record::Seal], sync: true, done: None };
+        let seal = Job { records: vec![Record::Seal], done: Some(Box::new(|_| ())) };
         if let Some(error) = writer.lock().commit(shared, &[seal]) {
             tracing::warn!(%error, "the log could not be sealed");
         }
@@ -157,6 +156,9 @@ pub struct Writer {
     /// Length of the active segment.
     pub capacity: u64,
     pub next_sequence: u64,
+    /// Records that ride in the next frame. A frame of their own, without a sync, could be missing after a power cut while the
+    /// next one is there, and would look like damage.
+    pub riders: Vec<Record>,
     /// Kept from frame to frame.
     pub buffer: Vec<u8>,
 }
@@ -178,22 +180,33 @@ impl Writer {
     }
 
     fn write(&mut self, shared: &Shared, batch: &[Job], buffer: &mut Vec<u8>) -> Result<(), LogError> {
-        let mut places = encode(self.next_sequence, batch.iter().flat_map(|job| &job.records), buffer);
+        if batch.iter().any(|job| job.done.is_some()) {
+            self.frame(shared, batch, buffer)?;
+        } else {
+            self.riders.extend(batch.iter().flat_map(|job| &job.records).cloned());
+        }
+        if batch.iter().flat_map(|job| &job.records).any(|record| matches!(record, Record::Purge { .. })) {
+            self.drop_segments(shared, buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Writes and syncs one frame: what was to ride along, then the batch.
+    fn frame(&mut self, shared: &Shared, batch: &[Job], buffer: &mut Vec<u8>) -> Result<(), LogError> {
+        let riders = std::mem::take(&mut self.riders);
+        let records = || riders.iter().chain(batch.iter().flat_map(|job| &job.records));
+        let mut places = encode(self.next_sequence, records(), buffer);
         if self.offset + buffer.len() as u64 > self.capacity {
             self.roll(shared, buffer.len())?;
             // The new segment began with a frame of its own.
-            places = encode(self.next_sequence, batch.iter().flat_map(|job| &job.records), buffer);
+            places = encode(self.next_sequence, records(), buffer);
         }
         let started = Instant::now();
-        let sync = batch.iter().any(|job| job.sync);
-        self.put(buffer, sync)?;
-        if let Some(observer) = self.options.observer.as_ref().filter(|_| sync) {
+        self.put(buffer)?;
+        if let Some(observer) = &self.options.observer {
             observer(started.elapsed(), buffer.len());
         }
         self.settle(shared, &places, self.offset - buffer.len() as u64);
-        if batch.iter().flat_map(|job| &job.records).any(|record| matches!(record, Record::Purge { .. })) {
-            self.drop_segments(shared)?;
-        }
         Ok(())
     }
 
@@ -209,16 +222,11 @@ impl Writer {
         }
     }
 
-    fn sync(&self) -> Result<(), LogError> {
-        let path = self.active().path.display();
-        self.file().sync().map_err(|source| LogError::Stopped(format!("writing {path}: {source}")))
-    }
-
-    fn put(&mut self, bytes: &[u8], sync: bool) -> Result<(), LogError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let segment = self.active();
         let file = self.file();
         file.write_all_at(bytes, self.offset)
-            .and_then(|()| if sync { file.sync() } else { Ok(()) })
+            .and_then(|()| file.sync())
             .map_err(|source| LogError::Stopped(format!("writing {}: {source}", segment.path.display())))?;
         self.offset += bytes.len() as u64;
         self.next_sequence += 1;
@@ -245,8 +253,6 @@ impl Writer {
 
     /// Starts a new segment large enough for a frame of `frame` bytes.
     fn roll(&mut self, shared: &Shared, frame: usize) -> Result<(), LogError> {
-        // What was written without a sync must not be overtaken by the next segment.
-        self.sync()?;
         let state = state_records(shared);
         let mut buffer = Vec::new();
         encode(self.next_sequence, state.iter(), &mut buffer);
@@ -257,12 +263,11 @@ impl Writer {
         self.segments.insert(segment.first, segment);
         self.offset = SEGMENT_HEADER as u64;
         self.capacity = size;
-        self.put(&buffer, true)
+        self.put(&buffer)
     }
 
     /// Deletes the oldest segments that hold no entry anybody may still ask for.
-    fn drop_segments(&mut self, shared: &Shared) -> Result<(), LogError> {
-        let mut synced = false;
+    fn drop_segments(&mut self, shared: &Shared, buffer: &mut Vec<u8>) -> Result<(), LogError> {
         while self.segments.len() > 1 {
             let Some(oldest) = self.segments.keys().next().copied() else { break };
             let reach = self.reach.get(&oldest).cloned().unwrap_or_default();
@@ -272,10 +277,9 @@ impl Writer {
             if needed {
                 break;
             }
-            if !synced {
+            if !self.riders.is_empty() {
                 // A log that lacks entries must say that they were purged, even after a crash.
-                self.sync()?;
-                synced = true;
+                self.frame(shared, &[], buffer)?;
             }
             self.reach.remove(&oldest);
             shared.files.lock().remove(&oldest);

@@ -1,4 +1,5 @@
-//! A disk under the log that loses what was not synced and tears the write of a crash.
+//! A disk under the log that loses what was not synced and tears the write of a crash: at a byte, or so that some sectors arrived
+//! and earlier ones did not.
 
 use crate::runtime::draw;
 use parking_lot::Mutex;
@@ -9,10 +10,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Unit in which a disk writes whole or not at all.
+const SECTOR: u64 = 512;
+
 struct Unsynced {
     file: Arc<File>,
     offset: u64,
     before: Vec<u8>,
+    after: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -39,19 +44,33 @@ impl Disk {
         }
     }
 
-    /// The power goes: some of what was written last and not synced never reached the disk.
+    /// The power goes: of what was written and not synced any sectors reached the disk, in any order.
     pub fn crash(&self) {
         self.0.dead.store(true, Ordering::SeqCst);
         let mut unsynced = self.0.unsynced.lock();
-        let keep = draw(0..unsynced.len() as u64 + 1) as usize;
-        for write in unsynced.drain(keep..).rev() {
+        for write in unsynced.iter().rev() {
             SegmentFile::write_all_at(&*write.file, &write.before, write.offset).expect("a simulated disk");
+        }
+        for write in unsynced.drain(..) {
+            some_sectors(&write.file, &write.after, write.offset).expect("a simulated disk");
         }
     }
 
     pub fn tear_next_write(&self) {
         self.0.tear.store(true, Ordering::SeqCst);
     }
+}
+
+fn some_sectors(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = bytes.len().min(at + (SECTOR - (offset + at as u64) % SECTOR) as usize);
+        if draw(0..2) == 0 {
+            SegmentFile::write_all_at(file, &bytes[at..end], offset + at as u64)?;
+        }
+        at = end;
+    }
+    Ok(())
 }
 
 struct Torn(Arc<File>, Disk);
@@ -65,12 +84,21 @@ impl SegmentFile for Torn {
         let mut before = vec![0; bytes.len()];
         self.0.read_exact_at(&mut before, offset)?;
         if state.tear.swap(false, Ordering::SeqCst) {
-            let written = draw(0..bytes.len() as u64) as usize;
-            SegmentFile::write_all_at(&*self.0, &bytes[..written], offset)?;
+            if draw(0..2) == 0 {
+                let written = draw(0..bytes.len() as u64) as usize;
+                SegmentFile::write_all_at(&*self.0, &bytes[..written], offset)?;
+            } else {
+                some_sectors(&self.0, bytes, offset)?;
+            }
             state.dead.store(true, Ordering::SeqCst);
             return Err(io::Error::other("the power went in the middle of a write"));
         }
-        state.unsynced.lock().push(Unsynced { file: Arc::clone(&self.0), offset, before });
+        state.unsynced.lock().push(Unsynced {
+            file: Arc::clone(&self.0),
+            offset,
+            before,
+            after: bytes.to_vec(),
+        });
         SegmentFile::write_all_at(&*self.0, bytes, offset)
     }
 
