@@ -53,6 +53,10 @@ tidy: ## Check the gates of the house style
 bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.jsonl
 	@hack/bench.sh
 
+.PHONY: bench-tinykv
+bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B9, half an hour); WORKLOADS=B1,B4 for some
+	@e2e/peers/bench/tinykv.sh $(WORKLOADS)
+
 .PHONY: test-faults
 test-faults: ## What goes wrong, through the whole stack: hostile clients, a full disk, kill -9 of everything
 	@e2e/faults.sh
