@@ -113,6 +113,13 @@ impl Lessor {
         self.clocks.lock().deadlines.iter().map(|(_, id)| *id).collect()
     }
 
+    /// How long until the next lease runs out; `None` when there is no lease.
+    pub fn next_end(&self) -> Option<Duration> {
+        let clocks = self.clocks.lock();
+        let (deadline, _) = clocks.deadlines.first()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Up to `limit` leases that have run out.
     pub fn expired(&self, limit: usize) -> Vec<i64> {
         let now = Instant::now();
@@ -141,6 +148,7 @@ mod tests {
         let lessor = Lessor::new([(7, 3600)].into_iter());
         lessor.granted(8, 0);
         assert_eq!(lessor.expired(10), [8]);
+        assert_eq!(lessor.next_end(), Some(Duration::ZERO));
         assert_eq!(lessor.renew(8), Renewal::Ending);
         assert_eq!(lessor.remaining(8), None);
         assert_eq!(lessor.renew(7), Renewal::Renewed(3600));
@@ -148,6 +156,7 @@ mod tests {
         lessor.revoked(8);
         assert_eq!(lessor.renew(8), Renewal::Unknown);
         assert!(lessor.expired(10).is_empty());
+        assert!(lessor.next_end().is_some_and(|left| left > Duration::from_secs(3500)));
         assert!(lessor.remaining(7).is_some_and(|left| left > Duration::from_secs(3500)));
     }
 }

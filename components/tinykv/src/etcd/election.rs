@@ -164,8 +164,8 @@ impl Observer {
         wanted: impl Fn(&Change) -> bool,
     ) -> Result<Change, Ended> {
         let shared = &self.door.node.shared;
-        let mut moved = shared.hub.subscribe();
         let mut session = Session::new(Arc::clone(shared));
+        let bell = session.bell();
         let spec = WatchSpec {
             id: 0,
             span,
@@ -191,7 +191,7 @@ impl Observer {
                 continue;
             }
             tokio::select! {
-                changed = moved.changed() => changed.map_err(|_| Ended::Gone)?,
+                () = bell.rung() => {}
                 () = self.sender.closed() => return Err(Ended::Gone),
                 () = self.door.shutdown.cancelled() => return Err(Ended::Gone),
             }

@@ -107,7 +107,6 @@ impl Queue {
     pub async fn wait(&self, place: Place) -> Result<Place, NodeError> {
         let mut leaving = Leaving(Some((self.clone(), place)));
         let created = leaving.0.as_ref().map_or(0, |(_, place)| place.created);
-        let mut moved = self.node.shared.hub.subscribe();
         loop {
             let before = Query {
                 limit: 1,
@@ -118,7 +117,8 @@ impl Queue {
             let Some(last) = self.node.query(&self.by, &before, false).await?.kvs.into_iter().next() else {
                 break;
             };
-            // Its end moves the store; until then one look at one key is enough.
+            // Its end changes its key; whatever else changes wakes nobody who waits here.
+            let key = self.node.shared.hub.listen(Span::Key(last.key.clone()));
             let stands = || {
                 self.node.shared.with(|keyspace| {
                     keyspace
@@ -127,9 +127,7 @@ impl Queue {
                 })
             };
             while stands() {
-                if moved.changed().await.is_err() {
-                    return Err(NodeError::Stopped("the member is stopping".to_owned()));
-                }
+                key.heard().await;
             }
         }
         match leaving.0.take() {

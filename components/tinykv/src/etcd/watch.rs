@@ -77,7 +77,7 @@ impl Stream {
 
     async fn run(mut self, mut requests: Streaming<pb::WatchRequest>) {
         let node = Arc::clone(&self.door.node);
-        let mut moved = node.shared.hub.subscribe();
+        let bell = self.session.bell();
         let interval = Duration::from_millis(node.config.watch_progress_interval_ms);
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         let shutdown = self.door.shutdown.clone();
@@ -95,10 +95,7 @@ impl Stream {
                     // Its connection broke.
                     Err(_) => Err(Gone),
                 },
-                changed = moved.changed() => match changed {
-                    Ok(()) => self.advance().await,
-                    Err(_) => Err(Gone),
-                },
+                () = bell.rung() => self.advance().await,
                 _ = ticks.tick() => self.idle_progress().await,
                 () = self.sender.closed() => Err(Gone),
                 () = shutdown.cancelled() => {
@@ -197,6 +194,7 @@ impl Stream {
     }
 
     async fn idle_progress(&mut self) -> Result<(), Gone> {
+        self.advance().await?;
         for delivery in self.session.idle_progress() {
             self.deliver(delivery).await?;
         }

@@ -19,8 +19,10 @@ use std::time::Duration;
 
 /// How long a process that joins asks for its cluster.
 const JOIN_LIMIT: Duration = Duration::from_mins(1);
-/// How often it asks, and how often the leader looks for members that are due to vote.
+/// How often it asks, and how often the leader looks whether a new member is due to vote.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often anybody looks whether there is such a member.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a label says of a member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,14 +218,18 @@ impl Node {
 
 /// Tells the others of this member once; gives votes to those that are due while it leads.
 pub async fn look_after(node: Weak<Node>) {
-    let mut ticks = tokio::time::interval(PAUSE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut published = false;
+    let mut pause = Duration::ZERO;
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = PAUSE;
         let Some(node) = node.upgrade() else { continue };
         if !published {
             published = node.publish().await;
+        }
+        if published && node.group.members().values().all(|member| member.voter) {
+            pause = REST;
+            continue;
         }
         if node.leader() == Some(node.identity.member_id)
             && let Some(id) = due_to_vote(&node.group.members(), &node.view())

@@ -9,8 +9,10 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often leases are looked through for those that have run out.
+/// How often leases are looked through, at most, for those that have run out.
 const LEASE_TICK: Duration = Duration::from_millis(200);
+/// How often at least: shorter than the shortest lease, which may be granted at any time.
+const LEASE_REST: Duration = Duration::from_secs(1);
 /// Leases ended in one look.
 const LEASE_ENDINGS: usize = 500;
 /// The longest lease, in seconds.
@@ -145,13 +147,13 @@ pub(super) async fn begin_to_lead(node: Weak<Node>) {
 
 /// Proposes the end of leases that have run out, for as long as the member lives.
 pub(super) async fn end_leases(node: Weak<Node>) {
-    let mut ticks = tokio::time::interval(LEASE_TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = LEASE_TICK;
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(pause).await;
         let Some(node) = node.upgrade() else {
             continue;
         };
+        pause = node.shared.lessor.next_end().unwrap_or(LEASE_REST).clamp(LEASE_TICK, LEASE_REST);
         // Leading again in a later term is no change of leaders that would wake the other task.
         if !node.keep_leases() {
             continue;

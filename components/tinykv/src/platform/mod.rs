@@ -153,7 +153,7 @@ async fn follow(
     mut session: Session,
     sender: mpsc::Sender<Result<pb::WatchEvent, Status>>,
 ) {
-    let mut moved = door.node.shared.hub.subscribe();
+    let bell = session.bell();
     loop {
         let (deliveries, more) = match session.advance() {
             Ok(advanced) => advanced,
@@ -180,7 +180,7 @@ async fn follow(
             continue;
         }
         tokio::select! {
-            changed = moved.changed() => if changed.is_err() { return },
+            () = bell.rung() => {}
             () = sender.closed() => return,
             () = door.shutdown.cancelled() => {
                 let _ = sender.try_send(Err(Status::unavailable("the server is stopping")));

@@ -1,11 +1,11 @@
 //! The recent changes, shared by all watchers. Watchers pull: the hub never waits for anyone.
 
-use crate::mvcc::Change;
+use super::interest::{Bell, Interests};
+use crate::mvcc::{Change, Span};
 use crate::store::by_revision;
 use parking_lot::RwLock;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// All changes of one revision.
 #[derive(Debug)]
@@ -21,60 +21,118 @@ struct Ring {
     bytes: usize,
     /// Every revision after this one is in `recent`.
     floor: i64,
+    /// The revision up to which everything has been published.
+    revision: i64,
+    interests: Interests,
 }
 
 /// The recent changes.
 pub struct Hub {
     ring: RwLock<Ring>,
     budget: usize,
-    revision: watch::Sender<i64>,
+}
+
+/// Somebody who waits for changes of some keys; leaves when it is dropped.
+pub struct Listener<'a> {
+    hub: &'a Hub,
+    span: Span,
+    bell: Arc<Bell>,
+}
+
+impl Listener<'_> {
+    /// Returns when one of the keys has changed since the last time.
+    pub async fn heard(&self) {
+        while self.hub.look(&self.bell).1.is_none() {
+            self.bell.rung().await;
+        }
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        self.hub.leave(&self.span, &self.bell);
+    }
 }
 
 impl Hub {
     /// Starts after `revision`; keeps about `budget` bytes of changes.
     pub fn new(revision: i64, budget: usize) -> Self {
-        let ring = Ring { recent: VecDeque::new(), bytes: 0, floor: revision };
-        Self { ring: RwLock::new(ring), budget, revision: watch::Sender::new(revision) }
+        let ring = Ring {
+            recent: VecDeque::new(),
+            bytes: 0,
+            floor: revision,
+            revision,
+            interests: Interests::default(),
+        };
+        Self { ring: RwLock::new(ring), budget }
     }
 
-    /// Adds changes and lets watchers know that the store is at `revision`.
+    /// Adds changes, and lets those know that they concern; the store is at `revision`.
     pub fn publish(&self, revision: i64, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
-        {
-            let mut ring = self.ring.write();
-            for (revision, changes) in by_revision(changes) {
-                ring.bytes += weight(&changes);
-                ring.recent.push_back(Arc::new(Revisioned { revision, changes }));
-            }
-            while ring.bytes > self.budget && ring.recent.len() > 1 {
-                if let Some(oldest) = ring.recent.pop_front() {
-                    ring.bytes -= weight(&oldest.changes);
-                    ring.floor = oldest.revision;
-                }
+        let mut guard = self.ring.write();
+        let ring = &mut *guard;
+        for change in &changes {
+            ring.interests.ring(change);
+        }
+        for (revision, changes) in by_revision(changes) {
+            ring.bytes += weight(&changes);
+            ring.recent.push_back(Arc::new(Revisioned { revision, changes }));
+        }
+        let mut old = Vec::new();
+        while ring.bytes > self.budget && ring.recent.len() > 1 {
+            if let Some(oldest) = ring.recent.pop_front() {
+                ring.bytes -= weight(&oldest.changes);
+                ring.floor = oldest.revision;
+                old.push(oldest);
             }
         }
-        self.revision.send_replace(revision);
+        ring.revision = revision;
+        // What is let go of is freed without the lock.
+        drop(guard);
     }
 
     /// The store has gone to `revision` at once; what lies between is on disk.
     pub fn jump(&self, revision: i64) {
-        {
-            let mut ring = self.ring.write();
-            *ring = Ring { recent: VecDeque::new(), bytes: 0, floor: revision };
-        }
-        self.revision.send_replace(revision);
+        let mut guard = self.ring.write();
+        let ring = &mut *guard;
+        ring.recent.clear();
+        ring.bytes = 0;
+        let before = std::mem::replace(&mut ring.revision, revision);
+        ring.floor = revision;
+        ring.interests.ring_all(before + 1);
     }
 
-    /// Wakes when the store has moved on.
-    pub fn subscribe(&self) -> watch::Receiver<i64> {
-        self.revision.subscribe()
+    /// From now on changes of `span` ring the bell. Answers the revision after which they do.
+    pub fn join(&self, span: &Span, bell: &Arc<Bell>) -> i64 {
+        let mut ring = self.ring.write();
+        ring.interests.add(span, bell);
+        ring.revision
+    }
+
+    /// Undoes one [`join`](Self::join).
+    pub fn leave(&self, span: &Span, bell: &Arc<Bell>) {
+        self.ring.write().interests.remove(span, bell);
+    }
+
+    /// Waits for changes of some keys.
+    pub fn listen(&self, span: Span) -> Listener<'_> {
+        let bell = Arc::default();
+        self.join(&span, &bell);
+        Listener { hub: self, span, bell }
+    }
+
+    /// Where the store is, and the first revision that rang the bell since the last look.
+    pub fn look(&self, bell: &Bell) -> (i64, Option<i64>) {
+        let ring = self.ring.read();
+        (ring.revision, bell.answer())
     }
 
     /// The revision up to which everything has been published.
     pub fn revision(&self) -> i64 {
-        *self.revision.borrow()
+        self.ring.read().revision
     }
 
     /// Every revision after this one is here.

@@ -1,6 +1,7 @@
 //! The watchers of one stream. They advance together: a response for one never says that the
 //! store is at an earlier revision than a response before it said.
 
+use super::interest::Bell;
 use crate::mvcc::{Change, KeyValue, Span};
 use crate::store::Shared;
 use std::collections::BTreeMap;
@@ -85,6 +86,8 @@ struct Watcher {
     busy: bool,
     /// It starts before the last compaction, and can only be told so.
     too_old: bool,
+    /// Everything before `next` was delivered when the stream advanced last: until its bell rings, nothing concerns it.
+    synced: bool,
 }
 
 /// The watchers of one stream.
@@ -92,12 +95,29 @@ pub struct Session {
     shared: Arc<Shared>,
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
+    bell: Arc<Bell>,
+    /// Where the store was when the stream advanced last.
+    seen: i64,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for watcher in self.watchers.values() {
+            self.shared.hub.leave(&watcher.spec.span, &self.bell);
+        }
+    }
 }
 
 impl Session {
     /// A stream without watchers.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, watchers: BTreeMap::new(), next_id: 0 }
+        let seen = shared.hub.revision();
+        Self { shared, watchers: BTreeMap::new(), next_id: 0, bell: Arc::default(), seen }
+    }
+
+    /// Rings when there is something for one of the watchers.
+    pub fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// How many watchers there are.
@@ -124,35 +144,52 @@ impl Session {
         } else if self.watchers.contains_key(&spec.id) {
             return Err(SessionError::DuplicateId);
         }
-        let revision = self.shared.hub.revision();
+        let revision = self.shared.hub.join(&spec.span, &self.bell);
         let next = if spec.start == 0 { revision + 1 } else { spec.start };
         let id = spec.id;
         let compacted = self.shared.with(crate::mvcc::Keyspace::compacted);
         let too_old = spec.start != 0 && spec.start < compacted;
-        self.watchers.insert(id, Watcher { spec, next, busy: false, too_old });
+        self.watchers.insert(id, Watcher { spec, next, busy: false, too_old, synced: next > revision });
         Ok(Created { id, revision })
     }
 
     /// Removes a watcher; whether there was one.
     pub fn cancel(&mut self, id: i64) -> bool {
-        self.watchers.remove(&id).is_some()
+        let removed = self.watchers.remove(&id);
+        if let Some(watcher) = &removed {
+            self.shared.hub.leave(&watcher.spec.span, &self.bell);
+        }
+        removed.is_some()
     }
 
     /// Brings all watchers to where the store is now, or some way there: then the second answer
     /// is true, and it wants to be called again.
     pub fn advance(&mut self) -> io::Result<(Vec<Delivery>, bool)> {
-        let target = self.shared.hub.revision();
+        let (target, rung) = self.shared.hub.look(&self.bell);
+        self.seen = target;
+        // Whatever came before the first revision that rang concerns none of those who had seen all before it.
+        let concerned = rung.unwrap_or(target + 1);
+        for watcher in self.watchers.values_mut().filter(|watcher| watcher.synced) {
+            watcher.next = watcher.next.max(concerned);
+        }
         let mut deliveries = Vec::new();
         let mut more = self.catch_up(target, &mut deliveries)?;
+        more |= self.deliver_recent(target, &mut deliveries)?;
+        for watcher in self.watchers.values_mut() {
+            watcher.synced = watcher.next > target;
+        }
+        Ok((deliveries, more))
+    }
+
+    /// Watchers that are not far behind read from the hub. Answers whether some are left behind.
+    fn deliver_recent(&mut self, target: i64, deliveries: &mut Vec<Delivery>) -> io::Result<bool> {
         let behind = self.watchers.values().filter(|watcher| watcher.next <= target);
-        let Some(from) = behind.map(|watcher| watcher.next).min() else {
-            return Ok((deliveries, more));
-        };
+        let Some(from) = behind.map(|watcher| watcher.next).min() else { return Ok(false) };
+        let compacted = self.shared.with(crate::mvcc::Keyspace::compacted);
         // A watcher that is still too far behind for the hub has its turn again.
-        let Some(recent) = self.shared.hub.since(from, ROUND) else { return Ok((deliveries, true)) };
+        let Some(recent) = self.shared.hub.since(from, ROUND) else { return Ok(true) };
         let covered =
             if recent.len() == ROUND { recent.last().map_or(target, |last| last.revision) } else { target };
-        more |= covered < target;
         for (id, watcher) in &mut self.watchers {
             if watcher.next > covered {
                 continue;
@@ -164,15 +201,15 @@ impl Session {
                 }
                 let matching = revisioned.changes.iter().filter(|change| wanted(&watcher.spec, change));
                 for change in matching {
-                    pending.add(event(&self.shared, &watcher.spec, change)?);
+                    pending.add(event(&self.shared, &watcher.spec, change, compacted)?);
                 }
-                pending.split(&mut deliveries, *id, target, watcher.spec.fragment);
+                pending.split(deliveries, *id, target, watcher.spec.fragment);
             }
             watcher.busy |= pending.delivered || !pending.events.is_empty();
-            pending.flush(&mut deliveries, *id, target, watcher.spec.fragment);
+            pending.flush(deliveries, *id, target, watcher.spec.fragment);
             watcher.next = covered.min(target) + 1;
         }
-        Ok((deliveries, more))
+        Ok(covered < target)
     }
 
     /// Watchers that start in the past read it from the store, a piece at a time.
@@ -209,7 +246,7 @@ impl Session {
                     pending.split(deliveries, *id, target, watcher.spec.fragment);
                     at = change.kv.mod_revision;
                 }
-                pending.add(event(&self.shared, &watcher.spec, change)?);
+                pending.add(event(&self.shared, &watcher.spec, change, compacted)?);
             }
             watcher.busy |= pending.delivered || !pending.events.is_empty();
             pending.flush(deliveries, *id, target, watcher.spec.fragment);
@@ -217,7 +254,7 @@ impl Session {
             more |= watcher.next <= floor;
         }
         for id in ended {
-            self.watchers.remove(&id);
+            self.cancel(id);
         }
         Ok(more)
     }
@@ -225,15 +262,16 @@ impl Session {
     /// Reports, for all watchers at once, where the stream is; `None` when that would not be
     /// true for one of them. Call it after [`Session::advance`] has nothing more.
     pub fn progress(&self) -> Option<Delivery> {
-        let revision = self.shared.hub.revision();
+        let revision = self.seen;
         let synced =
             self.watchers.values().all(|watcher| watcher.next > revision && watcher.spec.start <= revision);
         (synced && !self.watchers.is_empty()).then(|| progress_of(-1, revision))
     }
 
-    /// Reports for each watcher that asked for it and heard nothing since the last time.
+    /// Reports for each watcher that asked for it and heard nothing since the last time. Call it after
+    /// [`Session::advance`], too.
     pub fn idle_progress(&mut self) -> Vec<Delivery> {
-        let revision = self.shared.hub.revision();
+        let revision = self.seen;
         let mut deliveries = Vec::new();
         for (id, watcher) in &mut self.watchers {
             let synced = watcher.next > revision && watcher.spec.start <= revision;
@@ -256,12 +294,12 @@ fn wanted(spec: &WatchSpec, change: &Change) -> bool {
 }
 
 /// The event as this watcher gets it.
-fn event(shared: &Shared, spec: &WatchSpec, change: &Change) -> io::Result<Change> {
+fn event(shared: &Shared, spec: &WatchSpec, change: &Change, compacted: i64) -> io::Result<Change> {
     let created = !change.is_deletion && change.kv.create_revision == change.kv.mod_revision;
     let prev = match &change.prev {
         _ if !spec.prev_kv || created => None,
         // A version that nobody can read any more is not shown here either.
-        _ if change.kv.mod_revision <= shared.with(crate::mvcc::Keyspace::compacted) => None,
+        _ if change.kv.mod_revision <= compacted => None,
         Some(prev) => Some(prev.clone()),
         None => version_before(shared, &change.kv)?,
     };
