@@ -9,6 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server::{Limits, ServerConfig, ServerConfigError};
 
+mod compaction;
+
+pub use compaction::{CompactionMode, Retention, TinykvAutoCompaction, duration};
+
 /// The effective configuration of a TinyKV node. Environment prefix: `TINYKV_`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +37,8 @@ pub struct TinykvConfig {
     pub initial_cluster_state: InitialClusterState,
     /// Logical size at which writes are refused with NOSPACE, in bytes.
     pub quota_bytes: u64,
+    /// Compaction without being asked.
+    pub auto_compaction: TinykvAutoCompaction,
     /// Tokens and passwords of etcd's users.
     pub auth: TinykvAuthConfig,
     /// Limits of a single request.
@@ -57,6 +63,7 @@ impl Default for TinykvConfig {
             peers: Vec::new(),
             initial_cluster_state: InitialClusterState::New,
             quota_bytes: 2 << 30,
+            auto_compaction: TinykvAutoCompaction::default(),
             auth: TinykvAuthConfig::default(),
             request_limits: TinykvRequestLimits::default(),
             raft: TinykvRaftConfig::default(),
@@ -267,6 +274,14 @@ pub enum TinykvConfigError {
         /// Path of the field.
         field: &'static str,
     },
+    /// What automatic compaction keeps cannot be read.
+    #[error("auto_compaction.retention is {retention:?}: {reason}")]
+    Retention {
+        /// What is set.
+        retention: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// bcrypt knows no such cost.
     #[error("auth.bcrypt_cost is {cost}; it goes from 4 to 31, and each step doubles the work")]
     BcryptCost {
@@ -341,6 +356,7 @@ impl TinykvConfig {
     pub fn validate(&self) -> Result<(), TinykvConfigError> {
         self.server.validate()?;
         self.founders()?;
+        self.auto_compaction.retention()?;
         let limits = &self.request_limits;
         let positive = [
             ("quota_bytes", self.quota_bytes),
@@ -389,6 +405,8 @@ mod tests {
             (|c| c.peers = vec!["default=a:1".into(), "default=b:1".into()], Some("twice")),
             (|c| c.quota_bytes = 0, Some("quota_bytes")),
             (|c| c.request_limits.max_txn_ops = 0, Some("max_txn_ops")),
+            (|c| c.auto_compaction.retention = "1h".into(), None),
+            (|c| c.auto_compaction.retention = "soon".into(), Some("auto_compaction.retention")),
             (|c| c.auth.bcrypt_cost = 3, Some("auth.bcrypt_cost")),
             (|c| c.auth.token_ttl_seconds = 0, Some("token_ttl_seconds")),
             (|c| c.raft.election_ms = 300, Some("raft.election_ms")),

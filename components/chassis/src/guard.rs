@@ -68,12 +68,14 @@ pub struct Guard {
     pub body_timeout: Duration,
     pub error: ErrorBody,
     pub metrics: HttpMetrics,
+    /// Whether spans are exported.
+    pub exports: bool,
 }
 
 /// The middleware.
 pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let span = request_span(&request);
+    let span = request_span(&request, guard.exports);
     let response = admit(&guard, request, next, &span).instrument(span.clone()).await;
     let code = response.status().as_u16();
     span.record("status", code);
@@ -85,7 +87,11 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
     response
 }
 
-fn request_span(request: &Request) -> Span {
+fn request_span(request: &Request, exports: bool) -> Span {
+    // A span costs as much as all else that is done for a small call; so it is made where somebody reads it.
+    if !exports && is_grpc(request.headers()) && !request.headers().contains_key("traceparent") {
+        return Span::none();
+    }
     let span = tracing::info_span!(
         "request",
         otel.name = %SpanName(request),

@@ -89,6 +89,7 @@ pub async fn serve_with(
         body_timeout: Duration::from_millis(limits.body_timeout_ms),
         error,
         metrics: ctx.metrics.http().clone(),
+        exports: ctx.server.telemetry.otlp_endpoint.is_some() || ctx.server.telemetry.otlp_file.is_some(),
     });
     let app = app
         .layer(DefaultBodyLimit::max(limits.max_body_bytes))

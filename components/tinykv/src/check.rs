@@ -1,6 +1,6 @@
 //! `tinykv check`: reads everything a member has on disk, and changes nothing.
 
-use crate::mvcc::{Keyspace, Version};
+use crate::mvcc::{Keyspace, Restored};
 use crate::store::{Db, StoreError, state_dir};
 use replication::log::{Log, LogError, Recovery};
 use std::io;
@@ -40,11 +40,13 @@ pub fn check(data_dir: &Path) -> Result<Found, CheckError> {
     db.verify().map_err(CheckError::State)?;
     let mut keyspace = Keyspace::new(0, 1);
     let mut versions = 0;
-    db.versions(|stored, _| {
+    let mut restored = Restored::default();
+    db.versions(|key, version| {
         versions += 1;
-        keyspace.restore(stored.key, Version { value: None, ..stored.version });
+        restored.add(key, version);
     })
     .map_err(CheckError::State)?;
+    keyspace.restore(restored).map_err(|error| CheckError::State(io::Error::other(error)))?;
     let loaded = db.load().map_err(CheckError::State)?;
     keyspace.restore_rest(loaded.revision, loaded.compacted, loaded.leases, loaded.alarms);
     Ok(Found { log, versions, keys: keyspace.keys(), revision: keyspace.revision() })

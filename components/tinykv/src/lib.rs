@@ -22,6 +22,7 @@
 
 mod access;
 pub mod check;
+pub mod compactor;
 pub mod etcd;
 pub mod flags;
 pub mod identity;

@@ -1,9 +1,13 @@
 //! The KV service.
 
 use super::{Door, request, response};
-use crate::mvcc::{Answer, Command, QueryAnswer};
+use crate::mvcc::{Answer, Command, KeyValue, Pager, Refusal};
+use crate::node::NodeError;
+use crate::store::Db;
 use bytes::Bytes;
-use futures::stream;
+use futures::stream::{self, StreamExt as _};
+use std::collections::VecDeque;
+use std::io;
 use tonic::{Request, Response, Status, async_trait};
 use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::kv_server::Kv;
@@ -18,7 +22,7 @@ pub fn mismatch() -> Status {
 
 #[async_trait]
 impl Kv for Door {
-    type RangeStreamStream = stream::Iter<std::vec::IntoIter<Result<pb::RangeStreamResponse, Status>>>;
+    type RangeStreamStream = stream::BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let credentials = self.credentials(&request);
@@ -46,10 +50,13 @@ impl Kv for Door {
             return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
         let by = self.reader(&credentials, serializable).await?;
-        let answer = self.node.query(&by, &query, serializable).await?;
-        let header = self.header(answer.revision);
+        let (pager, db) = self.node.page(&by, &query, serializable).await?;
+        let header = self.header(pager.revision());
         let limit = self.node.config.request_limits.max_request_bytes;
-        Ok(Response::new(stream::iter(pieces(answer, header, limit))))
+        let pieces =
+            Pieces { pager, db, header, limit, room: FIRST_PIECE, read: VecDeque::new(), ended: false };
+        // A piece is read when the client has room for it.
+        Ok(Response::new(stream::iter(pieces).boxed()))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
@@ -115,28 +122,60 @@ fn reads_only_locally(request: &pb::TxnRequest) -> bool {
     )
 }
 
-/// Cuts an answer into pieces. Header, count and more stand in the last one.
-fn pieces(
-    answer: QueryAnswer,
+/// A range in pieces. Header, count and more stand in the last one.
+struct Pieces {
+    pager: Pager,
+    db: Db,
     header: pb::ResponseHeader,
+    /// Bytes of a piece.
     limit: usize,
-) -> Vec<Result<pb::RangeStreamResponse, Status>> {
-    let QueryAnswer { kvs, count, more, .. } = answer;
-    let mut pieces: Vec<pb::RangeResponse> = Vec::new();
-    let mut piece = pb::RangeResponse::default();
-    let (mut room, mut bytes) = (FIRST_PIECE, 0);
-    for kv in kvs {
-        let size = kv.key.len() + kv.value.len() + 32;
-        if !piece.kvs.is_empty() && (piece.kvs.len() >= room || bytes + size > limit) {
-            room = if bytes * 2 <= limit { room * 2 } else { (room / 2).max(1) };
-            pieces.push(std::mem::take(&mut piece));
-            bytes = 0;
+    /// Keys of the next piece, at most.
+    room: usize,
+    /// What was read and did not fit.
+    read: VecDeque<KeyValue>,
+    ended: bool,
+}
+
+impl Pieces {
+    fn piece(&mut self) -> io::Result<pb::RangeResponse> {
+        let (mut piece, mut bytes) = (pb::RangeResponse::default(), 0);
+        loop {
+            if self.read.is_empty() {
+                let wanted = self.room.saturating_sub(piece.kvs.len()).max(1);
+                self.read = self.pager.read(wanted, &self.db)?.into();
+            }
+            let Some(next) = self.read.front() else { break };
+            let size = next.key.len() + next.value.len() + 32;
+            if !piece.kvs.is_empty() && (piece.kvs.len() >= self.room || bytes + size > self.limit) {
+                self.room = if bytes * 2 <= self.limit { self.room * 2 } else { (self.room / 2).max(1) };
+                return Ok(piece);
+            }
+            bytes += size;
+            piece.kvs.extend(self.read.pop_front().map(response::key_value));
         }
-        bytes += size;
-        piece.kvs.push(response::key_value(kv));
+        self.ended = true;
+        let (count, more) = (self.pager.count(), self.pager.more());
+        Ok(pb::RangeResponse { header: Some(self.header), count, more, ..piece })
     }
-    pieces.push(pb::RangeResponse { header: Some(header), more, count, ..piece });
-    pieces.into_iter().map(|piece| Ok(pb::RangeStreamResponse { range_response: Some(piece) })).collect()
+}
+
+impl Iterator for Pieces {
+    type Item = Result<pb::RangeStreamResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        Some(match self.piece() {
+            Ok(piece) => Ok(pb::RangeStreamResponse { range_response: Some(piece) }),
+            Err(error) => {
+                self.ended = true;
+                // What is gone from disk under a reader was compacted.
+                let gone = error.kind() == io::ErrorKind::NotFound;
+                Err(if gone { NodeError::from(Refusal::Compacted) } else { error.into() }.into())
+            }
+        })
+    }
 }
 
 /// The smallest key, which an empty one stands for where etcd allows it.

@@ -78,7 +78,6 @@ use Meaning::{LogLevel, Needless, Only, Set};
 const NO_PEER_TLS: &str = "connections between members are not encrypted in this version";
 const NO_BBOLT: &str = "tinykv does not keep its state in bbolt";
 const NO_DISCOVERY: &str = "tinykv finds members by --initial-cluster alone";
-const NO_COMPACTION: &str = "tinykv compacts when a client asks for it";
 const CHECKED: &str = "every record carries a checksum, and `tinykv check` reads them all";
 const OFF: &[&str] = &["", "false", "0", "0s"];
 
@@ -91,6 +90,8 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("advertise-client-urls", Set("advertise_client_urls", list)),
     ("initial-cluster", Set("peers", list)),
     ("quota-backend-bytes", Set("quota_bytes", quota)),
+    ("auto-compaction-mode", Set("auto_compaction.mode", text)),
+    ("auto-compaction-retention", Set("auto_compaction.retention", text)),
     ("max-request-bytes", Set("request_limits.max_request_bytes", number)),
     ("max-txn-ops", Set("request_limits.max_txn_ops", number)),
     ("max-concurrent-streams", Set("server.limits.max_concurrent_requests", streams)),
@@ -137,8 +138,6 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("discovery-srv", Only(OFF, NO_DISCOVERY)),
     ("discovery-token", Only(OFF, NO_DISCOVERY)),
     ("discovery-endpoints", Only(OFF, NO_DISCOVERY)),
-    ("auto-compaction-retention", Only(OFF, NO_COMPACTION)),
-    ("auto-compaction-mode", Needless(NO_COMPACTION)),
     ("corrupt-check-time", Only(OFF, CHECKED)),
     ("compact-hash-check-time", Needless(CHECKED)),
     ("feature-gates", Needless("tinykv has no features of that kind")),
@@ -372,6 +371,10 @@ mod tests {
                 &["--auth-token=jwt,sign-method=RS256,priv-key=p,ttl=1.5s"],
                 json!({"auth": {"jwt": {"sign_method": "RS256", "private_key_file": "p", "ttl_ms": 1500}}}),
             ),
+            (
+                &["--auto-compaction-mode=revision", "--auto-compaction-retention", "1000"],
+                json!({"auto_compaction": {"mode": "revision", "retention": "1000"}}),
+            ),
             (&["--pre-vote", "--strict-reconfig-check=true", "--logger=zap"], json!({})),
         ];
         for (arguments, expected) in table {
@@ -403,7 +406,6 @@ mod tests {
     fn what_is_not_done_is_refused_by_name() {
         for (argument, part) in [
             ("--peer-cert-file=x", "not encrypted"),
-            ("--auto-compaction-retention=1h", "compacts when a client asks"),
             ("--force-new-cluster", "--force-new-cluster"),
             ("--discovery=http://x", "--initial-cluster"),
             ("--listen-client-urls=http://a:1,http://b:2", "one address"),

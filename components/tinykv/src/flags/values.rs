@@ -1,5 +1,6 @@
 //! Values of flags, as settings: one reader for each form.
 
+use aistack_api::tinykv::duration;
 use serde_json::{Map, Value};
 use std::net::SocketAddr;
 
@@ -35,24 +36,8 @@ pub(super) fn milliseconds(value: &str) -> Result<Value, String> {
     if let Ok(nanoseconds) = value.parse::<u64>() {
         return Ok((nanoseconds / 1_000_000).into());
     }
-    let (mut rest, mut total) = (value, 0.0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (amount, after) = rest.split_at(digits);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let amount: f64 = amount.parse().map_err(|_| "write a duration like 10m or 1.5s".to_owned())?;
-        total += amount
-            * match unit {
-                "ms" => 1.0,
-                "s" => 1_000.0,
-                "m" => 60_000.0,
-                "h" => 3_600_000.0,
-                _ => return Err("write a duration like 10m or 1.5s".to_owned()),
-            };
-        rest = after;
-    }
-    Ok((total as u64).into())
+    let duration = duration(value).ok_or("write a duration like 10m or 1.5s")?;
+    Ok((duration.as_millis() as u64).into())
 }
 
 /// The address in an etcd-style URL.

@@ -100,6 +100,7 @@ impl Keyspace {
             return Err(Refusal::FutureRevision);
         }
         self.compacted = revision;
+        self.pages.compacted(revision);
         Ok(Answer::Done { revision: self.revision })
     }
 
@@ -153,14 +154,13 @@ impl Keyspace {
     ) -> io::Result<Answer> {
         let mut keys: Vec<Bytes> = Vec::new();
         let mut prev = Vec::new();
-        for (key, history) in self.histories(&delete.span) {
-            if history.latest.is_deletion() {
-                continue;
+        for key in self.index.existing(&delete.span) {
+            if delete.prev_kv
+                && let Some(version) = self.live(key)
+            {
+                prev.push(Self::load(key, version, values)?);
             }
-            if delete.prev_kv {
-                prev.push(Self::load(key, &history.latest, values)?);
-            }
-            keys.push(key.clone());
+            keys.push(key.copied());
         }
         for key in &keys {
             changes.push(self.remove(key, revision));
@@ -284,7 +284,7 @@ impl Keyspace {
 
     fn holds(&self, compare: &Compare, values: &dyn Values) -> io::Result<bool> {
         let mut any = false;
-        for (key, history) in self.histories(&compare.span) {
+        for (key, history) in self.index.histories(&compare.span) {
             let version = &history.latest;
             if version.is_deletion() {
                 continue;

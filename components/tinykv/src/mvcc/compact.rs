@@ -1,61 +1,64 @@
 //! Forgetting versions. That a revision is compacted is decided at once; taking the versions out
 //! of memory and disk happens piece by piece afterwards and changes no answer.
 
-use super::keyspace::{Keyspace, Version};
-use bytes::Bytes;
-use std::ops::Bound;
+use super::blob::Blob;
+use super::keyspace::Keyspace;
+use super::read::View;
 
-/// What one piece of a sweep took out of memory.
+/// Keys that hold versions which nobody can ask for any more.
 #[derive(Debug, Default)]
-pub struct Sweep {
-    /// Versions that nobody can ask for any more: key and revision.
-    pub dropped: Vec<(Bytes, i64)>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Bytes>,
+pub struct Stale {
+    /// The keys, ascending.
+    pub keys: Vec<Blob>,
+    /// Where to look on; `None` at the end.
+    pub next: Option<Blob>,
+}
+
+impl View {
+    /// Looks through up to `keys` keys from `start` on. On a clone of the index, so that nobody waits for it.
+    pub fn stale(&self, start: Option<&Blob>, keys: usize) -> Stale {
+        let mut stale = Stale::default();
+        for (seen, (key, history)) in self.index.histories_from(start).enumerate() {
+            if seen == keys {
+                stale.next = Some(key.clone());
+                break;
+            }
+            if history.is_stale(self.compacted) {
+                stale.keys.push(key.clone());
+            }
+        }
+        stale
+    }
 }
 
 impl Keyspace {
-    /// Drops superseded versions of up to `keys` keys from `start` on.
-    pub fn sweep(&mut self, start: Option<&Bytes>, keys: usize) -> Sweep {
+    /// Takes up to `limit` versions of the first of `keys` out of memory that nobody can ask for, and strikes the keys that
+    /// are done off the list. Answers what was dropped: key and revision.
+    pub fn prune(&mut self, keys: &mut std::slice::Iter<'_, Blob>, limit: usize) -> Vec<(Blob, i64)> {
         let compacted = self.compacted;
-        let from = start.map_or(Bound::Unbounded, Bound::Included);
-        let mut sweep = Sweep::default();
-        let mut forgotten: Vec<(Bytes, Version)> = Vec::new();
-        let mut empty = Vec::new();
-        for (seen, (key, history)) in self.index.range_mut::<Bytes, _>((from, Bound::Unbounded)).enumerate() {
-            if seen == keys {
-                sweep.next = Some(key.clone());
+        let mut dropped = Vec::new();
+        while let Some(key) = keys.as_slice().first() {
+            let room = limit - dropped.len();
+            if room == 0 {
                 break;
             }
-            // The version that stands at the compaction stays, unless it is a deletion; that
-            // one stays only at the very revision, for watchers that start there.
-            let standing = history.older.partition_point(|version| version.mod_revision <= compacted);
-            let mut drop = standing.saturating_sub(1);
-            if history.latest.mod_revision <= compacted {
-                drop = history.older.len();
-                if history.latest.is_deletion() && history.latest.mod_revision < compacted {
-                    empty.push(key.clone());
-                }
-            } else if standing > 0 {
-                let last = &history.older[standing - 1];
-                if last.is_deletion() && last.mod_revision < compacted {
-                    drop = standing;
-                }
+            let Some(history) = self.index.get_mut(key) else {
+                keys.next();
+                continue;
+            };
+            let mut versions = history.drop_stale(compacted, room);
+            let (is_done, is_gone) = (versions.len() < room, history.is_gone(compacted));
+            if is_done {
+                keys.next();
             }
-            forgotten.extend(history.older.drain(..drop).map(|version| (key.clone(), version)));
-            if history.older.is_empty() {
-                history.older.shrink_to_fit();
+            if is_done && is_gone {
+                versions.extend(self.index.remove(key));
+            }
+            for version in versions {
+                self.forget(key, &version);
+                dropped.push((key.clone(), version.mod_revision));
             }
         }
-        for key in empty {
-            if let Some(history) = self.index.remove(&key) {
-                forgotten.push((key, history.latest));
-            }
-        }
-        for (key, version) in forgotten {
-            self.forget(&key, &version);
-            sweep.dropped.push((key, version.mod_revision));
-        }
-        sweep
+        dropped
     }
 }

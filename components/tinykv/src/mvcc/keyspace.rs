@@ -1,70 +1,21 @@
 //! Every key and its versions, in memory; values may have left it.
 
 use super::auth::Auth;
+use super::blob::Blob;
+use super::history::{History, Version};
+use super::index::{Index, Pages};
 use super::lease::Lease;
-use super::types::{Alarm, KeyValue, Span};
+use super::read::View;
+use super::types::{Alarm, KeyValue};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::ops::Bound;
+use std::sync::Arc;
 
 /// Where values are that have left memory.
 pub trait Values {
     /// The value that `key` got at `revision`.
     fn value(&self, key: &[u8], revision: i64) -> io::Result<Bytes>;
-}
-
-/// One version of a key, without the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// Revision of this version.
-    pub mod_revision: i64,
-    /// Revision at which the key was last created; 0 when this version is its deletion.
-    pub create_revision: i64,
-    /// Number of writes since the creation; 0 for a deletion.
-    pub version: i64,
-    /// The lease that the key lives by.
-    pub lease: i64,
-    /// Bytes of the value.
-    pub size: u32,
-    /// The value, while it is in memory.
-    pub value: Option<Bytes>,
-}
-
-impl Version {
-    /// Whether this is the absence of the key.
-    pub fn is_deletion(&self) -> bool {
-        self.create_revision == 0
-    }
-
-    fn deletion(revision: i64) -> Self {
-        Self {
-            mod_revision: revision,
-            create_revision: 0,
-            version: 0,
-            lease: 0,
-            size: 0,
-            value: Some(Bytes::new()),
-        }
-    }
-}
-
-/// All versions of a key that have not been compacted, the latest apart.
-#[derive(Debug, Clone)]
-pub(super) struct History {
-    pub older: Vec<Version>,
-    pub latest: Version,
-}
-
-impl History {
-    /// The version that stood at `revision`, deletions included.
-    pub fn at(&self, revision: i64) -> Option<&Version> {
-        if self.latest.mod_revision <= revision {
-            return Some(&self.latest);
-        }
-        let after = self.older.partition_point(|version| version.mod_revision <= revision);
-        after.checked_sub(1).map(|at| &self.older[at])
-    }
 }
 
 /// One change of one key, for the store and the watchers.
@@ -83,7 +34,8 @@ const VERSION_OVERHEAD: u64 = 64;
 
 /// The state of the engine.
 pub struct Keyspace {
-    pub(super) index: BTreeMap<Bytes, History>,
+    pub(super) index: Index,
+    pub(super) pages: Arc<Pages>,
     pub(super) revision: i64,
     pub(super) compacted: i64,
     pub(super) leases: BTreeMap<i64, Lease>,
@@ -94,9 +46,9 @@ pub struct Keyspace {
     value_budget: usize,
     value_bytes: usize,
     /// Values in memory, oldest first.
-    resident: VecDeque<(Bytes, i64)>,
+    resident: VecDeque<(Blob, i64)>,
     /// Superseded versions whose values the store has not got yet.
-    superseded: Vec<(Bytes, i64)>,
+    superseded: Vec<(Blob, i64)>,
 }
 
 impl Keyspace {
@@ -104,7 +56,8 @@ impl Keyspace {
     /// memory; leases get at least `min_lease_ttl` seconds.
     pub fn new(value_budget: usize, min_lease_ttl: i64) -> Self {
         Self {
-            index: BTreeMap::new(),
+            index: Index::default(),
+            pages: Arc::default(),
             revision: 1,
             compacted: -1,
             leases: BTreeMap::new(),
@@ -136,7 +89,17 @@ impl Keyspace {
 
     /// Keys that exist now.
     pub fn keys(&self) -> usize {
-        self.index.values().filter(|history| !history.latest.is_deletion()).count()
+        self.index.live()
+    }
+
+    /// The state as it is now, to be read without this one's lock. O(1).
+    pub fn view(&self) -> View {
+        View {
+            index: self.index.clone(),
+            pages: Arc::clone(&self.pages),
+            revision: self.revision,
+            compacted: self.compacted,
+        }
     }
 
     /// Alarms that are raised: member and kind.
@@ -154,23 +117,6 @@ impl Keyspace {
         self.auth = auth;
     }
 
-    /// The histories of a span's keys.
-    pub(super) fn histories<'a>(
-        &'a self,
-        span: &'a Span,
-    ) -> Box<dyn Iterator<Item = (&'a Bytes, &'a History)> + 'a> {
-        match span {
-            Span::Key(key) => Box::new(self.index.get_key_value(key).into_iter()),
-            Span::Between(from, to) if from >= to => Box::new(std::iter::empty()),
-            Span::Between(from, to) => {
-                Box::new(self.index.range::<[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..]))))
-            }
-            Span::From(from) => {
-                Box::new(self.index.range::<[u8], _>((Bound::Included(&from[..]), Bound::Unbounded)))
-            }
-        }
-    }
-
     /// The latest version of a key that exists.
     pub(super) fn live(&self, key: &[u8]) -> Option<&Version> {
         self.index.get(key).map(|history| &history.latest).filter(|version| !version.is_deletion())
@@ -181,12 +127,12 @@ impl Keyspace {
         self.index.get(key)?.at(revision).filter(|version| !version.is_deletion())
     }
 
-    pub(super) fn load(key: &Bytes, version: &Version, values: &dyn Values) -> io::Result<KeyValue> {
+    pub(super) fn load(key: &[u8], version: &Version, values: &dyn Values) -> io::Result<KeyValue> {
         let value = match &version.value {
-            Some(value) => value.clone(),
+            Some(value) => value.shared(),
             None => values.value(key, version.mod_revision)?,
         };
-        Ok(kv_of(key, version, value))
+        Ok(kv_of(Bytes::copy_from_slice(key), version, value))
     }
 
     /// Writes `kv` as the latest version of its key.
@@ -197,41 +143,35 @@ impl Keyspace {
             version: kv.version,
             lease: kv.lease,
             size: kv.value.len() as u32,
-            value: Some(kv.value.clone()),
+            value: Some(Blob::copy_of(&kv.value)),
         };
         self.value_bytes += kv.value.len();
-        self.resident.push_back((kv.key.clone(), kv.mod_revision));
-        let prev = self.supersede(&kv.key, version);
-        self.relate(&kv.key, prev.as_ref().map_or(0, |prev| prev.lease), kv.lease);
-        Change { kv: kv.clone(), is_deletion: false, prev: prev.and_then(known) }
+        let Superseded { kept, lease, prev } = self.supersede(&kv.key, version);
+        self.resident.push_back((kept, kv.mod_revision));
+        self.relate(&kv.key, lease, kv.lease);
+        Change { kv: kv.clone(), is_deletion: false, prev }
     }
 
     /// Ends a key that exists.
     pub(super) fn remove(&mut self, key: &Bytes, revision: i64) -> Change {
-        let prev = self.supersede(key, Version::deletion(revision));
-        self.relate(key, prev.as_ref().map_or(0, |prev| prev.lease), 0);
+        let Superseded { lease, prev, .. } = self.supersede(key, Version::deletion(revision));
+        self.relate(key, lease, 0);
         let kv = KeyValue { key: key.clone(), mod_revision: revision, ..KeyValue::default() };
-        Change { kv, is_deletion: true, prev: prev.and_then(known) }
+        Change { kv, is_deletion: true, prev }
     }
 
-    /// Makes `version` the latest; answers the one before, if the key existed.
-    fn supersede(&mut self, key: &Bytes, version: Version) -> Option<Superseded> {
+    /// Makes `version` the latest.
+    fn supersede(&mut self, key: &Bytes, version: Version) -> Superseded {
         self.bytes += cost(key, &version);
-        let Some(history) = self.index.get_mut(key) else {
-            self.index.insert(key.clone(), History { older: Vec::new(), latest: version });
-            return None;
+        let (kept, before) = self.index.supersede(key, version);
+        let Some(before) = before.filter(|before| !before.is_deletion()) else {
+            return Superseded { kept, lease: 0, prev: None };
         };
-        let before = std::mem::replace(&mut history.latest, version);
-        let existed = !before.is_deletion();
-        let answer = existed.then(|| Superseded {
-            lease: before.lease,
-            kv: before.value.clone().map(|value| kv_of(key, &before, value)),
-        });
-        if before.value.is_some() && existed {
-            self.superseded.push((key.clone(), before.mod_revision));
+        let prev = before.value.as_ref().map(|value| kv_of(key.clone(), before, value.shared()));
+        if prev.is_some() {
+            self.superseded.push((kept.clone(), before.mod_revision));
         }
-        history.older.push(before);
-        answer
+        Superseded { kept, lease: before.lease, prev }
     }
 
     /// Moves a key from one lease to another.
@@ -243,26 +183,21 @@ impl Keyspace {
             lease.keys.remove(key);
         }
         if let Some(lease) = self.leases.get_mut(&new) {
-            lease.keys.insert(key.clone());
+            // Not a slice of the message that it came with.
+            lease.keys.insert(Bytes::copy_from_slice(key));
         }
     }
 
-    /// Takes in a version that the store kept; in any order of keys, ascending within a key.
-    pub fn restore(&mut self, key: Bytes, version: Version) {
-        self.bytes += cost(&key, &version);
-        self.revision = self.revision.max(version.mod_revision);
-        match self.index.get_mut(&key) {
-            None => {
-                self.index.insert(key, History { older: Vec::new(), latest: version });
-            }
-            Some(history) => {
-                let before = std::mem::replace(&mut history.latest, version);
-                history.older.push(before);
-            }
-        }
+    /// Takes in the versions that the store kept, all of them.
+    pub fn restore(&mut self, restored: Restored) -> Result<(), cowtree::Unsorted> {
+        let Restored { histories, bytes, revision, .. } = restored.ended();
+        self.revision = self.revision.max(revision);
+        self.bytes = bytes;
+        self.index = Index::of_sorted(histories, self.revision)?;
+        Ok(())
     }
 
-    /// Takes in what the store kept beside the versions; called after all of them.
+    /// Takes in what the store kept beside the versions; called after them.
     pub fn restore_rest(
         &mut self,
         revision: i64,
@@ -274,9 +209,12 @@ impl Keyspace {
         self.compacted = compacted;
         self.alarms.extend(alarms);
         self.leases.extend(leases.into_iter().map(|(id, ttl)| (id, Lease { ttl, keys: BTreeSet::new() })));
-        for (key, history) in &self.index {
+        if self.leases.is_empty() {
+            return;
+        }
+        for (key, history) in self.index.histories_from(None) {
             if let Some(lease) = self.leases.get_mut(&history.latest.lease) {
-                lease.keys.insert(key.clone());
+                lease.keys.insert(key.copied());
             }
         }
     }
@@ -284,18 +222,14 @@ impl Keyspace {
     /// The store has everything applied so far: values that memory need not keep may go.
     pub fn stored(&mut self) {
         for (key, revision) in std::mem::take(&mut self.superseded) {
-            let Some(history) = self.index.get_mut(&key) else { continue };
-            if let Ok(at) = history.older.binary_search_by_key(&revision, |version| version.mod_revision)
-                && let Some(value) = history.older[at].value.take()
-            {
+            if let Some(value) = self.index.get_mut(&key).and_then(|history| history.unload(revision)) {
                 self.value_bytes -= value.len();
             }
         }
         while self.value_bytes > self.value_budget {
             let Some((key, revision)) = self.resident.pop_front() else { return };
-            if let Some(history) = self.index.get_mut(&key)
-                && history.latest.mod_revision == revision
-                && let Some(value) = history.latest.value.take()
+            if self.index.get(&key).is_some_and(|history| history.latest.mod_revision == revision)
+                && let Some(value) = self.index.get_mut(&key).and_then(|history| history.latest.value.take())
             {
                 self.value_bytes -= value.len();
             }
@@ -311,27 +245,63 @@ impl Keyspace {
         }
     }
 
-    pub(super) fn forget(&mut self, key: &Bytes, version: &Version) {
+    pub(super) fn forget(&mut self, key: &[u8], version: &Version) {
         self.bytes -= cost(key, version);
         // Only values of live versions are counted as resident.
         if !version.is_deletion() {
-            self.value_bytes -= version.value.as_ref().map_or(0, Bytes::len);
+            self.value_bytes -= version.value.as_ref().map_or(0, |value| value.len());
         }
     }
 }
 
+/// What became of the version before.
 struct Superseded {
+    /// The key as the index keeps it.
+    kept: Blob,
     lease: i64,
-    kv: Option<KeyValue>,
+    /// The version before, when the key existed and its value was in memory.
+    prev: Option<KeyValue>,
 }
 
-fn known(superseded: Superseded) -> Option<KeyValue> {
-    superseded.kv
+/// The versions that a store kept, as they are read: keys ascending, versions of a key newest first.
+#[derive(Default)]
+pub struct Restored {
+    histories: Vec<(Blob, History)>,
+    /// The key that is being read, with the versions seen so far.
+    open: Option<(Blob, Version, Vec<Version>)>,
+    bytes: u64,
+    revision: i64,
 }
 
-pub(super) fn kv_of(key: &Bytes, version: &Version, value: Bytes) -> KeyValue {
+impl Restored {
+    /// Takes the next version in.
+    pub fn add(&mut self, key: &[u8], version: Version) {
+        self.bytes += cost(key, &version);
+        self.revision = self.revision.max(version.mod_revision);
+        match &mut self.open {
+            Some((open, _, older)) if **open == *key => older.push(version),
+            _ => {
+                self.close();
+                self.open = Some((Blob::copy_of(key), version, Vec::new()));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((key, latest, older)) = self.open.take() {
+            self.histories.push((key, History::of_newest_first(latest, older)));
+        }
+    }
+
+    fn ended(mut self) -> Self {
+        self.close();
+        self
+    }
+}
+
+pub(super) fn kv_of(key: Bytes, version: &Version, value: Bytes) -> KeyValue {
     KeyValue {
-        key: key.clone(),
+        key,
         value,
         create_revision: version.create_revision,
         mod_revision: version.mod_revision,
@@ -340,6 +310,6 @@ pub(super) fn kv_of(key: &Bytes, version: &Version, value: Bytes) -> KeyValue {
     }
 }
 
-fn cost(key: &Bytes, version: &Version) -> u64 {
+fn cost(key: &[u8], version: &Version) -> u64 {
     key.len() as u64 + u64::from(version.size) + VERSION_OVERHEAD
 }

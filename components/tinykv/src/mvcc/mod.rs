@@ -6,19 +6,24 @@
 
 mod apply;
 pub mod auth;
+mod blob;
 mod codec;
 mod compact;
+mod history;
+mod index;
 mod keyspace;
 mod lease;
 mod read;
 mod types;
 
 pub use auth::{Auth, AuthCommand, AuthError, Caller, Origin};
+pub use blob::Blob;
 pub use codec::{CommandError, decode, encode};
-pub use compact::Sweep;
-pub use keyspace::{Change, Keyspace, Values, Version};
+pub use compact::Stale;
+pub use history::Version;
+pub use keyspace::{Change, Keyspace, Restored, Values};
 pub use lease::Lease;
-pub use read::{Found, Selection};
+pub use read::{Pager, Selection, View};
 pub use types::{
     Alarm, Answer, Command, Compare, Delete, KeyValue, Op, Outcome, Put, Query, QueryAnswer, Refusal,
     Relation, SortBy, Span, Target, Txn, TxnAnswer,

@@ -194,11 +194,16 @@ fn a_sweep_leaves_every_readable_revision_as_it_was() {
         let before = answers(&engine);
         let mut next = None;
         loop {
-            let sweep = engine.keyspace.sweep(next.as_ref(), 2);
-            for (key, revision) in sweep.dropped {
-                assert!(engine.disk.0.borrow_mut().remove(&(key, revision)).is_some());
+            let stale = engine.keyspace.view().stale(next.as_ref(), 2);
+            let mut keys = stale.keys.iter();
+            while !keys.as_slice().is_empty() {
+                let dropped = engine.keyspace.prune(&mut keys, 1);
+                assert!(dropped.len() <= 1);
+                for (key, revision) in dropped {
+                    assert!(engine.disk.0.borrow_mut().remove(&(key.copied(), revision)).is_some());
+                }
             }
-            next = sweep.next;
+            next = stale.next;
             if next.is_none() {
                 break;
             }
@@ -213,6 +218,103 @@ fn a_sweep_leaves_every_readable_revision_as_it_was() {
         .map(|kv| kv.key.len() as u64 + kv.value.len() as u64 + 64)
         .sum();
     assert!(engine.keyspace.bytes() - live <= 130, "all but a deletion at the compaction is gone");
+}
+
+#[test]
+fn totals_of_pages_stay_those_of_the_first_one_while_keys_come_and_go() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut engine = Engine::new();
+    for n in 0..2_000 {
+        engine.put(&format!("k{n:04}"), "v");
+    }
+    let mut lists = Vec::new();
+    for _ in 0..12 {
+        let first = Query { limit: 10, ..Query::of(all()) };
+        let of_view = engine.keyspace.view().select(&first).expect("selected");
+        let answer = of_view.load(&first, &engine.disk).expect("the disk works");
+        assert_eq!(answer, engine.query(&first).expect("answered"));
+        assert_eq!(answer.count, engine.keyspace.keys() as i64);
+        lists.push((answer.revision, answer.count));
+        for _ in 0..40 {
+            let key = format!("k{:04}", rng.random_range(0..2_400));
+            match rng.random_range(0..3) {
+                0 => drop(engine.delete(Span::Key(bytes(&key)))),
+                _ => drop(engine.put(&key, "w")),
+            }
+        }
+    }
+    let pages = |engine: &Engine| -> Vec<QueryAnswer> {
+        let starts = ["", "k0500", "k1234", "k2399"];
+        let page = |(revision, _): &(i64, i64), start: &&str| {
+            let query = Query {
+                limit: 3,
+                revision: *revision,
+                ..Query::of(Span::Between(bytes(start), bytes("k2")))
+            };
+            engine.query(&query).expect("answered")
+        };
+        lists.iter().flat_map(|list| starts.iter().map(move |start| page(list, start))).collect()
+    };
+    let noted = pages(&engine);
+    engine.keyspace.pages.clear();
+    assert_eq!(noted, pages(&engine), "as walking the index tells");
+    let whole: Vec<i64> = lists
+        .iter()
+        .map(|(revision, _)| {
+            let query = Query { count_only: true, revision: *revision, ..Query::of(all()) };
+            engine.query(&query).expect("answered").count
+        })
+        .collect();
+    assert_eq!(whole, lists.iter().map(|(_, count)| *count).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_view_shows_its_moment_and_what_is_restored_answers_the_same() {
+    let mut engine = Engine::new();
+    for round in 0..40 {
+        engine.put("often", &round.to_string());
+        engine.put(&format!("k{}", round % 3), "v");
+    }
+    engine.delete(Span::Key(bytes("k1")));
+    let view = engine.keyspace.view();
+    let queries: Vec<Query> =
+        (1..=engine.keyspace.revision()).map(|revision| Query { revision, ..Query::of(all()) }).collect();
+    let of_view = |query: &Query| {
+        let answer = view.select(query).expect("selected").load(query, &engine.disk).expect("the disk works");
+        (answer.kvs, answer.count)
+    };
+    let before: Vec<_> = queries.iter().map(of_view).collect();
+    // What the store would tell at a start: keys ascending, versions of a key newest first.
+    let mut stored: Vec<_> = engine.disk.0.borrow().keys().cloned().collect();
+    stored.sort_by(|a, b| (&a.0, b.1).cmp(&(&b.0, a.1)));
+    let mut restored = Restored::default();
+    for (key, revision) in stored {
+        let change = engine.changes.iter().find(|change| change.kv.mod_revision == revision);
+        let kv = &change.expect("every version was a change").kv;
+        let version = Version {
+            mod_revision: revision,
+            create_revision: kv.create_revision,
+            version: kv.version,
+            lease: 0,
+            size: kv.value.len() as u32,
+            value: None,
+        };
+        restored.add(&key, version);
+    }
+    let mut again = Keyspace::new(0, 2);
+    again.restore(restored).expect("keys ascend");
+    assert_eq!((again.bytes(), again.keys()), (engine.keyspace.bytes(), engine.keyspace.keys()));
+    engine.put("k1", "again");
+    engine.delete(Span::Key(bytes("often")));
+    for (query, expected) in queries.iter().zip(&before) {
+        let of_view =
+            view.select(query).expect("selected").load(query, &engine.disk).expect("the disk works");
+        assert_eq!(&(of_view.kvs, of_view.count), expected);
+        let of_restored = again.query(query, &engine.disk).expect("the disk works").expect("answered");
+        assert_eq!(&(of_restored.kvs, of_restored.count), expected);
+    }
 }
 
 #[test]

@@ -6,14 +6,15 @@ mod leases;
 pub use errors::{NodeError, NodeStartError};
 pub use leases::LeaseLeft;
 
+use crate::compactor;
 use crate::identity::{self, DirLock, Identity};
 use crate::members::{self, Question, Reply};
 use crate::membership;
 use crate::metrics::Figures;
 use crate::mvcc::{
-    self, Alarm, Answer, Command, Keyspace, Origin, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
+    self, Alarm, Answer, Command, Keyspace, Origin, Pager, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
 };
-use crate::store::{KvMachine, Shared, SharedParts};
+use crate::store::{Db, KvMachine, Shared, SharedParts};
 use crate::tokens::{Tokens, TokensError};
 use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig};
 use leases::{begin_to_lead, end_leases};
@@ -80,14 +81,16 @@ impl Node {
         if let Some((path, offset)) = &group.recovery().cut {
             tracing::warn!(path = %path.display(), offset, "an unfinished write was cut off the log");
         }
+        let retention = config.auto_compaction.retention()?;
         Ok(Arc::new_cyclic(|node: &Weak<Self>| {
-            let tasks = vec![
+            let mut tasks = vec![
                 tokio::spawn(Arc::clone(&shared).sweep_forever()),
                 tokio::spawn(end_leases(node.clone())),
                 tokio::spawn(begin_to_lead(node.clone())),
                 tokio::spawn(membership::look_after(node.clone())),
                 tokio::spawn(membership::watch_for_desertion(node.clone())),
             ];
+            tasks.extend(retention.map(|keep| tokio::spawn(compactor::run(node.clone(), keep))));
             group.answer_with(members::answerer(node.clone()));
             Self {
                 config,
@@ -248,6 +251,20 @@ impl Node {
         Ok(self.shared.query(by, query)??)
     }
 
+    /// Begins to read a range piece by piece; linearizably unless `serializable`.
+    pub async fn page(
+        &self,
+        by: &Origin,
+        query: &Query,
+        serializable: bool,
+    ) -> Result<(Pager, Db), NodeError> {
+        self.shared.figures.ranges.inc();
+        if !serializable {
+            self.barrier().await?;
+        }
+        Ok(self.shared.page(by, query)?)
+    }
+
     /// Answers a transaction that cannot write.
     pub async fn read_txn(&self, by: &Origin, txn: &Txn, serializable: bool) -> Result<TxnAnswer, NodeError> {
         if !serializable {
@@ -260,11 +277,8 @@ impl Node {
     pub async fn compact(&self, by: &Origin, revision: i64, wait: bool) -> Result<i64, NodeError> {
         let answer = self.propose(by, &Command::Compact(revision)).await?;
         if wait {
-            self.in_time(async {
-                self.shared.swept(revision).await;
-                Ok(())
-            })
-            .await?;
+            // As long as it takes: whoever asks may set a limit.
+            self.shared.swept(revision).await;
         }
         match answer {
             Answer::Done { revision } => Ok(revision),

@@ -53,14 +53,6 @@ pub enum StoreError {
     },
 }
 
-/// A version as it was stored, with its key.
-pub struct StoredVersion {
-    /// The key.
-    pub key: Bytes,
-    /// The version; its value stays on disk.
-    pub version: Version,
-}
-
 /// The directory of the state below a data directory: `state`, or `state-N` after the Nth
 /// snapshot of another member that took its place; the file `STATE` names it then.
 pub fn state_dir(data_dir: &Path) -> io::Result<PathBuf> {
@@ -288,22 +280,24 @@ impl Db {
         Ok(found)
     }
 
-    /// Calls `each` with every version: keys descending, revisions of a key ascending.
-    pub fn versions(&self, mut each: impl FnMut(StoredVersion, &[u8])) -> io::Result<()> {
+    /// Calls `each` with every version, values left out: keys ascending, versions of a key newest first.
+    pub fn versions(&self, mut each: impl FnMut(&[u8], Version)) -> io::Result<()> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(2 << 20);
         options.fill_cache(false);
-        for item in self.db.iterator_cf_opt(self.family(KV), options, IteratorMode::End) {
-            let (key, record) = item.map_err(failed)?;
-            let (key, mod_revision) =
-                layout::parse_version_key(&key).ok_or_else(|| malformed("version key"))?;
+        let mut versions = self.db.raw_iterator_cf_opt(self.family(KV), options);
+        versions.seek_to_first();
+        let mut key = Vec::new();
+        while let Some((name, record)) = versions.item() {
+            let mod_revision =
+                layout::read_version_key(name, &mut key).ok_or_else(|| malformed("version key"))?;
             let (create_revision, version, lease, value) =
-                layout::parse_version_value(&record).ok_or_else(|| malformed("version"))?;
+                layout::parse_version_value(record).ok_or_else(|| malformed("version"))?;
             let size = value.len() as u32;
-            let version = Version { mod_revision, create_revision, version, lease, size, value: None };
-            each(StoredVersion { key, version }, value);
+            each(&key, Version { mod_revision, create_revision, version, lease, size, value: None });
+            versions.next();
         }
-        Ok(())
+        versions.status().map_err(failed)
     }
 
     /// The version that `key` got at `revision`, deletions included.

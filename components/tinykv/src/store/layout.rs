@@ -25,18 +25,24 @@ pub fn version_key(key: &[u8], revision: i64) -> Vec<u8> {
 
 /// Reads [`version_key`] back.
 pub fn parse_version_key(bytes: &[u8]) -> Option<(Bytes, i64)> {
+    let mut key = Vec::with_capacity(bytes.len());
+    let revision = read_version_key(bytes, &mut key)?;
+    Some((key.into(), revision))
+}
+
+/// The same into a buffer that is used again; answers the revision.
+pub fn read_version_key(bytes: &[u8], key: &mut Vec<u8>) -> Option<i64> {
     let (escaped, revision) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
-    let escaped = escaped.strip_suffix(&[0, 0])?;
-    let mut key = Vec::with_capacity(escaped.len());
-    let mut rest = escaped.iter();
-    while let Some(byte) = rest.next() {
-        key.push(*byte);
-        if *byte == 0 && rest.next() != Some(&0xFF) {
-            return None;
-        }
+    let mut rest = escaped.strip_suffix(&[0, 0])?;
+    key.clear();
+    // Most keys hold no 0.
+    while let Some(zero) = rest.iter().position(|byte| *byte == 0) {
+        key.extend_from_slice(&rest[..=zero]);
+        rest = rest[zero + 1..].strip_prefix(&[0xFF])?;
     }
+    key.extend_from_slice(rest);
     let mut revision = revision;
-    Some((key.into(), !revision.get_u64() as i64))
+    Some(!revision.get_u64() as i64)
 }
 
 /// The key of one event.

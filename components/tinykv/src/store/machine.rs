@@ -5,8 +5,8 @@ use super::db::{Batch, Db, Loaded, StoreError};
 use crate::lessor::Lessor;
 use crate::metrics::Figures;
 use crate::mvcc::{
-    self, Answer, AuthCommand, Change, Command, Keyspace, Origin, Outcome, Query, QueryAnswer, Refusal, Txn,
-    TxnAnswer,
+    self, Answer, AuthCommand, Blob, Change, Command, Keyspace, Origin, Outcome, Pager, Query, QueryAnswer,
+    Refusal, Restored, Stale, Txn, TxnAnswer,
 };
 use crate::tokens::Tokens;
 use crate::watch::Hub;
@@ -17,12 +17,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Commands applied under one hold of the engine's lock, so that readers get their turn.
 const TURN: usize = 256;
-/// Keys swept under one hold of the engine's lock.
-const SWEEP_KEYS: usize = 2_000;
+/// Keys looked through at once for versions to drop.
+const SWEEP_LOOK: usize = 10_000;
+/// Versions dropped under one hold of the engine's lock, and with one write of the database.
+const SWEEP_DROPS: usize = 1_000;
+/// A sweep rests so many times as long as it worked: it has time, and writers do not.
+const SWEEP_REST: u32 = 2;
 
 /// What answers a command that was applied.
 pub type Applied = Outcome;
@@ -139,15 +144,25 @@ impl Shared {
     /// Answers a query from the state as it is here and now.
     pub fn query(&self, origin: &Origin, query: &Query) -> io::Result<Result<QueryAnswer, Refusal>> {
         loop {
-            let (selection, compacted, db) = {
-                let keyspace = self.keyspace.read();
-                if let Err(denied) = keyspace.auth().check_read(origin, &query.span) {
-                    return Ok(Err(denied.into()));
-                }
-                match keyspace.select(query) {
-                    Ok(selection) => (selection, keyspace.compacted(), self.db()),
-                    Err(refusal) => return Ok(Err(refusal)),
-                }
+            let keyspace = self.keyspace.read();
+            if let Err(denied) = keyspace.auth().check_read(origin, &query.span) {
+                return Ok(Err(denied.into()));
+            }
+            let compacted = keyspace.compacted();
+            // The database of this state: another one may take its place with another state.
+            let db = self.db();
+            let selected = if keyspace.is_brief(query) {
+                let selected = keyspace.select(query);
+                drop(keyspace);
+                selected
+            } else {
+                let view = keyspace.view();
+                drop(keyspace);
+                view.select(query)
+            };
+            let selection = match selected {
+                Ok(selection) => selection,
+                Err(refusal) => return Ok(Err(refusal)),
             };
             match selection.load(query, &db) {
                 Ok(answer) => return Ok(Ok(answer)),
@@ -160,6 +175,15 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Begins to read a range piece by piece from the state as it is here and now; answers what is read from, too.
+    pub fn page(&self, origin: &Origin, query: &Query) -> Result<(Pager, Db), Refusal> {
+        let keyspace = self.keyspace.read();
+        keyspace.auth().check_read(origin, &query.span)?;
+        let (view, db) = (keyspace.view(), self.db());
+        drop(keyspace);
+        Ok((Pager::new(view, query.clone())?, db))
     }
 
     /// Answers a transaction that cannot write.
@@ -189,28 +213,41 @@ impl Shared {
     }
 
     fn sweep(&self) -> io::Result<()> {
+        let mut next: Option<Blob> = None;
         let compacted = self.with(Keyspace::compacted);
-        let mut next: Option<Bytes> = None;
         loop {
-            let (sweep, db) = {
-                let mut keyspace = self.keyspace.write();
-                (keyspace.sweep(next.as_ref(), SWEEP_KEYS), self.db())
-            };
-            let mut batch = db.batch();
-            for (key, revision) in &sweep.dropped {
-                batch.drop_version(key, *revision);
+            // The clone lives for as long as it is looked through: while it does, writes copy what they change.
+            let Stale { keys, next: further } = self.with(Keyspace::view).stale(next.as_ref(), SWEEP_LOOK);
+            let mut keys = keys.iter();
+            while !keys.as_slice().is_empty() {
+                let began = Instant::now();
+                self.prune(&mut keys)?;
+                std::thread::sleep(began.elapsed() * SWEEP_REST);
             }
-            self.figures.swept_keys.fetch_add(sweep.dropped.len() as u64, Ordering::Relaxed);
-            if sweep.next.is_none() {
-                batch.drop_events_before(compacted.max(0));
-            }
-            batch.write()?;
-            next = sweep.next;
+            next = further;
             if next.is_none() {
-                self.swept.send_replace(compacted);
-                return Ok(());
+                break;
             }
         }
+        let db = self.db();
+        let mut batch = db.batch();
+        batch.drop_events_before(compacted.max(0));
+        batch.write()?;
+        self.swept.send_replace(compacted);
+        Ok(())
+    }
+
+    fn prune(&self, keys: &mut std::slice::Iter<'_, Blob>) -> io::Result<()> {
+        let (dropped, db) = {
+            let mut keyspace = self.keyspace.write();
+            (keyspace.prune(keys, SWEEP_DROPS), self.db())
+        };
+        let mut batch = db.batch();
+        for (key, revision) in &dropped {
+            batch.drop_version(key, *revision);
+        }
+        self.figures.swept_keys.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        batch.write()
     }
 
     fn apply(&self, commands: &[(Origin, Command)], position: &[u8]) -> io::Result<Vec<Applied>> {
@@ -331,7 +368,9 @@ impl StateMachine for KvMachine {
 /// Builds the engine from a database; answers the leases beside it.
 fn load(db: &Db, parts: &SharedParts) -> io::Result<(Keyspace, Vec<(i64, i64)>)> {
     let mut keyspace = Keyspace::new(parts.value_bytes, parts.min_lease_ttl);
-    db.versions(|stored, _| keyspace.restore(stored.key, stored.version))?;
+    let mut restored = Restored::default();
+    db.versions(|key, version| restored.add(key, version))?;
+    keyspace.restore(restored).map_err(io::Error::other)?;
     let Loaded { revision, compacted, leases, alarms, auth } = db.load()?;
     keyspace.restore_rest(revision, compacted, leases.clone(), alarms);
     keyspace.restore_auth(auth);

@@ -15,5 +15,5 @@ mod db;
 mod layout;
 mod machine;
 
-pub use db::{Db, Loaded, StoreError, StoredVersion, state_dir};
+pub use db::{Db, Loaded, StoreError, state_dir};
 pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};
