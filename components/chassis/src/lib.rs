@@ -35,7 +35,7 @@ mod process;
 pub mod serve;
 mod shutdown;
 pub mod telemetry;
-mod tls;
+pub mod tls;
 pub mod trace;
 
 use std::fmt::Display;

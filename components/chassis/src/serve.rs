@@ -21,7 +21,6 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tower::{Layer as _, Service};
 
 use crate::guard::{self, Guard};
@@ -80,7 +79,7 @@ pub async fn serve_with(
     error: ErrorBody,
 ) -> Result<(), ServeError> {
     let limits = &ctx.server.limits;
-    let tls = ctx.server.tls.as_ref().map(tls::acceptor).transpose()?;
+    let tls = ctx.server.tls.as_ref().map(tls::Acceptors::new).transpose()?.map(Arc::new);
     let keys = ctx.server.auth.as_ref().map(|auth| ApiKeys::read(&auth.keys_file)).transpose()?;
     let guard_state = Arc::new(Guard {
         keys,
@@ -139,7 +138,7 @@ const REFUSAL_TIME: Duration = Duration::from_secs(2);
 struct Acceptor {
     app: Router,
     error: ErrorBody,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<tls::Acceptors>>,
     builder: auto::Builder<TokioExecutor>,
     header_timeout: Duration,
 }
@@ -221,9 +220,9 @@ async fn drain(graceful: GracefulShutdown, connections: tokio_util::task::TaskTr
 async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphorePermit, watcher: Watcher) {
     let _ = stream.set_nodelay(true);
     let limit = acceptor.header_timeout;
-    match acceptor.tls.clone() {
+    match &acceptor.tls {
         None => http(&acceptor, acceptor.app.clone(), PrefaceDeadline::new(stream, limit), watcher).await,
-        Some(tls) => match tokio::time::timeout(limit, tls.accept(stream)).await {
+        Some(tls) => match tokio::time::timeout(limit, tls.current().accept(stream)).await {
             Ok(Ok(stream)) => {
                 let name = tls::client_name(stream.get_ref().1);
                 let stream = PrefaceDeadline::new(stream, limit);

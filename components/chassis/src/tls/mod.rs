@@ -1,14 +1,21 @@
-//! Server-side TLS.
+//! TLS: of listeners for clients, and between processes that check one another. Certificates are read again when their
+//! files change; connections that stand are not touched.
+
+mod mutual;
+mod own;
+mod reload;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aistack_api::server::TlsConfig;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
-use tokio_rustls::TlsAcceptor;
+
+pub use self::mutual::{Allowed, MutualFiles, MutualTls};
+pub use self::own::{Pair, self_signed};
+pub(crate) use self::server::Acceptors;
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -43,31 +50,20 @@ pub enum TlsError {
         /// What rustls said.
         source: rustls::server::VerifierBuilderError,
     },
-}
-
-/// An acceptor that offers HTTP/2 and HTTP/1.1.
-pub fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, TlsError> {
-    let chain = certificates(&config.cert_file)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key_file)
-        .map_err(|source| TlsError::Pem { path: config.key_file.clone(), source })?;
-    let builder = match &config.client_ca_file {
-        None => ServerConfig::builder().with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for ca in certificates(path)? {
-                roots.add(ca).map_err(|source| TlsError::Rustls { path: path.clone(), source })?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
-                .build()
-                .map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
-            ServerConfig::builder().with_client_cert_verifier(verifier)
-        }
-    };
-    let mut server = builder
-        .with_single_cert(chain, key)
-        .map_err(|source| TlsError::Rustls { path: config.cert_file.clone(), source })?;
-    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(server)))
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {source}")]
+    Make {
+        /// What the generator said.
+        source: rcgen::Error,
+    },
+    /// A certificate that was made could not be kept.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// The common name in the certificate that a client showed: an extension of every request of its connection.
@@ -77,9 +73,25 @@ pub struct ClientName(pub Arc<str>);
 /// The common name of the client at the other end, where it showed a certificate that was verified.
 pub(crate) fn client_name(connection: &rustls::ServerConnection) -> Option<ClientName> {
     let certificate = connection.peer_certificates()?.first()?;
+    Some(ClientName(common_name(certificate)?.into()))
+}
+
+fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(ClientName(name.into()))
+    Some(name.to_owned())
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(path)? {
+        roots.add(ca).map_err(|source| TlsError::Rustls { path: path.to_owned(), source })?;
+    }
+    Ok(roots)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::Pem { path: path.to_owned(), source })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
