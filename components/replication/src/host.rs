@@ -1,6 +1,7 @@
 //! What the groups of a process share: one log, one thread, one connection to each peer.
 
 use crate::NodeId;
+use crate::channel::Channel;
 use crate::log::{Log, LogError, LogOptions, Recovery};
 use crate::options::{GroupOptions, StartError};
 use crate::raft::StateMachine;
@@ -29,6 +30,8 @@ pub struct Peers {
     pub node: NodeId,
     /// Where peers connect.
     pub listener: TcpListener,
+    /// What connections go through; [`Clear`](crate::Clear) changes nothing.
+    pub channel: Arc<dyn Channel>,
 }
 
 impl Host {
@@ -50,9 +53,11 @@ impl Host {
             None => Arc::new(Nobody),
             Some(peers) => {
                 let identity = Identity { cluster: peers.cluster, node: peers.node };
-                tcp::listen(thread.handle(), peers.listener, identity, services.clone())
+                let runtime = thread.handle();
+                let channel = Arc::clone(&peers.channel);
+                tcp::listen(runtime, peers.listener, identity, services.clone(), channel)
                     .map_err(StartError::Listener)?;
-                Arc::new(Connections::new(thread.handle().clone(), identity))
+                Arc::new(Connections::new(runtime.clone(), identity, peers.channel))
             }
         };
         Ok(Arc::new(Self { log, recovery, services, transport, thread }))

@@ -7,7 +7,7 @@
 //! what the state machine has made durable.
 //!
 //! A group has one voter or several. Members of several talk over one TCP connection a pair of
-//! processes ([`Host`]); appends are pipelined, snapshots go as files, elections begin with a
+//! processes ([`Host`]), through a [`Channel`] that may encrypt it; appends are pipelined, snapshots go as files, elections begin with a
 //! Pre-Vote. Any member takes commands and linearizable reads: a follower hands commands to its
 //! leader and asks it up to where a read must see (ReadIndex; no clock is trusted).
 //!
@@ -15,8 +15,8 @@
 //! through a joint membership, a leader that is removed hands over first, and who was removed finds
 //! out by asking, stops and says so. Ids are never given twice: that is up to who gives them.
 //!
-//! What it refuses to know: what a command means, which protocol brought it, and what time it
-//! is. Not here yet: encrypted connections between peers.
+//! What it refuses to know: what a command means, which protocol brought it, what time it
+//! is, and by which certificates peers know one another.
 //!
 //! ```
 //! # use bytes::Bytes; use replication::{Checkpoint, GroupOptions, Replicated, Restorer, StateMachine, log::LogOptions}; use std::{io, path::Path};
@@ -45,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod channel;
 mod host;
 mod leadership;
 pub mod log;
@@ -58,6 +59,7 @@ mod tcp;
 mod thread;
 pub mod transport;
 
+pub use channel::{Channel, Clear, Connection, Opening};
 pub use host::{Host, Peers};
 pub use members::{Change, Members, Progress};
 pub use openraft::AsyncRuntime;

@@ -1,4 +1,4 @@
-//! One TCP connection to each peer, shared by all groups of the process.
+//! One TCP connection to each peer, shared by all groups of the process; a [`Channel`] may encrypt it.
 //!
 //! ```text
 //! hello   magic "RAFTPEER" | version u8 | cluster u64 | from u64 | to u64
@@ -11,6 +11,7 @@
 //! (u64, after the welcome), and may ask who the members are, nothing else.
 
 use crate::NodeId;
+use crate::channel::{Channel, Connection, Told};
 use crate::members::{Members, members_of};
 use crate::raft::decode_members;
 use crate::transport::{Answering, Kind, Peer, Request, Services, Transport};
@@ -21,8 +22,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -33,8 +33,10 @@ const HELLO: usize = 33;
 const HEAD: usize = 21;
 /// The largest frame that is read.
 const FRAME_LIMIT: usize = 64 << 20;
-/// How long connecting and greeting may take.
+/// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long greeting may take, with the proofs of who is there.
+const GREET_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer that owes answers may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 /// Frames written with one call, in bytes.
@@ -49,6 +51,8 @@ pub struct Identity {
     pub node: NodeId,
 }
 
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<io::Result<Bytes>>>>>;
 
 struct Outgoing {
@@ -59,13 +63,21 @@ struct Outgoing {
 /// The connections to peers, made when they are needed.
 pub struct Connections {
     runtime: Handle,
-    identity: Identity,
+    caller: Arc<Caller>,
     open: Arc<Mutex<HashMap<Peer, mpsc::UnboundedSender<Outgoing>>>>,
 }
 
+/// What it takes to connect to a peer.
+struct Caller {
+    identity: Identity,
+    channel: Arc<dyn Channel>,
+    told: Told,
+}
+
 impl Connections {
-    pub fn new(runtime: Handle, identity: Identity) -> Self {
-        Self { runtime, identity, open: Arc::default() }
+    pub fn new(runtime: Handle, identity: Identity, channel: Arc<dyn Channel>) -> Self {
+        let caller = Arc::new(Caller { identity, channel, told: Told::default() });
+        Self { runtime, caller, open: Arc::default() }
     }
 }
 
@@ -84,7 +96,7 @@ impl Transport for Connections {
         // The receiver stands two lines up.
         let _ = sender.send(outgoing);
         open.insert(to.clone(), sender);
-        self.runtime.spawn(serve_connection(self.identity, to.clone(), requests));
+        self.runtime.spawn(serve_connection(Arc::clone(&self.caller), to.clone(), requests));
         answering(receiver)
     }
 }
@@ -98,13 +110,21 @@ fn answering(receiver: oneshot::Receiver<io::Result<Bytes>>) -> Answering {
 }
 
 /// Sends requests until the connection breaks; what waits for answers then hears of it.
-async fn serve_connection(identity: Identity, peer: Peer, requests: mpsc::UnboundedReceiver<Outgoing>) {
-    let mut requests = requests;
-    let failed = match connect(identity, &peer).await {
-        Ok(stream) => exchange(stream, &mut requests).await,
-        Err(error) => error,
+async fn serve_connection(caller: Arc<Caller>, peer: Peer, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+    let failed = match connect(caller.identity, &peer, &*caller.channel).await {
+        Ok(connection) => {
+            let error = exchange(connection, &mut requests).await;
+            tracing::debug!(peer = format_args!("{:x}", peer.node), %error, "a connection has ended");
+            error
+        }
+        Err(error) => {
+            let (node, address) = (format_args!("{:x}", peer.node), &peer.address);
+            if caller.told.is_news(&error.to_string()) {
+                tracing::warn!(peer = node, %address, %error, "no connection; it is tried again");
+            }
+            error
+        }
     };
-    tracing::debug!(peer = format_args!("{:x}", peer.node), address = %peer.address, error = %failed, "no connection");
     requests.close();
     while let Ok(outgoing) = requests.try_recv() {
         // Whoever asked may have given up.
@@ -112,30 +132,40 @@ async fn serve_connection(identity: Identity, peer: Peer, requests: mpsc::Unboun
     }
 }
 
-async fn connect(identity: Identity, peer: &Peer) -> io::Result<TcpStream> {
+async fn connect(identity: Identity, peer: &Peer, channel: &dyn Channel) -> io::Result<Connection> {
+    let address = &peer.address;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
+    let about = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+    let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.map_err(late)?;
+    let stream = stream.map_err(about)?;
     let greet = async {
-        let mut stream = TcpStream::connect(&peer.address).await?;
         stream.set_nodelay(true)?;
+        let mut connection = channel.connected(stream, address).await?;
         let mut hello = Vec::with_capacity(HELLO);
         hello.put_slice(MAGIC);
         hello.put_u8(VERSION);
         hello.put_u64_le(identity.cluster);
         hello.put_u64_le(identity.node);
         hello.put_u64_le(peer.node);
-        stream.write_all(&hello).await?;
-        match stream.read_u8().await? {
-            1 => Ok(stream),
-            2 => Err(io::Error::other(format!("{} belongs to another cluster", peer.address))),
-            3 => Err(io::Error::other(format!("{} is another member", peer.address))),
-            other => Err(io::Error::other(format!("{} is no peer (it said {other})", peer.address))),
+        connection.writer.write_all(&hello).await?;
+        connection.writer.flush().await?;
+        let hung_up = |error: io::Error| {
+            let reason =
+                format!("{address} did not greet ({error}); its log says why, or it expects encryption");
+            io::Error::new(error.kind(), reason)
+        };
+        match connection.reader.read_u8().await.map_err(hung_up)? {
+            1 => Ok(connection),
+            2 => Err(io::Error::other(format!("{address} belongs to another cluster"))),
+            3 => Err(io::Error::other(format!("{address} is another member"))),
+            other => Err(io::Error::other(format!("{address} is no peer (it said {other})"))),
         }
     };
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{} does not answer", peer.address));
-    tokio::time::timeout(CONNECT_LIMIT, greet).await.map_err(|_| late())?
+    tokio::time::timeout(GREET_LIMIT, greet).await.map_err(late)?
 }
 
-async fn exchange(stream: TcpStream, requests: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Error {
-    let (reader, writer) = stream.into_split();
+async fn exchange(connection: Connection, requests: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Error {
+    let Connection { reader, writer } = connection;
     let pending = Pending::default();
     let failed = tokio::select! {
         error = send(writer, requests, &pending) => error,
@@ -149,7 +179,7 @@ async fn exchange(stream: TcpStream, requests: &mut mpsc::UnboundedReceiver<Outg
 }
 
 async fn send(
-    mut writer: OwnedWriteHalf,
+    mut writer: Writer,
     requests: &mut mpsc::UnboundedReceiver<Outgoing>,
     pending: &Pending,
 ) -> io::Error {
@@ -163,7 +193,7 @@ async fn send(
             put_frame(&mut buffer, number, request.group, request.kind as u8, &request.body);
             next = if buffer.len() < WRITE_TARGET { requests.try_recv().ok() } else { None };
         }
-        if let Err(error) = writer.write_all(&buffer).await {
+        if let Err(error) = write_out(&mut writer, &buffer).await {
             return error;
         }
         buffer.clear();
@@ -171,7 +201,12 @@ async fn send(
     io::Error::other("the process is stopping")
 }
 
-async fn receive(reader: OwnedReadHalf, pending: &Pending) -> io::Error {
+async fn write_out(writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes).await?;
+    writer.flush().await
+}
+
+async fn receive(reader: Reader, pending: &Pending) -> io::Error {
     let mut frames = Frames::new(reader);
     loop {
         let frame = match tokio::time::timeout(SILENCE_LIMIT, frames.next()).await {
@@ -212,12 +247,12 @@ fn put_frame(out: &mut BytesMut, number: u64, group: u32, kind: u8, body: &[u8])
 
 /// Reads frames. A read that is given up halfway goes on where it was.
 struct Frames {
-    reader: BufReader<OwnedReadHalf>,
+    reader: BufReader<Reader>,
     buffer: BytesMut,
 }
 
 impl Frames {
-    fn new(reader: OwnedReadHalf) -> Self {
+    fn new(reader: Reader) -> Self {
         Self { reader: BufReader::with_capacity(64 << 10, reader), buffer: BytesMut::new() }
     }
 
@@ -249,23 +284,33 @@ impl Frames {
     }
 }
 
+/// What it takes to serve those that connect.
+struct Door {
+    identity: Identity,
+    channel: Arc<dyn Channel>,
+    services: Services,
+    told: Told,
+}
+
 /// Serves peers that connect to `listener`, for as long as the runtime lives.
 pub fn listen(
     runtime: &Handle,
     listener: StdListener,
     identity: Identity,
     services: Services,
+    channel: Arc<dyn Channel>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = {
         let _context = runtime.enter();
         TcpListener::from_std(listener)?
     };
+    let door = Arc::new(Door { identity, channel, services, told: Told::default() });
     runtime.spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve_peer(stream, identity, services.clone()));
+                    tokio::spawn(serve_peer(stream, Arc::clone(&door)));
                 }
                 Err(error) => {
                     // Mostly too many open files: some must close first.
@@ -278,50 +323,57 @@ pub fn listen(
     Ok(())
 }
 
-async fn serve_peer(stream: TcpStream, identity: Identity, services: Services) {
-    let greeted = tokio::time::timeout(CONNECT_LIMIT, welcome(stream, identity)).await;
-    let (stream, from) = match greeted {
+async fn serve_peer(stream: TcpStream, door: Arc<Door>) {
+    let greeted = tokio::time::timeout(GREET_LIMIT, welcome(stream, &door)).await;
+    let (connection, from) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "a peer was turned away");
+            if door.told.is_news(&error.to_string()) {
+                tracing::warn!(%error, "a peer was turned away");
+            }
             return;
         }
         Err(_) => return,
     };
-    let (reader, writer) = stream.into_split();
     let (answers, queue) = mpsc::unbounded_channel();
     let error = tokio::select! {
-        error = answer_requests(reader, from, &services, &answers) => error,
-        error = send_answers(writer, queue) => error,
+        error = answer_requests(connection.reader, from, &door.services, &answers) => error,
+        error = send_answers(connection.writer, queue) => error,
     };
     tracing::debug!(peer = format_args!("{from:x}"), %error, "a peer's connection ended");
 }
 
-async fn welcome(mut stream: TcpStream, identity: Identity) -> io::Result<(TcpStream, NodeId)> {
+async fn welcome(stream: TcpStream, door: &Door) -> io::Result<(Connection, NodeId)> {
+    /// How TLS begins.
+    const ENCRYPTED: u8 = 22;
+    let identity = door.identity;
     stream.set_nodelay(true)?;
+    let mut connection = door.channel.accepted(stream).await?;
     let mut hello = [0; HELLO];
-    stream.read_exact(&mut hello).await?;
+    connection.reader.read_exact(&mut hello).await?;
     let mut hello = &hello[..];
+    if hello[0] == ENCRYPTED {
+        return Err(io::Error::other("it encrypts, and this process does not: set both to the same"));
+    }
     if !hello.starts_with(MAGIC) || hello[8] != VERSION {
         return Err(io::Error::other("it speaks another protocol, or another version of this one"));
     }
     hello.advance(9);
     let (cluster, from, to) = (hello.get_u64_le(), hello.get_u64_le(), hello.get_u64_le());
-    if (cluster, from, to) == (0, 0, 0) {
-        stream.write_u8(1).await?;
-        stream.write_u64_le(identity.cluster).await?;
-        return Ok((stream, from));
+    let (answer, refusal) = match (cluster, from, to) {
+        (0, 0, 0) => (1, None),
+        _ if cluster != identity.cluster => {
+            (2, Some(format!("member {from:x} belongs to cluster {cluster:x}")))
+        }
+        _ if to != identity.node => (3, Some(format!("member {from:x} looked for member {to:x} here"))),
+        _ => (1, None),
+    };
+    let mut said = vec![answer];
+    if cluster == 0 && refusal.is_none() {
+        said.put_u64_le(identity.cluster);
     }
-    if cluster != identity.cluster {
-        stream.write_u8(2).await?;
-        return Err(io::Error::other(format!("member {from:x} belongs to cluster {cluster:x}")));
-    }
-    if to != identity.node {
-        stream.write_u8(3).await?;
-        return Err(io::Error::other(format!("member {from:x} looked for member {to:x} here")));
-    }
-    stream.write_u8(1).await?;
-    Ok((stream, from))
+    write_out(&mut connection.writer, &said).await?;
+    refusal.map_or(Ok((connection, from)), |reason| Err(io::Error::other(reason)))
 }
 
 /// A cluster as one of its members tells of it.
@@ -334,15 +386,15 @@ pub struct Introduction {
 }
 
 /// Asks whoever listens at `address` for its cluster, and for the members of `group`.
-pub async fn introduce(address: &str, group: u32) -> io::Result<Introduction> {
+pub async fn introduce(address: &str, group: u32, channel: &dyn Channel) -> io::Result<Introduction> {
     let ask = async {
         let nobody = Identity { cluster: 0, node: 0 };
-        let mut stream = connect(nobody, &Peer { node: 0, address: address.to_owned() }).await?;
-        let cluster = stream.read_u64_le().await?;
-        let (reader, mut writer) = stream.into_split();
+        let peer = Peer { node: 0, address: address.to_owned() };
+        let Connection { mut reader, mut writer } = connect(nobody, &peer, channel).await?;
+        let cluster = reader.read_u64_le().await?;
         let mut request = BytesMut::new();
         put_frame(&mut request, 1, group, Kind::Introduce as u8, &[]);
-        writer.write_all(&request).await?;
+        write_out(&mut writer, &request).await?;
         let mut answer = Frames::new(reader).next().await?;
         if answer.kind != ANSWER {
             return Err(io::Error::other(String::from_utf8_lossy(&answer.body).into_owned()));
@@ -357,12 +409,7 @@ pub async fn introduce(address: &str, group: u32) -> io::Result<Introduction> {
 
 type Answers = mpsc::UnboundedSender<(u64, io::Result<Bytes>)>;
 
-async fn answer_requests(
-    reader: OwnedReadHalf,
-    from: NodeId,
-    services: &Services,
-    answers: &Answers,
-) -> io::Error {
+async fn answer_requests(reader: Reader, from: NodeId, services: &Services, answers: &Answers) -> io::Error {
     let mut frames = Frames::new(reader);
     loop {
         let Frame { number, group, kind, body } = match frames.next().await {
@@ -392,7 +439,7 @@ async fn answer_requests(
 }
 
 async fn send_answers(
-    mut writer: OwnedWriteHalf,
+    mut writer: Writer,
     mut queue: mpsc::UnboundedReceiver<(u64, io::Result<Bytes>)>,
 ) -> io::Error {
     let mut buffer = BytesMut::new();
@@ -405,7 +452,7 @@ async fn send_answers(
             }
             next = if buffer.len() < WRITE_TARGET { queue.try_recv().ok() } else { None };
         }
-        if let Err(error) = writer.write_all(&buffer).await {
+        if let Err(error) = write_out(&mut writer, &buffer).await {
             return error;
         }
         buffer.clear();

@@ -5,11 +5,12 @@ mod journal;
 
 use journal::Journal;
 use replication::log::LogOptions;
-use replication::{GroupOptions, Host, NodeId, Peers, ProposeError, Replicated};
+use replication::{Clear, GroupOptions, Host, NodeId, Peers, ProposeError, Replicated};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 struct Member {
@@ -27,7 +28,8 @@ async fn start(
     let dir = dir.join(node.to_string());
     std::fs::create_dir_all(&dir).expect("created");
     let log = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
-    let host = Host::with_peers(&dir, log, Peers { cluster, node, listener }).expect("opens");
+    let host = Host::with_peers(&dir, log, Peers { cluster, node, listener, channel: Arc::new(Clear) })
+        .expect("opens");
     let journal = Journal::open(&dir);
     let options = GroupOptions {
         founders: founders.clone(),
