@@ -2,7 +2,7 @@
 //! whether a client that wants a leader (metadata `hasleader`) has one.
 
 use crate::node::Node;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
@@ -41,6 +41,10 @@ pub async fn gate(State(node): State<Arc<Node>>, request: Request, next: Next) -
         return no_leader().into_http();
     }
     let response = next.run(request).await;
+    if response.body().is_end_stream() {
+        // An error: headers alone. A body, however empty, would stand for trailers that never come.
+        return response;
+    }
     let (parts, body) = response.into_parts();
     Response::from_parts(parts, while_led(&node, body))
 }

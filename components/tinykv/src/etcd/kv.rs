@@ -42,8 +42,10 @@ impl Kv for Door {
         let credentials = self.credentials(&request);
         let request = request.into_inner();
         let serializable = request.serializable;
+        // As in etcd: a target without an order passes.
+        let has_order = request.sort_order != i32::from(pb::range_request::SortOrder::None);
         let query = request::query(request)?;
-        if query.sort.is_some() {
+        if has_order && query.sort.is_some() {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
         }
         if query.has_bounds() {
