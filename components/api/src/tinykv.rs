@@ -7,6 +7,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod peers;
+
+pub use self::peers::{PeerCertificates, PeerSecurity, PeerTlsError, TinykvPeerTls};
 use crate::server::{Limits, ServerConfig, ServerConfigError};
 
 mod compaction;
@@ -30,11 +33,17 @@ pub struct TinykvConfig {
     pub advertise_client_urls: Vec<String>,
     /// Where the other members connect. Nothing listens there unless `peers` names members.
     pub listen_peer: SocketAddr,
-    /// The members that found the cluster, this one among them: `name=http://host:port` each, or the URL alone when its
-    /// host's first label is the name. The same list on every member; read at the first start. Empty: a cluster of one.
+    /// The members that found the cluster, this one among them: `name=http://host:port` each (`https` with
+    /// `peer_tls`), or the URL alone when its host's first label is the name. The same list on every member; read at the first start. Empty: a cluster of one.
     pub peers: Vec<String>,
     /// Whether `peers` found a cluster, or this member was added to one that exists. Read at the first start.
     pub initial_cluster_state: InitialClusterState,
+    /// TLS between the members. Absent: they talk in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_tls: Option<TinykvPeerTls>,
+    /// Make a self-signed certificate in the data directory for the client listener. Clients cannot check it unless they are
+    /// given it. Without effect when `server.tls` is given.
+    pub auto_tls: bool,
     /// Logical size at which writes are refused with NOSPACE, in bytes.
     pub quota_bytes: u64,
     /// Compaction without being asked.
@@ -62,6 +71,8 @@ impl Default for TinykvConfig {
             listen_peer: ([127, 0, 0, 1], 2380).into(),
             peers: Vec::new(),
             initial_cluster_state: InitialClusterState::New,
+            peer_tls: None,
+            auto_tls: false,
             quota_bytes: 2 << 30,
             auto_compaction: TinykvAutoCompaction::default(),
             auth: TinykvAuthConfig::default(),
@@ -138,11 +149,14 @@ pub struct TinykvAuthConfig {
     pub token_ttl_seconds: u64,
     /// Cost of a password's bcrypt hash, from 4 to 31.
     pub bcrypt_cost: u32,
+    /// Whether the common name in a client's certificate names its user, where no token comes along. Clients show
+    /// certificates when `server.tls.client_ca_file` is given.
+    pub certificate_names: bool,
 }
 
 impl Default for TinykvAuthConfig {
     fn default() -> Self {
-        Self { jwt: None, token_ttl_seconds: 300, bcrypt_cost: 10 }
+        Self { jwt: None, token_ttl_seconds: 300, bcrypt_cost: 10, certificate_names: true }
     }
 }
 
@@ -252,6 +266,9 @@ pub enum TinykvConfigError {
     /// The shared part.
     #[error(transparent)]
     Server(#[from] ServerConfigError),
+    /// TLS between the members.
+    #[error(transparent)]
+    PeerTls(#[from] PeerTlsError),
     /// An entry of `peers` cannot be used.
     #[error("peers: {entry}: {reason}")]
     Peer {
@@ -324,12 +341,8 @@ impl TinykvConfig {
         for entry in &self.peers {
             let wrong = |reason| TinykvConfigError::Peer { entry: entry.clone(), reason };
             let (name, url) = entry.split_once('=').unwrap_or(("", entry));
-            if url.starts_with("https://") {
-                return Err(wrong(
-                    "connections between members are not encrypted in this version; use http://",
-                ));
-            }
-            let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+            let bare = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            let address = bare.unwrap_or(url).trim_end_matches('/');
             let (host, port) =
                 address.rsplit_once(':').ok_or_else(|| wrong("write name=http://host:port"))?;
             if host.is_empty() || port.parse::<u16>().is_err() {
@@ -357,6 +370,7 @@ impl TinykvConfig {
         self.server.validate()?;
         self.founders()?;
         self.auto_compaction.retention()?;
+        self.peer_security()?;
         let limits = &self.request_limits;
         let positive = [
             ("quota_bytes", self.quota_bytes),
@@ -400,7 +414,7 @@ mod tests {
             (|c| c.peers.push("http://10.0.0.2:2380".into()), Some("not this member")),
             (|c| c.peers = vec!["default=http://10.0.0.2:2380".into(), "b=http://b:2380".into()], None),
             (|c| c.peers = vec!["http://default.kv-members:2380".into()], None),
-            (|c| c.peers = vec!["default=https://10.0.0.2:2380".into()], Some("not encrypted")),
+            (|c| c.peers = vec!["default=https://10.0.0.2:2380".into()], Some("--peer-auto-tls")),
             (|c| c.peers = vec!["default=http://10.0.0.2".into()], Some("host:port")),
             (|c| c.peers = vec!["default=a:1".into(), "default=b:1".into()], Some("twice")),
             (|c| c.quota_bytes = 0, Some("quota_bytes")),

@@ -5,7 +5,7 @@
 //! [`platform`]) turn wire types into the engine's own and back.
 //!
 //! What it refuses to know: what keys mean. What this version does not do, and refuses with a
-//! sentence: encrypted connections between members, maintenance snapshots.
+//! sentence: revocation lists of certificates, maintenance snapshots.
 //!
 //! ```
 //! use tinykv::mvcc::{Command, Keyspace, Origin, Put, Query, Span, Values};
@@ -35,5 +35,6 @@ pub mod node;
 pub mod platform;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod tokens;
 pub mod watch;

@@ -45,7 +45,7 @@ const EXAMPLES: &str = "Examples:
   tinykv check --data-dir ./kv                 look for damage; the server must not run
 
 Settings come from etcd's flags too (--name, --data-dir, --listen-client-urls, --listen-peer-urls, --initial-cluster,
---advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file and so on), from ETCD_* variables, and from etcd's
+--advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file, --peer-cert-file and so on), from ETCD_* variables, and from etcd's
 own file by --config-file. What has no meaning here is refused or named in a warning. Called as `etcd`, tinykv has etcd's
 defaults.";
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     }
     let overrides = overrides(&cli, &flags, is_etcd);
     let loaded = config::load::<TinykvConfig>(&COMPONENT, &cli.common, overrides);
-    let config = match loaded {
+    let mut config = match loaded {
         Ok(config) => config,
         Err(error) => return refuse(&error.to_string()),
     };
@@ -84,6 +84,9 @@ fn main() -> ExitCode {
     }
     if let Some(Command::Check) = cli.command {
         return check(&config);
+    }
+    if let Err(error) = tinykv::tls::for_clients(&mut config) {
+        return refuse(&error.to_string());
     }
     // Raft runs on a thread of its own.
     run_beside(1, COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {

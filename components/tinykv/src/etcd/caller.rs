@@ -32,11 +32,11 @@ impl Credentials {
         }
         match (&self.token, &self.name) {
             (Some(token), _) => node.caller(token).await,
-            (None, Some(name)) => {
+            (None, Some(name)) if node.config.auth.certificate_names => {
                 let revision = node.shared.with(|keyspace| keyspace.auth().revision());
                 Ok(Origin::User(Caller { name: name.clone(), revision }))
             }
-            (None, None) => Ok(Origin::Anyone),
+            (None, _) => Ok(Origin::Anyone),
         }
     }
 }

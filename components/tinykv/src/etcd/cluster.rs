@@ -12,10 +12,13 @@ fn member(id: u64, known: Description) -> pb::Member {
     pb::Member { id, name, peer_ur_ls: peer_urls, client_ur_ls: client_urls, is_learner: learner }
 }
 
-/// Peer URLs that can be used: connections between members are not encrypted in this version.
-fn peer_urls(mut urls: Vec<String>) -> Result<Vec<String>, Status> {
+/// Peer URLs that can be used. Like etcd, it takes those of either kind; a member meets the others only by theirs.
+fn peer_urls(scheme: &str, mut urls: Vec<String>) -> Result<Vec<String>, Status> {
     if urls.is_empty() || urls.iter().any(|url| address_of(url).is_none()) {
         return Err(Status::invalid_argument("etcdserver: given member URLs are invalid"));
+    }
+    if let Some(url) = urls.iter().find(|url| !url.starts_with(scheme)) {
+        tracing::warn!(%url, "this cluster's members have {scheme} URLs; start the member with such a one");
     }
     urls.sort();
     Ok(urls)
@@ -43,7 +46,7 @@ impl Cluster for Door {
         self.admin(&request).await?;
         let request = request.into_inner();
         let (id, learner) = (random_id(), request.is_learner);
-        let peer_urls = peer_urls(request.peer_ur_ls)?;
+        let peer_urls = peer_urls(self.node.config.peer_scheme(), request.peer_ur_ls)?;
         let description = Description { peer_urls: peer_urls.clone(), learner, ..Description::default() };
         let members = self.changed(MemberChange::Add { id, peer_urls, learner }).await?;
         let member = Some(member(id, description));
@@ -69,7 +72,8 @@ impl Cluster for Door {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         self.admin(&request).await?;
         let request = request.into_inner();
-        let change = MemberChange::Update { id: request.id, peer_urls: peer_urls(request.peer_ur_ls)? };
+        let peer_urls = peer_urls(self.node.config.peer_scheme(), request.peer_ur_ls)?;
+        let change = MemberChange::Update { id: request.id, peer_urls };
         let members = self.changed(change).await?;
         Ok(Response::new(pb::MemberUpdateResponse { header: Some(self.header(0)), members }))
     }

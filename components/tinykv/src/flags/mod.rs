@@ -7,7 +7,7 @@ mod values;
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use values::{address, list, milliseconds, number, quota, streams, text, tokens};
+use values::{address, list, milliseconds, names, number, quota, streams, switch, text, tokens};
 
 /// What became of a command line.
 #[derive(Debug, Default, PartialEq)]
@@ -69,13 +69,15 @@ enum Meaning {
     LogLevel,
     /// Nothing to do for these values; for others, what tinykv does not do.
     Only(&'static [&'static str], &'static str),
+    /// Follows from another flag, which must be given too.
+    With(&'static str, &'static str),
     /// Nothing to do, and this is why.
     Needless(&'static str),
 }
 
-use Meaning::{LogLevel, Needless, Only, Set};
+use Meaning::{LogLevel, Needless, Only, Set, With};
 
-const NO_PEER_TLS: &str = "connections between members are not encrypted in this version";
+const NO_CRL: &str = "tinykv reads no revocation lists in this version";
 const NO_BBOLT: &str = "tinykv does not keep its state in bbolt";
 const NO_DISCOVERY: &str = "tinykv finds members by --initial-cluster alone";
 const CHECKED: &str = "every record carries a checksum, and `tinykv check` reads them all";
@@ -106,7 +108,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("key-file", Set("server.tls.key_file", text)),
     ("trusted-ca-file", Set("server.tls.client_ca_file", text)),
     ("log-level", LogLevel),
-    ("client-cert-auth", Needless("clients must show certificates where --trusted-ca-file names a CA")),
+    ("client-cert-auth", With("trusted-ca-file", "clients show certificates when it names their CA")),
     ("initial-advertise-peer-urls", Needless("members reach one another as --initial-cluster says")),
     ("initial-cluster-token", Needless("members of another cluster are told apart by --initial-cluster")),
     ("initial-cluster-state", Set("initial_cluster_state", text)),
@@ -117,22 +119,25 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("enable-pprof", Only(OFF, "tinykv has no Go profiles")),
     ("force-new-cluster", Only(OFF, "tinykv cannot make a cluster of one out of a member")),
     ("unsafe-no-fsync", Needless("tinykv always puts writes on disk before it acknowledges them")),
-    ("auto-tls", Only(OFF, "make certificates and name them by --cert-file and --key-file")),
-    ("client-crl-file", Only(OFF, "tinykv reads no revocation lists in this version")),
+    ("auto-tls", Set("auto_tls", switch)),
+    ("client-crl-file", Only(OFF, NO_CRL)),
     ("client-cert-allowed-hostname", Only(OFF, "tinykv takes every certificate of the CA")),
     ("client-cert-file", Only(OFF, "the gateway calls in its own process")),
     ("client-key-file", Only(OFF, "the gateway calls in its own process")),
-    ("peer-auto-tls", Only(OFF, NO_PEER_TLS)),
-    ("peer-cert-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-key-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-trusted-ca-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-client-cert-auth", Only(OFF, NO_PEER_TLS)),
-    ("peer-client-cert-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-client-key-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-cert-allowed-cn", Only(OFF, NO_PEER_TLS)),
-    ("peer-cert-allowed-hostname", Only(OFF, NO_PEER_TLS)),
-    ("peer-crl-file", Only(OFF, NO_PEER_TLS)),
-    ("peer-skip-client-san-verification", Needless(NO_PEER_TLS)),
+    ("peer-auto-tls", Set("peer_tls.auto", switch)),
+    ("peer-cert-file", Set("peer_tls.cert_file", text)),
+    ("peer-key-file", Set("peer_tls.key_file", text)),
+    ("peer-trusted-ca-file", Set("peer_tls.ca_file", text)),
+    (
+        "peer-client-cert-auth",
+        With("peer-trusted-ca-file", "members show certificates when it names their CA"),
+    ),
+    ("peer-client-cert-file", Set("peer_tls.client_cert_file", text)),
+    ("peer-client-key-file", Set("peer_tls.client_key_file", text)),
+    ("peer-cert-allowed-cn", Set("peer_tls.allowed_common_names", names)),
+    ("peer-cert-allowed-hostname", Set("peer_tls.allowed_hosts", names)),
+    ("peer-crl-file", Only(OFF, NO_CRL)),
+    ("peer-skip-client-san-verification", Needless("a member that connects may come from any address")),
     ("listen-client-http-urls", Only(OFF, "gRPC and HTTP share --listen-client-urls")),
     ("discovery", Only(OFF, NO_DISCOVERY)),
     ("discovery-srv", Only(OFF, NO_DISCOVERY)),
@@ -167,7 +172,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("socket-reuse-port", Only(OFF, "one process has a port")),
     ("raft-read-timeout", Needless("a member that does not answer is asked again")),
     ("raft-write-timeout", Needless("a member that does not answer is asked again")),
-    ("self-signed-cert-validity", Needless("tinykv makes no certificates")),
+    ("self-signed-cert-validity", Needless("certificates that tinykv makes do not run out")),
     ("warning-apply-duration", Needless("see the latencies at /metrics")),
     ("warning-unary-request-duration", Needless("see the latencies at /metrics")),
     ("metrics", Needless("all metrics are always there")),
@@ -258,6 +263,19 @@ pub fn read(
         }
         given = from_file(&path)?;
     }
+    let is_on = |flag: &str| given.get(flag).is_some_and(|value| !OFF.contains(&value.as_str()));
+    for flag in given.keys().filter(|flag| is_on(flag)) {
+        if let Some(With(other, why)) = meaning(flag)
+            && !is_on(other)
+        {
+            let reason = format!("it needs --{other}: {why}");
+            return Err(FlagError::Value { flag: flag.clone(), value: given[flag].clone(), reason });
+        }
+    }
+    // etcd asks for certificates then, and takes no user from them.
+    if is_on("trusted-ca-file") && !is_on("client-cert-auth") {
+        put(&mut flags.settings, "auth.certificate_names", false.into());
+    }
     for (flag, value) in given {
         flags.take(&flag, value)?;
     }
@@ -283,7 +301,7 @@ impl Flags {
             Some(Only(values, reason)) if !values.contains(&value.as_str()) => {
                 return Err(FlagError::Absent { flag: flag.to_owned(), value, reason });
             }
-            Some(Only(..)) => {}
+            Some(Only(..) | With(..)) => {}
             Some(Needless(why)) => self.warnings.push(format!("--{flag} changes nothing: {why}")),
             None => self.warnings.push(format!("{flag} is no setting of etcd's; it is ignored")),
         }
@@ -322,7 +340,16 @@ fn from_file(path: &str) -> Result<BTreeMap<String, String>, FlagError> {
             }
         };
         for (name, value) in value.as_object().into_iter().flatten() {
-            given.insert(format!("{prefix}{name}"), plain(value));
+            // Here the file has other names than the command line.
+            let flag = match (prefix, name.as_str()) {
+                ("peer-", "allowed-cn" | "allowed-cns") => "peer-cert-allowed-cn".to_owned(),
+                ("peer-", "allowed-hostname" | "allowed-hostnames") => {
+                    "peer-cert-allowed-hostname".to_owned()
+                }
+                ("", allowed) if allowed.starts_with("allowed-") => "client-cert-allowed-hostname".to_owned(),
+                _ => format!("{prefix}{name}"),
+            };
+            given.insert(flag, plain(value));
         }
     }
     Ok(given)
@@ -364,6 +391,25 @@ mod tests {
                 &["--cert-file=c", "--key-file=k"],
                 json!({"server": {"tls": {"cert_file": "c", "key_file": "k"}}}),
             ),
+            (
+                &[
+                    "--peer-cert-file=c",
+                    "--peer-trusted-ca-file=a",
+                    "--peer-client-cert-auth",
+                    "--peer-cert-allowed-cn=x,y",
+                ],
+                json!({"peer_tls": {"cert_file": "c", "ca_file": "a", "allowed_common_names": ["x", "y"]}}),
+            ),
+            (
+                &["--trusted-ca-file=a", "--client-cert-auth"],
+                json!({"server": {"tls": {"client_ca_file": "a"}}}),
+            ),
+            (
+                &["--trusted-ca-file=a"],
+                json!({"server": {"tls": {"client_ca_file": "a"}}, "auth": {"certificate_names": false}}),
+            ),
+            (&["--peer-auto-tls", "--auto-tls"], json!({"peer_tls": {"auto": true}, "auto_tls": true})),
+            (&["--peer-auto-tls=false", "--peer-cert-file=", "--client-cert-auth=false"], json!({})),
             (&["--quota-backend-bytes=0", "--auth-token=simple"], json!({})),
             (&["--max-concurrent-streams=4294967295"], json!({})),
             (&["--watch-progress-notify-interval=1m30s"], json!({"watch_progress_interval_ms": 90_000})),
@@ -405,7 +451,10 @@ mod tests {
     #[test]
     fn what_is_not_done_is_refused_by_name() {
         for (argument, part) in [
-            ("--peer-cert-file=x", "not encrypted"),
+            ("--peer-client-cert-auth", "needs --peer-trusted-ca-file"),
+            ("--client-cert-auth=true", "needs --trusted-ca-file"),
+            ("--peer-auto-tls=maybe", "true or false"),
+            ("--peer-crl-file=x", "revocation lists"),
             ("--force-new-cluster", "--force-new-cluster"),
             ("--discovery=http://x", "--initial-cluster"),
             ("--listen-client-urls=http://a:1,http://b:2", "one address"),
@@ -421,12 +470,13 @@ mod tests {
     fn etcds_file_stands_alone() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("etcd.yaml");
-        let text = "name: a\nheartbeat-interval: 200\nclient-transport-security:\n  cert-file: c\n  auto-tls: false\n";
+        let text = "name: a\nheartbeat-interval: 200\nclient-transport-security:\n  cert-file: c\n  auto-tls: false\n\
+            peer-transport-security:\n  auto-tls: true\n  allowed-cn: x\n";
         std::fs::write(&path, text).expect("written");
         let flags =
             of(&["--name=b", &format!("--config-file={}", path.display())], &[]).expect("etcd's file");
-        let expected =
-            json!({"name": "a", "raft": {"heartbeat_ms": 200}, "server": {"tls": {"cert_file": "c"}}});
+        let expected = json!({"name": "a", "raft": {"heartbeat_ms": 200}, "server": {"tls": {"cert_file": "c"}},
+                "peer_tls": {"auto": true, "allowed_common_names": ["x"]}});
         assert_eq!(Value::Object(flags.settings), expected);
         assert!(flags.warnings[0].contains("name"), "{:?}", flags.warnings);
     }

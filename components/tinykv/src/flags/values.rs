@@ -15,6 +15,20 @@ pub(super) fn list(value: &str) -> Result<Value, String> {
     Ok(parts.into())
 }
 
+/// Absent when empty, as what it is a part of may be.
+pub(super) fn names(value: &str) -> Result<Value, String> {
+    if value.is_empty() { Ok(Value::Null) } else { list(value) }
+}
+
+/// Only what is on is set.
+pub(super) fn switch(value: &str) -> Result<Value, String> {
+    match value {
+        "true" | "1" => Ok(true.into()),
+        "false" | "0" | "" => Ok(Value::Null),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
 pub(super) fn number(value: &str) -> Result<Value, String> {
     value.parse::<u64>().map(Value::from).map_err(|_| "it is no number from 0 up".to_owned())
 }

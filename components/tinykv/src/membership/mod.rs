@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::members::{Question, Reply};
 use crate::node::{Node, NodeError};
 use aistack_api::tinykv::{Founder, TinykvConfig};
-use replication::{Member, ProposeError, introduce};
+use replication::{Channel, Member, ProposeError, introduce};
 use serde::{Deserialize, Serialize};
 use std::sync::Weak;
 use std::time::Duration;
@@ -38,7 +38,16 @@ pub struct Description {
 }
 
 impl Description {
-    /// Reads a member's label. Founders are labelled by their names alone until they have started.
+    /// The label of a founder that has not started: its name alone, unless members encrypt.
+    pub fn of_founder(founder: &Founder, scheme: &str) -> String {
+        if scheme == "http://" {
+            return founder.name.clone();
+        }
+        let peer_urls = vec![format!("{scheme}{}", founder.address)];
+        Self { name: founder.name.clone(), peer_urls, ..Self::default() }.member().label
+    }
+
+    /// Reads a member's label.
     pub fn of(member: &Member) -> Self {
         serde_json::from_str(&member.label).unwrap_or_else(|_| Self {
             name: member.label.clone(),
@@ -57,7 +66,7 @@ impl Description {
 
 /// The host and port of a peer URL that can be used.
 pub fn address_of(url: &str) -> Option<String> {
-    let address = url.strip_prefix("http://")?;
+    let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
     let (host, port) = address.rsplit_once(':')?;
     let usable = !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok();
     usable.then(|| address.to_owned())
@@ -248,7 +257,12 @@ pub async fn look_after(node: Weak<Node>) {
 }
 
 /// Finds the cluster that this process was added to, and its place in it.
-pub async fn join(config: &TinykvConfig, listed: &[Founder]) -> Result<Identity, String> {
+pub async fn join(
+    config: &TinykvConfig,
+    listed: &[Founder],
+    channel: &dyn Channel,
+) -> Result<Identity, String> {
+    let scheme = config.peer_scheme();
     let own = listed.iter().find(|founder| founder.name == config.name);
     let own = own.ok_or("the list of members does not name this one")?;
     let meant = |member: &Member| {
@@ -259,12 +273,12 @@ pub async fn join(config: &TinykvConfig, listed: &[Founder]) -> Result<Identity,
     let search = async {
         loop {
             for other in listed.iter().filter(|founder| founder.name != config.name) {
-                match introduce(&other.address, 0).await {
+                match introduce(&other.address, 0, channel).await {
                     Ok(told) => match told.members.iter().find(|(_, member)| meant(member)) {
                         Some((id, _)) => return Identity::joined(told.cluster, *id),
                         None => {
                             reason = format!(
-                                "the cluster has no member at http://{}; add it first: etcdctl member add {} --peer-urls=http://{}",
+                                "the cluster has no member at {scheme}{}; add it first: etcdctl member add {} --peer-urls={scheme}{}",
                                 own.address, own.name, own.address
                             );
                         }

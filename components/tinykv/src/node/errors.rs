@@ -6,6 +6,7 @@ use crate::mvcc::{AuthError, Refusal};
 use crate::store::StoreError;
 use crate::tokens::TokensError;
 use aistack_api::tinykv::TinykvConfigError;
+use aistack_chassis::tls::TlsError;
 use replication::{ProposeError, StartError};
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +35,9 @@ pub enum NodeStartError {
     /// The group.
     #[error(transparent)]
     Group(#[from] StartError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokensError),

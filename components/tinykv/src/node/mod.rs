@@ -15,11 +15,12 @@ use crate::mvcc::{
     self, Alarm, Answer, Command, Keyspace, Origin, Pager, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
 };
 use crate::store::{Db, KvMachine, Shared, SharedParts};
+use crate::tls;
 use crate::tokens::{Tokens, TokensError};
 use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig};
 use leases::{begin_to_lead, end_leases};
 use replication::log::LogOptions;
-use replication::{GroupOptions, GroupStatus, Host, Peers, Replicated};
+use replication::{Channel, GroupOptions, GroupStatus, Host, Peers, Replicated};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
@@ -58,11 +59,13 @@ impl Node {
     /// Opens the data directory and starts the member; everything acknowledged before is there.
     pub async fn start(config: TinykvConfig) -> Result<Arc<Self>, NodeStartError> {
         let founders = config.founders()?;
+        let channel = tls::channel(&config)?;
         let joins = config.initial_cluster_state == InitialClusterState::Existing;
         let first = if founders.is_empty() {
             Identity::alone()
         } else if joins && !identity::is_taken(&config.data_dir) {
-            membership::join(&config, &founders).await.map_err(NodeStartError::Join)?
+            let joined = membership::join(&config, &founders, &*channel).await;
+            joined.map_err(NodeStartError::Join)?
         } else {
             Identity::among(&founders, &config.name)
         };
@@ -74,7 +77,7 @@ impl Node {
         let has_peers = identity.has_peers || !founders.is_empty();
         let figures = Arc::new(Figures::default());
         let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
-        let host = host_of(&config, identity, has_peers, log_of(&config, figures))?;
+        let host = host_of(&config, identity, has_peers.then_some(channel), log_of(&config, figures))?;
         let options = group_of(&config, identity, &founders);
         let group = host.start(options, KvMachine(Arc::clone(&shared))).await?;
         drop(host);
@@ -328,15 +331,15 @@ fn parts_of(config: &TinykvConfig, figures: Arc<Figures>) -> Result<SharedParts,
 fn host_of(
     config: &TinykvConfig,
     identity: Identity,
-    has_peers: bool,
+    channel: Option<Arc<dyn Channel>>,
     log: LogOptions,
 ) -> Result<Arc<Host>, NodeStartError> {
-    if !has_peers {
+    let Some(channel) = channel else {
         return Ok(Host::alone(&config.data_dir, log)?);
-    }
+    };
     let address = config.listen_peer;
     let listener = TcpListener::bind(address).map_err(|source| NodeStartError::Listen { address, source })?;
-    let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listener };
+    let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listener, channel };
     Ok(Host::with_peers(&config.data_dir, log, peers)?)
 }
 
@@ -346,7 +349,10 @@ fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> 
     let mut together: BTreeMap<u64, String> = founders
         .iter()
         .filter(|_| !identity.joined)
-        .map(|founder| (identity::member_id(founder), format!("{}\n{}", founder.address, founder.name)))
+        .map(|founder| {
+            let label = membership::Description::of_founder(founder, config.peer_scheme());
+            (identity::member_id(founder), format!("{}\n{label}", founder.address))
+        })
         .collect();
     if together.is_empty() && !identity.has_peers {
         let own = format!("{}\n{}", config.listen_peer, config.name);

@@ -33,6 +33,8 @@ type member struct {
 type trio struct {
 	binary  string
 	initial string
+	scheme  string
+	tls     *authority
 	members []*member
 	client  *clientv3.Client
 }
@@ -55,9 +57,15 @@ func connect(t *testing.T, endpoints ...string) *clientv3.Client {
 	return client
 }
 
-func three(t *testing.T) *trio {
+func three(t *testing.T) *trio { return founded(t, nil) }
+
+// founded starts three members, which prove themselves to one another where there is an authority.
+func founded(t *testing.T, tls *authority) *trio {
 	binary, dir := peers.Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv"), t.TempDir()
-	cluster := &trio{binary: binary}
+	cluster := &trio{binary: binary, tls: tls, scheme: "http://"}
+	if tls != nil {
+		cluster.scheme = "https://"
+	}
 	var initial, endpoints []string
 	for i := range 3 {
 		m := &member{
@@ -65,7 +73,7 @@ func three(t *testing.T) *trio {
 			dir: filepath.Join(dir, fmt.Sprintf("m%d", i)), log: filepath.Join(dir, fmt.Sprintf("m%d.log", i)),
 		}
 		cluster.members = append(cluster.members, m)
-		initial = append(initial, m.name+"=http://"+m.peer)
+		initial = append(initial, m.name+"="+cluster.scheme+m.peer)
 		endpoints = append(endpoints, m.client)
 		m.direct = connect(t, m.client)
 	}
@@ -97,8 +105,14 @@ func (c *trio) start(t *testing.T, m *member) {
 	}
 	defer output.Close()
 	m.cmd = exec.Command(c.binary, "--name", m.name, "--data-dir", m.dir, "--listen-client-urls", "http://"+m.client,
-		"--listen-peer-urls", "http://"+m.peer, "--initial-cluster", c.initial, "--admin-listen", "127.0.0.1:0",
+		"--listen-peer-urls", c.scheme+m.peer, "--initial-cluster", c.initial, "--admin-listen", "127.0.0.1:0",
 		"--set", "raft.snapshot_entries=2000", "--set", "raft.segment_bytes=6291456")
+	if c.tls != nil {
+		c.tls.issue(t, m.dir+".tls")
+		file := func(name string) string { return filepath.Join(m.dir+".tls", name) }
+		m.cmd.Args = append(m.cmd.Args, "--peer-cert-file", file("cert.pem"), "--peer-key-file", file("key.pem"),
+			"--peer-trusted-ca-file", file("ca.pem"), "--peer-client-cert-auth", "--peer-cert-allowed-cn", "member")
+	}
 	m.cmd.Stdout, m.cmd.Stderr, m.cmd.Env = output, output, peers.Environment()
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -162,6 +176,20 @@ func (c *trio) same(t *testing.T) {
 type promise struct{ key, value string }
 
 func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
+	killed(t, three(t), func() {})
+}
+
+func TestNothingIsLostOverTLSEitherWhileLeadersAreKilledAndCertificatesChange(t *testing.T) {
+	cluster := founded(t, newAuthority(t))
+	killed(t, cluster, func() {
+		for _, m := range cluster.members {
+			cluster.tls.issue(t, m.dir+".tls")
+		}
+	})
+}
+
+// killed kills members while clients write; before each kill, something else is done to them.
+func killed(t *testing.T, cluster *trio, prepare func()) {
 	rounds := 8
 	if value, err := strconv.Atoi(os.Getenv("TINYKV_KILL_ROUNDS")); err == nil {
 		rounds = value
@@ -169,7 +197,6 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("%d rounds, seed %d", rounds, seed)
 	random := rand.New(rand.NewSource(seed))
-	cluster := three(t)
 	var lock sync.Mutex
 	promised := map[int64]promise{}
 	stop := make(chan struct{})
@@ -210,6 +237,7 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 		if victim == nil || round%4 == 3 {
 			victim = cluster.members[random.Intn(3)]
 		}
+		prepare()
 		cluster.kill(victim)
 		time.Sleep(time.Duration(random.Intn(3000)) * time.Millisecond)
 		cluster.start(t, victim)
