@@ -66,7 +66,8 @@ test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh
 
 .PHONY: test-peers
-test-peers: build ## ModelHub's suite on etcd and llama.cpp's server; logits beside Hugging Face's (big downloads)
+test-peers: build ## etcd's common suite on TinyKV; ModelHub's on etcd and llama.cpp's server; logits beside Hugging Face's (big downloads)
+	@e2e/peers/etcd/common.sh $(BIN)/tinykv
 	@e2e/peers/modelhub/run.sh
 	@e2e/peers/transformers/run.sh
 
