@@ -24,6 +24,8 @@ for line in open(sys.argv[1], encoding="utf-8", errors="replace"):
         ended = True
 
 unfinished = [test for test in output if test not in outcomes]
+# After a failure the suite skips what follows, for goroutines that are left over: those were not run.
+unfinished += [test for test, lines in output.items() if outcomes.get(test) == "skip" and "leaked gorout" in "".join(lines)]
 failed = [test for test, outcome in outcomes.items() if outcome == "fail"]
 leaves = [test for test in failed if not any(other.startswith(test + "/") for other in failed)]
 for test in leaves:
