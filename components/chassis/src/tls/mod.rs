@@ -66,20 +66,22 @@ pub enum TlsError {
     },
 }
 
-/// The common name in the certificate that a client showed: an extension of every request of its connection.
+/// The common name in the certificate that a client showed, empty where there is none in it: an extension of every
+/// request of its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientName(pub Arc<str>);
 
-/// The common name of the client at the other end, where it showed a certificate that was verified.
+/// The name of the client at the other end, where it showed a certificate that was verified.
 pub(crate) fn client_name(connection: &rustls::ServerConnection) -> Option<ClientName> {
     let certificate = connection.peer_certificates()?.first()?;
     Some(ClientName(common_name(certificate)?.into()))
 }
 
+/// Of several common names the last, which is the most specific; of none, the empty one.
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
+    let name = parsed.subject().iter_common_name().last();
+    name.map_or(Some(String::new()), |name| name.as_str().ok().map(str::to_owned))
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {

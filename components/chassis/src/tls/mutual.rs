@@ -120,7 +120,8 @@ impl MutualTls {
             Allowed::CommonNames(names) => {
                 let name = common_name(certificate).unwrap_or_default();
                 let said = || format!("its certificate's common name {name:?} is none of {names:?}");
-                names.contains(&name).then_some(()).ok_or_else(said)
+                // Who has no name is not let in by an empty one.
+                (!name.is_empty() && names.contains(&name)).then_some(()).ok_or_else(said)
             }
             Allowed::Hosts(hosts) => {
                 let said = || format!("its certificate is valid for none of {hosts:?}");

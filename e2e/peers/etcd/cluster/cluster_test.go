@@ -34,7 +34,7 @@ type trio struct {
 	binary  string
 	initial string
 	scheme  string
-	tls     *authority
+	tls     *peers.Authority
 	members []*member
 	client  *clientv3.Client
 }
@@ -60,7 +60,7 @@ func connect(t *testing.T, endpoints ...string) *clientv3.Client {
 func three(t *testing.T) *trio { return founded(t, nil) }
 
 // founded starts three members, which prove themselves to one another where there is an authority.
-func founded(t *testing.T, tls *authority) *trio {
+func founded(t *testing.T, tls *peers.Authority) *trio {
 	binary, dir := peers.Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv"), t.TempDir()
 	cluster := &trio{binary: binary, tls: tls, scheme: "http://"}
 	if tls != nil {
@@ -108,7 +108,7 @@ func (c *trio) start(t *testing.T, m *member) {
 		"--listen-peer-urls", c.scheme+m.peer, "--initial-cluster", c.initial, "--admin-listen", "127.0.0.1:0",
 		"--set", "raft.snapshot_entries=2000", "--set", "raft.segment_bytes=6291456")
 	if c.tls != nil {
-		c.tls.issue(t, m.dir+".tls")
+		c.tls.Issue(t, m.dir+".tls", "member")
 		file := func(name string) string { return filepath.Join(m.dir+".tls", name) }
 		m.cmd.Args = append(m.cmd.Args, "--peer-cert-file", file("cert.pem"), "--peer-key-file", file("key.pem"),
 			"--peer-trusted-ca-file", file("ca.pem"), "--peer-client-cert-auth", "--peer-cert-allowed-cn", "member")
@@ -180,10 +180,10 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 }
 
 func TestNothingIsLostOverTLSEitherWhileLeadersAreKilledAndCertificatesChange(t *testing.T) {
-	cluster := founded(t, newAuthority(t))
+	cluster := founded(t, peers.NewAuthority(t))
 	killed(t, cluster, func() {
 		for _, m := range cluster.members {
-			cluster.tls.issue(t, m.dir+".tls")
+			cluster.tls.Issue(t, m.dir+".tls", "member")
 		}
 	})
 }
@@ -256,32 +256,40 @@ func killed(t *testing.T, cluster *trio, prepare func()) {
 		t.Fatal(err)
 	}
 	for _, m := range cluster.members {
-		kept, next := 0, int64(2)
-		for response := range m.direct.Watch(ctx, "", clientv3.WithPrefix(), clientv3.WithRev(2)) {
-			if err := response.Err(); err != nil {
-				t.Fatal(err)
-			}
-			for _, event := range response.Events {
-				if event.Kv.ModRevision != next {
-					t.Fatalf("%s: the event after revision %d is of revision %d", m.name, next-1, event.Kv.ModRevision)
-				}
-				if p, ok := promised[next]; ok {
-					if p.key != string(event.Kv.Key) || p.value != string(event.Kv.Value) {
-						t.Fatalf("%s: revision %d was promised to %v and holds %s=%s", m.name, next, p, event.Kv.Key, event.Kv.Value)
-					}
-					kept++
-				}
-				next++
-			}
-			if next > now.Header.Revision {
-				break
-			}
-		}
+		kept := kept(ctx, t, m, promised, now.Header.Revision)
 		if kept != len(promised) {
 			t.Fatalf("%s: of %d writes promised, %d are there", m.name, len(promised), kept)
 		}
 	}
 	t.Logf("%d acknowledged writes over %d kills, on every member; revision %d", len(promised), rounds, now.Header.Revision)
+}
+
+// kept counts the promised writes that a member's history holds, revision by revision.
+func kept(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, last int64) int {
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	count, next := 0, int64(2)
+	for response := range m.direct.Watch(watching, "", clientv3.WithPrefix(), clientv3.WithRev(2)) {
+		if err := response.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range response.Events {
+			if event.Kv.ModRevision != next {
+				t.Fatalf("%s: the event after revision %d is of revision %d", m.name, next-1, event.Kv.ModRevision)
+			}
+			if p, ok := promised[next]; ok {
+				if p.key != string(event.Kv.Key) || p.value != string(event.Kv.Value) {
+					t.Fatalf("%s: revision %d was promised to %v and holds %s=%s", m.name, next, p, event.Kv.Key, event.Kv.Value)
+				}
+				count++
+			}
+			next++
+		}
+		if next > last {
+			break
+		}
+	}
+	return count
 }
 
 func TestMembersLeasesAndTheLeadershipThroughAnyMember(t *testing.T) {

@@ -284,31 +284,3 @@ func TestMembersComeAndGoUnderKillNineAndNothingAcknowledgedIsLost(t *testing.T)
 	}
 	t.Logf("%d acknowledged writes over %d changes, on each of %d members; revision %d", len(promised), rounds, len(g.running), now.Header.Revision)
 }
-
-// kept counts the promised writes that a member's history holds, revision by revision.
-func kept(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, last int64) int {
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel()
-	count, next := 0, int64(2)
-	for response := range m.direct.Watch(watching, "", clientv3.WithPrefix(), clientv3.WithRev(2)) {
-		if err := response.Err(); err != nil {
-			t.Fatal(err)
-		}
-		for _, event := range response.Events {
-			if event.Kv.ModRevision != next {
-				t.Fatalf("%s: the event after revision %d is of revision %d", m.name, next-1, event.Kv.ModRevision)
-			}
-			if p, ok := promised[next]; ok {
-				if p.key != string(event.Kv.Key) || p.value != string(event.Kv.Value) {
-					t.Fatalf("%s: revision %d was promised to %v and holds %s=%s", m.name, next, p, event.Kv.Key, event.Kv.Value)
-				}
-				count++
-			}
-			next++
-		}
-		if next > last {
-			break
-		}
-	}
-	return count
-}

@@ -2,22 +2,12 @@ package differential
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"aistack/e2e/peers/etcd/peers"
 
@@ -25,70 +15,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/status"
 )
-
-// authority signs certificates.
-type authority struct {
-	dir    string
-	key    *ecdsa.PrivateKey
-	signed *x509.Certificate
-	serial int64
-}
-
-func newAuthority(t *testing.T) *authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "an authority"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{dir: t.TempDir(), key: key, signed: signed, serial: 1}
-	a.write(t, "ca.pem", "CERTIFICATE", der)
-	return a
-}
-
-func (a *authority) write(t *testing.T, name, kind string, der []byte) {
-	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	if err := os.WriteFile(filepath.Join(a.dir, name), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// of is a certificate for 127.0.0.1 of this common name, on disk too.
-func (a *authority) of(t *testing.T, name string) *tls.Config {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.serial++
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.serial), Subject: pkix.Name{CommonName: name, Organization: []string{"root"}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.signed, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDer, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.write(t, name+".pem", "CERTIFICATE", der)
-	a.write(t, name+".key", "EC PRIVATE KEY", keyDer)
-	roots := x509.NewCertPool()
-	roots.AddCert(a.signed)
-	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
 
 // uses are what somebody tries, and what came of it.
 func uses(t *testing.T, client *clientv3.Client) (told []string) {
@@ -119,8 +45,9 @@ func uses(t *testing.T, client *clientv3.Client) (told []string) {
 }
 
 func TestTheNameInACertificateIsTheUserAsWithEtcd(t *testing.T) {
-	signer := newAuthority(t)
-	server, root, ann := signer.of(t, "server"), signer.of(t, "root"), signer.of(t, "ann")
+	signer, dir := peers.NewAuthority(t), t.TempDir()
+	of := func(name string) *tls.Config { return signer.Issue(t, filepath.Join(dir, name), name) }
+	server, root, ann := of("server"), of("root"), of("ann")
 	callers := []struct {
 		what           string
 		over           *tls.Config
@@ -128,13 +55,14 @@ func TestTheNameInACertificateIsTheUserAsWithEtcd(t *testing.T) {
 	}{
 		{"root by certificate", root, "", ""},
 		{"ann by certificate", ann, "", ""},
-		{"a certificate of nobody", signer.of(t, "nobody"), "", ""},
+		{"a certificate of nobody", of("nobody"), "", ""},
+		{"a certificate without a name", of(""), "", ""},
 		{"root's password before ann's certificate", ann, "root", "secret"},
 		{"root's certificate behind ann's password", root, "ann", "secret"},
 	}
 	flags := []string{
-		"--cert-file=" + filepath.Join(signer.dir, "server.pem"), "--key-file=" + filepath.Join(signer.dir, "server.key"),
-		"--trusted-ca-file=" + filepath.Join(signer.dir, "ca.pem"), "--client-cert-auth", "--bcrypt-cost=4", "--auth-token-ttl=3600",
+		"--cert-file=" + filepath.Join(dir, "server", "cert.pem"), "--key-file=" + filepath.Join(dir, "server", "key.pem"),
+		"--trusted-ca-file=" + filepath.Join(dir, "server", "ca.pem"), "--client-cert-auth", "--bcrypt-cost=4", "--auth-token-ttl=3600",
 	}
 	var answers [2][]string
 	for i, s := range []*peers.Server{peers.EtcdTLS(t, server, flags...), peers.TinykvTLS(t, server, flags...)} {

@@ -60,23 +60,24 @@ func plain(message proto.Message, err error) string {
 	}
 	var tree any
 	_ = json.Unmarshal(text, &tree)
-	scrub(tree)
+	scrub(tree, "clusterId", "memberId", "raftTerm")
 	text, _ = json.Marshal(tree)
 	return string(text)
 }
 
-func scrub(tree any) {
+// scrub takes fields out of a tree.
+func scrub(tree any, names ...string) {
 	switch node := tree.(type) {
 	case map[string]any:
-		for _, name := range []string{"clusterId", "memberId", "raftTerm"} {
+		for _, name := range names {
 			delete(node, name)
 		}
 		for _, child := range node {
-			scrub(child)
+			scrub(child, names...)
 		}
 	case []any:
 		for _, child := range node {
-			scrub(child)
+			scrub(child, names...)
 		}
 	}
 }
