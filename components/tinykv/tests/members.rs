@@ -132,6 +132,8 @@ async fn a_cluster_grows_by_a_voter_and_a_learner_and_its_leader_leaves() {
     let mut of_c = c.connect().await;
     let own = || Some(GetOptions::new().with_serializable());
     while patiently!(of_c.get("k", own())).expect("read").kvs().is_empty() {}
+    // That it is a learner comes after the key.
+    while !of_c.status().await.expect("answers").is_learner() {}
     for refused in [
         of_c.get("k", None).await.map(|_| ()).expect_err("linearizable"),
         of_c.put("k", "x", None).await.map(|_| ()).expect_err("a write"),

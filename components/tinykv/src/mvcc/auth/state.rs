@@ -248,7 +248,11 @@ impl Auth {
         if !self.enabled || *origin == Origin::Member {
             return Ok(());
         }
-        let Origin::User(caller) = origin else { return Err(AuthError::UserEmpty) };
+        // A certificate may have no name in it.
+        let caller = match origin {
+            Origin::User(caller) if !caller.name.is_empty() => caller,
+            _ => return Err(AuthError::UserEmpty),
+        };
         let user = self.users.get(&caller.name).ok_or(AuthError::UserNotFound)?;
         if user.roles.contains(ROOT) { Ok(()) } else { Err(AuthError::PermissionDenied) }
     }
