@@ -8,6 +8,7 @@ use crate::transport::{Kind, Peer, Request};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use openraft::AsyncRuntime;
 use openraft::errors::{ClientWriteError, RaftError};
+use std::io;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
@@ -78,9 +79,13 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
 
     async fn ask_peer(&self, peer: &Peer, kind: Kind, body: Bytes) -> Result<Led, ProposeError> {
         let answer = self.parts.transport.call(peer, Request { group: self.group, kind, body }).await;
-        answer
-            .and_then(Led::decode)
-            .map_err(|error| ProposeError::Unknown(format!("the leader did not answer: {error}")))
+        match answer.and_then(Led::decode) {
+            // It is gone, and this member has yet to find out.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(Led::NotLeader(None)),
+            other => {
+                other.map_err(|error| ProposeError::Unknown(format!("the leader did not answer: {error}")))
+            }
+        }
     }
 
     /// Has the leader's application answer a question; this member's, if it leads. Waits while

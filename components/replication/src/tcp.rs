@@ -127,8 +127,8 @@ async fn serve_connection(caller: Arc<Caller>, peer: Peer, mut requests: mpsc::U
     };
     requests.close();
     while let Ok(outgoing) = requests.try_recv() {
-        // Whoever asked may have given up.
-        let _ = outgoing.answer.send(Err(io::Error::new(failed.kind(), failed.to_string())));
+        // These were never sent. Whoever asked may have given up.
+        let _ = outgoing.answer.send(Err(io::Error::new(io::ErrorKind::NotConnected, failed.to_string())));
     }
 }
 

@@ -86,7 +86,8 @@ pub type Answering = BoxFuture<'static, io::Result<Bytes>>;
 /// Carries requests to members. Requests to one member arrive in the order of the calls, if they
 /// arrive; there is no limit of time, the caller sets one.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends a request: it is on its way when this returns, before the answer is waited for.
+    /// Sends a request: it is on its way when this returns, before the answer is waited for. An error of the kind
+    /// [`io::ErrorKind::NotConnected`] says that it never left; after any other it may have been done.
     fn call(&self, to: &Peer, request: Request) -> Answering;
 }
 
@@ -128,7 +129,8 @@ pub struct Nobody;
 
 impl Transport for Nobody {
     fn call(&self, to: &Peer, _request: Request) -> Answering {
-        let error = io::Error::other(format!("no network here to reach member {:x}", to.node));
+        let reason = format!("no network here to reach member {:x}", to.node);
+        let error = io::Error::new(io::ErrorKind::NotConnected, reason);
         Box::pin(std::future::ready(Err(error)))
     }
 }

@@ -41,6 +41,7 @@ type Report struct {
 	Seconds   float64        `json:"seconds"`
 	Requests  int            `json:"requests"`
 	Errors    map[string]int `json:"errors"`
+	Samples   []string       `json:"error_samples"`
 	Events    int            `json:"events"`
 	Restarts  int            `json:"watches_begun_again"`
 	Expired   int            `json:"watches_expired"`
@@ -108,6 +109,9 @@ func show(report *Report) {
 	fmt.Printf("%s %s: %d objects in %.0f s, %d requests, the leader killed %d times; longest request %d ms\n",
 		report.Store, report.Version, report.Objects, report.Seconds, report.Requests, report.Kills, report.LongestMS)
 	fmt.Printf("  answers that were errors: %v\n", report.Errors)
+	for _, sample := range report.Samples {
+		fmt.Println("    for instance", sample)
+	}
 	fmt.Printf("  %d events watched, %d watches begun again, %d expired; lost, repeated or out of order: %d\n",
 		report.Events, report.Restarts, report.Expired, len(report.Faults))
 	for i, fault := range report.Faults {
@@ -171,7 +175,8 @@ func drill(with settings, name, program string) (*Report, error) {
 		report.Expired += watch.expired
 	}
 	report.Faults = append(report.Faults, work.faults...)
-	report.Requests, report.Errors, report.LongestMS = work.requests, work.errors, work.longest.Milliseconds()
+	report.Requests, report.Errors, report.Samples = work.requests, work.errors, work.samples
+	report.LongestMS = work.longest.Milliseconds()
 	return report, nil
 }
 
@@ -192,6 +197,7 @@ func plane(with settings, dir, clients string) (*rest.Config, func(), error) {
 	for _, arguments := range [][]string{
 		{"apply", "--server-side", "-f", with.kinds},
 		{"wait", "--for=condition=Established", "--timeout=5m", "crd", "--all"},
+		{"wait", "--for=create", "--timeout=5m", "serviceaccount/default"}, // no pod without it
 	} {
 		command := exec.Command(filepath.Join(bin, "kubectl"), append([]string{"--kubeconfig", kubeconfig}, arguments...)...)
 		if text, err := command.CombinedOutput(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type work struct {
 	lock     sync.Mutex
 	requests int
 	errors   map[string]int
+	samples  []string
 	longest  time.Duration
 	faults   []string
 }
@@ -46,17 +48,26 @@ func (w *work) until(ctx context.Context, ask func(context.Context) error, done 
 		w.requests++
 		w.longest = max(w.longest, time.Since(begun))
 		if err != nil && !(unsure && done(err)) {
-			w.errors[class(err)]++
+			class := class(err)
+			if w.errors[class]++; w.errors[class] <= 3 {
+				w.samples = append(w.samples, class+": "+err.Error())
+			}
 		}
 		w.lock.Unlock()
 		if err == nil || (unsure && done(err)) {
 			return nil
 		}
-		if refused := kube.IsInvalid(err) || kube.IsNotFound(err) || kube.IsAlreadyExists(err); refused || time.Now().After(deadline) {
+		if final(err) || time.Now().After(deadline) {
 			return err
 		}
 		unsure = true
 	}
+}
+
+// final tells the refusals that asking again will not change. A Service whose address could not be stored is called invalid, too.
+func final(err error) bool {
+	invalid := kube.IsInvalid(err) && !strings.Contains(err.Error(), "failed to allocate IP")
+	return invalid || kube.IsNotFound(err) || kube.IsAlreadyExists(err)
 }
 
 // class is the status code of an answer, or that there was none.

@@ -101,7 +101,8 @@ impl Transport for End {
                 silence().await;
                 drop(sender);
             }),
-            None => drop(sender),
+            // Refused: it never left.
+            None => drop(sender.send(Err(io::ErrorKind::NotConnected.into()))),
         }
         Box::pin(async move {
             receiver
