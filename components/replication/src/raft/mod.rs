@@ -14,4 +14,6 @@ pub use network::{Networks, address_of};
 pub use service::{Answerer, GroupService, Heard, Led, RaftOf, ServiceParts, read_index};
 pub use snapshots::Snapshots;
 pub use storage::Storage;
-pub use types::{LogId, NodeId, Payload, Position, StoredMembers, Types, decode_members, has_one_voter};
+pub use types::{
+    LogId, NodeId, Payload, Position, StoredMembers, Types, decode_members, founding_position, has_one_voter,
+};

@@ -169,6 +169,18 @@ impl Position {
     }
 }
 
+/// The position of a state that a new group is founded on: a state machine that answers it begins with what it
+/// holds, and hands it to members that are added later as a snapshot. The same on every founder; a founder is
+/// described as in `GroupOptions::founders`.
+pub fn founding_position(founders: BTreeMap<NodeId, String>) -> io::Result<Bytes> {
+    // Before every term in which somebody leads, and not the first entry: that one is purged.
+    let id = to_log_id(EntryId { term: 0, leader: 0, index: 1 });
+    let voters = founders.keys().copied().collect();
+    let nodes: BTreeMap<_, _> = founders.into_iter().map(|(id, addr)| (id, BasicNode { addr })).collect();
+    let members = Members::new(vec![voters], nodes).map_err(io::Error::other)?;
+    Ok(Position { applied: Some(id), members: StoredMembers::new(Some(id), members) }.encode())
+}
+
 pub fn encode_members(members: &Members) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_u32_le(members.get_joint_config().len() as u32);
