@@ -38,6 +38,16 @@ impl Identity {
         Self { cluster_id, member_id, has_peers: true, joined: true, removed: false }
     }
 
+    /// The member `name` of those that found a cluster on the state that `seed` stands for; with nobody beside it, a
+    /// cluster of one. Of another state, and of the cluster that the state comes from, the cluster's id differs.
+    pub fn restored(founders: &[Founder], name: &str, seed: u64) -> Self {
+        if founders.is_empty() {
+            return Self::alone();
+        }
+        let founded = Self::among(founders, name);
+        Self { cluster_id: mix(founded.cluster_id, seed).max(1), ..founded }
+    }
+
     /// The member `name` of those that found a cluster: each of them comes to the same ids.
     pub fn among(founders: &[Founder], name: &str) -> Self {
         let cluster_id = founders.iter().fold(SEED, |hash, founder| mix(hash, member_id(founder)));
@@ -46,6 +56,7 @@ impl Identity {
     }
 }
 
+const LOCK: &str = "LOCK";
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// The id of a member that founds a cluster.
@@ -87,6 +98,12 @@ pub enum IdentityError {
         /// The directory.
         path: PathBuf,
     },
+    /// There is something in it.
+    #[error("{path} is not empty; restore into a directory that is, or does not exist", path = path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The identity cannot be read.
     #[error("{path} cannot be read: {reason}", path = path.display())]
     Malformed {
@@ -125,6 +142,26 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
     }
 }
 
+/// Takes `dir`, which must be empty or absent, for data that is about to be put there.
+pub fn reserve(dir: &Path) -> Result<DirLock, IdentityError> {
+    let failed = |source| IdentityError::Directory { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(failed)?;
+    let lock = lock(dir)?;
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if name != LOCK && name != "lost+found" {
+            return Err(IdentityError::NotEmpty { path: dir.to_owned() });
+        }
+    }
+    Ok(lock)
+}
+
+/// From now on the data in `dir` is this member's.
+pub fn give(dir: &Path, identity: Identity) -> Result<(), IdentityError> {
+    write(dir, &dir.join("identity.json"), identity)
+        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })
+}
+
 /// Whether `dir` belongs to a member already.
 pub fn is_taken(dir: &Path) -> bool {
     dir.join("identity.json").exists()
@@ -136,7 +173,7 @@ pub fn retire(dir: &Path, identity: Identity) -> io::Result<()> {
 }
 
 fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
-    let file = File::create(dir.join("LOCK"))
+    let file = File::create(dir.join(LOCK))
         .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
     match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(DirLock(lock)),

@@ -5,7 +5,7 @@
 //! [`platform`]) turn wire types into the engine's own and back.
 //!
 //! What it refuses to know: what keys mean. What this version does not do, and refuses with a
-//! sentence: revocation lists of certificates, maintenance snapshots.
+//! sentence: revocation lists of certificates.
 //!
 //! ```
 //! use tinykv::mvcc::{Command, Keyspace, Origin, Put, Query, Span, Values};
@@ -21,6 +21,8 @@
 //! ```
 
 mod access;
+pub mod backup;
+mod bbolt;
 pub mod check;
 pub mod compactor;
 pub mod etcd;
@@ -33,6 +35,7 @@ pub mod metrics;
 pub mod mvcc;
 pub mod node;
 pub mod platform;
+pub mod restore;
 pub mod serve;
 pub mod store;
 pub mod tls;

@@ -6,9 +6,11 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use tinykv::backup::{Backup, BackupArgs};
 use tinykv::etcd::ETCD_VERSION;
 use tinykv::flags::Flags;
 use tinykv::node::Node;
+use tinykv::restore::RestoreArgs;
 
 /// A command is a dozen small allocations on each member, made by one thread and freed by another.
 #[global_allocator]
@@ -36,6 +38,10 @@ struct Cli {
 enum Command {
     /// Read everything on disk, report damage by file and offset, change nothing.
     Check,
+    /// Copy a running cluster into a file that tinykv and etcd can be restored from.
+    Backup(BackupArgs),
+    /// Make the data directory of a new cluster's member from such a file; the new members are those of --initial-cluster.
+    Restore(RestoreArgs),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -43,6 +49,8 @@ const EXAMPLES: &str = "Examples:
   tinykv --listen-client-urls http://0.0.0.0:2379
   etcdctl --endpoints 127.0.0.1:2379 put k v   any etcd client talks to it
   tinykv check --data-dir ./kv                 look for damage; the server must not run
+  tinykv backup --endpoints http://127.0.0.1:2379 kv.db
+  tinykv restore kv.db --data-dir ./new        then  tinykv --data-dir ./new
 
 Settings come from etcd's flags too (--name, --data-dir, --listen-client-urls, --listen-peer-urls, --initial-cluster,
 --advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file, --peer-cert-file and so on), from ETCD_* variables, and from etcd's
@@ -73,6 +81,9 @@ fn main() -> ExitCode {
         // openraft tells of every step of an election.
         level.push_str(",openraft=warn");
     }
+    if let Some(Command::Backup(wanted)) = &cli.command {
+        return backup(wanted);
+    }
     let overrides = overrides(&cli, &flags, is_etcd);
     let loaded = config::load::<TinykvConfig>(&COMPONENT, &cli.common, overrides);
     let mut config = match loaded {
@@ -82,8 +93,10 @@ fn main() -> ExitCode {
     if let Err(error) = config.validate() {
         return refuse(&error.to_string());
     }
-    if let Some(Command::Check) = cli.command {
-        return check(&config);
+    match &cli.command {
+        Some(Command::Check) => return check(&config),
+        Some(Command::Restore(wanted)) => return restore(&config, wanted),
+        Some(Command::Backup(_)) | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
         return refuse(&error.to_string());
@@ -148,6 +161,45 @@ fn check(config: &TinykvConfig) -> ExitCode {
                 found.keys,
                 found.versions,
                 found.revision,
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn backup(wanted: &BackupArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    match runtime.block_on(tinykv::backup::backup(wanted)) {
+        Ok(Backup { endpoint, contents, bytes }) => {
+            println!(
+                "{}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
+                wanted.file.display(),
+                contents.rest.revision,
+                contents.versions,
+                contents.rest.leases.len(),
+                contents.rest.auth.users().count(),
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> ExitCode {
+    match tinykv::restore::restore(config, wanted) {
+        Ok(restored) => {
+            println!(
+                "{}: revision {}, {} versions; member {:x} of {} in the new cluster {:x}; start it with the same settings",
+                config.data_dir.display(),
+                restored.revision,
+                restored.versions,
+                restored.identity.member_id,
+                restored.members,
+                restored.identity.cluster_id,
             );
             ExitCode::SUCCESS
         }

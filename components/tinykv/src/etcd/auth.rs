@@ -18,7 +18,7 @@ impl Door {
     }
 }
 
-fn permission(wire: authpb::Permission) -> Result<Permission, Status> {
+pub(super) fn permission(wire: authpb::Permission) -> Result<Permission, Status> {
     let access = match Type::try_from(wire.perm_type) {
         Ok(Type::Read) => Access::Read,
         Ok(Type::Write) => Access::Write,
@@ -28,7 +28,7 @@ fn permission(wire: authpb::Permission) -> Result<Permission, Status> {
     Ok(Permission { access, key: wire.key, range_end: wire.range_end })
 }
 
-fn message(permission: Permission) -> authpb::Permission {
+pub(super) fn message(permission: Permission) -> authpb::Permission {
     let kind = match permission.access {
         Access::Read => Type::Read,
         Access::Write => Type::Write,

@@ -1,7 +1,8 @@
 //! The Maintenance service.
 
-use super::{Door, ETCD_VERSION, absent};
+use super::{Door, ETCD_VERSION, absent, snapshot};
 use crate::mvcc::{Alarm, Command, Keyspace};
+use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::alarm_request::AlarmAction;
@@ -14,13 +15,13 @@ fn kind_of(alarm: Alarm) -> pb::AlarmType {
     }
 }
 
-fn message(member: u64, alarm: Alarm) -> pb::AlarmMember {
+pub(super) fn message(member: u64, alarm: Alarm) -> pb::AlarmMember {
     pb::AlarmMember { member_id: member, alarm: kind_of(alarm).into() }
 }
 
 #[async_trait]
 impl Maintenance for Door {
-    type SnapshotStream = tokio_stream::Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = snapshot::Stream;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         let by = self.caller(&request).await?;
@@ -124,7 +125,7 @@ impl Maintenance for Door {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.admin(&request).await?;
-        Err(absent("snapshots of the store to clients"))
+        Ok(Response::new(snapshot::stream(Arc::clone(&self.node), self.shutdown.clone())))
     }
 
     async fn move_leader(

@@ -18,6 +18,7 @@ mod maintenance;
 mod queue;
 mod request;
 mod response;
+pub mod snapshot;
 mod watch;
 
 pub use caller::Credentials;

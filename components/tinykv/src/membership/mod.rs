@@ -8,12 +8,13 @@ mod rules;
 
 pub use rules::{MemberRefusal, View, decide, due_to_vote};
 
-use crate::identity::Identity;
+use crate::identity::{Identity, member_id};
 use crate::members::{Question, Reply};
 use crate::node::{Node, NodeError};
 use aistack_api::tinykv::{Founder, TinykvConfig};
 use replication::{Channel, Member, ProposeError, introduce};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -62,6 +63,20 @@ impl Description {
         let label = serde_json::to_string(self).expect("strings and a flag are JSON");
         Member { address, label, voter: false }
     }
+}
+
+/// Who founds the group that this member starts in: an address each, and after a line feed the label. Nobody, where it
+/// joined a cluster.
+pub fn founding(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> BTreeMap<u64, String> {
+    let of = |founder: &Founder| {
+        let label = Description::of_founder(founder, config.peer_scheme());
+        (member_id(founder), format!("{}\n{label}", founder.address))
+    };
+    let together: BTreeMap<u64, String> = founders.iter().filter(|_| !identity.joined).map(of).collect();
+    if together.is_empty() && !identity.has_peers {
+        return BTreeMap::from([(identity.member_id, format!("{}\n{}", config.listen_peer, config.name))]);
+    }
+    together
 }
 
 /// The host and port of a peer URL that can be used.

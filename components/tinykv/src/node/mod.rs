@@ -21,7 +21,6 @@ use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig};
 use leases::{begin_to_lead, end_leases};
 use replication::log::LogOptions;
 use replication::{Channel, GroupOptions, GroupStatus, Host, Peers, Replicated};
-use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -345,21 +344,8 @@ fn host_of(
 
 fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> GroupOptions {
     let raft = &config.raft;
-    // An address, and after a line feed the name.
-    let mut together: BTreeMap<u64, String> = founders
-        .iter()
-        .filter(|_| !identity.joined)
-        .map(|founder| {
-            let label = membership::Description::of_founder(founder, config.peer_scheme());
-            (identity::member_id(founder), format!("{}\n{label}", founder.address))
-        })
-        .collect();
-    if together.is_empty() && !identity.has_peers {
-        let own = format!("{}\n{}", config.listen_peer, config.name);
-        together.insert(identity.member_id, own);
-    }
     GroupOptions {
-        founders: together,
+        founders: membership::founding(config, identity, founders),
         heartbeat: Duration::from_millis(raft.heartbeat_ms),
         election: Duration::from_millis(raft.election_ms),
         snapshot_entries: raft.snapshot_entries,

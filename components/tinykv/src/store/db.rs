@@ -15,8 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const KV: &str = "kv";
-const EV: &str = "ev";
+pub(super) const KV: &str = "kv";
+pub(super) const EV: &str = "ev";
 const LEASE: &str = "lease";
 const META: &str = "meta";
 const FAMILIES: [&str; 4] = [KV, EV, LEASE, META];
@@ -127,14 +127,14 @@ pub struct Loaded {
 /// The database; clones share it.
 #[derive(Clone)]
 pub struct Db {
-    db: Arc<DB>,
+    pub(super) db: Arc<DB>,
 }
 
-fn failed(error: rocksdb::Error) -> io::Error {
+pub(super) fn failed(error: rocksdb::Error) -> io::Error {
     io::Error::other(error)
 }
 
-fn malformed(what: &str) -> io::Error {
+pub(super) fn malformed(what: &str) -> io::Error {
     io::Error::other(format!("the state holds a malformed {what}"))
 }
 
@@ -206,7 +206,7 @@ impl Db {
         Ok(hash)
     }
 
-    fn family(&self, name: &'static str) -> &ColumnFamily {
+    pub(super) fn family(&self, name: &'static str) -> &ColumnFamily {
         self.db.cf_handle(name).expect("every family is created at open")
     }
 
@@ -325,7 +325,7 @@ impl Db {
         let start = layout::event_key(from, 0);
         for item in self.db.iterator_cf(self.family(EV), IteratorMode::From(&start, Direction::Forward)) {
             let (event, key) = item.map_err(failed)?;
-            let revision = layout::parse_event_key(&event).ok_or_else(|| malformed("event"))?;
+            let (revision, _) = layout::parse_event_key(&event).ok_or_else(|| malformed("event"))?;
             if revision > to {
                 break;
             }
@@ -412,6 +412,11 @@ impl Batch<'_> {
         let name = layout::version_key(key, *mod_revision);
         self.batch.put_cf(self.db.family(KV), name, layout::version_value(change));
         self.batch.put_cf(self.db.family(EV), layout::event_key(*mod_revision, number), key);
+    }
+
+    /// Drops one event.
+    pub fn drop_event(&mut self, revision: i64, number: u32) {
+        self.batch.delete_cf(self.db.family(EV), layout::event_key(revision, number));
     }
 
     /// Drops one version.

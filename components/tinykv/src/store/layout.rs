@@ -53,12 +53,9 @@ pub fn event_key(revision: i64, number: u32) -> [u8; 12] {
     out
 }
 
-/// Reads the revision of [`event_key`] back.
-pub fn parse_event_key(bytes: &[u8]) -> Option<i64> {
-    (bytes.len() == 12).then(|| {
-        let mut bytes = bytes;
-        bytes.get_u64() as i64
-    })
+/// Reads [`event_key`] back.
+pub fn parse_event_key(mut bytes: &[u8]) -> Option<(i64, u32)> {
+    (bytes.len() == 12).then(|| (bytes.get_u64() as i64, bytes.get_u32()))
 }
 
 /// What precedes the value in a version's record: creation, version, lease.

@@ -2,6 +2,7 @@
 //! watchers.
 
 use super::db::{Batch, Db, Loaded, StoreError};
+use super::still::Still;
 use crate::lessor::Lessor;
 use crate::metrics::Figures;
 use crate::mvcc::{
@@ -311,6 +312,16 @@ impl Shared {
             }
             _ => {}
         }
+    }
+
+    /// Looks at the state as it stands between two batches; batches go on meanwhile.
+    pub fn still<T>(&self, look: impl FnOnce(&Still<'_>) -> io::Result<T>) -> io::Result<T> {
+        let db = self.db();
+        let still = {
+            let _between = self.between_batches.lock();
+            Still::of(&db)?
+        };
+        look(&still)
     }
 
     fn checkpoint(&self, path: &Path) -> io::Result<Bytes> {

@@ -14,6 +14,10 @@
 mod db;
 mod layout;
 mod machine;
+mod new;
+mod still;
 
 pub use db::{Db, Loaded, StoreError, state_dir};
 pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};
+pub use new::NewState;
+pub use still::Still;

@@ -1,0 +1,96 @@
+//! A cluster of one is backed up and restored, told by the binary: what it prints, what it refuses, and that a restore
+//! that was interrupted does not start.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use etcd_client::{Client, PutOptions};
+
+struct Server(Child, String);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn tinykv() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tinykv"))
+}
+
+/// A server on this directory, and a client once it answers.
+async fn serve(data: &Path) -> (Server, Client) {
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string();
+    let mut command = tinykv();
+    command.args(["--admin-listen", "127.0.0.1:0", "--log-level", "warn", "--listen-client-urls"]);
+    command.arg(format!("http://{address}")).arg("--data-dir").arg(data);
+    let child = command.stdout(Stdio::null()).spawn().expect("the binary starts");
+    let server = Server(child, address);
+    loop {
+        if let Ok(mut client) = Client::connect([server.1.as_str()], None).await
+            && client.get("is-it-there", None).await.is_ok()
+        {
+            return (server, client);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs a command to its end: whether it succeeded, and what it said.
+fn says(command: &mut Command) -> (bool, String) {
+    let output = command.output().expect("the binary starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("text"))
+}
+
+fn restore(file: &Path, data: &Path) -> (bool, String) {
+    says(tinykv().arg("restore").arg(file).arg("--data-dir").arg(data))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_as_it_was_and_into_an_empty_directory_only() {
+    let dir = tempfile::tempdir().expect("dir");
+    let at = |name: &str| dir.path().join(name);
+    let (server, mut client) = serve(&at("old")).await;
+    let lease = client.lease_grant(100_000, None).await.expect("granted").id();
+    for count in 0..300 {
+        client.put(format!("k/{count}"), vec![b'v'; 100 * (count % 50)], None).await.expect("put");
+    }
+    client.put("leased", "x", Some(PutOptions::new().with_lease(lease))).await.expect("put");
+    let file = at("kv.db");
+    let address = server.1.clone();
+    let (ok, said) = says(tinykv().arg("backup").arg(&file).args(["--endpoints", &address]));
+    assert!(ok && said.contains("revision 302, 301 versions, 1 leases, 0 users"), "{said}");
+    client.put("after", "x", None).await.expect("put");
+    drop(server);
+    let (ok, said) = says(tinykv().arg("backup").arg(&file).args(["--endpoints", &address]));
+    assert!(!ok && said.contains("no member answers") && said.contains(&address), "{said}");
+
+    let (ok, said) = restore(&file, &at("new"));
+    assert!(ok && said.contains("revision 302"), "{said}");
+    let (ok, said) = restore(&file, &at("new"));
+    assert!(!ok && said.contains("is not empty"), "{said}");
+    let (server, mut client) = serve(&at("new")).await;
+    let all = client.get("", Some(etcd_client::GetOptions::new().with_all_keys())).await.expect("read");
+    assert_eq!((all.count(), all.header().expect("a header").revision()), (301, 302));
+    let about = client.lease_time_to_live(lease, None).await.expect("a lease");
+    assert_eq!(about.granted_ttl(), 100_000);
+    assert_eq!(client.put("more", "x", None).await.expect("put").header().expect("a header").revision(), 303);
+    drop(server);
+
+    // Interrupted before its identity was there.
+    fs::remove_file(at("new").join("identity.json")).expect("removed");
+    let (ok, said) = says(
+        tinykv()
+            .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(at("new"))
+            .args(["--listen-client-urls", "http://127.0.0.1:0"]),
+    );
+    assert!(!ok && said.contains("no identity.json"), "{said}");
+}
