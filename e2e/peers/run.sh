@@ -27,10 +27,11 @@ else
 fi
 
 if command -v go >/dev/null; then
-  echo '-- etcd: etcdctl of two ages, the Python client; then the same operations against etcd itself, and kill -9'
+  echo '-- etcd: etcdctl of two ages, the Python client; then the same operations against etcd itself, snapshots both ways, and kill -9'
   etcd=$(built_etcd)
   e2e/peers/etcd/clients.sh "$bin/tinykv"
-  (cd e2e/peers/etcd && PEER_ETCD=$etcd PEER_TINYKV=$bin/tinykv go test -count=1 -p 1 ./differential ./crash ./faults)
+  (cd e2e/peers/etcd && PEER_ETCD=$etcd PEER_TINYKV=$bin/tinykv go test -count=1 -p 1 -timeout 60m \
+    ./differential ./snapshot ./crash ./faults)
 
   echo "-- modelhub: its own suite with etcd for its store"
   CHAT=ours e2e/peers/modelhub/run.sh

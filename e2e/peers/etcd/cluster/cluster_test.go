@@ -57,10 +57,11 @@ func connect(t *testing.T, endpoints ...string) *clientv3.Client {
 	return client
 }
 
-func three(t *testing.T) *trio { return founded(t, nil) }
+func three(t *testing.T) *trio { return founded(t, nil, func(*trio) {}) }
 
-// founded starts three members, which prove themselves to one another where there is an authority.
-func founded(t *testing.T, tls *peers.Authority) *trio {
+// founded starts three members, which prove themselves to one another where there is an authority; before, something else
+// may be done to them.
+func founded(t *testing.T, tls *peers.Authority, prepare func(*trio)) *trio {
 	binary, dir := peers.Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv"), t.TempDir()
 	cluster := &trio{binary: binary, tls: tls, scheme: "http://"}
 	if tls != nil {
@@ -79,6 +80,7 @@ func founded(t *testing.T, tls *peers.Authority) *trio {
 	}
 	cluster.initial = strings.Join(initial, ",")
 	cluster.client = connect(t, endpoints...)
+	prepare(cluster)
 	for _, m := range cluster.members {
 		cluster.start(t, m)
 	}
@@ -180,7 +182,7 @@ func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 }
 
 func TestNothingIsLostOverTLSEitherWhileLeadersAreKilledAndCertificatesChange(t *testing.T) {
-	cluster := founded(t, peers.NewAuthority(t))
+	cluster := founded(t, peers.NewAuthority(t), func(*trio) {})
 	killed(t, cluster, func() {
 		for _, m := range cluster.members {
 			cluster.tls.Issue(t, m.dir+".tls", "member")
@@ -216,7 +218,7 @@ func killed(t *testing.T, cluster *trio, prepare func()) {
 				default:
 				}
 				p := promise{fmt.Sprintf("w%d/%d", writer, count%50), fmt.Sprintf("%d-%d", writer, count)}
-				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				response, err := client.Put(ctx, p.key, p.value)
 				cancel()
 				if err != nil {

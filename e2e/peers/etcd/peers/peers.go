@@ -4,6 +4,7 @@ package peers
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -59,12 +61,22 @@ func Etcd(t testing.TB, more ...string) *Server {
 	return EtcdTLS(t, nil, more...)
 }
 
+// EtcdOn starts etcd on a data directory that something else has made for it.
+func EtcdOn(t testing.TB, prepare func(data, peerURL string), more ...string) *Server {
+	return etcd(t, nil, prepare, more...)
+}
+
 // EtcdTLS is Etcd, called over TLS if there is a configuration of it.
 func EtcdTLS(t testing.TB, over *tls.Config, more ...string) *Server {
+	return etcd(t, over, func(string, string) {}, more...)
+}
+
+func etcd(t testing.TB, over *tls.Config, prepare func(data, peerURL string), more ...string) *Server {
 	binary := Binary(t, "PEER_ETCD", os.ExpandEnv("$HOME/.cache/aistack/etcd/etcd"))
 	dir, port, peer := t.TempDir(), freePort(t), freePort(t)
 	client := fmt.Sprintf("%s://127.0.0.1:%d", scheme(over), port)
 	peerURL := fmt.Sprintf("http://127.0.0.1:%d", peer)
+	prepare(filepath.Join(dir, "data"), peerURL)
 	return launch(t, "etcd", client, filepath.Join(dir, "data"), over, func() *exec.Cmd {
 		arguments := []string{"--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
 			"--advertise-client-urls", client, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
@@ -165,7 +177,8 @@ func (s *Server) Start(t testing.TB) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		_, err := s.Client.Get(ctx, "is-it-there")
 		cancel()
-		if err == nil {
+		// Who is asked for a user is answered, too.
+		if err == nil || errors.Is(err, rpctypes.ErrUserEmpty) {
 			return
 		}
 		if time.Now().After(deadline) {
