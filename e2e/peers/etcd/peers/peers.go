@@ -110,7 +110,9 @@ func tinykv(t testing.TB) string {
 func Says(t testing.TB, arguments ...string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	text, _ := exec.CommandContext(ctx, tinykv(t), arguments...).CombinedOutput()
+	command := exec.CommandContext(ctx, tinykv(t), arguments...)
+	command.Env = Environment()
+	text, _ := command.CombinedOutput()
 	return string(text)
 }
 
