@@ -5,5 +5,7 @@ cd "$(dirname "$0")/.."
 : "${CARGO_TARGET_DIR:=$PWD/target}"
 export CARGO_TARGET_DIR TINYKV_KILL_ROUNDS=${ROUNDS:-200} TINYKV_MEMBER_ROUNDS=${MEMBER_ROUNDS:-50} VF_CRASH_ROUNDS=${ROUNDS:-200}
 cargo build --release --workspace --bins
-(cd e2e/peers/etcd && PEER_TINYKV=$CARGO_TARGET_DIR/release/tinykv go test -count=1 -timeout 60m ./crash ./cluster)
+etcd=$HOME/.cache/aistack/etcd/etcd
+(cd e2e/peers/etcd && go build -o "$etcd" ./cmd/etcd &&
+  PEER_ETCD=$etcd PEER_TINYKV=$CARGO_TARGET_DIR/release/tinykv go test -count=1 -timeout 60m ./crash ./cluster)
 cargo test --release --workspace --test engine_faults

@@ -32,6 +32,7 @@ if command -v go >/dev/null; then
   e2e/peers/etcd/clients.sh "$bin/tinykv"
   (cd e2e/peers/etcd && PEER_ETCD=$etcd PEER_TINYKV=$bin/tinykv go test -count=1 -p 1 -timeout 60m \
     ./differential ./snapshot ./crash ./faults)
+  (cd e2e/peers/etcd && PEER_ETCD=$etcd PEER_TINYKV=$bin/tinykv go test -count=1 -timeout 60m -run Snapshot ./cluster)
 
   echo "-- modelhub: its own suite with etcd for its store"
   CHAT=ours e2e/peers/modelhub/run.sh
