@@ -176,6 +176,7 @@ impl Node {
         for task in &self.tasks {
             task.abort();
         }
+        self.shared.stop();
         let removed = self.removed();
         self.group.shutdown().await;
         if removed && let Err(error) = identity::retire(&self.config.data_dir, self.identity) {

@@ -55,6 +55,8 @@ pub struct Shared {
     compacted: Notify,
     /// Last compaction whose sweep has ended.
     swept: tokio::sync::watch::Sender<i64>,
+    /// Set when the process ends: a sweep goes on at the next start.
+    stopping: AtomicBool,
 }
 
 /// What a store is opened with.
@@ -97,6 +99,7 @@ impl Shared {
             between_batches: Mutex::new(()),
             compacted: Notify::new(),
             swept,
+            stopping: AtomicBool::new(false),
         };
         // A compaction whose sweep was interrupted.
         shared.compacted.notify_one();
@@ -201,6 +204,11 @@ impl Shared {
         let _ = swept.wait_for(|swept| *swept >= revision).await;
     }
 
+    /// Ends what runs beside the commands; a sweep goes on at the next start.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
     /// Sweeps after each compaction, for as long as the process lives.
     pub async fn sweep_forever(self: Arc<Self>) {
         loop {
@@ -221,6 +229,9 @@ impl Shared {
             let Stale { keys, next: further } = self.with(Keyspace::view).stale(next.as_ref(), SWEEP_LOOK);
             let mut keys = keys.iter();
             while !keys.as_slice().is_empty() {
+                if self.stopping.load(Ordering::Acquire) {
+                    return Ok(());
+                }
                 let began = Instant::now();
                 self.prune(&mut keys)?;
                 std::thread::sleep(began.elapsed() * SWEEP_REST);
