@@ -38,6 +38,9 @@ pub struct TinykvConfig {
     pub peers: Vec<String>,
     /// Whether `peers` found a cluster, or this member was added to one that exists. Read at the first start.
     pub initial_cluster_state: InitialClusterState,
+    /// At the first start, found the cluster only when every member of `peers` is there to found the same one, where etcd is
+    /// content with most of them. Then a list that was changed over members with data founds no second cluster beside theirs.
+    pub found_together: bool,
     /// TLS between the members. Absent: they talk in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_tls: Option<TinykvPeerTls>,
@@ -71,6 +74,7 @@ impl Default for TinykvConfig {
             listen_peer: ([127, 0, 0, 1], 2380).into(),
             peers: Vec::new(),
             initial_cluster_state: InitialClusterState::New,
+            found_together: false,
             peer_tls: None,
             auto_tls: false,
             quota_bytes: 2 << 30,

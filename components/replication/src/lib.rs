@@ -66,4 +66,4 @@ pub use openraft::AsyncRuntime;
 pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
 pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine, founding_position};
 pub use replicated::{Parts, Replicated};
-pub use tcp::{Introduction, introduce};
+pub use tcp::{Introduction, greet, introduce};

@@ -385,13 +385,28 @@ pub struct Introduction {
     pub members: Members,
 }
 
+async fn greeted(address: &str, channel: &dyn Channel) -> io::Result<(Connection, u64)> {
+    let nobody = Identity { cluster: 0, node: 0 };
+    let peer = Peer { node: 0, address: address.to_owned() };
+    let mut connection = connect(nobody, &peer, channel).await?;
+    let cluster = connection.reader.read_u64_le().await?;
+    Ok((connection, cluster))
+}
+
+async fn in_time<T>(address: &str, ask: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
+    tokio::time::timeout(SILENCE_LIMIT, ask).await.map_err(|_| late())?
+}
+
+/// Asks whoever listens at `address` for its cluster; it need not have started any group yet.
+pub async fn greet(address: &str, channel: &dyn Channel) -> io::Result<u64> {
+    in_time(address, async { Ok(greeted(address, channel).await?.1) }).await
+}
+
 /// Asks whoever listens at `address` for its cluster, and for the members of `group`.
 pub async fn introduce(address: &str, group: u32, channel: &dyn Channel) -> io::Result<Introduction> {
     let ask = async {
-        let nobody = Identity { cluster: 0, node: 0 };
-        let peer = Peer { node: 0, address: address.to_owned() };
-        let Connection { mut reader, mut writer } = connect(nobody, &peer, channel).await?;
-        let cluster = reader.read_u64_le().await?;
+        let (Connection { reader, mut writer }, cluster) = greeted(address, channel).await?;
         let mut request = BytesMut::new();
         put_frame(&mut request, 1, group, Kind::Introduce as u8, &[]);
         write_out(&mut writer, &request).await?;
@@ -403,8 +418,7 @@ pub async fn introduce(address: &str, group: u32, channel: &dyn Channel) -> io::
             .ok_or_else(|| io::Error::other(format!("{address} told of its members in no known form")))?;
         Ok(Introduction { cluster, members: members_of(&members) })
     };
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
-    tokio::time::timeout(SILENCE_LIMIT, ask).await.map_err(|_| late())?
+    in_time(address, ask).await
 }
 
 type Answers = mpsc::UnboundedSender<(u64, io::Result<Bytes>)>;

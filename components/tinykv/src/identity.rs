@@ -22,6 +22,9 @@ pub struct Identity {
     /// Whether it joined a cluster that was founded before.
     #[serde(default)]
     pub joined: bool,
+    /// Whether it has yet to hear that the others found the same cluster; until then it takes no part in one.
+    #[serde(default)]
+    pub awaits_founders: bool,
     /// Whether it was removed from its cluster: then this data is of no use any more.
     #[serde(default)]
     pub removed: bool,
@@ -35,7 +38,7 @@ impl Identity {
 
     /// A member that was added to a cluster.
     pub fn joined(cluster_id: u64, member_id: u64) -> Self {
-        Self { cluster_id, member_id, has_peers: true, joined: true, removed: false }
+        Self { cluster_id, member_id, has_peers: true, joined: true, ..Self::default() }
     }
 
     /// The member `name` of those that found a cluster on the state that `seed` stands for; with nobody beside it, a
@@ -127,8 +130,13 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
     let path = dir.join("identity.json");
     match fs::read(&path) {
         Ok(bytes) => {
-            let identity = serde_json::from_slice(&bytes)
-                .map_err(|error| IdentityError::Malformed { path, reason: error.to_string() })?;
+            let identity: Identity = serde_json::from_slice(&bytes)
+                .map_err(|error| IdentityError::Malformed { path: path.clone(), reason: error.to_string() })?;
+            if identity.awaits_founders {
+                // It took no part in any cluster yet, and the settings may name another one by now.
+                write(dir, &path, first).map_err(failed)?;
+                return Ok((first, lock));
+            }
             Ok((identity, lock))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -162,14 +170,25 @@ pub fn give(dir: &Path, identity: Identity) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })
 }
 
-/// Whether `dir` belongs to a member already.
+/// Whether `dir` belongs to a member already that took part in a cluster.
 pub fn is_taken(dir: &Path) -> bool {
-    dir.join("identity.json").exists()
+    let awaits = |bytes: Vec<u8>| {
+        serde_json::from_slice::<Identity>(&bytes).is_ok_and(|identity| identity.awaits_founders)
+    };
+    fs::read(dir.join("identity.json")).is_ok_and(|bytes| !awaits(bytes))
 }
 
 /// Notes that the member was removed from its cluster.
 pub fn retire(dir: &Path, identity: Identity) -> io::Result<()> {
     write(dir, &dir.join("identity.json"), Identity { removed: true, ..identity })
+}
+
+/// Notes that the others found the same cluster.
+pub fn found(dir: &Path, identity: Identity) -> Result<Identity, IdentityError> {
+    let founded = Identity { awaits_founders: false, ..identity };
+    write(dir, &dir.join("identity.json"), founded)
+        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
+    Ok(founded)
 }
 
 fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
@@ -208,6 +227,20 @@ mod tests {
         let (second, _lock) = take(dir.path(), Identity::alone()).expect("taken");
         assert_eq!(first, second);
         assert_ne!(first.cluster_id, first.member_id);
+    }
+
+    #[test]
+    fn an_identity_that_awaits_the_others_gives_way_to_another() {
+        let dir = tempfile::tempdir().expect("dir");
+        let waiting = Identity { awaits_founders: true, ..Identity::alone() };
+        drop(take(dir.path(), waiting).expect("taken"));
+        assert!(!is_taken(dir.path()));
+        let (second, lock) = take(dir.path(), Identity { awaits_founders: true, ..Identity::alone() }).expect("taken");
+        assert_ne!(second, waiting);
+        let founded = found(dir.path(), second).expect("noted");
+        assert!(is_taken(dir.path()) && !founded.awaits_founders);
+        drop(lock);
+        assert_eq!(take(dir.path(), waiting).expect("taken").0, founded);
     }
 
     #[test]

@@ -105,11 +105,17 @@ fn main() -> ExitCode {
     run_beside(1, COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {
         // Before the data directory is touched: a port in use is the commonest mistake.
         let listener = serve::bind(config.listen_client).await?;
-        ctx.health.set_ready("engine", false);
+        for check in ["engine", "leader"] {
+            ctx.health.set_ready(check, false);
+        }
         for warning in &flags.warnings {
             tracing::warn!("{warning}");
         }
-        let node = Node::start(config).await?;
+        // A member may wait for others before it begins.
+        let node = tokio::select! {
+            started = Node::start(config) => started?,
+            () = ctx.shutdown.cancelled() => return Ok(()),
+        };
         tracing::info!(
             listen = %node.config.listen_client,
             data_dir = %node.config.data_dir.display(),

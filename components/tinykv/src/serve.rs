@@ -3,9 +3,11 @@
 use crate::etcd::{self, Door};
 use crate::node::Node;
 use crate::platform::PlatformDoor;
-use aistack_chassis::{Ctx, serve};
-use std::sync::Arc;
+use aistack_chassis::{Ctx, Health, serve};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic_health::ServingStatus;
 
 /// Why serving ended before it should.
@@ -55,10 +57,26 @@ fn about(ctx: &Ctx) -> Result<axum::Router, ServeError> {
         .into_axum_router())
 }
 
+/// Keeps the check `leader`: without one a member answers next to nothing. A change of leaders alone is no reason to send
+/// clients away.
+async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, health: Health) {
+    const PAUSE: Duration = Duration::from_millis(20);
+    while node.upgrade().is_some_and(|node| !node.has_leader()) {
+        tokio::time::sleep(PAUSE).await;
+    }
+    health.set_ready("leader", true);
+    // The member is gone when its channel is.
+    while deserted.changed().await.is_ok() {
+        let is_deserted = *deserted.borrow_and_update();
+        health.set_ready("leader", !is_deserted);
+    }
+}
+
 /// Serves until shutdown, or until the member fails; then stops the member in good order.
 pub async fn serve_node(node: Arc<Node>, listener: TcpListener, ctx: &Ctx) -> Result<(), ServeError> {
     ctx.metrics.registry(|registry| node.shared.figures.register(registry));
     ctx.health.set_ready("engine", true);
+    tokio::spawn(tell_of_leader(Arc::downgrade(&node), node.deserted.subscribe(), ctx.health.clone()));
     let served = serve::serve(listener, app(&node, ctx)?, ctx);
     let failure = {
         let failed = node.failed();

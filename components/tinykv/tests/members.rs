@@ -13,6 +13,7 @@ struct Member {
     client: String,
     peer: String,
     dir: PathBuf,
+    settings: &'static [&'static str],
     child: Option<Child>,
 }
 
@@ -29,7 +30,7 @@ fn address() -> String {
 impl Member {
     fn new(dir: &Path, name: &str) -> Self {
         let (client, peer) = (address(), address());
-        Self { name: name.to_owned(), client, peer, dir: dir.join(name), child: None }
+        Self { name: name.to_owned(), client, peer, dir: dir.join(name), settings: &[], child: None }
     }
 
     fn url(&self) -> String {
@@ -47,7 +48,25 @@ impl Member {
         command.arg("--listen-peer-urls").arg(self.url());
         command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", state]);
         command.args(["--admin-listen", "127.0.0.1:0", "--log-level", "warn"]);
-        self.child = Some(command.stdout(Stdio::null()).spawn().expect("the binary starts"));
+        command.args(self.settings);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts"));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
+    /// Waits until it has said something, in a line without `but`.
+    async fn says_without(&self, wanted: &str, but: &str) {
+        let said = |log: String| log.lines().any(|line| line.contains(wanted) && !line.contains(but));
+        while !std::fs::read_to_string(self.log()).is_ok_and(said) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn says(&self, wanted: &str) {
+        self.says_without(wanted, "\0").await;
     }
 
     fn kill(&mut self) {
@@ -240,4 +259,91 @@ async fn a_member_without_peers_says_how_to_get_some() {
     let mut client = member.connect().await;
     let error = client.member_add(["http://10.0.0.2:2380"], None).await.expect_err("no peers");
     assert!(message(&error).contains("listens to no peers"), "{}", message(&error));
+}
+
+const TOGETHER: &[&str] = &["--set", "found_together=true"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_founded_when_all_its_members_are_there() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut members = ["a", "b", "c"].map(|name| Member::new(dir.path(), name));
+    let listed: Vec<_> = members.iter().map(Member::listed).collect();
+    for member in &mut members {
+        member.settings = TOGETHER;
+    }
+    members[0].start("new", &listed);
+    members[1].start("new", &listed);
+    for waiting in &members[..2] {
+        waiting.says("the cluster is founded when all its members are there; waiting").await;
+        let identity = std::fs::read_to_string(waiting.dir.join("identity.json")).expect("an identity");
+        assert!(identity.contains("\"awaits_founders\": true"), "{identity}");
+    }
+    members[2].start("new", &listed);
+    let mut client = members[2].connect().await;
+    patiently!(client.put("k", "v", None)).expect("written");
+    // Once founded it needs most of its members, like any other.
+    members[1].kill();
+    members[2].kill();
+    members[1].start("new", &listed);
+    let mut client = members[1].connect().await;
+    assert_eq!(patiently!(client.get("k", None)).expect("read").kvs()[0].value(), b"v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_longer_list_founds_no_second_cluster_beside_data() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut members = ["a", "b", "c"].map(|name| Member::new(dir.path(), name));
+    let listed: Vec<_> = members.iter().map(Member::listed).collect();
+    members[0].start("new", &listed[..1]);
+    let mut client = members[0].connect().await;
+    patiently!(client.put("k", "v", None)).expect("written");
+    members[0].kill();
+    for member in &mut members {
+        member.settings = TOGETHER;
+        member.start("new", &listed);
+    }
+    let mut client = members[0].connect().await;
+    assert_eq!(patiently!(client.get("k", None)).expect("read").kvs()[0].value(), b"v");
+    for (added, other) in [(1, "c ("), (2, "b (")] {
+        // All that is missing is the one with the data: the other is there.
+        members[added].says_without("a (it belongs to another cluster", other).await;
+        assert_eq!(patiently!(client.member_list()).expect("listed").members().len(), 1);
+    }
+    // The way that is left is the one that etcd knows.
+    members[1].kill();
+    patiently!(client.member_add([members[1].url()], None)).expect("added");
+    members[1].start("existing", &listed[..2]);
+    let mut client = members[1].connect().await;
+    assert_eq!(patiently!(client.get("k", None)).expect("read").kvs()[0].value(), b"v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lost_its_data_does_not_come_back_as_itself() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut members = ["a", "b", "c"].map(|name| Member::new(dir.path(), name));
+    let listed: Vec<_> = members.iter().map(Member::listed).collect();
+    for member in &mut members {
+        member.start("new", &listed);
+    }
+    let mut client = members[0].connect().await;
+    patiently!(client.put("k", "v", None)).expect("written");
+    let [_, _, lost] = &mut members;
+    let id = loop {
+        let list = patiently!(client.member_list()).expect("listed");
+        let own = list.members().iter().find(|member| member.name() == "c" && !member.client_urls().is_empty());
+        if let Some(own) = own {
+            break own.id();
+        }
+    };
+    lost.kill();
+    std::fs::remove_dir_all(&lost.dir).expect("removed");
+    lost.start("new", &listed);
+    assert!(!lost.ended().await.success());
+    lost.says("has already been bootstrapped").await;
+    lost.says(&format!("etcdctl member remove {id:x}, etcdctl member add c --peer-urls={}", lost.url())).await;
+    patiently!(client.member_remove(id)).expect("removed");
+    patiently!(client.member_add([lost.url()], None)).expect("added");
+    lost.start("existing", &listed);
+    let mut client = lost.connect().await;
+    assert_eq!(patiently!(client.get("k", None)).expect("read").kvs()[0].value(), b"v");
 }

@@ -4,6 +4,7 @@
 //! member that is added as a voter begins without a vote, since Raft counts a new voter before it
 //! has anything; its leader gives it one when it has caught up. Clients see a voter all the while.
 
+pub mod founding;
 mod rules;
 
 pub use rules::{MemberRefusal, View, decide, due_to_vote};

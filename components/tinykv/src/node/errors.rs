@@ -2,6 +2,7 @@
 
 use crate::identity::IdentityError;
 use crate::membership::MemberRefusal;
+use crate::membership::founding::FoundingError;
 use crate::mvcc::{AuthError, Refusal};
 use crate::store::StoreError;
 use crate::tokens::TokensError;
@@ -44,6 +45,9 @@ pub enum NodeStartError {
     /// The cluster to join did not take this process.
     #[error("cannot join the cluster: {0}")]
     Join(String),
+    /// The other founders.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
     /// It was removed.
     #[error(
         "member {id:x} was removed from its cluster for good; to bring this machine back, add a member and start it with an empty data directory instead of {path}",

@@ -9,7 +9,7 @@ pub use leases::LeaseLeft;
 use crate::compactor;
 use crate::identity::{self, DirLock, Identity};
 use crate::members::{self, Question, Reply};
-use crate::membership;
+use crate::membership::{self, founding};
 use crate::metrics::Figures;
 use crate::mvcc::{
     self, Alarm, Answer, Command, Keyspace, Origin, Pager, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
@@ -66,7 +66,12 @@ impl Node {
             let joined = membership::join(&config, &founders, &*channel).await;
             joined.map_err(NodeStartError::Join)?
         } else {
-            Identity::among(&founders, &config.name)
+            let among = Identity::among(&founders, &config.name);
+            let awaits_founders = config.found_together && founders.len() > 1;
+            if !identity::is_taken(&config.data_dir) {
+                founding::is_new(&config, &founders, among, &*channel).await?;
+            }
+            Identity { awaits_founders, ..among }
         };
         let (identity, lock) = identity::take(&config.data_dir, first)?;
         if identity.removed {
@@ -76,7 +81,15 @@ impl Node {
         let has_peers = identity.has_peers || !founders.is_empty();
         let figures = Arc::new(Figures::default());
         let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
-        let host = host_of(&config, identity, has_peers.then_some(channel), log_of(&config, figures))?;
+        let log = log_of(&config, figures);
+        let host = host_of(&config, identity, has_peers.then(|| Arc::clone(&channel)), log)?;
+        let identity = if identity.awaits_founders {
+            // It listens already, so that the others hear of it.
+            founding::all_there(&config, &founders, identity, &*channel).await?;
+            identity::found(&config.data_dir, identity)?
+        } else {
+            identity
+        };
         let options = group_of(&config, identity, &founders);
         let group = host.start(options, KvMachine(Arc::clone(&shared))).await?;
         drop(host);
