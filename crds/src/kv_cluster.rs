@@ -41,7 +41,8 @@ use crate::status::ScaledStatus;
         .field_path(".storageClassName"),
 )]
 pub struct KVClusterSpec {
-    /// Voters of the Raft group: odd, so that a majority is never a tie.
+    /// Voters of the Raft group: odd, so that a majority is never a tie. Members of a cluster with data are added and removed
+    /// by `etcdctl member`, one at a time.
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(Message::Expression(
         // Spelled out: the API server estimates string(int) as unbounded and would refuse the kind for its cost.
@@ -67,7 +68,7 @@ pub struct KVClusterSpec {
     /// Who may connect. Left out, every client that reaches the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<KvAuth>,
-    /// Encryption of client traffic. Left out, clear text.
+    /// Encryption of the traffic with clients and, with several replicas, between members. Left out, clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<KvTls>,
     /// Scheduled copies to object storage.
@@ -113,7 +114,9 @@ pub struct KvAuth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KvTls {
-    /// Secret of type `kubernetes.io/tls` with `tls.crt`, `tls.key` and, for client certificates, `ca.crt`.
+    /// Secret of type `kubernetes.io/tls` with `tls.crt`, `tls.key` and the CA's `ca.crt`. The certificate is for the cluster's
+    /// name and, with several replicas, for `NAME-0.NAME-members` and so on: members know one another by it, so that it
+    /// must allow the authentication of servers and of clients.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }

@@ -40,6 +40,14 @@ pub const ENTRY_ANNOTATION: &str = "platform.dev/entry";
 /// Name of the port with `/metrics`, `/healthz` and `/readyz`.
 pub const ADMIN_PORT: &str = "admin";
 
+/// Name of the port by which the members of a StatefulSet know one another.
+pub const MEMBERS_PORT: &str = "peer";
+
+/// Name of the Service that gives the pods of a StatefulSet their names.
+pub fn headless_name(workload: &str) -> String {
+    format!("{workload}-members")
+}
+
 /// A port of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -230,7 +238,7 @@ impl Probes {
 impl Workload {
     /// As a StatefulSet: a stable name and a volume for each pod.
     pub fn stateful(&self, claim: &Claim) -> Manifests {
-        let headless = self.headless_name();
+        let headless = headless_name(&self.name);
         let mut manifests = self.configuration();
         manifests.push(self.headless_service(&headless));
         manifests.push(self.client_service());
@@ -292,11 +300,6 @@ impl Workload {
     /// Name of the ConfigMap with the config files.
     pub fn config_name(&self) -> String {
         format!("{}-config", self.name)
-    }
-
-    /// Name of the Service that gives pods their names.
-    pub fn headless_name(&self) -> String {
-        format!("{}-members", self.name)
     }
 
     fn configuration(&self) -> Manifests {

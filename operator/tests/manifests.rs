@@ -61,6 +61,11 @@ fn production() {
 }
 
 #[test]
+fn three_nodes() {
+    insta::assert_snapshot!(example("three-nodes.yaml").manifests.to_yaml());
+}
+
+#[test]
 fn hybrid() {
     insta::assert_snapshot!(example("hybrid.yaml").manifests.to_yaml());
 }
@@ -127,6 +132,7 @@ fn pods(compiled: &Compiled) -> Vec<(&str, &PodTemplateSpec)> {
 fn every_pod_is_restricted() {
     let compiled = [
         example("quickstart/stack.yaml"),
+        example("three-nodes.yaml"),
         example("production.yaml"),
         example("hybrid.yaml"),
         compile("others.yaml", OTHERS).expect("valid"),
@@ -225,26 +231,87 @@ fn components_accept_their_config_files() {
     assert_eq!(seen, ["modelhub.yaml", "tinyinfer.yaml", "tinykv.yaml", "vectorforge.yaml"]);
 }
 
-#[test]
-fn three_voters_are_told_of_one_another() {
-    let compiled = example("production.yaml");
-    let config = compiled.manifests.iter().find_map(|manifest| match manifest {
-        Manifest::ConfigMap(map) => map.data.as_ref()?.get("tinykv.yaml"),
+fn file<C: serde::de::DeserializeOwned>(compiled: &Compiled, name: &str) -> C {
+    let text = compiled.manifests.iter().find_map(|manifest| match manifest {
+        Manifest::ConfigMap(map) => map.data.as_ref()?.get(name),
         _ => None,
     });
-    let mut config: aistack_api::tinykv::TinykvConfig =
-        serde_yaml_ng::from_str(config.expect("tinykv's config")).expect("its own struct");
-    // Each pod gets its name by its environment; nobody else may join under this list.
-    assert!(config.validate().is_err());
-    config.name = "tinykv-0".to_owned();
-    let founders = config.founders().expect("each has a name and an address");
-    let names: Vec<_> = founders.iter().map(|founder| founder.name.as_str()).collect();
-    assert_eq!(names, ["tinykv-0", "tinykv-1", "tinykv-2"]);
+    serde_yaml_ng::from_str(text.expect(name)).expect("the component's own struct")
 }
 
 #[test]
-fn the_quickstart_runs_on_a_laptop() {
-    assert_eq!(example("quickstart/stack.yaml").gaps_at(Outlet::Local), Vec::<&aistack_operator::Gap>::new());
+fn three_voters_are_told_of_one_another() {
+    let compiled = example("three-nodes.yaml");
+    let mut config: aistack_api::tinykv::TinykvConfig = file(&compiled, "tinykv.yaml");
+    // Each pod gets its name by its environment; nobody else may join under this list.
+    assert!(config.validate().is_err());
+    for name in ["tinykv-0", "tinykv-1", "tinykv-2"] {
+        config.name = name.to_owned();
+        config.validate().expect(name);
+    }
+    let founders = config.founders().expect("each has a name and an address");
+    let told: Vec<_> =
+        founders.iter().map(|founder| (founder.name.as_str(), founder.address.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("tinykv-0", "tinykv-0.tinykv-members:2380"),
+            ("tinykv-1", "tinykv-1.tinykv-members:2380"),
+            ("tinykv-2", "tinykv-2.tinykv-members:2380"),
+        ]
+    );
+    let hub: aistack_api::modelhub::ModelhubConfig = file(&compiled, "modelhub.yaml");
+    let clients = ["0", "1", "2"].map(|ordinal| format!("http://tinykv-{ordinal}.tinykv-members:2379"));
+    assert_eq!(hub.kv.endpoints, clients);
+}
+
+/// What three members need of Kubernetes: all start at once, and are found before they are ready.
+#[test]
+fn members_start_together_and_are_found_before_they_are_ready() {
+    let compiled = example("three-nodes.yaml");
+    for manifest in &compiled.manifests {
+        match manifest {
+            Manifest::StatefulSet(set) if manifest.name() == "tinykv" => {
+                assert_eq!(set.spec.replicas, Some(3));
+                assert_eq!(set.spec.pod_management_policy.as_deref(), Some("Parallel"));
+                assert_eq!(set.spec.service_name.as_deref(), Some("tinykv-members"));
+            }
+            Manifest::Service(service) if manifest.name() == "tinykv-members" => {
+                let spec = service.spec.as_ref().expect("a spec");
+                assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
+                assert_eq!(spec.publish_not_ready_addresses, Some(true));
+                let ports: Vec<_> = spec.ports.iter().flatten().map(|port| port.port).collect();
+                assert_eq!(ports, [2379, 2380]);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn certificates_are_for_clients_for_members_and_for_the_hub() {
+    let text = "{apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}, spec: {
+        tinykv: {replicas: 3, tls: {secretName: kv-tls}}, vectorforge: {}, modelhub: {},
+        tinyinfer: {model: m, embedding: {model: e}}}}";
+    let compiled = compile("f.yaml", text).expect("valid");
+    let mut config: aistack_api::tinykv::TinykvConfig = file(&compiled, "tinykv.yaml");
+    config.name = "tinykv-2".to_owned();
+    config.validate().expect("members and their certificates agree");
+    assert_eq!(config.peers[2], "tinykv-2=https://tinykv-2.tinykv-members:2380");
+    let hub: aistack_api::modelhub::ModelhubConfig = file(&compiled, "modelhub.yaml");
+    assert_eq!(hub.kv.endpoints[0], "https://tinykv-0.tinykv-members:2379");
+    let tls = hub.kv.tls.expect("how it checks them");
+    assert_eq!(tls.server_name.as_deref(), Some("tinykv"));
+    assert_eq!(tls.ca_file, Some("/etc/aistack-secrets/kv-ca/ca.crt".into()));
+    let manifests = compiled.manifests.to_yaml();
+    assert!(manifests.contains("value: '[\"https://$(TINYKV_NAME).tinykv-members:2379\"]'"), "{manifests}");
+}
+
+#[test]
+fn the_quickstart_and_three_nodes_run_on_a_laptop() {
+    for name in ["quickstart/stack.yaml", "three-nodes.yaml"] {
+        assert_eq!(example(name).gaps_at(Outlet::Local), Vec::<&aistack_operator::Gap>::new(), "{name}");
+    }
 }
 
 #[test]

@@ -15,6 +15,14 @@ fn messages() {
         "examples/stack.yaml: spec.tinykv.replicas: 2 is even\n  a Raft cluster of 2 survives no failure; use 1 (laptop) or 3, 5, 7",
     );
     refused(
+        "{apiVersion: platform.dev/v1, kind: AIStack, metadata: {name: s}, spec: {tinykv: {replicas: 4}}}",
+        "examples/stack.yaml: spec.tinykv.replicas: 4 is even\n  a Raft cluster of 4 survives no more failures than one of 3; use 1 (laptop) or 3, 5, 7",
+    );
+    refused(
+        "{apiVersion: platform.dev/v1, kind: KVCluster, metadata: {name: kv}, spec: {replicas: 9}}",
+        "examples/stack.yaml: spec.replicas: 9 is out of range\n  allowed is from 1 to 7",
+    );
+    refused(
         "{apiVersion: platform.dev/v1, kind: AIStak, metadata: {name: s}}",
         "examples/stack.yaml: kind: AIStak is not a kind of ours\n  did you mean AIStack?",
     );

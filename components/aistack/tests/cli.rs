@@ -36,10 +36,11 @@ fn render_prints_what_kubectl_takes_and_warns_beside_it() {
     assert_eq!(yaml.matches("\nkind: StatefulSet\n").count(), 3);
     assert!(
         warnings.contains(
-            "warning: examples/production.yaml: spec.tinykv.replicas: a manifest runs a KVCluster of one"
+            "warning: examples/production.yaml: spec.vectorforge.replicas: servers of this version do not share"
         ),
         "{warnings}"
     );
+    assert!(!warnings.contains("tinykv"), "{warnings}");
     let (_, json, _) = aistack(&["render", "-f", "examples/production.yaml", "-o", "json"]);
     let list: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(list["kind"], "List");

@@ -429,6 +429,56 @@ fn several_pods_share_a_service() {
 }
 
 #[test]
+fn members_keep_their_ports_and_their_number_as_long_as_their_data() {
+    let machine = Machine::new();
+    let three = STACK.replace("tinykv: {}", "tinykv: {replicas: 3}");
+    machine.manifest(&three);
+    machine.up();
+    let ports = |status: &StackStatus| -> Vec<_> {
+        let stores = status.pods.iter().filter(|pod| pod.owner == "KVCluster tinykv");
+        stores.map(|pod| (pod.name.clone(), pod.port("peer").expect("a port"))).collect()
+    };
+    let first = machine.wait("Ready", StackStatus::all_ready);
+    assert_eq!(first.pods.len(), 7);
+    let table = machine.says(&["status"], 0, &["Ready 7/7", "KVCluster         tinykv        3/3"]);
+    for pod in ["tinykv-0", "tinykv-1", "tinykv-2"] {
+        assert!(table.lines().any(|line| line.contains("member") && line.contains(pod)), "{table}");
+    }
+    machine.tell("tinykv-1", "crash");
+    kill(Pid::from_raw(first.pods[1].process.pid), Signal::SIGKILL).expect("killed");
+    machine.wait("one of three is away", |status| status.pods[1].phase == Phase::CrashLoopBackOff);
+    machine.good(&["down"]);
+
+    // Two of three are enough for the hub to start, at the same ports.
+    let (code, shown) =
+        machine.run(&["up", "--detach", "--port", &machine.port.to_string(), "--timeout", "10m"]);
+    assert_eq!(code, 4, "{shown}");
+    let second = machine.wait("all but one", |status| status.ready() == 6);
+    assert_eq!(ports(&second), ports(&first));
+    machine.good(&["down"]);
+
+    for replicas in [1, 5] {
+        machine.manifest(&STACK.replace("tinykv: {}", &format!("tinykv: {{replicas: {replicas}}}")));
+        let (code, text) = machine.run(&["up", "--detach", "--port", &machine.port.to_string()]);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("founded with 3 members") && text.contains("write replicas: 3 again"), "{text}");
+    }
+
+    machine.untell("tinykv-1", "crash");
+    machine.manifest(&three);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports(&first)[2].1)).expect("free");
+    let (code, text) = machine.run(&["up", "--detach", "--port", &machine.port.to_string()]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the other members know tinykv-2 by it"), "{text}");
+    drop(listener);
+    machine.up();
+    machine.good(&["down", "--purge", "--stack", "laptop"]);
+    machine.manifest(STACK);
+    machine.up();
+    machine.wait("one, after the data of three is gone", |status| status.all_ready() && status.pods.len() == 5);
+}
+
+#[test]
 fn keys_are_generated_once_and_kept() {
     let machine = Machine::new();
     machine.manifest(&STACK.replace("modelhub: {}", "modelhub: {requireKeys: true}"));

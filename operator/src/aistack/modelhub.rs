@@ -131,7 +131,11 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let kv = match &stack.kv {
         Kv::Absent => KvConfig::default(),
-        Kv::Own(own) => KvConfig { endpoints: vec![own.1.endpoint()], ..KvConfig::default() },
+        Kv::Own(own) => KvConfig {
+            endpoints: own.1.endpoints(),
+            tls: own.1.client_tls().map(|tls| certificates(&KV_VOLUMES, &tls, secrets)),
+            ..KvConfig::default()
+        },
         Kv::External(external) => KvConfig {
             kind: KvKind::Etcd,
             endpoints: external.endpoints.clone(),

@@ -1,7 +1,7 @@
 //! From what an API server accepts to what `build` cannot fail on.
 
 use aistack_crds::KVCluster;
-use aistack_crds::parts::{PodOverrides, ResourceSpec};
+use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec};
 
 use super::COMPONENT;
 use crate::gap::Gap;
@@ -9,7 +9,7 @@ use crate::meta::{Image, Owner};
 use crate::object;
 use crate::problem::Problem;
 use crate::size::Size;
-use crate::workload::{Claim, StorageClass};
+use crate::workload::{Claim, StorageClass, headless_name};
 
 /// A KVCluster that can be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,8 +43,40 @@ impl ValidatedKvCluster {
 
     /// URL that clients in the same namespace use.
     pub fn endpoint(&self) -> String {
+        self.client_url(&self.name)
+    }
+
+    /// URLs of the members, for clients in the same namespace that go to another when one is gone.
+    pub fn endpoints(&self) -> Vec<String> {
+        if self.voters == 1 {
+            return vec![self.endpoint()];
+        }
+        self.members().map(|member| self.client_url(&self.host(&member))).collect()
+    }
+
+    /// How components of the same stack check that it is this cluster that they talk to.
+    pub fn client_tls(&self) -> Option<ClientTlsSpec> {
+        let Tls::Secret(secret) = &self.tls else { return None };
+        Some(ClientTlsSpec {
+            secret_name: secret.clone(),
+            client_certificate: false,
+            server_name: Some(self.name.clone()),
+        })
+    }
+
+    /// Names of the members: those of their pods.
+    pub(super) fn members(&self) -> impl Iterator<Item = String> {
+        (0..self.voters).map(|ordinal| format!("{}-{ordinal}", self.name))
+    }
+
+    /// Where a member is found, in the same namespace.
+    pub(super) fn host(&self, member: &str) -> String {
+        format!("{member}.{}", headless_name(&self.name))
+    }
+
+    pub(super) fn client_url(&self, host: &str) -> String {
         let scheme = if self.tls == Tls::Off { "http" } else { "https" };
-        format!("{scheme}://{}:{}", self.name, super::CLIENT_PORT)
+        format!("{scheme}://{host}:{}", super::CLIENT_PORT)
     }
 }
 
@@ -88,18 +120,11 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
 fn gaps(cluster: &KVCluster) -> Vec<Gap> {
     let spec = &cluster.spec;
     let mut gaps = Vec::new();
-    if spec.replicas > 1 {
-        gaps.push(Gap::everywhere(
-            "spec.replicas",
-            format!("a manifest runs a KVCluster of one in this version, not of {}", spec.replicas),
-            "use replicas: 1; `tinykv --initial-cluster` founds a larger cluster by hand",
-        ));
-    }
     if spec.auth.is_some() {
         gaps.push(Gap::everywhere(
             "spec.auth",
-            "TinyKV does not ask for passwords in this version",
-            "remove auth, and keep the port inside the cluster",
+            "a manifest makes no users in this version",
+            "remove auth, and make them with etcdctl: user add, role add, auth enable",
         ));
     }
     if spec.backup.is_some() {

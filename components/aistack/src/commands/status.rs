@@ -41,6 +41,9 @@ struct Row {
     detail: String,
     /// What stands in `detail`, each by its name.
     facts: Map<String, Value>,
+    /// Its pods, where each has something to say for itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<Row>,
 }
 
 /// What an object says of itself: a line for people, and the same by name.
@@ -92,12 +95,18 @@ fn table(report: &Report, status: &StackStatus) {
     let word = if report.ready { style("Ready").green() } else { style("NotReady").red() };
     let up = span(Duration::from_secs(report.up_seconds));
     print(&format!("stack {}   {word} {readiness}   up {up}   {}", style(&report.stack).bold(), report.url));
-    let kinds = report.objects.iter().map(|row| row.kind.len()).max().unwrap_or(0);
-    let names = report.objects.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    let address = |row: &Row| row.addresses.join(", ");
-    let addresses = report.objects.iter().map(|row| address(row).len()).max().unwrap_or(0);
+    let mut rows: Vec<(String, &Row)> = Vec::new();
     for row in &report.objects {
-        let Row { kind, name, ready, detail, .. } = row;
+        rows.push((row.kind.clone(), row));
+        rows.extend(row.members.iter().map(|member| (format!("  {}", member.kind), member)));
+    }
+    let kinds = rows.iter().map(|(kind, _)| kind.len()).max().unwrap_or(0);
+    let names = rows.iter().map(|(_, row)| row.name.len()).max().unwrap_or(0);
+    // Where members follow, each with its own address, all of them in one line would only be wide.
+    let address = |row: &Row| if row.members.is_empty() { row.addresses.join(", ") } else { String::new() };
+    let addresses = rows.iter().map(|(_, row)| address(row).len()).max().unwrap_or(0);
+    for (kind, row) in rows {
+        let Row { name, ready, detail, .. } = row;
         let line =
             format!("  {kind:<kinds$}  {name:<names$}  {ready:>4}   {:<addresses$}   {detail}", address(row));
         print(line.trim_end());
@@ -148,11 +157,13 @@ impl Asker {
             addresses: pods.iter().filter_map(|pod| address(pod)).collect(),
             ..Row::default()
         };
+        if kind == "KVCluster" {
+            self.cluster(&mut row, pods).await;
+            return vec![row];
+        }
         let Some(pod) = pods.iter().find(|pod| pod.phase == Phase::Ready) else { return vec![row] };
         let mut collections = Vec::new();
         let (detail, between) = match kind {
-            // The gauges of etcd are where etcd has them: on the client port.
-            "KVCluster" => (store(&self.metrics(pod, "client").await, &pod.name), "   "),
             "InferenceService" => (model(&self.metrics(pod, "admin").await, pod), "   "),
             "ModelHub" => (self.hub(pod).await, ", "),
             "VectorForge" | "VectorCollection" => {
@@ -169,6 +180,25 @@ impl Asker {
         let mut rows = vec![row];
         rows.append(&mut collections);
         rows
+    }
+
+    /// What the members of a TinyKV say; the cluster's own line is that of whoever leads, or of the first that answers.
+    async fn cluster(&self, row: &mut Row, pods: &[&PodStatus]) {
+        // The gauges of etcd are where etcd has them: on the client port.
+        let asked = pods.iter().map(async |pod| match pod.phase {
+            Phase::Ready => self.metrics(pod, "client").await,
+            _ => BTreeMap::new(),
+        });
+        let told = join_all(asked).await;
+        let all = || pods.iter().zip(&told);
+        let first = all().find(|(_, metrics)| leads(metrics)).or_else(|| all().find(|(_, told)| !told.is_empty()));
+        if let Some((pod, metrics)) = first {
+            let detail = store(metrics, &pod.name);
+            (row.detail, row.facts) = (detail.parts.join("   "), detail.facts);
+        }
+        if pods.len() > 1 {
+            row.members = all().map(|(pod, metrics)| member(pod, metrics)).collect();
+        }
     }
 
     async fn json(&self, pod: &PodStatus, path: &str) -> Option<Value> {
@@ -264,13 +294,47 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
     metrics
 }
 
-/// A TinyKV pod, by etcd's metric names.
+fn leads(metrics: &BTreeMap<String, f64>) -> bool {
+    metrics.get("etcd_server_is_leader").is_some_and(|leader| *leader > 0.0)
+}
+
+/// One of several TinyKV pods, by etcd's metric names.
+fn member(pod: &PodStatus, metrics: &BTreeMap<String, f64>) -> Row {
+    let mut detail = Detail::default();
+    let role = match metrics.get("etcd_server_has_leader") {
+        Some(_) if leads(metrics) => "leader",
+        Some(led) if *led > 0.0 => "follower",
+        Some(_) => "no leader",
+        None => "",
+    };
+    if !role.is_empty() {
+        detail.fact("role", role);
+        detail.say(role.to_owned());
+    }
+    size_of_store(metrics, &mut detail);
+    Row {
+        kind: "member".to_owned(),
+        name: pod.name.clone(),
+        ready: format!("{}/1", u8::from(pod.phase == Phase::Ready)),
+        addresses: address(pod).into_iter().collect(),
+        detail: detail.parts.join("   "),
+        facts: detail.facts,
+        members: Vec::new(),
+    }
+}
+
+/// A TinyKV cluster, by what one of its pods says.
 fn store(metrics: &BTreeMap<String, f64>, pod: &str) -> Detail {
     let mut detail = Detail::default();
-    if metrics.get("etcd_server_is_leader").is_some_and(|leader| *leader > 0.0) {
+    if leads(metrics) {
         detail.fact("leader", pod);
         detail.say(format!("leader {pod}"));
     }
+    size_of_store(metrics, &mut detail);
+    detail
+}
+
+fn size_of_store(metrics: &BTreeMap<String, f64>, detail: &mut Detail) {
     if let Some(revision) = metrics.get("etcd_debugging_mvcc_current_revision") {
         detail.fact("revision", *revision as u64);
         detail.say(format!("rev {}", count(*revision as u64)));
@@ -279,7 +343,6 @@ fn store(metrics: &BTreeMap<String, f64>, pod: &str) -> Detail {
         detail.fact("bytes", *bytes as u64);
         detail.say(size(*bytes as u64));
     }
-    detail
 }
 
 /// A TinyInfer pod, by vLLM's metric names.
@@ -334,6 +397,13 @@ mod tests {
         let told = store(&metrics, "tinykv-0");
         assert_eq!(told.parts, ["leader tinykv-0", "rev 1,204", "3.1 MiB"]);
         assert_eq!((&told.facts["revision"], &told.facts["bytes"]), (&1204.into(), &3250585.into()));
+        let follower = parse_metrics("etcd_server_has_leader 1\netcd_server_is_leader 0\netcd_debugging_mvcc_current_revision 7\n");
+        let pod = PodStatus { name: "tinykv-1".into(), ports: vec![("client".into(), 9)], ..PodStatus::default() };
+        let row = member(&pod, &follower);
+        assert_eq!((row.detail.as_str(), row.ready.as_str()), ("follower   rev 7", "0/1"));
+        assert_eq!(row.addresses, ["127.0.0.1:9"]);
+        let alone = parse_metrics("etcd_server_has_leader 0\netcd_server_is_leader 0\n");
+        assert_eq!(member(&pod, &alone).detail, "no leader");
         let metrics = parse_metrics(
             "vllm:num_requests_running{model_name=\"m\"} 1\nvllm:num_requests_waiting{model_name=\"m\"} 0\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.02\nvllm:cache_config_info{block_size=\"16\"} 1\n",
         );

@@ -15,7 +15,8 @@ use super::logs::Printer;
 use super::{read_manifest, runtime};
 use crate::cli::UpArgs;
 use crate::fail::Failure;
-use crate::local::plan::{Folders, LocalPlan, PlanError, PortPlan, plan};
+use crate::local::members;
+use crate::local::plan::{Folders, LocalPlan, PlanError, PortPlan, Wanted, plan};
 use crate::local::ports::{Holder, Ports, holder};
 use crate::local::state::{Phase, StackFolder, StackStatus, models_folder};
 use crate::local::supervise::{Supervisor, generate_secrets};
@@ -37,7 +38,8 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     kill_orphans(&folder);
     // Held until every pod listens on its own port.
     let mut ports = Ports::default();
-    let mut plan = prepare(&compiled, &folder, args.port, &mut ports)?;
+    let before = folder.plan_before()?;
+    let mut plan = prepare(&compiled, &folder, before.as_ref(), args.port, &mut ports)?;
     if args.traces {
         plan.record_spans(&folder.traces());
     }
@@ -100,16 +102,33 @@ fn kill_orphans(folder: &StackFolder) {
 fn prepare(
     compiled: &Compiled,
     folder: &StackFolder,
-    wanted: Option<u16>,
+    before: Option<&LocalPlan>,
+    entry: Option<u16>,
     ports: &mut Ports,
 ) -> Result<LocalPlan, Failure> {
     let folders = Folders { state: folder.path().to_owned(), models: models_folder()? };
-    let mut give = |pod: &str, container: u16, entry: bool| {
-        if !entry {
-            return ports.prefer(container).map_err(|source| PlanError::Port { pod: pod.to_owned(), source });
+    let mut give = |pod: &str, container: u16, wanted: Wanted| {
+        let none = |source| PlanError::Port { pod: pod.to_owned(), source };
+        let earlier = before.and_then(|plan| members::port(plan, pod, container));
+        match (wanted, earlier) {
+            (Wanted::Entry, _) => {
+                let port = entry.unwrap_or(container);
+                ports.exactly(port).ok_or_else(|| PlanError::EntryTaken { port, by: taken_by(holder(port)) })
+            }
+            (Wanted::Lasting, Some(port)) => ports.exactly(port).ok_or_else(|| PlanError::MemberTaken {
+                pod: pod.to_owned(),
+                port,
+                by: taken_by(holder(port)),
+            }),
+            (Wanted::Lasting, None) => {
+                ports.lasting(&format!("{}/{pod}", folder.path().display())).map_err(none)
+            }
+            (Wanted::Any, earlier) => {
+                let first = ports.exactly(container);
+                let port = first.or_else(|| ports.exactly(earlier?));
+                port.map_or_else(|| ports.prefer(container), Ok).map_err(none)
+            }
         }
-        let port = wanted.unwrap_or(container);
-        ports.exactly(port).ok_or_else(|| PlanError::EntryTaken { port, by: taken_by(holder(port)) })
     };
     let plan =
         plan(&compiled.name, &compiled.manifests, &folders, &mut give).map_err(|error| match error {
@@ -119,6 +138,9 @@ fn prepare(
             )),
             other => Failure::failed(other.to_string()),
         })?;
+    if let Some(before) = before {
+        members::kept(before, &plan).map_err(Failure::refused)?;
+    }
     let pods = plan.pods.iter().map(|pod| (pod.name.as_str(), pod.ports.as_slice()));
     for sentence in moved(pods, plan.entry_port, holder) {
         eprintln!("  up      {sentence}");

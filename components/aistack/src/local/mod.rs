@@ -3,6 +3,7 @@
 mod backoff;
 pub mod board;
 mod collections;
+pub mod members;
 pub mod plan;
 pub mod pod;
 pub mod ports;

@@ -17,7 +17,7 @@ use super::backoff::Backoff;
 use super::board::Board;
 use super::plan::{PodPlan, ProbePlan};
 use super::probe::{Answer, ask};
-use super::state::{Phase, ProcessId, StackFolder, StackStatus};
+use super::state::{Phase, PodStatus, ProcessId, StackFolder, StackStatus};
 use super::tail::{cut, last_complaint};
 
 /// Time between two questions to a pod that is not ready yet.
@@ -98,19 +98,12 @@ impl PodTask {
     /// Waits for the pods that this one cannot start without, and says which are still missing.
     async fn needs_are_ready(&self) {
         loop {
-            let missing = |status: &StackStatus| {
-                let awaited = status.pods.iter().filter(|pod| self.plan.needs.contains(&pod.name));
-                awaited
-                    .filter(|pod| pod.phase != Phase::Ready)
-                    .map(|pod| pod.name.clone())
-                    .collect::<Vec<_>>()
-            };
-            let now = missing(&self.board.snapshot());
+            let now = missing(&self.plan.needs, &self.board.snapshot());
             if now.is_empty() {
                 return;
             }
             self.board.change(&self.plan.name, |pod| pod.message = format!("waits for {}", now.join(", ")));
-            self.board.until(|status| missing(status) != now).await;
+            self.board.until(|status| missing(&self.plan.needs, status) != now).await;
         }
     }
 
@@ -218,6 +211,20 @@ impl PodTask {
     }
 }
 
+/// The pods that have yet to be Ready before one with these needs starts: of several pods of one object, most must be.
+fn missing(needs: &[String], status: &StackStatus) -> Vec<String> {
+    let awaited: Vec<&PodStatus> = status.pods.iter().filter(|pod| needs.contains(&pod.name)).collect();
+    let is_served = |owner: &str| {
+        let pods = || awaited.iter().filter(|pod| pod.owner == owner);
+        pods().filter(|pod| pod.phase == Phase::Ready).count() * 2 > pods().count()
+    };
+    awaited
+        .iter()
+        .filter(|pod| pod.phase != Phase::Ready && !is_served(&pod.owner))
+        .map(|pod| pod.name.clone())
+        .collect()
+}
+
 /// Whether somebody else ended the process: then its own last words say nothing about why.
 fn is_killed(status: ExitStatus) -> bool {
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
@@ -301,5 +308,34 @@ async fn readiness(plan: &PodPlan, board: &Board, begun: Instant, ready_since: &
             }
         }
         sleep(if ready_since.is_some() && failures == 0 { plan.readiness.period } else { EAGER }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_pods_of_an_object_most_must_be_ready() {
+        let pod = |name: &str, ready: bool| PodStatus {
+            name: name.to_owned(),
+            owner: name.split('-').next().unwrap_or_default().to_owned(),
+            phase: if ready { Phase::Ready } else { Phase::Starting },
+            ..PodStatus::default()
+        };
+        let needs = ["kv-0", "kv-1", "kv-2", "vectors-0"].map(str::to_owned);
+        let table: [([bool; 4], &[&str]); 5] = [
+            ([false; 4], &["kv-0", "kv-1", "kv-2", "vectors-0"]),
+            ([true, false, false, true], &["kv-1", "kv-2"]),
+            ([true, false, true, true], &[]),
+            ([false, true, true, false], &["vectors-0"]),
+            ([true; 4], &[]),
+        ];
+        for (ready, wanted) in table {
+            let mut pods: Vec<_> = needs.iter().zip(ready).map(|(name, ready)| pod(name, ready)).collect();
+            pods.push(pod("hub-0", false));
+            let status = StackStatus { pods, ..StackStatus::default() };
+            assert_eq!(missing(&needs, &status), wanted, "{ready:?}");
+        }
     }
 }

@@ -8,6 +8,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
+/// Where ports that last are looked for: below what Linux lends by default (`net.ipv4.ip_local_port_range`), above the numbers
+/// that well-known servers have.
+const LASTING: std::ops::Range<u16> = 14_000..19_000;
+
 /// Hands out loopback ports, each once on this machine for as long as the value lives.
 ///
 /// Between the moment that a port is found free and the moment that a pod listens there, a second `aistack up` could find
@@ -30,6 +34,18 @@ impl Ports {
                 return Ok(port);
             }
         }
+    }
+
+    /// A port that is to stay the same over many starts: not one of those that the kernel lends to whoever connects
+    /// somewhere. `seed` says where the search begins, so that stacks do not all take the first ones.
+    pub fn lasting(&mut self, seed: &str) -> io::Result<u16> {
+        let begin = seed.bytes().fold(0_u16, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        let size = LASTING.end - LASTING.start;
+        let found = (0..size).find_map(|step| {
+            let offset = (u32::from(begin) + u32::from(step)) % u32::from(size);
+            self.exactly(LASTING.start + u16::try_from(offset).ok()?)
+        });
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, format!("all of {LASTING:?} are taken")))
     }
 
     /// The wanted port and no other; `None` when it is taken.
@@ -123,5 +139,13 @@ mod tests {
         assert_eq!(Ports::default().exactly(other), None, "not by anybody else either");
         drop(ports);
         assert_eq!(Ports::default().exactly(other), Some(other));
+    }
+
+    #[test]
+    fn ports_that_last_are_none_that_the_kernel_lends() {
+        let mut ports = Ports::default();
+        let first = ports.lasting("stack/tinykv-0").expect("a free port");
+        let second = ports.lasting("stack/tinykv-0").expect("another");
+        assert!(first != second && [first, second].iter().all(|port| LASTING.contains(port)), "{first} {second}");
     }
 }

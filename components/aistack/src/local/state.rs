@@ -284,6 +284,14 @@ impl StackFolder {
         read_json(&self.0.join("plan.json"))
     }
 
+    /// What the supervisor ran last, if it ever did.
+    pub fn plan_before(&self) -> Result<Option<LocalPlan>, StateError> {
+        match self.plan() {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Says what the supervisor is to run.
     pub fn write_plan(&self, plan: &LocalPlan) -> Result<(), StateError> {
         write_json(&self.0.join("plan.json"), plan)

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aistack_operator::workload::ENTRY_ANNOTATION;
+use aistack_operator::workload::{ENTRY_ANNOTATION, MEMBERS_PORT};
 use aistack_operator::{Manifest, Manifests};
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{GivePort, PlanError, ProxyPlan};
+use super::{GivePort, PlanError, ProxyPlan, Wanted};
 use crate::local::rewrite::Target;
 
 /// A pod before its ports are known.
@@ -35,6 +35,11 @@ impl<'a> Draft<'a> {
             labels.insert("apps.kubernetes.io/pod-index".to_owned(), self.ordinal.to_string());
         }
         labels
+    }
+
+    /// Whether both are pods of one StatefulSet or Deployment. Ours start their pods side by side.
+    pub(super) fn is_sibling(&self, other: &Self) -> bool {
+        self.workload == other.workload && self.stateful == other.stateful && self.ordinal != other.ordinal
     }
 
     pub(super) fn cluster_only(&self, what: &str) -> PlanError {
@@ -111,20 +116,27 @@ pub(super) fn allocate(
         let pods = drafts.iter().filter(|draft| selects(service, draft)).count();
         if let (Some(number), true) = (entry_number(service), pods > 1) {
             let name = service_key(service);
-            let local = give(&name, number, true)?;
+            let local = give(&name, number, Wanted::Entry)?;
             book.insert((name, number), local);
         }
     }
     for entry_pass in [true, false] {
         for draft in drafts {
             let entry = entry_port_name(draft, drafts, services);
+            let has_siblings = drafts.iter().any(|other| other.is_sibling(draft));
             for port in draft.container()?.ports.iter().flatten() {
                 let number = u16::try_from(port.container_port).unwrap_or_default();
                 let is_entry =
                     draft.ordinal == 0 && entry.is_some() && port.name.as_deref() == entry.as_deref();
-                if is_entry == entry_pass {
-                    book.insert((draft.name.clone(), number), give(&draft.name, number, is_entry)?);
+                if is_entry != entry_pass {
+                    continue;
                 }
+                let wanted = match port.name.as_deref() {
+                    _ if is_entry => Wanted::Entry,
+                    Some(MEMBERS_PORT) if has_siblings => Wanted::Lasting,
+                    _ => Wanted::Any,
+                };
+                book.insert((draft.name.clone(), number), give(&draft.name, number, wanted)?);
             }
         }
     }
@@ -192,7 +204,7 @@ pub(super) fn names(
                 [(_, first), ..] if headless => *first,
                 _ => {
                     let kept = book.get(&(service_key(service), number)).copied();
-                    let listen = kept.map_or_else(|| give(&name, number, false), Ok)?;
+                    let listen = kept.map_or_else(|| give(&name, number, Wanted::Any), Ok)?;
                     proxies.push(ProxyPlan { service: name.clone(), listen, backends });
                     listen
                 }

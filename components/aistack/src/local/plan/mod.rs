@@ -90,7 +90,15 @@ pub struct PodPlan {
     pub serves: String,
 }
 
+/// Folder, below the stack's state, of what would be PersistentVolumes.
+pub const VOLUMES: &str = "volumes";
+
 impl PodPlan {
+    /// Those of its folders that outlive it.
+    pub fn volumes(&self) -> impl Iterator<Item = &PathBuf> {
+        self.folders.iter().filter(|folder| folder.parent().is_some_and(|parent| parent.ends_with(VOLUMES)))
+    }
+
     /// Loopback port of a named port.
     pub fn port(&self, name: &str) -> Option<u16> {
         self.ports.iter().find(|port| port.name == name).map(|port| port.local)
@@ -168,6 +176,18 @@ pub enum PlanError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The port by which other members know a pod is taken.
+    #[error(
+        "port {port} is taken{by}, and the other members know {pod} by it\n  stop what has it, and start the stack again"
+    )]
+    MemberTaken {
+        /// The pod.
+        pod: String,
+        /// The port.
+        port: u16,
+        /// ` by NAME (pid N)`, when that can be seen.
+        by: String,
+    },
     /// The front door's port is taken.
     #[error("port {port} is taken{by}")]
     EntryTaken {
@@ -194,10 +214,21 @@ pub enum PlanError {
     },
 }
 
-/// Hands out a loopback port for a pod's container port.
-pub type GivePort<'a> = dyn FnMut(&str, u16, bool) -> Result<u16, PlanError> + 'a;
+/// Which loopback port a container port may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The front door's: the number that people know.
+    Entry,
+    /// One that other members keep on disk: the same at every start.
+    Lasting,
+    /// Any.
+    Any,
+}
 
-/// Plans the manifests of a stack. `give_port(pod, container port, is the front door)` hands out loopback ports.
+/// Hands out a loopback port for a pod's container port.
+pub type GivePort<'a> = dyn FnMut(&str, u16, Wanted) -> Result<u16, PlanError> + 'a;
+
+/// Plans the manifests of a stack. `give_port(pod, container port, which)` hands out loopback ports.
 pub fn plan(
     stack: &str,
     manifests: &Manifests,
@@ -216,7 +247,11 @@ pub fn plan(
     let mut proxies = Vec::new();
     let (names, entry_port) = names(&drafts, &services, &ports, &mut proxies, give_port)?;
     let context = Context { manifests, folders, names: &names, ports: &ports };
-    let pods = drafts.iter().map(|draft| context.pod(draft)).collect::<Result<Vec<_>, _>>()?;
+    let mut pods = drafts.iter().map(|draft| context.pod(draft)).collect::<Result<Vec<_>, _>>()?;
+    for (pod, draft) in pods.iter_mut().zip(&drafts) {
+        // Members name one another and start together: none is ready before most are there.
+        pod.needs.retain(|need| !drafts.iter().any(|other| other.name == *need && other.is_sibling(draft)));
+    }
     Ok(LocalPlan {
         stack: stack.to_owned(),
         pods: in_order(pods),

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, Probe, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::draft::{Draft, PortBook};
-use super::{FilePlan, Folders, PlanError, PodPlan, PortPlan, ProbePlan};
+use super::{FilePlan, Folders, PlanError, PodPlan, PortPlan, ProbePlan, VOLUMES};
 use crate::local::rewrite::{Rewriter, Target};
 
 pub(super) struct Context<'a> {
@@ -49,7 +49,9 @@ impl Context<'_> {
         let args = command.map(|arg| rewrite(arg)).collect();
         let mut env = BTreeMap::new();
         for variable in container.env.iter().flatten() {
-            env.insert(variable.name.clone(), rewrite(&env_value(draft, variable)?));
+            // Values may name variables before them; names of Services are known once these stand there.
+            let value = expanded(&env_value(draft, variable)?, &env);
+            env.insert(variable.name.clone(), rewrite(&value));
         }
         let mut files = Vec::new();
         for mount in &mounts {
@@ -111,7 +113,7 @@ impl Context<'_> {
                     (
                         self.folders
                             .state
-                            .join("volumes")
+                            .join(VOLUMES)
                             .join(format!("{}-{}-{}", mount.name, draft.workload, draft.ordinal)),
                         None,
                     )
@@ -168,6 +170,29 @@ fn env_value(draft: &Draft<'_>, variable: &EnvVar) -> Result<String, PlanError> 
     }
 }
 
+/// Fills in `$(NAME)` as the kubelet does: `$$` stands for `$`, and what names no variable stays as it is.
+fn expanded(text: &str, env: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let named = after.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        if let Some(after) = after.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((value, after)) = named.and_then(|(name, after)| Some((env.get(name)?, after))) {
+            out.push_str(value);
+            rest = after;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 fn probe_plan(draft: &Draft<'_>, probe: Option<&Probe>, ports: &[PortPlan]) -> Result<ProbePlan, PlanError> {
     let seconds = |value: Option<i32>, default: u64| {
         Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
@@ -209,4 +234,26 @@ fn served_model(files: &[FilePlan]) -> String {
         .find_map(|file| serde_yaml_ng::from_str::<TinyinferConfig>(&file.text).ok())
         .map(|config| config.model)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cases of Kubernetes' own documentation of dependent environment variables, and the ends of a text.
+    #[test]
+    fn variables_name_those_before_them() {
+        let env = BTreeMap::from([("POD".to_owned(), "tinykv-1".to_owned())]);
+        let table = [
+            ("http://$(POD).members:2379", "http://tinykv-1.members:2379"),
+            ("$$(POD) $(NONE) $POD", "$(POD) $(NONE) $POD"),
+            ("$(POD)$(POD)", "tinykv-1tinykv-1"),
+            ("5$", "5$"),
+            ("$(POD", "$(POD"),
+            ("", ""),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(expanded(text, &env), wanted, "{text}");
+        }
+    }
 }
