@@ -1,7 +1,7 @@
 //! The key-value store over the etcd v3 protocol, in the project's own terms: entries with revisions, and changes that happen
 //! only if what they were decided on still holds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::KvConfig;
 use etcd_client::{
@@ -138,6 +138,8 @@ impl Change {
 pub struct Kv {
     client: Client,
     endpoints: String,
+    /// How long another member is tried when one does not do; nothing when there is one only.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Kv {
@@ -168,7 +170,32 @@ impl Kv {
         let client = Client::from_channel(channel, Some(options))
             .await
             .map_err(|e| store_error("connect", &endpoints, e))?;
-        Ok(Self { client, endpoints })
+        let patience = match config.endpoints.len() {
+            ..=1 => Duration::ZERO,
+            _ => Duration::from_millis(config.timeout_ms),
+        };
+        Ok(Self { client, endpoints, patience })
+    }
+
+    /// Asks again while that may help: what was on its way to a member that dies fails, and so does what is sent there until
+    /// its connection is known to be broken.
+    async fn asked<T, A: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        operation: &'static str,
+        may_help: fn(&etcd_client::Error) -> bool,
+        ask: impl Fn() -> A,
+    ) -> Result<T, KvError> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match ask().await {
+                Err(error) if begun.elapsed() < self.patience && may_help(&error) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+                answer => return answer.map_err(self.error(operation)),
+            }
+        }
     }
 
     fn error(&self, operation: &'static str) -> impl FnOnce(etcd_client::Error) -> KvError + '_ {
@@ -177,7 +204,11 @@ impl Kv {
 
     /// Reads one key.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, KvError> {
-        let mut response = self.kv().get(key, None).await.map_err(self.error("read"))?;
+        let ask = || {
+            let (mut kv, key) = (self.kv(), key.to_owned());
+            async move { kv.get(key, None).await }
+        };
+        let mut response = self.asked("read", passes, ask).await?;
         Ok(response.take_kvs().into_iter().next().map(entry))
     }
 
@@ -198,8 +229,11 @@ impl Kv {
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
             let options = if revision == 0 { options } else { options.with_revision(revision) };
-            let read = self.kv().get(from, Some(options)).await;
-            let mut response = read.map_err(self.error("list"))?;
+            let ask = || {
+                let (mut kv, from, options) = (self.kv(), from.clone(), options.clone());
+                async move { kv.get(from, Some(options)).await }
+            };
+            let mut response = self.asked("list", passes, ask).await?;
             if revision == 0 {
                 revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
@@ -237,7 +271,12 @@ impl Kv {
             })
             .collect();
         let txn = Txn::new().when(compares).and_then(operations);
-        let response = self.kv().txn(txn).await.map_err(self.error("commit a change"))?;
+        let ask = || {
+            let (mut kv, txn) = (self.kv(), txn.clone());
+            async move { kv.txn(txn).await }
+        };
+        // What may have been done is not done twice.
+        let response = self.asked("commit a change", never_arrived, ask).await?;
         Ok(response.succeeded())
     }
 
@@ -365,10 +404,46 @@ fn trouble(error: &etcd_client::Error) -> Trouble {
     }
 }
 
+/// Whether another try of a read may succeed.
+fn passes(error: &etcd_client::Error) -> bool {
+    matches!(trouble(error), Trouble::Passing)
+}
+
+/// Whether nobody was there to take a request.
+fn never_arrived(error: &etcd_client::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match error {
+        etcd_client::Error::GRpcStatus(status) => std::error::Error::source(status),
+        other => std::error::Error::source(other),
+    };
+    while let Some(error) = cause {
+        let refused = std::io::ErrorKind::ConnectionRefused;
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == refused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tonic::Status;
+
+    #[test]
+    fn a_write_is_repeated_only_when_nobody_took_it() {
+        let of = |status: Status| etcd_client::Error::GRpcStatus(status);
+        let caused = |kind: std::io::ErrorKind| {
+            let mut status = Status::unavailable("tcp connect error");
+            status.set_source(std::sync::Arc::new(std::io::Error::from(kind)));
+            of(status)
+        };
+        assert!(never_arrived(&caused(std::io::ErrorKind::ConnectionRefused)));
+        assert!(!never_arrived(&caused(std::io::ErrorKind::ConnectionReset)), "it may have been done");
+        assert!(!never_arrived(&of(Status::unavailable("etcdserver: leader changed"))));
+        assert!(passes(&of(Status::unavailable("etcdserver: leader changed"))));
+        assert!(!passes(&of(Status::permission_denied("etcdserver: permission denied"))));
+    }
 
     #[test]
     fn a_prefix_ends_before_the_next_one() {
