@@ -30,5 +30,6 @@ step 'lints' cargo clippy --release --workspace --all-targets -- -D warnings
 step 'peers' e2e/peers/run.sh
 step 'quickstart' e2e/quickstart.sh
 step 'faults' e2e/faults.sh
+step 'three nodes' e2e/three_nodes.sh
 step 'tour' e2e/tour.sh
 step 'tests' cargo test --release --workspace --no-fail-fast

@@ -38,8 +38,10 @@ def check_error(text):
 
 
 class Stack:
-    def __init__(self, bin_folder, state=None):
+    def __init__(self, bin_folder, state=None, manifest="examples/quickstart/stack.yaml", name="quickstart"):
         self.bin = Path(bin_folder)
+        self.manifest = manifest
+        self.name = name
         self.state = Path(state) if state else Path(tempfile.mkdtemp(prefix="aistack-faults-"))
         self.port = free_port()
         self.environment = dict(os.environ, XDG_STATE_HOME=str(self.state), NO_COLOR="1")
@@ -58,7 +60,7 @@ class Stack:
         return text
 
     def up(self, *more, code=0):
-        got, text = self.run("up", "--detach", "--port", self.port, "-f", "examples/quickstart/stack.yaml", *more)
+        got, text = self.run("up", "--detach", "--port", self.port, "-f", self.manifest, *more)
         assert got == code, f"up: exit code {got}, expected {code}\n{text}"
         return text
 
@@ -81,7 +83,7 @@ class Stack:
 
     def pods(self):
         """Name to pod, from the file that the supervisor keeps: it is there also when a component is not."""
-        text = (self.state / "aistack/quickstart/status.json").read_text()
+        text = (self.state / "aistack" / self.name / "status.json").read_text()
         return {pod["name"]: pod for pod in json.loads(text)["pods"]}
 
     def all_ready(self):
