@@ -43,7 +43,11 @@ fn three_members_know_one_another_and_wait_for_nobody() {
     let stores = stores(&plan);
     let names: Vec<_> = stores.iter().map(|pod| pod.name.as_str()).collect();
     assert_eq!(names, ["tinykv-0", "tinykv-1", "tinykv-2"]);
-    let peers = ["tinykv-0=http://127.0.0.1:14000", "tinykv-1=http://127.0.0.1:14001", "tinykv-2=http://127.0.0.1:14002"];
+    let peers = [
+        "tinykv-0=http://127.0.0.1:14000",
+        "tinykv-1=http://127.0.0.1:14001",
+        "tinykv-2=http://127.0.0.1:14002",
+    ];
     for (ordinal, pod) in stores.iter().enumerate() {
         assert!(pod.needs.is_empty(), "each would wait for the others: {} {:?}", pod.name, pod.needs);
         assert_eq!(pod.port("peer"), Some(14_000 + u16::try_from(ordinal).expect("small")));
@@ -64,8 +68,10 @@ fn three_members_know_one_another_and_wait_for_nobody() {
 #[test]
 fn the_hub_knows_all_members_and_starts_after_them() {
     let plan = planned(3, Path::new("/state"));
-    let clients: Vec<_> =
-        stores(&plan).iter().map(|pod| format!("http://127.0.0.1:{}", pod.port("client").expect("a port"))).collect();
+    let clients: Vec<_> = stores(&plan)
+        .iter()
+        .map(|pod| format!("http://127.0.0.1:{}", pod.port("client").expect("a port")))
+        .collect();
     let hub = plan.pods.last().expect("pods");
     assert_eq!(hub.name, "modelhub-0");
     let config: ModelhubConfig = config(hub);
@@ -88,7 +94,8 @@ fn a_member_alone_listens_to_nobody_and_needs_no_lasting_port() {
 #[test]
 fn the_number_of_members_is_that_of_their_data() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plans: BTreeMap<u16, LocalPlan> = [1, 3, 5].map(|number| (number, planned(number, folder.path()))).into();
+    let plans: BTreeMap<u16, LocalPlan> =
+        [1, 3, 5].map(|number| (number, planned(number, folder.path()))).into();
     for (had, before) in &plans {
         for (has, now) in &plans {
             assert_eq!(members::kept(before, now), Ok(()), "without data, {had} may become {has}");
@@ -99,10 +106,14 @@ fn the_number_of_members_is_that_of_their_data() {
     std::fs::create_dir_all(folder.path().join("volumes/data-tinykv-1")).expect("created");
     assert_eq!(members::port(&plans[&3], "tinykv-1", 2380), Some(14_001));
     assert_eq!(members::port(&plans[&3], "tinykv-2", 2380), None);
-    for (had, has, said) in [(1, 3, "1 member,"), (3, 1, "3 members,"), (3, 5, "3 members,"), (5, 3, "5 members,")] {
+    for (had, has, said) in
+        [(1, 3, "1 member,"), (3, 1, "3 members,"), (3, 5, "3 members,"), (5, 3, "5 members,")]
+    {
         let refused = members::kept(&plans[&had], &plans[&has]).expect_err("another number");
         assert!(refused.starts_with("KVCluster tinykv of stack laptop was founded with "), "{refused}");
-        for part in [said, &format!("says replicas: {has}"), &format!("write replicas: {had} again"), "--purge"] {
+        for part in
+            [said, &format!("says replicas: {has}"), &format!("write replicas: {had} again"), "--purge"]
+        {
             assert!(refused.contains(part), "{part}: {refused}");
         }
     }

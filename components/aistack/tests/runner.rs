@@ -461,7 +461,10 @@ fn members_keep_their_ports_and_their_number_as_long_as_their_data() {
         machine.manifest(&STACK.replace("tinykv: {}", &format!("tinykv: {{replicas: {replicas}}}")));
         let (code, text) = machine.run(&["up", "--detach", "--port", &machine.port.to_string()]);
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains("founded with 3 members") && text.contains("write replicas: 3 again"), "{text}");
+        assert!(
+            text.contains("founded with 3 members") && text.contains("write replicas: 3 again"),
+            "{text}"
+        );
     }
 
     machine.untell("tinykv-1", "crash");
@@ -475,7 +478,8 @@ fn members_keep_their_ports_and_their_number_as_long_as_their_data() {
     machine.good(&["down", "--purge", "--stack", "laptop"]);
     machine.manifest(STACK);
     machine.up();
-    machine.wait("one, after the data of three is gone", |status| status.all_ready() && status.pods.len() == 5);
+    machine
+        .wait("one, after the data of three is gone", |status| status.all_ready() && status.pods.len() == 5);
 }
 
 #[test]

@@ -130,8 +130,9 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
     let path = dir.join("identity.json");
     match fs::read(&path) {
         Ok(bytes) => {
-            let identity: Identity = serde_json::from_slice(&bytes)
-                .map_err(|error| IdentityError::Malformed { path: path.clone(), reason: error.to_string() })?;
+            let identity: Identity = serde_json::from_slice(&bytes).map_err(|error| {
+                IdentityError::Malformed { path: path.clone(), reason: error.to_string() }
+            })?;
             if identity.awaits_founders {
                 // It took no part in any cluster yet, and the settings may name another one by now.
                 write(dir, &path, first).map_err(failed)?;
@@ -235,7 +236,8 @@ mod tests {
         let waiting = Identity { awaits_founders: true, ..Identity::alone() };
         drop(take(dir.path(), waiting).expect("taken"));
         assert!(!is_taken(dir.path()));
-        let (second, lock) = take(dir.path(), Identity { awaits_founders: true, ..Identity::alone() }).expect("taken");
+        let (second, lock) =
+            take(dir.path(), Identity { awaits_founders: true, ..Identity::alone() }).expect("taken");
         assert_ne!(second, waiting);
         let founded = found(dir.path(), second).expect("noted");
         assert!(is_taken(dir.path()) && !founded.awaits_founders);

@@ -330,7 +330,8 @@ async fn a_member_that_lost_its_data_does_not_come_back_as_itself() {
     let [_, _, lost] = &mut members;
     let id = loop {
         let list = patiently!(client.member_list()).expect("listed");
-        let own = list.members().iter().find(|member| member.name() == "c" && !member.client_urls().is_empty());
+        let own =
+            list.members().iter().find(|member| member.name() == "c" && !member.client_urls().is_empty());
         if let Some(own) = own {
             break own.id();
         }
@@ -340,7 +341,8 @@ async fn a_member_that_lost_its_data_does_not_come_back_as_itself() {
     lost.start("new", &listed);
     assert!(!lost.ended().await.success());
     lost.says("has already been bootstrapped").await;
-    lost.says(&format!("etcdctl member remove {id:x}, etcdctl member add c --peer-urls={}", lost.url())).await;
+    lost.says(&format!("etcdctl member remove {id:x}, etcdctl member add c --peer-urls={}", lost.url()))
+        .await;
     patiently!(client.member_remove(id)).expect("removed");
     patiently!(client.member_add([lost.url()], None)).expect("added");
     lost.start("existing", &listed);

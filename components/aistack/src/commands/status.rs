@@ -191,7 +191,8 @@ impl Asker {
         });
         let told = join_all(asked).await;
         let all = || pods.iter().zip(&told);
-        let first = all().find(|(_, metrics)| leads(metrics)).or_else(|| all().find(|(_, told)| !told.is_empty()));
+        let first =
+            all().find(|(_, metrics)| leads(metrics)).or_else(|| all().find(|(_, told)| !told.is_empty()));
         if let Some((pod, metrics)) = first {
             let detail = store(metrics, &pod.name);
             (row.detail, row.facts) = (detail.parts.join("   "), detail.facts);
@@ -397,8 +398,11 @@ mod tests {
         let told = store(&metrics, "tinykv-0");
         assert_eq!(told.parts, ["leader tinykv-0", "rev 1,204", "3.1 MiB"]);
         assert_eq!((&told.facts["revision"], &told.facts["bytes"]), (&1204.into(), &3250585.into()));
-        let follower = parse_metrics("etcd_server_has_leader 1\netcd_server_is_leader 0\netcd_debugging_mvcc_current_revision 7\n");
-        let pod = PodStatus { name: "tinykv-1".into(), ports: vec![("client".into(), 9)], ..PodStatus::default() };
+        let follower = parse_metrics(
+            "etcd_server_has_leader 1\netcd_server_is_leader 0\netcd_debugging_mvcc_current_revision 7\n",
+        );
+        let pod =
+            PodStatus { name: "tinykv-1".into(), ports: vec![("client".into(), 9)], ..PodStatus::default() };
         let row = member(&pod, &follower);
         assert_eq!((row.detail.as_str(), row.ready.as_str()), ("follower   rev 7", "0/1"));
         assert_eq!(row.addresses, ["127.0.0.1:9"]);

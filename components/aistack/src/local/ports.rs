@@ -146,6 +146,9 @@ mod tests {
         let mut ports = Ports::default();
         let first = ports.lasting("stack/tinykv-0").expect("a free port");
         let second = ports.lasting("stack/tinykv-0").expect("another");
-        assert!(first != second && [first, second].iter().all(|port| LASTING.contains(port)), "{first} {second}");
+        assert!(
+            first != second && [first, second].iter().all(|port| LASTING.contains(port)),
+            "{first} {second}"
+        );
     }
 }
