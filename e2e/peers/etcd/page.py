@@ -1,7 +1,7 @@
 """Puts the clients' code and the table of conformance into docs/tinykv.md, after the comments that name them.
 
 page.py           writes the page
-page.py --check   fails when the page is not what would be written
+page.py --check   fails when a client's code in the page is not that of its file
 """
 
 import json
@@ -11,38 +11,41 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/tinykv.md"
-RESULTS = ROOT / "docs/conformance/tinykv.json"
+RESULTS = ROOT / "e2e/peers/etcd/results"
 LANGUAGES = {".go": "go", ".rs": "rust", ".py": "python", ".mjs": "js"}
 # What each suite is, in the order of the table; the numbers are those of its last run.
 SUITES = {
-    "common": "etcd 3.7.3's own `tests/v3/common` (`E2E_TEST_MINIMAL`), TinyKV as `etcd`, driven by `etcdctl` 3.7.3: `e2e/peers/etcd/common.sh`",
-    "differential": "the same random operations, users, gateway calls and certificates on etcd 3.7.3 and TinyKV, answer by answer: `differential`",
-    "cluster": "three members: leaders killed under load, members that come and go, users, TLS between members: `cluster`",
-    "crash": "kill -9 in the middle of writes: `crash`",
-    "faults": "bit flips, torn logs, a full disk: `faults`",
-    "clients": "clients, unchanged, against one member: `e2e/peers/etcd/clients.sh`",
-    "page": "the programs of this page, against three members with TLS and users, before and after one is killed: `e2e/peers/etcd/page.sh`",
+    "common": "etcd's own `tests/v3/common` (`E2E_TEST_MINIMAL`), TinyKV as `etcd`, driven by `etcdctl`",
+    "common-full": "the same with every kind of cluster and of connection",
+    "e2e": "etcd's own `tests/v3/e2e`",
+    "differential": "the same random operations, users, gateway calls and certificates on etcd 3.7.3 and TinyKV, answer by answer",
+    "cluster": "three members: leaders killed under load, members that come and go, users, TLS between members",
+    "crash": "kill -9 in the middle of writes",
+    "faults": "bit flips, torn logs, a full disk",
+    "clients": "clients, unchanged, against one member",
+    "page": "the programs of this page, before and after a member is killed",
 }
 
 
+def row(what, result):
+    run = f"{result['date']}, {result['commit']}"
+    cases = result.get("cases", {})
+    def cell(whole, kind):
+        return f"{whole} ({cases[kind]} cases)" if cases.get(kind) else str(whole)
+    passed = ", ".join(result["clients"]) if "clients" in result else cell(result["passed"], "pass")
+    what += f" {result['version']}" if "version" in result else ""
+    return f"| {what} | {passed} | {cell(result['failed'], 'fail')} | {len(result['skipped'])} | {run} |"
+
+
 def table():
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    lines = ["| Suite | Passed | Failed | Skipped by the suite itself | Run |", "|---|---|---|---|---|"]
+    lines = ["| Suite | Passed | Failed | Not run | When, commit |", "|---|---|---|---|---|"]
     notes = []
     for suite, what in SUITES.items():
-        result = results.get(suite)
-        if result is None:
-            lines.append(f"| {what} | – | – | – | not yet |")
-            continue
-        run = f"{result['date']}, {result['commit']}"
-        if "clients" in result:
-            lines.append(f"| {what} | {', '.join(sorted(set(result['clients'])))} | – | – | {run} |")
-            continue
-        tests, cases = result["tests"], result["with_cases"]
-        cell = {kind: str(tests[kind]) if tests == cases else f"{tests[kind]} ({cases[kind]} with cases)" for kind in tests}
-        lines.append(f"| {what} | {cell['pass']} | {cell['fail']} | {cell['skip']} | {run} |")
-        notes += [f"- failed in {suite}: `{test}`" for test in result["failed"]]
-        notes += [f"- not run in {suite}: `{one['test']}`: {one['why']}" for one in result["not_run"]]
+        file = RESULTS / f"{suite}.json"
+        if file.exists():
+            result = json.loads(file.read_text())
+            lines.append(row(what, result))
+            notes += [f"- failed in {suite}: `{test}`" for test in result["failures"]]
     return "\n".join(lines + ([""] + notes if notes else []))
 
 
@@ -51,7 +54,7 @@ def code(path):
     return f"```{LANGUAGES[file.suffix]}\n{file.read_text(encoding='utf-8').rstrip()}\n```"
 
 
-def filled(page):
+def filled(page, with_table):
     """The page with what follows each comment, up to the next blank line outside of code, made anew."""
     out, lines, index = [], page.split("\n"), 0
     while index < len(lines):
@@ -59,14 +62,14 @@ def filled(page):
         out.append(line)
         index += 1
         named = re.fullmatch(r"<!-- file: (\S+) -->", line)
-        if not named and line != "<!-- conformance -->":
+        if not named and (line != "<!-- conformance -->" or not with_table):
             continue
         out += [code(named[1])] if named else [table()]
         # What was there before: a block of code, or a table with its notes.
         if index < len(lines) and lines[index].startswith("```"):
             index = lines.index("```", index + 1) + 1
-        while index < len(lines) and (lines[index].startswith(("|", "- failed in", "- not run in")) or (
-            lines[index] == "" and index + 1 < len(lines) and lines[index + 1].startswith(("- failed in", "- not run in"))
+        while index < len(lines) and (lines[index].startswith(("|", "- failed in")) or (
+            lines[index] == "" and index + 1 < len(lines) and lines[index + 1].startswith("- failed in")
         )):
             index += 1
     return "\n".join(out)
@@ -74,7 +77,7 @@ def filled(page):
 
 def main(arguments):
     page = PAGE.read_text(encoding="utf-8")
-    wanted = filled(page)
+    wanted = filled(page, with_table=arguments != ["--check"])
     if arguments == ["--check"]:
         if page != wanted:
             sys.exit("error: docs/tinykv.md is not what its sources say\n  run: python3 e2e/peers/etcd/page.py")

@@ -1,9 +1,8 @@
-"""Notes the results of a run in docs/conformance/tinykv.json, from which page.py makes the table of docs/tinykv.md.
+"""Notes the outcome of a run in results/SUITE.json, from which page.py makes the table of docs/tinykv.md.
 
-record.py SUITE REPORT [SKIPPED]
+record.py SUITE REPORT
   REPORT   the lines of go test -json; or the output of a script that prints "NAME: ok" for each client that passed
-  SKIPPED  the list of tests that were not run, and why
-Run it on a clean checkout: the commit that is noted is the one that was built.
+Run it on a clean checkout: the commit that is noted is the one that was built. suite.sh notes the outcome of etcd's own suites.
 """
 
 import datetime
@@ -13,34 +12,45 @@ import subprocess
 import sys
 from pathlib import Path
 
-import summary
-
-RESULTS = Path(__file__).resolve().parents[3] / "docs/conformance/tinykv.json"
+HERE = Path(__file__).resolve().parent
 
 
-def of_tests(path, skipped):
-    report = summary.read(path)
+def of_tests(lines):
+    outcomes, begun = {}, set()
+    for line in lines:
+        event = json.loads(line) if line.startswith("{") else {}
+        test = event.get("Test")
+        if test and event["Action"] == "run":
+            begun.add(test)
+        elif test and event["Action"] in ("pass", "fail", "skip"):
+            outcomes[test] = event["Action"]
+    outcomes.update({test: "fail" for test in begun - outcomes.keys()})  # It did not end.
+    whole = {test: outcome for test, outcome in outcomes.items() if "/" not in test}
+    cases = [outcome for test, outcome in outcomes.items() if "/" in test]
     return {
-        "tests": summary.count(report, summary.whole(report)),
-        "with_cases": summary.count(report, report.outcomes),
-        "failed": summary.failures(report) + [f"{test} (did not end)" for test in report.unfinished],
-        "not_run": [{"test": name, "why": why} for name, why in (summary.skipped(skipped) if skipped else [])],
+        "passed": sum(outcome == "pass" for outcome in whole.values()),
+        "failed": sum(outcome == "fail" for outcome in whole.values()),
+        "cases": {kind: cases.count(kind) for kind in ("pass", "fail", "skip")},
+        "failures": [test for test, outcome in whole.items() if outcome == "fail"],
+        "skipped": [{"name": test, "reason": "skipped by itself"} for test, outcome in whole.items() if outcome == "skip"],
     }
 
 
-def of_clients(path):
-    return {"clients": re.findall(r"^(\S.*?): ok", Path(path).read_text(encoding="utf-8"), re.MULTILINE)}
+def of_clients(text):
+    clients = sorted(set(re.findall(r"^(\S.*?): ok", text, re.MULTILINE)))
+    return {"passed": len(clients), "failed": 0, "failures": [], "skipped": [], "clients": clients}
 
 
-def main(suite, report, skipped=None):
-    first = Path(report).read_text(encoding="utf-8", errors="replace").lstrip()[:1]
-    result = of_tests(report, skipped) if first == "{" else of_clients(report)
-    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=RESULTS.parents[2], check=True, capture_output=True, text=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[suite] = {"commit": commit.stdout.strip(), "date": datetime.date.today().isoformat(), **result}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
-    print(f"{suite}: {json.dumps({key: value for key, value in results[suite].items() if key != 'not_run'})}")
+def main(suite, report):
+    text = Path(report).read_text(encoding="utf-8", errors="replace")
+    result = of_tests(text.splitlines()) if text.startswith("{") else of_clients(text)
+    assert result["passed"] + result["failed"], f"{report} tells of no test"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, check=True, capture_output=True, text=True)
+    result |= {"suite": suite, "date": datetime.date.today().isoformat(), "commit": commit.stdout.strip()}
+    file = HERE / "results" / f"{suite}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{suite}: {result['passed']} passed, {result['failed']} failed")
 
 
 main(*sys.argv[1:])
