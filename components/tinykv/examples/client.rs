@@ -1,7 +1,7 @@
 //! A client of three members, with TLS and a user: the crate `etcd-client`, with its feature `tls`.
 
-use etcd_client::{Certificate, Client, Compare, CompareOp, ConnectOptions, Error, PutOptions, TlsOptions};
-use etcd_client::{Txn, TxnOp, WatchOptions};
+use etcd_client::{Certificate, Client, Compare, CompareOp, ConnectOptions, Error, PutOptions};
+use etcd_client::{ResponseHeader, TlsOptions, Txn, TxnOp, WatchOptions};
 
 const MEMBERS: [&str; 3] = ["https://127.0.0.1:12379", "https://127.0.0.1:22379", "https://127.0.0.1:32379"];
 
@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut client = Client::connect(MEMBERS, Some(options)).await?;
 
     let put = client.put("app/rust", "1", None).await?;
-    let revision = put.header().map_or(0, |header| header.revision());
+    let revision = put.header().map_or(0, ResponseHeader::revision);
     let from = WatchOptions::new().with_start_revision(revision);
     let mut events = client.watch("app/rust", Some(from)).await?;
     while let Some(response) = events.message().await? {
