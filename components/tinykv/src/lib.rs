@@ -27,6 +27,7 @@ pub mod check;
 pub mod compactor;
 pub mod etcd;
 pub mod flags;
+pub mod history;
 pub mod identity;
 pub mod lessor;
 pub mod members;

@@ -25,7 +25,7 @@ pub use writer::{Done, SyncObserver};
 
 use group::Group;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -185,6 +185,22 @@ impl Log {
     /// Reads a log without changing anything, for a check: the first damage is the error.
     pub fn check(dir: &Path) -> Result<Recovery, LogError> {
         recover::scan(dir, false).map(|recovered| recovered.summary())
+    }
+
+    /// Every entry of a group that the files still hold, by index: those that were purged but whose segment is there
+    /// too, those that were withdrawn not. Changes nothing; the process that writes must not run.
+    pub fn history(dir: &Path, group: u32) -> Result<BTreeMap<u64, Entry>, LogError> {
+        let mut entries = BTreeMap::new();
+        recover::scan_with(dir, false, &mut |record| match record {
+            Record::Entry { group: of, id, kind, payload } if *of == group => {
+                entries.insert(id.index, Entry { id: *id, kind: *kind, payload: payload.clone() });
+            }
+            Record::Truncate { group: of, keep } if *of == group => {
+                entries.split_off(&keep.map_or(0, |keep| keep + 1));
+            }
+            _ => {}
+        })?;
+        Ok(entries)
     }
 
     /// The part of the log that belongs to one group.

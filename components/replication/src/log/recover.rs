@@ -41,11 +41,16 @@ pub fn recover(dir: &Path, options: &LogOptions) -> Result<Recovered, LogError> 
 
 /// Reads the log; `tidy` removes segments whose creation was interrupted.
 pub fn scan(dir: &Path, tidy: bool) -> Result<Recovered, LogError> {
+    scan_with(dir, tidy, &mut |_| {})
+}
+
+/// Reads the log; `visit` sees every record that is whole, in the order in which they were written.
+pub fn scan_with(dir: &Path, tidy: bool, visit: &mut dyn FnMut(&Record)) -> Result<Recovered, LogError> {
     let mut recovered = Recovered { next_sequence: 1, ..Recovered::default() };
     let paths = list(dir, tidy)?;
     let count = paths.len();
     for (nth, path) in paths.into_iter().enumerate() {
-        recovered.segment(&path, nth == 0, nth + 1 == count)?;
+        recovered.segment(&path, nth == 0, nth + 1 == count, visit)?;
     }
     recovered.verify()?;
     Ok(recovered)
@@ -68,7 +73,13 @@ fn list(dir: &Path, tidy: bool) -> Result<Vec<PathBuf>, LogError> {
 }
 
 impl Recovered {
-    fn segment(&mut self, path: &Path, first: bool, last: bool) -> Result<(), LogError> {
+    fn segment(
+        &mut self,
+        path: &Path,
+        first: bool,
+        last: bool,
+        visit: &mut dyn FnMut(&Record),
+    ) -> Result<(), LogError> {
         let (segment, bytes) = segment::open(path)?;
         let corrupt = |offset: usize, problem: String| LogError::Corrupt {
             path: path.to_owned(),
@@ -89,6 +100,7 @@ impl Recovered {
             match frame::parse(&bytes, at, self.next_sequence) {
                 Parsed::Frame { sequence, records, end } => {
                     for (offset, record) in records {
+                        visit(&record);
                         self.record(name, offset, record).map_err(|problem| corrupt(offset, problem))?;
                     }
                     self.next_sequence = sequence + 1;
