@@ -2,8 +2,8 @@
 
 use super::Door;
 use super::caller::Credentials;
-use crate::mvcc::Command;
-use crate::node::{LeaseLeft, NodeError};
+use crate::mvcc::{Answer, Command};
+use crate::node::{Granted, LeaseLeft, NodeError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -24,8 +24,9 @@ impl Lease for Door {
         let by = self.caller(&request).await?;
         self.node.permit(|auth| auth.check_known(&by))?;
         let request = request.into_inner();
-        let (id, ttl) = self.node.grant(&by, request.id, request.ttl).await?;
-        Ok(Response::new(pb::LeaseGrantResponse { header: self.header_now(), id, ttl, error: String::new() }))
+        let Granted { id, ttl, revision } = self.node.grant(&by, request.id, request.ttl).await?;
+        let header = Some(self.header(revision));
+        Ok(Response::new(pb::LeaseGrantResponse { header, id, ttl, error: String::new() }))
     }
 
     async fn lease_revoke(
@@ -34,8 +35,13 @@ impl Lease for Door {
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         let by = self.caller(&request).await?;
         self.node.permit(|auth| auth.check_known(&by))?;
-        self.node.propose(&by, &Command::LeaseRevoke(request.into_inner().id)).await?;
-        Ok(Response::new(pb::LeaseRevokeResponse { header: self.header_now() }))
+        // The revision of the revocation itself, not of what came after it: it is that of the deletions.
+        match self.node.propose(&by, &Command::LeaseRevoke(request.into_inner().id)).await? {
+            Answer::Done { revision } => {
+                Ok(Response::new(pb::LeaseRevokeResponse { header: Some(self.header(revision)) }))
+            }
+            _ => Err(super::kv::mismatch()),
+        }
     }
 
     async fn lease_keep_alive(

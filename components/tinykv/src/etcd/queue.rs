@@ -51,7 +51,7 @@ impl Queue {
     /// The line of `name`; lease 0 is granted here.
     pub async fn new(node: Arc<Node>, by: Origin, name: &[u8], lease: i64) -> Result<Self, NodeError> {
         let lease = match lease {
-            0 => node.grant(&by, 0, LEASE_SECONDS).await?.0,
+            0 => node.grant(&by, 0, LEASE_SECONDS).await?.id,
             lease => lease,
         };
         Ok(Self { node, by, prefix: [name, b"/"].concat().into(), lease })

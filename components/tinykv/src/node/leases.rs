@@ -18,6 +18,17 @@ const LEASE_ENDINGS: usize = 500;
 /// The longest lease, in seconds.
 const MAX_LEASE_TTL: i64 = 9_000_000_000;
 
+/// A lease that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Its id.
+    pub id: i64,
+    /// Seconds.
+    pub ttl: i64,
+    /// Revision of the store at the grant.
+    pub revision: i64,
+}
+
 /// What is left of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseLeft {
@@ -31,13 +42,13 @@ pub struct LeaseLeft {
 
 impl Node {
     /// Creates a lease; id 0 draws one.
-    pub async fn grant(&self, by: &Origin, id: i64, ttl: i64) -> Result<(i64, i64), NodeError> {
+    pub async fn grant(&self, by: &Origin, id: i64, ttl: i64) -> Result<Granted, NodeError> {
         if ttl > MAX_LEASE_TTL {
             return Err(NodeError::LeaseTtlTooLarge);
         }
         let id = if id == 0 { (identity::random_id() >> 1).max(1) as i64 } else { id };
         match self.propose_growth(by, &Command::LeaseGrant { id, ttl }).await? {
-            Answer::Granted { id, ttl, .. } => Ok((id, ttl)),
+            Answer::Granted { id, ttl, revision } => Ok(Granted { id, ttl, revision }),
             _ => Err(NodeError::Stopped("a grant was answered by something else".to_owned())),
         }
     }

@@ -82,7 +82,7 @@ impl KvService for PlatformDoor {
             ttl if ttl < 0 => {
                 return Err(Status::invalid_argument("ttl_seconds is negative; 0 keeps the key"));
             }
-            ttl => self.node.grant(&by, 0, ttl).await?.0,
+            ttl => self.node.grant(&by, 0, ttl).await?.id,
         };
         let put = Put { key, value: request.value, lease, ..Put::default() };
         match self.node.propose_growth(&by, &Command::Put(put)).await? {
