@@ -73,16 +73,17 @@ pub fn decide(members: &Members, request: &Request, view: &View) -> Result<Optio
             if *learner && members.len() - voters.len() >= MAX_LEARNERS {
                 return Err(MemberRefusal::TooManyLearners);
             }
+            let together = voters.len() + 1;
             if !*learner {
                 let started = voters.iter().filter(|id| started(id)).count();
-                let together = voters.len() + 1;
                 if started < together / 2 + 1 && !(started == 1 && together == 2) {
                     return Err(MemberRefusal::NotEnoughStarted);
                 }
-                let healthy = voters.iter().filter(|id| view.answers(**id)).count();
-                if voters.len() > 1 && healthy < together / 2 + 1 {
-                    return Err(MemberRefusal::Unhealthy);
-                }
+            }
+            // A learner too: it is added in order to vote one day.
+            let healthy = voters.iter().filter(|id| view.answers(**id)).count();
+            if voters.len() > 1 && healthy < together / 2 + 1 {
+                return Err(MemberRefusal::Unhealthy);
             }
             let peer_urls = peer_urls.clone();
             let description = Description { peer_urls, learner: *learner, ..Description::default() };
@@ -199,7 +200,9 @@ mod tests {
             (&three, &[], add(9, 2, false), Err(R::PeerUrlExists)),
             (&three, &[], add(2, 9, false), Ok(false)),
             (&three, &[3], add(9, 9, false), Err(R::Unhealthy)),
-            (&three, &[3], add(9, 9, true), Ok(true)),
+            (&three, &[3], add(9, 9, true), Err(R::Unhealthy)),
+            (&["voter"; 4], &[4], add(9, 9, true), Ok(true)),
+            (&["voter"; 5], &[4, 5], add(9, 9, true), Err(R::Unhealthy)),
             (&four, &[], add(9, 9, true), Err(R::TooManyLearners)),
             (&["voter", "waiting"], &[2], add(9, 9, false), Err(R::Unhealthy)),
             (&three, &[], MemberChange::Remove(9), Err(R::NotFound)),
