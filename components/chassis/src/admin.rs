@@ -6,11 +6,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::{Ctx, Health, Metrics, metrics};
+use crate::{Ctx, Health, Metrics};
 
 /// The admin port could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,6 @@ async fn ready(State(health): State<Health>) -> Response {
     (status, health.report()).into_response()
 }
 
-async fn text(State(metrics): State<Metrics>) -> Response {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.encode()).into_response()
+async fn text(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    Metrics::answer(&headers, metrics.encode())
 }

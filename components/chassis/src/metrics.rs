@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, header};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -10,8 +12,8 @@ use crate::Component;
 use crate::guard::HttpMetrics;
 use crate::process::ProcessCollector;
 
-/// Content type of the OpenMetrics text that [`Metrics::encode`] gives.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A registry that can be shared. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,5 +48,71 @@ impl Metrics {
         let mut text = String::new();
         self.registry(|registry| encode(&mut text, registry)).expect("writing to a String cannot fail");
         text
+    }
+
+    /// The answer to a request for OpenMetrics text: the text itself for whoever accepts it, as Prometheus does, else the
+    /// same in Prometheus's older text format, which every other reader knows.
+    pub fn answer(headers: &HeaderMap, open_metrics: String) -> Response {
+        let accepts = |value: &http::HeaderValue| {
+            value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
+        };
+        if headers.get_all(header::ACCEPT).iter().any(accepts) {
+            ([(header::CONTENT_TYPE, OPEN_METRICS)], open_metrics).into_response()
+        } else {
+            ([(header::CONTENT_TYPE, PLAIN)], plain(&open_metrics)).into_response()
+        }
+    }
+}
+
+/// OpenMetrics names a family, Prometheus's text format the samples: `requests` of type counter has the sample
+/// `requests_total`, `build` of type info has `build_info`. Source: the two formats' specifications.
+fn plain(open_metrics: &str) -> String {
+    let mut out = String::with_capacity(open_metrics.len());
+    // The line of help, which comes first, until the type tells how the samples are called.
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "stateset" => ("", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            if let Some((_, text)) = help.take().filter(|(of, _)| *of == name) {
+                out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
+            }
+            out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with("# UNIT ") && line != "# EOF" {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_does_not_ask_for_openmetrics_gets_the_older_text() {
+        let open = "# HELP http_requests Requests.\n# TYPE http_requests counter\n# UNIT http_requests seconds\n\
+                    http_requests_total{code=\"200\"} 3\n# HELP build What runs.\n# TYPE build info\nbuild_info{v=\"1\"} 1\n\
+                    # HELP depth Depth.\n# TYPE depth unknown\ndepth 2\n# EOF\n";
+        let expected = "# HELP http_requests_total Requests.\n# TYPE http_requests_total counter\n\
+                        http_requests_total{code=\"200\"} 3\n# HELP build_info What runs.\n# TYPE build_info gauge\n\
+                        build_info{v=\"1\"} 1\n# HELP depth Depth.\n# TYPE depth untyped\ndepth 2\n";
+        assert_eq!(plain(open), expected);
+        let kind = |accept: &str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().expect("a value"))]);
+            Metrics::answer(&headers, open.to_owned()).headers()[header::CONTENT_TYPE].clone()
+        };
+        assert_eq!(kind("*/*"), PLAIN);
+        assert_eq!(kind("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2"), OPEN_METRICS);
     }
 }

@@ -21,9 +21,9 @@ struct Site {
     metrics: Metrics,
 }
 
-/// `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, and a sentence for everything else.
+/// `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, `/debug/vars`, and a sentence for everything else.
 pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
-    let cluster = format!("{}.0", ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(minor, _)| minor));
+    let cluster = format!("{}.0", cluster_version());
     let version = json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": cluster });
     Router::new()
         .route("/version", get(move || std::future::ready(Json(version.clone()))))
@@ -33,8 +33,14 @@ pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
         .route("/readyz", get(ready))
         .route("/readyz/{check}", get(single))
         .route("/metrics", get(figures))
+        .route("/debug/vars", get(variables))
         .fallback(nothing)
         .with_state(Site { node, metrics })
+}
+
+/// `3.7`: what every member of the cluster can do.
+fn cluster_version() -> &'static str {
+    ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(minor, _)| minor)
 }
 
 /// What may be asked of the health paths.
@@ -159,8 +165,7 @@ async fn single(State(site): State<Site>, uri: Uri) -> Response {
     }
 }
 
-async fn figures(State(site): State<Site>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
     let text = site.metrics.encode();
     let body = text.trim_end().trim_end_matches("# EOF");
     let node = &site.node;
@@ -174,7 +179,9 @@ async fn figures(State(site): State<Site>) -> Response {
             keyspace.leases().count(),
         )
     });
+    let learner = group.members.get(&group.node).is_some_and(|member| !member.voter);
     let values = [
+        ("etcd_server_is_learner", f64::from(u8::from(learner))),
         ("etcd_server_has_leader", f64::from(u8::from(node.has_leader()))),
         ("etcd_server_is_leader", f64::from(u8::from(group.leader == Some(group.node)))),
         ("etcd_server_proposals_committed_total", group.applied_index as f64),
@@ -186,8 +193,29 @@ async fn figures(State(site): State<Site>) -> Response {
         ("etcd_debugging_mvcc_compact_revision", compacted as f64),
         ("etcd_debugging_lease_total", leases as f64),
     ];
-    let text = format!("{body}{}# EOF\n", gauges(&node.shared.figures, &values));
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+    let gauges = gauges(&node.shared.figures, &values);
+    let cluster = cluster_version();
+    let text = format!(
+        "{body}{gauges}# TYPE etcd_server_version gauge\n\
+         etcd_server_version{{server_version=\"{ETCD_VERSION}\"}} 1\n\
+         # TYPE etcd_cluster_version gauge\netcd_cluster_version{{cluster_version=\"{cluster}\"}} 1\n\
+         # TYPE etcd_server_id gauge\netcd_server_id{{server_id=\"{:x}\"}} 1\n# EOF\n",
+        node.identity.member_id
+    );
+    Metrics::answer(&headers, text)
+}
+
+/// What Go programs tell of themselves, as far as a program that is not one can.
+async fn variables(State(site): State<Site>) -> Response {
+    let group = site.node.status();
+    let status = json!({
+        "id": format!("{:x}", group.node),
+        "lead": group.leader.map(|leader| format!("{leader:x}")),
+        "term": group.term,
+        "applied": group.applied_index,
+        "raftState": if group.leader == Some(group.node) { "StateLeader" } else { "StateFollower" },
+    });
+    Json(json!({ "cmdline": std::env::args().collect::<Vec<_>>(), "raft.status": status })).into_response()
 }
 
 async fn nothing(uri: Uri, headers: HeaderMap) -> Response {
