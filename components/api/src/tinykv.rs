@@ -29,10 +29,16 @@ pub struct TinykvConfig {
     pub data_dir: PathBuf,
     /// Address of the client listener: etcd's gRPC API, `platform.v1.KVService`, `/version`, `/health`, `/metrics`.
     pub listen_client: SocketAddr,
+    /// Further addresses that serve the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_listeners: Vec<MoreListener>,
     /// URLs under which clients reach this member, as the member list shows them. Empty: the client listener's address.
     pub advertise_client_urls: Vec<String>,
     /// Where the other members connect. Nothing listens there unless `peers` names members.
     pub listen_peer: SocketAddr,
+    /// Further addresses where they may connect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more_peer_listeners: Vec<SocketAddr>,
     /// The members that found the cluster, this one among them: `name=http://host:port` each (`https` with
     /// `peer_tls`), or the URL alone when its host's first label is the name. The same list on every member; read at the first start. Empty: a cluster of one.
     pub peers: Vec<String>,
@@ -70,8 +76,10 @@ impl Default for TinykvConfig {
             name: "default".to_owned(),
             data_dir: PathBuf::from("./tinykv-data"),
             listen_client: ([127, 0, 0, 1], 2379).into(),
+            more_listeners: Vec::new(),
             advertise_client_urls: Vec::new(),
             listen_peer: ([127, 0, 0, 1], 2380).into(),
+            more_peer_listeners: Vec::new(),
             peers: Vec::new(),
             initial_cluster_state: InitialClusterState::New,
             found_together: false,
@@ -86,6 +94,17 @@ impl Default for TinykvConfig {
             watch_progress_interval_ms: 600_000,
         }
     }
+}
+
+/// One more address for clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoreListener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Without TLS, whatever `server.tls` says.
+    #[serde(default)]
+    pub in_the_clear: bool,
 }
 
 /// What a member does at its first start.

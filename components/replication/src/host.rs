@@ -29,7 +29,7 @@ pub struct Peers {
     /// This process's member id, the same in each of its groups.
     pub node: NodeId,
     /// Where peers connect.
-    pub listener: TcpListener,
+    pub listeners: Vec<TcpListener>,
     /// What connections go through; [`Clear`](crate::Clear) changes nothing.
     pub channel: Arc<dyn Channel>,
 }
@@ -55,7 +55,7 @@ impl Host {
                 let identity = Identity { cluster: peers.cluster, node: peers.node };
                 let runtime = thread.handle();
                 let channel = Arc::clone(&peers.channel);
-                tcp::listen(runtime, peers.listener, identity, services.clone(), channel)
+                tcp::listen(runtime, peers.listeners, identity, services.clone(), channel)
                     .map_err(StartError::Listener)?;
                 Arc::new(Connections::new(runtime.clone(), identity, peers.channel))
             }

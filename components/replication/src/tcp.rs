@@ -292,35 +292,39 @@ struct Door {
     told: Told,
 }
 
-/// Serves peers that connect to `listener`, for as long as the runtime lives.
+/// Serves peers that connect to one of `listeners`, for as long as the runtime lives.
 pub fn listen(
     runtime: &Handle,
-    listener: StdListener,
+    listeners: Vec<StdListener>,
     identity: Identity,
     services: Services,
     channel: Arc<dyn Channel>,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = {
-        let _context = runtime.enter();
-        TcpListener::from_std(listener)?
-    };
     let door = Arc::new(Door { identity, channel, services, told: Told::default() });
-    runtime.spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    tokio::spawn(serve_peer(stream, Arc::clone(&door)));
-                }
-                Err(error) => {
-                    // Mostly too many open files: some must close first.
-                    tracing::warn!(%error, "a peer could not connect");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        runtime.spawn(accept(listener, Arc::clone(&door)));
+    }
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, door: Arc<Door>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_peer(stream, Arc::clone(&door)));
+            }
+            Err(error) => {
+                // Mostly too many open files: some must close first.
+                tracing::warn!(%error, "a peer could not connect");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    });
-    Ok(())
+    }
 }
 
 async fn serve_peer(stream: TcpStream, door: Arc<Door>) {

@@ -1,7 +1,7 @@
 //! The `tinykv` binary.
 
 use aistack_api::tinykv::TinykvConfig;
-use aistack_chassis::{CommonArgs, Component, Ctx, config, run_beside, serve};
+use aistack_chassis::{CommonArgs, Component, Ctx, LogFormat, config, run_beside};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -42,6 +42,8 @@ enum Command {
     Backup(BackupArgs),
     /// Make the data directory of a new cluster's member from such a file; the new members are those of --initial-cluster.
     Restore(RestoreArgs),
+    /// Print the commands that the Raft log still holds, oldest first, a line of JSON each; change nothing.
+    Log,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -76,6 +78,10 @@ fn main() -> ExitCode {
     if let Some(level) = &flags.log_level {
         cli.common.log_level = Some(level.clone());
     }
+    if is_etcd {
+        // As etcd's are, on a terminal too.
+        cli.common.log_format.get_or_insert(LogFormat::Json);
+    }
     let level = cli.common.log_level.get_or_insert_with(|| "info".to_owned());
     if !level.contains([',', '=']) {
         // openraft tells of every step of an election.
@@ -96,6 +102,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Check) => return check(&config),
         Some(Command::Restore(wanted)) => return restore(&config, wanted),
+        Some(Command::Log) => return log(&config),
         Some(Command::Backup(_)) | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
@@ -104,7 +111,7 @@ fn main() -> ExitCode {
     // Raft runs on a thread of its own.
     run_beside(1, COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {
         // Before the data directory is touched: a port in use is the commonest mistake.
-        let listener = serve::bind(config.listen_client).await?;
+        let listeners = tinykv::serve::bind(&config).await?;
         for check in ["engine", "leader"] {
             ctx.health.set_ready(check, false);
         }
@@ -116,15 +123,7 @@ fn main() -> ExitCode {
             started = Node::start(config) => started?,
             () = ctx.shutdown.cancelled() => return Ok(()),
         };
-        tracing::info!(
-            listen = %node.config.listen_client,
-            data_dir = %node.config.data_dir.display(),
-            revision = node.revision(),
-            cluster_id = format_args!("{:x}", node.identity.cluster_id),
-            member_id = format_args!("{:x}", node.identity.member_id),
-            "ready to serve client requests"
-        );
-        tinykv::serve::serve_node(node, listener, &ctx).await?;
+        tinykv::serve::serve_node(node, listeners, &ctx).await?;
         Ok::<(), anyhow::Error>(())
     })
 }
@@ -209,6 +208,13 @@ fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn log(config: &TinykvConfig) -> ExitCode {
+    match tinykv::history::tell(&config.data_dir, &mut std::io::BufWriter::new(std::io::stdout().lock())) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&error.to_string()),
     }
 }

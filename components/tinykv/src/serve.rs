@@ -3,6 +3,7 @@
 use crate::etcd::{self, Door};
 use crate::node::Node;
 use crate::platform::PlatformDoor;
+use aistack_api::tinykv::TinykvConfig;
 use aistack_chassis::{Ctx, Health, serve};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -57,14 +58,33 @@ fn about(ctx: &Ctx) -> Result<axum::Router, ServeError> {
         .into_axum_router())
 }
 
-/// Keeps the check `leader`: without one a member answers next to nothing. A change of leaders alone is no reason to send
+/// Addresses for clients, bound; and which of them do without TLS.
+pub type Listeners = Vec<(TcpListener, bool)>;
+
+/// Opens every address that clients may call.
+pub async fn bind(config: &TinykvConfig) -> Result<Listeners, ServeError> {
+    let mut listeners = vec![(serve::bind(config.listen_client).await?, false)];
+    for more in &config.more_listeners {
+        listeners.push((serve::bind(more.address).await?, more.in_the_clear));
+    }
+    Ok(listeners)
+}
+
+/// Says that clients can be served, by etcd's words: what starts etcd waits for them, and goes on as if there were a leader. Then
+/// keeps the check `leader`: without one a member answers next to nothing. A change of leaders alone is no reason to send
 /// clients away.
 async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, health: Health) {
     const PAUSE: Duration = Duration::from_millis(20);
-    while node.upgrade().is_some_and(|node| !node.has_leader()) {
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        if node.has_leader() {
+            health.set_ready("leader", true);
+            announce(&node);
+            break;
+        }
+        drop(node);
         tokio::time::sleep(PAUSE).await;
     }
-    health.set_ready("leader", true);
     // The member is gone when its channel is.
     while deserted.changed().await.is_ok() {
         let is_deserted = *deserted.borrow_and_update();
@@ -72,12 +92,36 @@ async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, h
     }
 }
 
+fn announce(node: &Node) {
+    tracing::info!(
+        listen = %node.config.listen_client,
+        data_dir = %node.config.data_dir.display(),
+        revision = node.revision(),
+        cluster_id = format_args!("{:x}", node.identity.cluster_id),
+        member_id = format_args!("{:x}", node.identity.member_id),
+        "ready to serve client requests"
+    );
+}
+
 /// Serves until shutdown, or until the member fails; then stops the member in good order.
-pub async fn serve_node(node: Arc<Node>, listener: TcpListener, ctx: &Ctx) -> Result<(), ServeError> {
+pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Result<(), ServeError> {
     ctx.metrics.registry(|registry| node.shared.figures.register(registry));
+    tokio::select! {
+        () = node.caught_up() => {}
+        // What follows sees to either.
+        _ = node.failed() => {}
+        () = ctx.shutdown.cancelled() => {}
+    }
     ctx.health.set_ready("engine", true);
     tokio::spawn(tell_of_leader(Arc::downgrade(&node), node.deserted.subscribe(), ctx.health.clone()));
-    let served = serve::serve(listener, app(&node, ctx)?, ctx);
+    let app = app(&node, ctx)?;
+    let served = futures::future::try_join_all(listeners.into_iter().map(|(listener, in_the_clear)| {
+        let (app, mut ctx) = (app.clone(), ctx.clone());
+        if in_the_clear {
+            ctx.server.tls = None;
+        }
+        async move { serve::serve(listener, app, &ctx).await }
+    }));
     let failure = {
         let failed = node.failed();
         tokio::pin!(served, failed);

@@ -65,6 +65,10 @@ pub enum FlagError {
 enum Meaning {
     /// A setting of this path, read so.
     Set(&'static str, fn(&str) -> Result<Value, String>),
+    /// Addresses for clients.
+    Listeners,
+    /// Addresses for the other members.
+    PeerListeners,
     /// The level of logs.
     LogLevel,
     /// Nothing to do for these values; for others, what tinykv does not do.
@@ -75,7 +79,7 @@ enum Meaning {
     Needless(&'static str),
 }
 
-use Meaning::{LogLevel, Needless, Only, Set, With};
+use Meaning::{Listeners, LogLevel, Needless, Only, PeerListeners, Set, With};
 
 const NO_CRL: &str = "tinykv reads no revocation lists in this version";
 const NO_BBOLT: &str = "tinykv does not keep its state in bbolt";
@@ -86,8 +90,8 @@ const OFF: &[&str] = &["", "false", "0", "0s"];
 const FLAGS: &[(&str, Meaning)] = &[
     ("name", Set("name", text)),
     ("data-dir", Set("data_dir", text)),
-    ("listen-client-urls", Set("listen_client", address)),
-    ("listen-peer-urls", Set("listen_peer", address)),
+    ("listen-client-urls", Listeners),
+    ("listen-peer-urls", PeerListeners),
     ("listen-metrics-urls", Set("server.admin_listen", address)),
     ("advertise-client-urls", Set("advertise_client_urls", list)),
     ("initial-cluster", Set("peers", list)),
@@ -138,7 +142,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("peer-cert-allowed-hostname", Set("peer_tls.allowed_hosts", names)),
     ("peer-crl-file", Only(OFF, NO_CRL)),
     ("peer-skip-client-san-verification", Needless("a member that connects may come from any address")),
-    ("listen-client-http-urls", Only(OFF, "gRPC and HTTP share --listen-client-urls")),
+    ("listen-client-http-urls", Listeners),
     ("discovery", Only(OFF, NO_DISCOVERY)),
     ("discovery-srv", Only(OFF, NO_DISCOVERY)),
     ("discovery-token", Only(OFF, NO_DISCOVERY)),
@@ -295,6 +299,23 @@ impl Flags {
                     put(&mut self.settings, path, value);
                 }
             }
+            Some(Listeners) => {
+                let wrong = |reason| FlagError::Value { flag: flag.to_owned(), value: value.clone(), reason };
+                self.listen(flag == "listen-client-urls", &value).map_err(wrong)?;
+            }
+            Some(PeerListeners) => {
+                let read = value.split(',').filter(|url| !url.is_empty()).map(address).collect();
+                let all: Result<Vec<_>, _> = read;
+                let mut all = all
+                    .map_err(|reason| FlagError::Value { flag: flag.to_owned(), value, reason })?
+                    .into_iter();
+                if let Some(own) = all.next() {
+                    put(&mut self.settings, "listen_peer", own);
+                }
+                if all.len() > 0 {
+                    put(&mut self.settings, "more_peer_listeners", all.collect());
+                }
+            }
             Some(LogLevel) => {
                 self.log_level = Some(value.replace("panic", "error").replace("fatal", "error"));
             }
@@ -304,6 +325,29 @@ impl Flags {
             Some(Only(..) | With(..)) => {}
             Some(Needless(why)) => self.warnings.push(format!("--{flag} changes nothing: {why}")),
             None => self.warnings.push(format!("{flag} is no setting of etcd's; it is ignored")),
+        }
+        Ok(())
+    }
+}
+
+impl Flags {
+    /// Adds addresses for clients. The first one is the member's own; those of TLS come before those without.
+    fn listen(&mut self, first: bool, urls: &str) -> Result<(), String> {
+        let mut all = Vec::new();
+        for url in urls.split(',').filter(|url| !url.is_empty()) {
+            all.push((url.starts_with("http://"), address(url)?));
+        }
+        all.sort_by_key(|(in_the_clear, _)| *in_the_clear);
+        let mut all = all.into_iter();
+        if first && let Some((_, own)) = all.next() {
+            put(&mut self.settings, "listen_client", own);
+        }
+        let more: Vec<Value> = all
+            .map(|(in_the_clear, address)| json!({"address": address, "in_the_clear": in_the_clear}))
+            .collect();
+        if !more.is_empty() {
+            let list = self.settings.entry("more_listeners").or_insert_with(|| json!([]));
+            list.as_array_mut().expect("only this makes it").extend(more);
         }
         Ok(())
     }
@@ -379,6 +423,16 @@ mod tests {
         let table: &[(&[&str], Value)] = &[
             (&["--name", "a", "-data-dir=/d"], json!({"name": "a", "data_dir": "/d"})),
             (&["--listen-client-urls=http://localhost:1"], json!({"listen_client": "127.0.0.1:1"})),
+            (
+                &["--listen-client-urls=http://127.0.0.1:1,https://10.0.0.1:2", "--listen-client-http-urls=https://[::1]:3"],
+                json!({"listen_client": "10.0.0.1:2", "more_listeners": [
+                    {"address": "[::1]:3", "in_the_clear": false}, {"address": "127.0.0.1:1", "in_the_clear": true}]}),
+            ),
+            (&["--listen-client-http-urls=", "--listen-peer-urls="], json!({})),
+            (
+                &["--listen-peer-urls=http://localhost:1,http://10.0.0.2:2"],
+                json!({"listen_peer": "127.0.0.1:1", "more_peer_listeners": ["10.0.0.2:2"]}),
+            ),
             (
                 &["--initial-cluster", "a=http://x:1,b=http://y:2"],
                 json!({"peers": ["a=http://x:1", "b=http://y:2"]}),
@@ -457,7 +511,8 @@ mod tests {
             ("--peer-crl-file=x", "revocation lists"),
             ("--force-new-cluster", "--force-new-cluster"),
             ("--discovery=http://x", "--initial-cluster"),
-            ("--listen-client-urls=http://a:1,http://b:2", "one address"),
+            ("--listen-client-urls=http://a:1,http://b:2", "no address"),
+            ("--listen-metrics-urls=http://10.0.0.1:1,http://10.0.0.2:2", "one address"),
             ("--auth-token=jwt", "sign-method"),
             ("--name", "needs a value"),
         ] {

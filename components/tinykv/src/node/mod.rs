@@ -4,7 +4,7 @@ mod errors;
 mod leases;
 
 pub use errors::{NodeError, NodeStartError};
-pub use leases::LeaseLeft;
+pub use leases::{Granted, LeaseLeft};
 
 use crate::compactor;
 use crate::identity::{self, DirLock, Identity};
@@ -174,6 +174,17 @@ impl Node {
     /// Where the store stands.
     pub fn revision(&self) -> i64 {
         self.shared.with(Keyspace::revision)
+    }
+
+    /// Waits until a member that joined with nothing holds what its cluster held when it came. Before that it would answer
+    /// clients from an empty store.
+    pub async fn caught_up(&self) {
+        if !self.identity.joined || self.revision() > 1 {
+            return;
+        }
+        while self.group.read_barrier().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Resolves, with the reason, when the member can do no more; the process should exit.
@@ -350,9 +361,13 @@ fn host_of(
     let Some(channel) = channel else {
         return Ok(Host::alone(&config.data_dir, log)?);
     };
-    let address = config.listen_peer;
-    let listener = TcpListener::bind(address).map_err(|source| NodeStartError::Listen { address, source })?;
-    let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listener, channel };
+    let listeners = std::iter::once(&config.listen_peer)
+        .chain(&config.more_peer_listeners)
+        .map(|&address| {
+            TcpListener::bind(address).map_err(|source| NodeStartError::Listen { address, source })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listeners, channel };
     Ok(Host::with_peers(&config.data_dir, log, peers)?)
 }
 
