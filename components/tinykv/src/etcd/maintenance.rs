@@ -8,6 +8,9 @@ use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::alarm_request::AlarmAction;
 use wire::etcd::etcdserverpb::maintenance_server::Maintenance;
 
+/// What counts as used in a store without a key, in bytes: a page, as with etcd.
+const OWN_RECORDS: u64 = 4096;
+
 fn kind_of(alarm: Alarm) -> pb::AlarmType {
     match alarm {
         Alarm::NoSpace => pb::AlarmType::Nospace,
@@ -87,7 +90,8 @@ impl Maintenance for Door {
             raft_term: group.term,
             raft_applied_index: group.applied_index,
             errors,
-            db_size_in_use: in_use as i64,
+            // A member has records of its own before there is a key.
+            db_size_in_use: in_use.max(OWN_RECORDS) as i64,
             is_learner: self.node.is_learner(),
             storage_version: "3.7.0".to_owned(),
             db_size_quota: self.node.config.quota_bytes as i64,
@@ -142,6 +146,17 @@ impl Maintenance for Door {
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         self.admin(&request).await?;
-        Err(absent("downgrades"))
+        let request = request.into_inner();
+        if request.action == pb::downgrade_request::DowngradeAction::Cancel as i32 {
+            return Err(Status::failed_precondition("etcdserver: no inflight downgrade job"));
+        }
+        let mut parts = request.version.split('.').map(str::parse::<u32>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(3)), Some(Ok(6))) => Err(absent("downgrades")),
+            (Some(Ok(_)), Some(Ok(_))) => {
+                Err(Status::invalid_argument("etcdserver: invalid downgrade target version"))
+            }
+            _ => Err(Status::invalid_argument("etcdserver: wrong downgrade target version format")),
+        }
     }
 }

@@ -177,7 +177,8 @@ impl Db {
 
     /// A checksum over every version up to `revision` that a compaction at `compacted` leaves.
     pub fn hash(&self, revision: i64, compacted: i64) -> io::Result<u32> {
-        let mut hash = 0;
+        // As etcd does: the hash of nothing is not nothing.
+        let mut hash = crc32c::crc32c(b"key");
         let mut last: Option<Bytes> = None;
         let mut standing_seen = false;
         // Keys ascend, and versions of a key come newest first.
