@@ -66,10 +66,19 @@ test-crash: ## 200 kill -9 rounds against each store
 	@hack/test-crash.sh
 
 .PHONY: test-peers
-test-peers: build ## etcd's common suite on TinyKV; ModelHub's on etcd and llama.cpp's server; logits beside Hugging Face's (big downloads)
-	@e2e/peers/etcd/common.sh $(BIN)/tinykv
+test-peers: build ## ModelHub's suite on etcd and llama.cpp's server; logits beside Hugging Face's (big downloads)
 	@e2e/peers/modelhub/run.sh
 	@e2e/peers/transformers/run.sh
+
+.PHONY: test-etcd
+test-etcd: build ## etcd's own suites on TinyKV: common, common with every kind of cluster, e2e (an hour); writes e2e/peers/etcd/results
+	@failed=; for suite in common common-full e2e; do \
+	  e2e/peers/etcd/suite.sh $$suite $(BIN)/tinykv || failed=$$failed\ $$suite; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+.PHONY: test-robustness
+test-robustness: build ## etcd's robustness models over three TinyKV nodes under faults; RUNS=100 TRAFFIC=… SEED=… FAULT=…
+	@RESULTS=$${RESULTS:-e2e/peers/etcd/results/robustness.json} e2e/peers/etcd/robustness.sh $(BIN)/tinykv
 
 .PHONY: fuzz
 fuzz: ## Fuzz the model file parsers, FUZZ_SECONDS (300) each; needs a nightly toolchain and cargo-fuzz
