@@ -67,14 +67,15 @@ impl Metrics {
 /// OpenMetrics names a family, Prometheus's text format the samples: `requests` of type counter has the sample
 /// `requests_total`, `build` of type info has `build_info`. Source: the two formats' specifications.
 fn plain(open_metrics: &str) -> String {
+    use std::fmt::Write as _;
+    // Writing to a string cannot fail.
     let mut out = String::with_capacity(open_metrics.len());
     // The line of help, which comes first, until the type tells how the samples are called.
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split_once(' ');
-        } else if let Some((name, kind)) =
-            line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
         {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", "counter"),
@@ -84,9 +85,9 @@ fn plain(open_metrics: &str) -> String {
                 other => ("", other),
             };
             if let Some((_, text)) = help.take().filter(|(of, _)| *of == name) {
-                out.push_str(&format!("# HELP {name}{suffix} {text}\n"));
+                let _ = writeln!(out, "# HELP {name}{suffix} {text}");
             }
-            out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+            let _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
         } else if !line.starts_with("# UNIT ") && line != "# EOF" {
             out.push_str(line);
             out.push('\n');

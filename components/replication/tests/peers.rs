@@ -28,8 +28,12 @@ async fn start(
     let dir = dir.join(node.to_string());
     std::fs::create_dir_all(&dir).expect("created");
     let log = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
-    let host = Host::with_peers(&dir, log, Peers { cluster, node, listeners: vec![listener], channel: Arc::new(Clear) })
-        .expect("opens");
+    let host = Host::with_peers(
+        &dir,
+        log,
+        Peers { cluster, node, listeners: vec![listener], channel: Arc::new(Clear) },
+    )
+    .expect("opens");
     let journal = Journal::open(&dir);
     let options = GroupOptions {
         founders: founders.clone(),

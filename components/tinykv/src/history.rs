@@ -161,7 +161,10 @@ mod tests {
                 target: Target::Mod(4),
                 relation: Relation::Equal,
             }],
-            success: vec![Op::Put(put.clone()), Op::Delete(Delete { span: Span::From("k".into()), prev_kv: true })],
+            success: vec![
+                Op::Put(put.clone()),
+                Op::Delete(Delete { span: Span::From("k".into()), prev_kv: true }),
+            ],
             failure: vec![Op::Query(Query::of(Span::Between("a".into(), "b".into())))],
         };
         let told_put = json!({"key": "aw==", "value": "dg==", "lease": 9});

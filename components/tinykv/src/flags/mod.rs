@@ -7,7 +7,9 @@ mod values;
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use values::{address, list, milliseconds, names, number, quota, streams, switch, text, tokens};
+use values::{
+    address, clear_address, list, milliseconds, names, number, quota, streams, switch, text, tokens,
+};
 
 /// What became of a command line.
 #[derive(Debug, Default, PartialEq)]
@@ -92,7 +94,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("data-dir", Set("data_dir", text)),
     ("listen-client-urls", Listeners),
     ("listen-peer-urls", PeerListeners),
-    ("listen-metrics-urls", Set("server.admin_listen", address)),
+    ("listen-metrics-urls", Set("server.admin_listen", clear_address)),
     ("advertise-client-urls", Set("advertise_client_urls", list)),
     ("initial-cluster", Set("peers", list)),
     ("quota-backend-bytes", Set("quota_bytes", quota)),
@@ -424,7 +426,10 @@ mod tests {
             (&["--name", "a", "-data-dir=/d"], json!({"name": "a", "data_dir": "/d"})),
             (&["--listen-client-urls=http://localhost:1"], json!({"listen_client": "127.0.0.1:1"})),
             (
-                &["--listen-client-urls=http://127.0.0.1:1,https://10.0.0.1:2", "--listen-client-http-urls=https://[::1]:3"],
+                &[
+                    "--listen-client-urls=http://127.0.0.1:1,https://10.0.0.1:2",
+                    "--listen-client-http-urls=https://[::1]:3",
+                ],
                 json!({"listen_client": "10.0.0.1:2", "more_listeners": [
                     {"address": "[::1]:3", "in_the_clear": false}, {"address": "127.0.0.1:1", "in_the_clear": true}]}),
             ),
@@ -513,6 +518,7 @@ mod tests {
             ("--discovery=http://x", "--initial-cluster"),
             ("--listen-client-urls=http://a:1,http://b:2", "no address"),
             ("--listen-metrics-urls=http://10.0.0.1:1,http://10.0.0.2:2", "one address"),
+            ("--listen-metrics-urls=https://10.0.0.1:1", "without TLS"),
             ("--auth-token=jwt", "sign-method"),
             ("--name", "needs a value"),
         ] {

@@ -67,6 +67,17 @@ pub(super) fn address(url: &str) -> Result<Value, String> {
     }
 }
 
+/// The address in the URL of a port that has no TLS.
+pub(super) fn clear_address(url: &str) -> Result<Value, String> {
+    if url.starts_with("https://") {
+        return Err(
+            "metrics are served without TLS there; write http://, or read /metrics from the clients' port"
+                .to_owned(),
+        );
+    }
+    address(url)
+}
+
 /// `simple`, or `jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m`.
 pub(super) fn tokens(value: &str) -> Result<Value, String> {
     let mut parts = value.split(',');
