@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 
+/// Time for another member to take the leadership over from one that stops.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// Why serving ended before it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -114,6 +117,14 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
     }
     ctx.health.set_ready("engine", true);
     tokio::spawn(tell_of_leader(Arc::downgrade(&node), node.deserted.subscribe(), ctx.health.clone()));
+    // At once, while clients are still being served.
+    let handed_over = tokio::spawn({
+        let (node, shutdown) = (Arc::clone(&node), ctx.shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            tokio::time::timeout(HAND_OVER, node.hand_over()).await
+        }
+    });
     let app = app(&node, ctx)?;
     let served = futures::future::try_join_all(listeners.into_iter().map(|(listener, in_the_clear)| {
         let (app, mut ctx) = (app.clone(), ctx.clone());
@@ -139,6 +150,10 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
             }
         }
     };
+    if ctx.shutdown.is_cancelled() {
+        // An heir that does not answer in time is no reason to stay.
+        let _ = handed_over.await;
+    }
     node.stop().await;
     if node.removed() {
         tracing::warn!("the member has been permanently removed from the cluster");

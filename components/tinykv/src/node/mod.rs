@@ -176,6 +176,26 @@ impl Node {
         self.shared.with(Keyspace::revision)
     }
 
+    /// Hands the leadership, if this member has it, to the voter that has most of the log, so that nobody waits for an
+    /// election when it stops.
+    pub async fn hand_over(&self) {
+        let me = self.identity.member_id;
+        if self.leader() != Some(me) {
+            return;
+        }
+        let progress = self.group.progress();
+        let members = self.status().members;
+        let others = members.iter().filter(|(id, member)| **id != me && member.voter);
+        let heir = others.filter_map(|(id, _)| Some((progress.get(id)?, *id)));
+        let heir =
+            heir.filter(|(progress, _)| progress.heard.is_some_and(|heard| heard < Duration::from_secs(2)));
+        if let Some((_, heir)) = heir.max_by_key(|(progress, _)| progress.matched)
+            && let Err(error) = self.move_leader(heir).await
+        {
+            tracing::info!(%error, "the leadership was not handed over");
+        }
+    }
+
     /// Waits until a member that joined with nothing holds what its cluster held when it came. Before that it would answer
     /// clients from an empty store.
     pub async fn caught_up(&self) {
