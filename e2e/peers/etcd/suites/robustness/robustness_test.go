@@ -88,23 +88,23 @@ func TestRobustness(t *testing.T) {
 		if len(wanted) > 0 && !slices.Contains(wanted, profile.name) {
 			continue
 		}
-		row := figures{Name: profile.name, Seeds: fmt.Sprintf("%d-%d", seed, seed+runs-1), Faults: len(befalls)}
+		row := figures{Name: profile.name, Faults: len(befalls)}
 		for i := range runs {
 			one := trial{binary: binary, network: network, profile: profile, seed: seed + i, fault: befalls[(seed+i)%int64(len(befalls))]}
-			t.Run(fmt.Sprintf("%s/%s/%d", profile.name, one.fault.name, one.seed), func(t *testing.T) {
-				var out outcome
-				// A run that ends early has come to nothing, and counts.
-				defer func() { row.add(out) }()
-				one.run(t, &out)
-			})
+			row.Seeds = fmt.Sprintf("%d-%d", seed, one.seed)
+			var out outcome
+			t.Run(fmt.Sprintf("%s/%s/%d", profile.name, one.fault.name, one.seed), func(t *testing.T) { one.run(t, &out) })
+			// A run that ends early has come to nothing, and counts.
+			row.add(out)
+			t.Logf("%s, %s, seed %d: %s, %d operations, %d watch events", profile.name, one.fault.name, one.seed, out.verdict, out.operations, out.events)
+			if path := os.Getenv("RESULTS"); path != "" {
+				if err := row.write(path); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 		t.Logf("%s: %d runs, %d operations, %d watch events, %d violations, %d undecided, %d could not be run",
 			row.Name, row.Runs, row.Operations, row.Events, row.Violations, row.Undecided, row.Broken)
-		if path := os.Getenv("RESULTS"); path != "" {
-			if err := row.write(path); err != nil {
-				t.Error(err)
-			}
-		}
 	}
 }
 
@@ -133,6 +133,10 @@ const (
 	// undecided: no order of the operations was found in time, nor that there is none.
 	undecided
 )
+
+func (v verdict) String() string {
+	return [...]string{"could not be run", "sound", "violated", "undecided"}[v]
+}
 
 func (r trial) run(t *testing.T, out *outcome) {
 	//nolint:staticcheck // etcd's packages draw from the global source
