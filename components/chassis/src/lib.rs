@@ -25,6 +25,7 @@ mod admin;
 mod args;
 mod auth;
 pub mod config;
+pub mod dir_lock;
 mod guard;
 mod health;
 mod metrics;

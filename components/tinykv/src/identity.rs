@@ -2,6 +2,7 @@
 //! changed: a member that came back with another identity would vote twice.
 
 use aistack_api::tinykv::Founder;
+use aistack_chassis::dir_lock::{LOCK, lock_dir};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -59,7 +60,6 @@ impl Identity {
     }
 }
 
-const LOCK: &str = "LOCK";
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// The id of a member that founds a cluster.
@@ -119,7 +119,7 @@ pub enum IdentityError {
 
 /// Keeps other processes out of a data directory while it lives.
 #[derive(Debug)]
-pub struct DirLock(#[expect(dead_code, reason = "held, never read")] nix::fcntl::Flock<File>);
+pub struct DirLock(#[expect(dead_code, reason = "held, never read")] File);
 
 /// Takes `dir`, creating it if there is none; answers who its member is: `first`, at the first
 /// start.
@@ -193,12 +193,8 @@ pub fn found(dir: &Path, identity: Identity) -> Result<Identity, IdentityError> 
 }
 
 fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
-    let file = File::create(dir.join(LOCK))
-        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
-    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(DirLock(lock)),
-        Err(_) => Err(IdentityError::InUse { path: dir.to_owned() }),
-    }
+    let lock = lock_dir(dir).map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
+    lock.map(DirLock).ok_or_else(|| IdentityError::InUse { path: dir.to_owned() })
 }
 
 fn write(dir: &Path, path: &Path, identity: Identity) -> io::Result<()> {

@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aistack_chassis::dir_lock::{LOCK, lock_dir};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -164,13 +165,8 @@ fn collection_dir(dir: &Path, number: u64) -> PathBuf {
 }
 
 fn take_lock(dir: &Path) -> Result<File, EngineError> {
-    let path = dir.join("LOCK");
-    let file = File::create(&path).map_err(EngineError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(EngineError::Locked { dir: dir.to_path_buf() }),
-        Err(fs::TryLockError::Error(error)) => Err(EngineError::io("lock", &path)(error)),
-    }
+    let lock = lock_dir(dir).map_err(EngineError::io("lock", &dir.join(LOCK)))?;
+    lock.ok_or_else(|| EngineError::Locked { dir: dir.to_path_buf() })
 }
 
 fn sweep(dir: &Path, catalog: &Catalog) -> Result<(), EngineError> {
