@@ -88,6 +88,10 @@ fuzz: ## Fuzz the model file parsers, FUZZ_SECONDS (300) each; needs a nightly t
 test-kubernetes: build ## Our kinds and manifests before a real API server, on etcd and on TinyKV (builds Kubernetes once)
 	@e2e/kubernetes.sh
 
+.PHONY: test-kubernetes-faults
+test-kubernetes-faults: build ## A Kubernetes control plane on three etcds, then three TinyKVs, whose leader is killed again and again
+	@e2e/kubernetes_faults.sh
+
 .PHONY: plane
 plane: ## A Kubernetes API server on this machine; prints what points kubectl at it
 	@hack/plane/plane.sh up
@@ -102,4 +106,4 @@ setup-test: ## Install what the tests need besides
 
 .PHONY: help
 help: ## Show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
