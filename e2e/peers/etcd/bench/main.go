@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"net"
 	"os"
 	"os/exec"
 	"sort"
@@ -18,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"aistack/e2e/peers/etcd/peers"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -29,12 +30,11 @@ type server struct {
 }
 
 func port() int {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := peers.FreePort()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 func start(name, binary, dir string) *server {
@@ -55,14 +55,11 @@ func start(name, binary, dir string) *server {
 
 // cpu is user and system time of the server so far, in seconds.
 func (s *server) cpu() float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	seconds, err := peers.CPU(s.cmd.Process.Pid)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100
+	return seconds
 }
 
 type result struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,12 +37,11 @@ type cluster struct {
 }
 
 func port() int {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := peers.FreePort()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 func startCluster(name, binary, dir string) *cluster {
@@ -155,20 +153,6 @@ func (c *cluster) follower() *member {
 	return nil
 }
 
-// leader is the member that leads.
-func (c *cluster) leader() *member {
-	for _, m := range c.members {
-		ctx, cancel := context.WithTimeout(context.Background(), peers.Patience)
-		status, err := c.client.Status(ctx, m.endpoint)
-		cancel()
-		if err == nil && status.Leader == status.Header.MemberId {
-			return m
-		}
-	}
-	log.Fatal(c.name, ": no member leads")
-	return nil
-}
-
 // cpu is the user and system time of all members so far, in seconds.
 func (c *cluster) cpu() float64 {
 	sum := 0.0
@@ -179,14 +163,11 @@ func (c *cluster) cpu() float64 {
 }
 
 func cpuOf(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	seconds, err := peers.CPU(pid)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	system, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100
+	return seconds
 }
 
 // memory is the resident memory of the member in the middle, in megabytes (10^6).

@@ -333,13 +333,18 @@ func insisting[T any](ctx context.Context, call func(context.Context, ...clientv
 	}
 }
 
-// compactAndKill ends a member while it sweeps.
-func compactAndKill(ctx context.Context, s *scene) error {
+// recording is a client of all members whose requests become part of the history.
+func (s *scene) recording() (*client.RecordingClient, error) {
 	var endpoints []string
 	for _, m := range s.cluster.members {
 		endpoints = append(endpoints, m.config.ClientURL)
 	}
-	recording, err := s.clients.NewClient(endpoints)
+	return s.clients.NewClient(endpoints)
+}
+
+// compactAndKill ends a member while it sweeps.
+func compactAndKill(ctx context.Context, s *scene) error {
+	recording, err := s.recording()
 	if err != nil {
 		return err
 	}
@@ -361,11 +366,7 @@ func compactAndKill(ctx context.Context, s *scene) error {
 // expireLease writes a key by a short lease and waits until it is gone, while the leader is killed sometimes. A lease
 // must not end before its time, however the leadership moves.
 func expireLease(ctx context.Context, s *scene) error {
-	var endpoints []string
-	for _, m := range s.cluster.members {
-		endpoints = append(endpoints, m.config.ClientURL)
-	}
-	recording, err := s.clients.NewClient(endpoints)
+	recording, err := s.recording()
 	if err != nil {
 		return err
 	}
