@@ -54,7 +54,7 @@ bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.js
 	@hack/bench.sh
 
 .PHONY: bench-tinykv
-bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B9, half an hour); WORKLOADS=B1,B4 for some
+bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B10, half an hour); WORKLOADS=B1,B4 for some
 	@e2e/peers/bench/tinykv.sh $(WORKLOADS)
 
 .PHONY: test-faults

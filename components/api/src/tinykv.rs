@@ -275,11 +275,18 @@ pub struct TinykvMemoryConfig {
     pub block_cache_bytes: usize,
     /// Recent changes kept for watchers, in bytes; watchers further behind read from disk.
     pub recent_change_bytes: usize,
+    /// Entries of Raft's log that other members may still ask for, in bytes; older ones are read from disk.
+    pub log_cache_bytes: usize,
 }
 
 impl Default for TinykvMemoryConfig {
     fn default() -> Self {
-        Self { value_bytes: 128 << 20, block_cache_bytes: 32 << 20, recent_change_bytes: 32 << 20 }
+        Self {
+            value_bytes: 32 << 20,
+            block_cache_bytes: 32 << 20,
+            recent_change_bytes: 16 << 20,
+            log_cache_bytes: 16 << 20,
+        }
     }
 }
 

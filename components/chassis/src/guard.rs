@@ -57,6 +57,12 @@ impl HttpMetrics {
         );
         Self { requests, seconds }
     }
+
+    /// Counts a request that began then, once its answer's headers are there.
+    pub fn observe(&self, status: StatusCode, started: Instant) {
+        self.requests.get_or_create(&RequestLabels { code: status.as_u16() }).inc();
+        self.seconds.observe(started.elapsed().as_secs_f64());
+    }
 }
 
 /// The state of one listener's guard.
@@ -72,6 +78,19 @@ pub struct Guard {
     pub exports: bool,
 }
 
+/// What a client learns of a panic.
+pub const INTERNAL_ERROR: &str = "internal error; the server's log has the details";
+
+impl Guard {
+    /// The answer when no more requests can be taken.
+    pub fn too_many(&self, is_grpc: bool) -> Response {
+        let sentence = "too many requests in progress on this server; try again in a second";
+        let mut response = refusal(self.error, is_grpc, StatusCode::SERVICE_UNAVAILABLE, sentence);
+        response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+        response
+    }
+}
+
 /// The middleware.
 pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -82,8 +101,7 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
     if code >= 500 {
         span.record("otel.status_code", "ERROR");
     }
-    guard.metrics.requests.get_or_create(&RequestLabels { code }).inc();
-    guard.metrics.seconds.observe(started.elapsed().as_secs_f64());
+    guard.metrics.observe(response.status(), started);
     response
 }
 
@@ -127,14 +145,7 @@ impl std::fmt::Display for SpanName<'_> {
 async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> Response {
     let is_grpc = is_grpc(request.headers());
     let refuse = |status, sentence: &str| refusal(guard.error, is_grpc, status, sentence);
-    let Ok(permit) = guard.permits.clone().try_acquire_owned() else {
-        let mut response = refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests in progress on this server; try again in a second",
-        );
-        response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
-        return response;
-    };
+    let Ok(permit) = guard.permits.clone().try_acquire_owned() else { return guard.too_many(is_grpc) };
     if let Some(keys) = &guard.keys
         && !OPEN_PATHS.contains(&request.uri().path())
     {
@@ -156,7 +167,7 @@ async fn admit(guard: &Guard, mut request: Request, next: Next, span: &Span) -> 
         Ok(response) => response.map(|body| Body::new(Held { body, _permit: permit, span: span.clone() })),
         Err(_) => {
             // The panic hook has printed where; the client learns only that it is our fault.
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the server's log has the details")
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
         }
     }
 }

@@ -26,6 +26,7 @@ mod args;
 mod auth;
 pub mod config;
 pub mod dir_lock;
+mod front;
 mod guard;
 mod health;
 mod metrics;
@@ -38,6 +39,7 @@ mod shutdown;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+mod turns;
 
 use std::fmt::Display;
 use std::process::ExitCode;

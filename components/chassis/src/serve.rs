@@ -9,25 +9,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aistack_api::server::Limits;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router, middleware};
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer as _, Service};
 
+use crate::front::Front;
 use crate::guard::{self, Guard};
 use crate::preface::PrefaceDeadline;
+use crate::turns::{Answering, Held, Turns};
 use crate::{ApiKeys, AuthError, Ctx, process, tls};
 
 pub use crate::admin::router as admin_routes;
+pub use crate::front::{Ahead, Call};
 pub use crate::guard::ErrorBody;
 pub use crate::tls::TlsError;
 
@@ -67,6 +70,17 @@ pub async fn serve(listener: TcpListener, app: Router, ctx: &Ctx) -> Result<(), 
     serve_with(listener, app, ctx, json_error).await
 }
 
+/// The same with calls that are taken `ahead` of the router: without its layers, spans and keys. Where there are keys or spans
+/// are exported, all goes by the router.
+pub async fn serve_ahead(
+    listener: TcpListener,
+    app: Router,
+    ahead: Ahead,
+    ctx: &Ctx,
+) -> Result<(), ServeError> {
+    serve_all(listener, app, Some(ahead), ctx, json_error).await
+}
+
 fn json_error(status: StatusCode, sentence: &str) -> Response {
     (status, Json(serde_json::json!({ "error": sentence }))).into_response()
 }
@@ -75,6 +89,16 @@ fn json_error(status: StatusCode, sentence: &str) -> Response {
 pub async fn serve_with(
     listener: TcpListener,
     app: Router,
+    ctx: &Ctx,
+    error: ErrorBody,
+) -> Result<(), ServeError> {
+    serve_all(listener, app, None, ctx, error).await
+}
+
+async fn serve_all(
+    listener: TcpListener,
+    app: Router,
+    ahead: Option<Ahead>,
     ctx: &Ctx,
     error: ErrorBody,
 ) -> Result<(), ServeError> {
@@ -92,22 +116,24 @@ pub async fn serve_with(
     });
     let app = app
         .layer(DefaultBodyLimit::max(limits.max_body_bytes))
-        .layer(middleware::from_fn_with_state(guard_state, guard::guard));
+        .layer(middleware::from_fn_with_state(Arc::clone(&guard_state), guard::guard));
+    let ahead = ahead.filter(|_| guard_state.keys.is_none() && !guard_state.exports);
     let acceptor = Acceptor {
         app,
-        error,
+        ahead,
+        guard: guard_state,
         tls,
-        builder: connection_builder(limits),
+        limits: limits.clone(),
         header_timeout: Duration::from_millis(limits.header_timeout_ms),
     };
     accept_loop(listener, acceptor, ctx).await;
     Ok(())
 }
 
-fn connection_builder(limits: &aistack_api::server::Limits) -> auto::Builder<TokioExecutor> {
+fn connection_builder(limits: &Limits, answering: Answering) -> auto::Builder<Answering> {
     const STREAM_WINDOW: u32 = 1 << 20;
     const CONNECTION_WINDOW: u32 = 4 << 20;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(answering);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -137,16 +163,17 @@ const REFUSAL_TIME: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 struct Acceptor {
     app: Router,
-    error: ErrorBody,
+    ahead: Option<Ahead>,
+    guard: Arc<Guard>,
     tls: Option<Arc<tls::Acceptors>>,
-    builder: auto::Builder<TokioExecutor>,
+    limits: Limits,
     header_timeout: Duration,
 }
 
 impl Acceptor {
     /// The same listener for connections over the limit: every request is refused in the protocol's own form.
     fn refusing(&self, most: usize) -> Self {
-        let error = self.error;
+        let error = self.guard.error;
         let sentence: Arc<str> =
             format!("this server has {most} connections, its most (server.limits.max_connections); try again in a second")
                 .into();
@@ -160,7 +187,7 @@ impl Acceptor {
             }
             response
         });
-        Self { app, header_timeout: REFUSAL_TIME, ..self.clone() }
+        Self { app, ahead: None, header_timeout: REFUSAL_TIME, ..self.clone() }
     }
 }
 
@@ -230,6 +257,8 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
                     None => http(&acceptor, acceptor.app.clone(), stream, watcher).await,
                     Some(name) => {
                         let app = axum::Extension(name).layer(acceptor.app.clone());
+                        // Who it is comes with the request only by way of the router.
+                        let acceptor = Acceptor { ahead: None, ..acceptor };
                         http(&acceptor, app, stream, watcher).await;
                     }
                 }
@@ -243,13 +272,21 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
 
 async fn http<A, S>(acceptor: &Acceptor, app: A, stream: S, watcher: Watcher)
 where
-    A: Service<http::Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    A: Service<http::Request<Incoming>, Response = Response, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     A::Future: Send,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(app);
-    let connection = acceptor.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    let front = Arc::new(Front { app, ahead: acceptor.ahead.clone(), guard: Arc::clone(&acceptor.guard) });
+    let service = hyper::service::service_fn(move |request| Arc::clone(&front).answer(request));
+    let (stream, answering) = (Held::new(stream), Answering::default());
+    let builder = connection_builder(&acceptor.limits, answering.clone());
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
+    let connection = watcher.watch(connection.into_owned());
+    if let Err(error) = Turns::new(connection, stream, answering).await {
         tracing::debug!(%error, "connection");
     }
 }

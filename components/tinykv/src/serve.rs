@@ -126,12 +126,13 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
         }
     });
     let app = app(&node, ctx)?;
+    let ahead = Door::new(Arc::clone(&node), ctx.shutdown.clone()).ahead();
     let served = futures::future::try_join_all(listeners.into_iter().map(|(listener, in_the_clear)| {
-        let (app, mut ctx) = (app.clone(), ctx.clone());
+        let (app, ahead, mut ctx) = (app.clone(), Arc::clone(&ahead), ctx.clone());
         if in_the_clear {
             ctx.server.tls = None;
         }
-        async move { serve::serve(listener, app, &ctx).await }
+        async move { serve::serve_ahead(listener, app, ahead, &ctx).await }
     }));
     let failure = {
         let failed = node.failed();

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# B1 to B9: three members of TinyKV beside three of etcd 3.7.3, in turns, fsync on, by etcd's own load generator where it has
+# B1 to B10: three members of TinyKV beside three of etcd 3.7.3, in turns, fsync on, by etcd's own load generator where it has
 # the workload. Give ids to run only those: e2e/peers/bench/tinykv.sh B1,B4
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

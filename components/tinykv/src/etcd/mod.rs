@@ -28,8 +28,10 @@ pub use http::routes;
 use crate::mvcc::Origin;
 use crate::node::{Node, NodeError};
 use aistack_chassis::Shutdown;
+use aistack_chassis::serve::Ahead;
 use axum::Router;
 use std::sync::Arc;
+use tonic::codegen::Service;
 use tonic::{Request, Status};
 use wire::etcd::etcdserverpb::ResponseHeader;
 use wire::etcd::etcdserverpb::auth_server::AuthServer;
@@ -45,6 +47,14 @@ use wire::etcd::v3lockpb::lock_server::LockServer;
 pub const ETCD_VERSION: &str = "3.7.3";
 /// What etcd allows a message to be larger than the request it carries.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
+
+/// What [`Door::ahead`] takes.
+const AHEAD: [&str; 4] = [
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.KV/Put",
+    "/etcdserverpb.KV/Txn",
+    "/etcdserverpb.KV/DeleteRange",
+];
 
 /// One door for all services of etcd.
 #[derive(Clone)]
@@ -73,6 +83,20 @@ impl Door {
             .add_service(ElectionServer::new(door()).max_decoding_message_size(limit))
             .into_axum_router()
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&self.node), gate::gate))
+    }
+
+    /// The calls of the KV service that are many and small, taken ahead of the router; what [`gate::gate`] may refuse goes by it.
+    pub fn ahead(&self) -> Ahead {
+        let node = Arc::clone(&self.node);
+        let limit = node.config.request_limits.max_request_bytes + MESSAGE_OVERHEAD;
+        let server = KvServer::new(self.clone()).max_decoding_message_size(limit);
+        Arc::new(move |request| {
+            let is_small = AHEAD.contains(&request.uri().path());
+            if !is_small || request.headers().contains_key("hasleader") || node.is_learner() {
+                return Err(Box::new(request));
+            }
+            Ok(Service::call(&mut server.clone(), request))
+        })
     }
 
     /// What came with a request to prove who makes it.

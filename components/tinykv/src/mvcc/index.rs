@@ -2,10 +2,9 @@
 
 use super::blob::Blob;
 use super::history::{History, Version};
+use super::totals::Turns;
 use super::types::Span;
 use cowtree::{Range, Tree};
-use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::ops::Bound;
 use triomphe::Arc;
 
@@ -15,13 +14,13 @@ pub(super) struct Index {
     keys: Tree<Blob, Arc<History>>,
     /// The keys that exist now. Counting goes by this tree: the other one holds deleted keys, too.
     live: Tree<Blob, ()>,
-    /// Revision of the last change of `live`: at every revision since, the same keys exist.
-    turned: i64,
+    /// How `live` changed of late.
+    turns: Turns,
 }
 
-type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+pub(super) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
-fn bounds(span: &Span) -> Bounds<'_> {
+pub(super) fn bounds(span: &Span) -> Bounds<'_> {
     match span {
         Span::Key(key) => (Bound::Included(key), Bound::Included(key)),
         Span::Between(from, to) => (Bound::Included(from), Bound::Excluded(to)),
@@ -35,7 +34,7 @@ impl Index {
         let existing = histories.iter().filter(|(_, history)| !history.latest.is_deletion());
         let live = cowtree::from_sorted(existing.map(|(key, _)| (key.clone(), ())))?;
         let entries = histories.into_iter().map(|(key, history)| (key, Arc::new(history)));
-        Ok(Self { keys: cowtree::from_sorted(entries)?, live, turned: revision })
+        Ok(Self { keys: cowtree::from_sorted(entries)?, live, turns: Turns::since(revision) })
     }
 
     /// Keys that have a history, deleted ones included.
@@ -86,9 +85,19 @@ impl Index {
         self.live.range::<[u8], _>(bounds(span)).map(|(key, ())| key)
     }
 
+    /// The same, as a tree to be kept.
+    pub fn live_tree(&self) -> &Tree<Blob, ()> {
+        &self.live
+    }
+
     /// How many keys of a span exist at `revision`, if that can be told in O(log n).
     pub fn count(&self, span: &Span, revision: i64) -> Option<usize> {
-        (revision >= self.turned).then(|| self.live.count::<[u8], _>(bounds(span)))
+        (revision >= self.turns.last()).then(|| self.live.count::<[u8], _>(bounds(span)))
+    }
+
+    /// How keys came and went of late.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Makes `version` the latest of its key; answers the key as it is kept, and the version before.
@@ -98,79 +107,30 @@ impl Index {
             let kept = Blob::copy_of(key);
             self.keys.insert(kept.clone(), Arc::new(History::new(version)));
             if exists {
-                self.live.insert(kept.clone(), ());
-                self.turned = revision;
+                self.turn(&kept, revision, true);
             }
             return (kept, None);
         };
         let (kept, existed) = (kept.clone(), !known.latest.is_deletion());
         if exists != existed {
-            self.turned = revision;
-            if exists {
-                self.live.insert(kept.clone(), ());
-            } else {
-                self.live.remove(key);
-            }
+            self.turn(&kept, revision, exists);
         }
         let history = self.get_mut(key).expect("it was just looked at");
         (kept, Some(history.push(version)))
     }
 
+    /// A key comes into being, or ceases to be.
+    fn turn(&mut self, key: &Blob, revision: i64, exists: bool) {
+        if exists {
+            self.live.insert(key.clone(), ());
+        } else {
+            self.live.remove(&**key);
+        }
+        self.turns.push(key.clone(), revision, exists);
+    }
+
     /// Takes a key out whose last version is a deletion.
     pub fn remove(&mut self, key: &[u8]) -> Option<Version> {
         self.keys.remove(key).map(|history| history.latest.clone())
-    }
-}
-
-/// Snapshots kept for those who read on.
-const PAGES: usize = 8;
-
-/// Who existed at revisions that somebody reads page by page.
-///
-/// A list in pages asks for its total with each page, at the revision of its first one, while writes go on. Walking the
-/// index for it is what makes the peer's lists O(pages × keys). Who existed at a revision is told by a clone of `live`
-/// taken while it was the latest, which costs nothing but the nodes that later changes copy; so the first page leaves one
-/// behind. A revision that nobody began a list at, or that [`PAGES`] later lists have pushed out, is walked.
-#[derive(Default)]
-pub(super) struct Pages(Mutex<VecDeque<Page>>);
-
-struct Page {
-    /// At every revision from the first to the second …
-    from: i64,
-    to: i64,
-    /// … these keys exist.
-    live: Tree<Blob, ()>,
-}
-
-impl Pages {
-    /// Notes who exists now, at `revision`, the latest.
-    pub fn note(&self, index: &Index, revision: i64) {
-        let mut pages = self.0.lock();
-        if let Some(last) = pages.back_mut().filter(|last| last.from == index.turned) {
-            last.to = last.to.max(revision);
-            return;
-        }
-        if pages.len() == PAGES {
-            pages.pop_front();
-        }
-        pages.push_back(Page { from: index.turned, to: revision, live: index.live.clone() });
-    }
-
-    /// How many keys of a span existed at `revision`, if that was noted.
-    pub fn count(&self, span: &Span, revision: i64) -> Option<usize> {
-        let pages = self.0.lock();
-        let page = pages.iter().find(|page| page.from <= revision && revision <= page.to)?;
-        Some(page.live.count::<[u8], _>(bounds(span)))
-    }
-
-    /// Lets go of revisions that nobody may read any more.
-    pub fn compacted(&self, revision: i64) {
-        self.0.lock().retain(|page| page.to >= revision);
-    }
-
-    /// Forgets everything.
-    #[cfg(test)]
-    pub fn clear(&self) {
-        self.0.lock().clear();
     }
 }

@@ -3,9 +3,10 @@
 use super::auth::Auth;
 use super::blob::Blob;
 use super::history::{History, Version};
-use super::index::{Index, Pages};
+use super::index::Index;
 use super::lease::Lease;
 use super::read::View;
+use super::totals::Pages;
 use super::types::{Alarm, KeyValue};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +17,11 @@ use std::sync::Arc;
 pub trait Values {
     /// The value that `key` got at `revision`.
     fn value(&self, key: &[u8], revision: i64) -> io::Result<Bytes>;
+
+    /// The same for many keys, ascending.
+    fn values(&self, wanted: &[(&[u8], i64)]) -> io::Result<Vec<Bytes>> {
+        wanted.iter().map(|(key, revision)| self.value(key, *revision)).collect()
+    }
 }
 
 /// One change of one key, for the store and the watchers.

@@ -14,6 +14,7 @@ mod index;
 mod keyspace;
 mod lease;
 mod read;
+mod totals;
 mod types;
 
 pub use auth::{Auth, AuthCommand, AuthError, Caller, Origin};

@@ -2,8 +2,9 @@
 
 use super::blob::Blob;
 use super::history::Version;
-use super::index::{Index, Pages};
+use super::index::Index;
 use super::keyspace::{Keyspace, Values, kv_of};
+use super::totals::Pages;
 use super::types::{KeyValue, Query, QueryAnswer, Refusal, SortBy, Span};
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// that they then have to copy.
 const BRIEF: usize = 64;
 /// Totals above this are noted for the pages to come.
-const NOTEWORTHY: usize = 1_000;
+const NOTEWORTHY: i64 = 1_000;
 
 /// A version that a query selected.
 #[derive(Debug, Clone)]
@@ -59,7 +60,8 @@ impl View {
         let (index, pages) = (&self.index, &*self.pages);
         let reading = Reading { index, pages, compacted: self.compacted, latest: self.revision };
         let selection = reading.select(query)?;
-        if query.limit > 0 && selection.count > NOTEWORTHY as i64 && query.revision <= 0 {
+        let is_page = query.limit > 0 && selection.count > NOTEWORTHY;
+        if is_page && (query.revision <= 0 || pages.is_far(index, query.revision)) {
             pages.note(index, self.revision);
         }
         Ok(selection)
@@ -190,7 +192,7 @@ impl Reading<'_> {
     }
 
     fn many(&self, query: &Query, span: &Span, at: i64) -> (Vec<Found>, usize) {
-        let known = self.index.count(span, at).or_else(|| self.pages.count(span, at));
+        let known = self.index.count(span, at).or_else(|| self.pages.count(self.index, span, at));
         // Sorting and bounds have to see everything before the limit cuts.
         let limit = match usize::try_from(query.limit) {
             _ if query.count_only => 0,
@@ -234,15 +236,33 @@ fn within(query: &Query, version: &Version) -> bool {
 }
 
 impl Selection {
+    /// Keys of the span, selected or not.
+    pub fn count(&self) -> i64 {
+        self.count
+    }
+
+    /// Keys that were selected, the one over the limit included.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// Loads, sorts and cuts.
     pub fn load(self, query: &Query, values: &dyn Values) -> io::Result<QueryAnswer> {
         let limit = usize::try_from(query.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let mut kvs = Vec::with_capacity(self.found.len());
+        let absent: Vec<_> = self
+            .found
+            .iter()
+            .filter(|found| wants_values(query) && found.version.value.is_none())
+            .map(|found| (&*found.key, found.version.mod_revision))
+            .collect();
+        let mut loaded = values.values(&absent)?.into_iter();
         for Found { key, version } in self.found {
             let value = match &version.value {
                 _ if !wants_values(query) => Bytes::new(),
                 Some(value) => value.shared(),
-                None => values.value(&key, version.mod_revision)?,
+                None => loaded.next().unwrap_or_default(),
             };
             let mut kv = kv_of(key, &version, value);
             // etcd answers such queries from its index, which knows no leases.

@@ -406,6 +406,7 @@ fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> 
 fn log_of(config: &TinykvConfig, figures: Arc<Figures>) -> LogOptions {
     LogOptions {
         segment_bytes: config.raft.segment_bytes,
+        cache_bytes: config.memory.log_cache_bytes,
         observer: Some(Arc::new(move |duration, bytes| figures.synced(duration, bytes))),
         ..LogOptions::default()
     }

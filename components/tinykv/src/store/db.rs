@@ -2,7 +2,7 @@
 
 use super::layout;
 use crate::mvcc::auth::{self, Auth, Touched};
-use crate::mvcc::{Alarm, Change, KeyValue, Values, Version};
+use crate::mvcc::{Alarm, Change, KeyValue, Version};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -372,18 +372,6 @@ impl Db {
                 .sum::<u64>()
         };
         property("rocksdb.total-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
-    }
-}
-
-impl Values for Db {
-    fn value(&self, key: &[u8], revision: i64) -> io::Result<Bytes> {
-        match self.version(key, revision)? {
-            Some((kv, _)) => Ok(kv.value),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("the state lost version {revision} of a key of {} bytes", key.len()),
-            )),
-        }
     }
 }
 

@@ -18,9 +18,14 @@ pub fn put_key(out: &mut Vec<u8>, key: &[u8]) {
 /// The key of one version: newer ones first.
 pub fn version_key(key: &[u8], revision: i64) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.len() + 10);
-    put_key(&mut out, key);
-    out.put_u64(!(revision as u64));
+    put_version_key(&mut out, key, revision);
     out
+}
+
+/// The same into a buffer.
+pub fn put_version_key(out: &mut Vec<u8>, key: &[u8], revision: i64) {
+    put_key(out, key);
+    out.put_u64(!(revision as u64));
 }
 
 /// Reads [`version_key`] back.

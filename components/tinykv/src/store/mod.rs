@@ -16,6 +16,7 @@ mod layout;
 mod machine;
 mod new;
 mod still;
+mod values;
 
 pub use db::{Db, Loaded, StoreError, state_dir};
 pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};

@@ -32,6 +32,7 @@ type member struct {
 // cluster is three members of one kind, fsync on, with etcd's own flags and timers.
 type cluster struct {
 	name, binary string
+	dir          string
 	members      []*member
 	client       *clientv3.Client
 }
@@ -45,7 +46,7 @@ func port() int {
 }
 
 func startCluster(name, binary, dir string) *cluster {
-	c := &cluster{name: name, binary: binary}
+	c := &cluster{name: name, binary: binary, dir: dir}
 	var initial, urls []string
 	for i := range 3 {
 		url := fmt.Sprintf("http://127.0.0.1:%d", port())
@@ -160,6 +161,17 @@ func (c *cluster) cpu() float64 {
 		sum += m.spent + cpuOf(m.cmd.Process.Pid)
 	}
 	return sum
+}
+
+// settled returns when the members rest from what they did before, or after half a minute.
+func (c *cluster) settled() {
+	for range 30 {
+		before := c.cpu()
+		time.Sleep(time.Second)
+		if c.cpu()-before < 0.1 {
+			return
+		}
+	}
 }
 
 func cpuOf(pid int) float64 {

@@ -1,4 +1,4 @@
-// Command three measures TinyKV beside etcd, three members of each on this machine, fsync on, in turns (B1 to B9), and
+// Command three measures TinyKV beside etcd, three members of each on this machine, fsync on, in turns (B1 to B10), and
 // prints one JSON line a figure. etcd's own load generator drives what it has a workload for. Rates on a shared machine
 // wobble, and the generator takes half of it; the servers' CPU time an operation, summed over the members, does not.
 package main
@@ -24,6 +24,10 @@ type workload struct {
 	id, what string
 	// Whether it brings its own clusters, since it stops members or wants much data.
 	alone bool
+	// How many times it runs, where not as often as was asked for.
+	repeats int
+	// Whether it goes on with the clusters of the one before it, where that ran.
+	goesOn bool
 	// prepare is called once for each cluster.
 	prepare func(b *bench, c *cluster)
 	run     func(b *bench, c *cluster) figures
@@ -99,43 +103,63 @@ func main() {
 	defer os.RemoveAll(work)
 	b := &bench{tool: *tool, scale: *scale, dir: work}
 	binaries := []struct{ name, path string }{{"tinykv", *tinykv}, {"etcd", *etcd}}
+	var clusters []*cluster
+	stop := func() {
+		for _, c := range clusters {
+			c.stop()
+			_ = os.RemoveAll(c.dir)
+		}
+		clusters = nil
+	}
+	defer stop()
 	for number, load := range workloads() {
 		if *only != "" && !strings.Contains(","+*only+",", ","+load.id+",") {
+			stop()
 			continue
+		}
+		if !load.goesOn {
+			stop()
+		}
+		if len(clusters) == 0 {
+			for _, binary := range binaries {
+				c := startCluster(binary.name, binary.path, fmt.Sprintf("%s/%d-%s", work, number, binary.name))
+				if load.prepare != nil {
+					load.prepare(b, c)
+				}
+				clusters = append(clusters, c)
+			}
 		}
 		repeats := *runs
 		if load.alone {
 			repeats = 1
 		}
-		all := map[string]map[string][]float64{}
-		var clusters []*cluster
-		for _, binary := range binaries {
-			c := startCluster(binary.name, binary.path, fmt.Sprintf("%s/%d-%s", work, number, binary.name))
-			if load.prepare != nil {
-				load.prepare(b, c)
-			}
-			clusters = append(clusters, c)
-			all[c.name] = map[string][]float64{}
+		if load.repeats != 0 {
+			repeats = load.repeats
 		}
-		for range repeats {
-			for _, c := range clusters {
-				began := time.Now()
-				found := load.run(b, c)
-				line := []string{}
-				for unit, value := range found {
-					all[c.name][unit] = append(all[c.name][unit], value)
-					line = append(line, fmt.Sprintf("%g %s", round(value), unit))
-				}
-				sort.Strings(line)
-				fmt.Fprintf(os.Stderr, "%s %-6s %5.1fs  %s\n", load.id, c.name, time.Since(began).Seconds(), strings.Join(line, "  "))
-			}
-		}
-		for _, c := range clusters {
-			c.stop()
-			_ = os.RemoveAll(fmt.Sprintf("%s/%d-%s", work, number, c.name))
-		}
-		print(load, all, *machine, *commit, repeats)
+		print(load, b.measure(load, clusters, repeats), *machine, *commit, repeats)
 	}
+}
+
+// measure runs a workload on each cluster in turns; it answers what was seen, by cluster and unit.
+func (b *bench) measure(load workload, clusters []*cluster, repeats int) map[string]map[string][]float64 {
+	all := map[string]map[string][]float64{}
+	for range repeats {
+		for _, c := range clusters {
+			if all[c.name] == nil {
+				all[c.name] = map[string][]float64{}
+			}
+			began := time.Now()
+			found := load.run(b, c)
+			line := []string{}
+			for unit, value := range found {
+				all[c.name][unit] = append(all[c.name][unit], value)
+				line = append(line, fmt.Sprintf("%g %s", round(value), unit))
+			}
+			sort.Strings(line)
+			fmt.Fprintf(os.Stderr, "%s %-6s %5.1fs  %s\n", load.id, c.name, time.Since(began).Seconds(), strings.Join(line, "  "))
+		}
+	}
+	return all
 }
 
 func print(load workload, all map[string]map[string][]float64, machine, commit string, runs int) {

@@ -65,8 +65,9 @@ func workloads() []workload {
 			return b.tooled(c, n, append(thousand, "lease-keepalive", number("--total", n))...)
 		}},
 		{id: "B8", what: "1,000,000 keys of 32 bytes, values of 256", alone: true, prepare: million, run: memoryAndRestart},
-		{id: "B6", what: "page of 500 out of 1,000,000 keys with its total, at one revision, while another client puts new keys", alone: true, prepare: million, run: pages},
+		{id: "B6", what: "page of 500 out of 1,000,000 keys with its total, at one revision, while another client puts new keys", alone: true, goesOn: true, prepare: million, run: pages},
 		{id: "B9", what: "500 puts/s in 50 clients, before and while 1,000,000 revisions of 10,000 keys are compacted", alone: true, prepare: revisions, run: compaction},
+		{id: "B10", what: "kill -9 of the leader while a put comes to each of the others every 5 ms; heartbeats 100 ms, elections 1000 ms", repeats: 11, run: killed},
 	}
 }
 
@@ -86,6 +87,7 @@ func million(b *bench, c *cluster) { fill(b, c, b.of(1_000_000), b.of(1_000_000)
 func revisions(b *bench, c *cluster) { fill(b, c, b.of(1_000_000), b.of(10_000)) }
 
 func memoryAndRestart(_ *bench, c *cluster) figures {
+	c.settled()
 	found := figures{"MB resident, median member": c.memory()}
 	for unit, signal := range map[string]syscall.Signal{"s restart to healthy": syscall.SIGTERM, "s kill -9 to healthy": syscall.SIGKILL} {
 		var seconds []float64
@@ -102,8 +104,9 @@ func memoryAndRestart(_ *bench, c *cluster) figures {
 	return found
 }
 
-// pages lists all keys page by page, as Kubernetes does, three times.
+// pages lists keys page by page, as Kubernetes does.
 func pages(b *bench, c *cluster) figures {
+	c.settled()
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Add(1)
@@ -125,7 +128,7 @@ func pages(b *bench, c *cluster) figures {
 		}
 	}()
 	began, before := time.Now(), c.cpu()
-	time.Sleep(3 * time.Second)
+	time.Sleep(5 * time.Second)
 	// What the writer costs is not the pages'.
 	idle := (c.cpu() - before) / time.Since(began).Seconds()
 	began, before = time.Now(), c.cpu()
@@ -202,6 +205,7 @@ func paced(c *cluster, stop <-chan struct{}) []float64 {
 }
 
 func compaction(_ *bench, c *cluster) figures {
+	c.settled()
 	measured := func(until func()) []float64 {
 		stop, done := make(chan struct{}), make(chan []float64)
 		go func() { done <- paced(c, stop) }()
