@@ -24,7 +24,7 @@ pub struct GroupOptions {
     /// How often a leader tells its followers that it lives.
     pub heartbeat: Duration,
     /// How long a follower waits for that before it stands for election; drawn from this value
-    /// to three tenths more.
+    /// to a fifth more.
     pub election: Duration,
     /// A snapshot is taken after this many entries …
     pub snapshot_entries: u64,
@@ -134,9 +134,9 @@ pub fn config_of(options: &GroupOptions) -> Result<Config, StartError> {
         cluster_name: "aistack".to_owned(),
         heartbeat_interval: options.heartbeat.as_millis() as u64,
         // For the longest of these times after they heard of a leader members refuse to vote, and only then their own time
-        // begins: the two together make 1.05 to 1.3 of what was asked for.
+        // begins: the two together make 1.0 to 1.2 of what was asked for.
         election_timeout_min: election * 2 / 5,
-        election_timeout_max: election * 13 / 20,
+        election_timeout_max: election * 3 / 5,
         // The state is not on disk when it answers, and what was committed is not in the log: a
         // leader that comes back must be elected again.
         enable_leader_restore: Some(false),

@@ -243,7 +243,7 @@ impl Selection {
 
     /// Keys that were selected, the one over the limit included.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn selected(&self) -> usize {
         self.found.len()
     }
 

@@ -72,7 +72,7 @@ impl Turns {
     }
 
     /// The turns between what a page tells and `revision`.
-    fn from_page(&self, page: &Page, revision: i64) -> Option<Range<'_>> {
+    fn up_to_page(&self, page: &Page, revision: i64) -> Option<Range<'_>> {
         if page.from <= revision && revision <= page.to {
             // None, even where they are forgotten.
             return Some(self.recent.range((Bound::Excluded((i64::MAX, u32::MAX)), Bound::Unbounded)));
@@ -137,7 +137,7 @@ impl Pages {
         let pages = self.0.lock();
         // A page that was noted by a later view than this one tells of turns that this one does not know.
         let known = pages.iter().filter(|page| page.from <= turns.last);
-        let of_pages = known.filter_map(|page| Some((Some(page), turns.from_page(page, revision)?)));
+        let of_pages = known.filter_map(|page| Some((Some(page), turns.up_to_page(page, revision)?)));
         let now = turns.between(revision, i64::MAX).map(|between| (None, between));
         // Of equals the first: a page stays where it is.
         let (page, turns) = of_pages.chain(now).min_by_key(|(_, between)| between.len())?;
