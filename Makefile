@@ -62,7 +62,7 @@ test-faults: ## What goes wrong, through the whole stack: hostile clients, a ful
 	@e2e/faults.sh
 
 .PHONY: test-crash
-test-crash: ## 200 kill -9 rounds against each store
+test-crash: ## 1,000 kill -9 rounds against three TinyKV members, 200 against each store; ROUNDS, NODE_ROUNDS
 	@hack/test-crash.sh
 
 .PHONY: test-peers
@@ -76,12 +76,20 @@ test-etcd: build ## etcd's own suites on TinyKV: common, common with every kind 
 	  e2e/peers/etcd/suite.sh $$suite $(BIN)/tinykv || failed=$$failed\ $$suite; \
 	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
+.PHONY: test-page
+test-page: build ## Every command of docs/tinykv.md in order, its four clients before and after a member is killed
+	@e2e/peers/etcd/page.sh $(BIN)
+
+.PHONY: test-kubernetes-storage
+test-kubernetes-storage: build ## Kubernetes' own tests of its storage layer, on etcd and on TinyKV
+	@e2e/peers/kubernetes/storage.sh $(BIN)/tinykv
+
 .PHONY: test-robustness
 test-robustness: build ## etcd's robustness models over three TinyKV nodes under faults; RUNS=100 TRAFFIC=… SEED=… FAULT=…
 	@RESULTS=$${RESULTS:-e2e/peers/etcd/results/robustness.json} e2e/peers/etcd/robustness.sh $(BIN)/tinykv
 
 .PHONY: fuzz
-fuzz: ## Fuzz the model file parsers, FUZZ_SECONDS (300) each; needs a nightly toolchain and cargo-fuzz
+fuzz: ## Fuzz what parses foreign bytes (model files, the log, commands, snapshots, the gateway), FUZZ_SECONDS (300) each
 	@hack/fuzz.sh
 
 .PHONY: test-kubernetes
