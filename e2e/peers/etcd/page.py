@@ -21,8 +21,10 @@ SUITES = {
     "differential": "the same random operations, users, gateway calls and certificates on etcd 3.7.3 and TinyKV, answer by answer",
     "cluster": "three members: leaders killed under load, members that come and go, users, TLS between members",
     "crash": "kill -9 in the middle of writes",
+    "crash-three": "three members of which one, two or all are killed (`kill -9`) at random moments, with a ledger of what was acknowledged",
     "faults": "bit flips, torn logs, a full disk",
     "clients": "clients, unchanged, against one member",
+    "kubernetes-storage": "Kubernetes' own tests of its storage, `k8s.io/apiserver/pkg/storage/etcd3`",
     "page": "the programs of this page, before and after a member is killed",
 }
 
@@ -34,6 +36,9 @@ def row(what, result):
         return f"{whole} ({cases[kind]} cases)" if cases.get(kind) else str(whole)
     passed = ", ".join(result["clients"]) if "clients" in result else cell(result["passed"], "pass")
     what += f" {result['version']}" if "version" in result else ""
+    what += f": {result['figures']}" if "figures" in result else ""
+    if "etcd" in result:
+        what += f" (etcd in the same run: {result['etcd']['passed']} passed, {result['etcd']['failed']} failed)"
     return f"| {what} | {passed} | {cell(result['failed'], 'fail')} | {len(result['skipped'])} | {run} |"
 
 

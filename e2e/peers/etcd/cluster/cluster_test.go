@@ -36,6 +36,7 @@ type trio struct {
 	tls     *peers.Authority
 	members []*member
 	client  *clientv3.Client
+	more    []string // flags of every member besides
 }
 
 func port(t *testing.T) int {
@@ -113,6 +114,7 @@ func (c *trio) start(t *testing.T, m *member) {
 		m.cmd.Args = append(m.cmd.Args, "--peer-cert-file", file("cert.pem"), "--peer-key-file", file("key.pem"),
 			"--peer-trusted-ca-file", file("ca.pem"), "--peer-client-cert-auth", "--peer-cert-allowed-cn", "member")
 	}
+	m.cmd.Args = append(m.cmd.Args, c.more...)
 	m.cmd.Stdout, m.cmd.Stderr, m.cmd.Env = output, output, peers.Environment()
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -266,10 +268,18 @@ func killed(t *testing.T, cluster *trio, prepare func()) {
 
 // kept counts the promised writes that a member's history holds, revision by revision.
 func kept(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, last int64) int {
+	return keptAfter(ctx, t, m, promised, 1, last)
+}
+
+// keptAfter is kept, of what came after a revision.
+func keptAfter(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, above, last int64) int {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	count, next := 0, int64(2)
-	for response := range m.direct.Watch(watching, "", clientv3.WithPrefix(), clientv3.WithRev(2)) {
+	count, next := 0, above+1
+	if next > last {
+		return 0
+	}
+	for response := range m.direct.Watch(watching, "", clientv3.WithPrefix(), clientv3.WithRev(next)) {
 		if err := response.Err(); err != nil {
 			t.Fatal(err)
 		}
