@@ -2,8 +2,8 @@
 //! the real binary.
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, Txn, TxnOp,
-    WatchFilterType, WatchOptions,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, LeaseStatus,
+    PutOptions, Txn, TxnOp, WatchFilterType, WatchOptions,
 };
 use std::net::TcpListener;
 use std::path::Path;
@@ -388,4 +388,26 @@ async fn the_projects_own_contract_is_the_same_store() {
     }
     let nameless = own.get(platform::GetRequest::default()).await.expect_err("no key");
     assert_eq!(nameless.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_refused_stops_no_leases_clock() {
+    let (server, mut client) = server(&["auth.bcrypt_cost=4"]).await;
+    let lease = client.lease_grant(600, None).await.expect("granted").id();
+    client.put("root's", "v", Some(PutOptions::new().with_lease(lease))).await.expect("written");
+    for user in ["root", "ann"] {
+        client.user_add(user, user, None).await.expect("added");
+    }
+    client.user_grant_role("root", "root").await.expect("granted");
+    client.auth_enable().await.expect("enabled");
+    let by = |name: &str| ConnectOptions::new().with_user(name, name);
+    let endpoints = [format!("127.0.0.1:{}", server.port)];
+    let mut ann = Client::connect(&endpoints, Some(by("ann"))).await.expect("connected");
+    let refused = ann.lease_revoke(lease).await.expect_err("it is of root's key");
+    assert!(refused.to_string().contains("permission denied"), "{refused}");
+    let mut root = Client::connect(&endpoints, Some(by("root"))).await.expect("connected");
+    let leases = root.leases().await.expect("listed");
+    assert_eq!(leases.leases().iter().map(LeaseStatus::id).collect::<Vec<_>>(), [lease]);
+    let left = root.lease_time_to_live(lease, None).await.expect("told").ttl();
+    assert!(left > 0, "its time goes on: {left}");
 }

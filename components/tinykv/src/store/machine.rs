@@ -2,6 +2,7 @@
 //! watchers.
 
 use super::db::{Batch, Db, Loaded, StoreError};
+use super::place;
 use super::still::Still;
 use crate::lessor::Lessor;
 use crate::metrics::Figures;
@@ -79,8 +80,8 @@ impl Shared {
     /// Opens the state below `data_dir` and builds the engine from it.
     pub fn open(data_dir: &Path, parts: SharedParts) -> Result<Arc<Self>, StoreError> {
         let find = |source| StoreError::Read { path: data_dir.to_owned(), source };
-        let path = super::db::state_dir(data_dir).map_err(find)?;
-        super::db::clear_others(data_dir, &path).map_err(find)?;
+        let path = place::state_dir(data_dir).map_err(find)?;
+        place::clear_others(data_dir, &path).map_err(find)?;
         let db = Db::open(&path, parts.cache_bytes)?;
         let read = |source| StoreError::Read { path: path.clone(), source };
         let (keyspace, leases) = load(&db, &parts).map_err(read)?;
@@ -111,10 +112,10 @@ impl Shared {
         let _between = self.between_batches.lock();
         let current = self.db.read().1.clone();
         let data_dir = current.parent().map(Path::to_owned).unwrap_or_default();
-        let next = super::db::receive(&data_dir, &current, copy)?;
+        let next = place::receive(&data_dir, &current, copy)?;
         let db = Db::open(&next, self.parts.cache_bytes).map_err(io::Error::other)?;
         let (keyspace, leases) = load(&db, &self.parts)?;
-        super::db::adopt(&data_dir, &next)?;
+        place::adopt(&data_dir, &next)?;
         let revision = keyspace.revision();
         self.guarded.store(keyspace.auth().enabled(), Ordering::Release);
         {
@@ -302,7 +303,8 @@ impl Shared {
                 (Command::LeaseGrant { id, .. }, Ok(Answer::Granted { ttl, .. })) => {
                     self.lessor.granted(*id, *ttl);
                 }
-                (Command::LeaseRevoke(id), _) => self.lessor.revoked(*id),
+                // One that was forbidden goes on.
+                (Command::LeaseRevoke(id), Ok(_)) => self.lessor.revoked(*id),
                 (Command::Compact(_), Ok(_)) => self.compacted.notify_one(),
                 (Command::Auth(command), Ok(_)) => self.follow_auth(command),
                 _ => {}
