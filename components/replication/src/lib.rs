@@ -64,6 +64,6 @@ pub use host::{Host, Peers};
 pub use members::{Change, Members, Progress};
 pub use openraft::AsyncRuntime;
 pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
-pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine, founding_position};
+pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine, founding_position, snapshots};
 pub use replicated::{Parts, Replicated};
 pub use tcp::{Introduction, greet, introduce};

@@ -1,5 +1,6 @@
 //! `tinykv check`: reads everything a member has on disk, and changes nothing.
 
+use crate::identity::{self, IdentityError};
 use crate::mvcc::{Keyspace, Restored};
 use crate::store::{Db, StoreError, state_dir};
 use replication::log::{Log, LogError, Recovery};
@@ -9,6 +10,9 @@ use std::path::Path;
 /// Why a data directory is not sound.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
+    /// Who the member is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -18,6 +22,9 @@ pub enum CheckError {
     /// The state cannot be read.
     #[error("the state is damaged: {0}")]
     State(#[source] io::Error),
+    /// A snapshot, which is what other members would get.
+    #[error("a snapshot is damaged: {0}")]
+    Snapshot(#[source] io::Error),
 }
 
 /// What was found.
@@ -33,9 +40,13 @@ pub struct Found {
     pub revision: i64,
 }
 
-/// Reads the log and the state below `data_dir`.
+/// Reads the identity, the log, the state and the snapshots below `data_dir`.
 pub fn check(data_dir: &Path) -> Result<Found, CheckError> {
+    identity::read(data_dir)?;
     let log = Log::check(&data_dir.join("log"))?;
+    for snapshot in replication::snapshots(&data_dir.join("snapshots")).map_err(CheckError::Snapshot)? {
+        Db::open_read_only(&snapshot)?.verify().map_err(CheckError::Snapshot)?;
+    }
     let db = Db::open_read_only(&state_dir(data_dir).map_err(CheckError::State)?)?;
     db.verify().map_err(CheckError::State)?;
     let mut keyspace = Keyspace::new(0, 1);

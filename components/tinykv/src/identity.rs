@@ -77,6 +77,37 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// What stands in the file: an identity with one digit changed would be another member's.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    identity: Identity,
+    /// CRC-32C of the identity, as compact JSON.
+    crc32c: u32,
+}
+
+impl Stored {
+    fn new(identity: Identity) -> io::Result<Self> {
+        let crc32c = crc32c::crc32c(&serde_json::to_vec(&identity)?);
+        Ok(Self { identity, crc32c })
+    }
+}
+
+/// Reads what [`write`] has written.
+fn parse(bytes: &[u8]) -> Result<Identity, String> {
+    let stored: Stored = match serde_json::from_slice(bytes) {
+        Ok(stored) => stored,
+        // The first version wrote it bare; no bit makes one of the other.
+        Err(error) => return serde_json::from_slice(bytes).map_err(|_| error.to_string()),
+    };
+    let whole = Stored::new(stored.identity).map_err(|error| error.to_string())?;
+    if whole.crc32c == stored.crc32c {
+        Ok(stored.identity)
+    } else {
+        Err("it is damaged: its checksum is that of something else".to_owned())
+    }
+}
+
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -130,9 +161,8 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
     let path = dir.join("identity.json");
     match fs::read(&path) {
         Ok(bytes) => {
-            let identity: Identity = serde_json::from_slice(&bytes).map_err(|error| {
-                IdentityError::Malformed { path: path.clone(), reason: error.to_string() }
-            })?;
+            let identity =
+                parse(&bytes).map_err(|reason| IdentityError::Malformed { path: path.clone(), reason })?;
             if identity.awaits_founders {
                 // It took no part in any cluster yet, and the settings may name another one by now.
                 write(dir, &path, first).map_err(failed)?;
@@ -149,6 +179,13 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whose data `dir` holds.
+pub fn read(dir: &Path) -> Result<Identity, IdentityError> {
+    let path = dir.join("identity.json");
+    let bytes = fs::read(&path).map_err(|source| IdentityError::Directory { path: path.clone(), source })?;
+    parse(&bytes).map_err(|reason| IdentityError::Malformed { path, reason })
 }
 
 /// Takes `dir`, which must be empty or absent, for data that is about to be put there.
@@ -173,9 +210,7 @@ pub fn give(dir: &Path, identity: Identity) -> Result<(), IdentityError> {
 
 /// Whether `dir` belongs to a member already that took part in a cluster.
 pub fn is_taken(dir: &Path) -> bool {
-    let awaits = |bytes: Vec<u8>| {
-        serde_json::from_slice::<Identity>(&bytes).is_ok_and(|identity| identity.awaits_founders)
-    };
+    let awaits = |bytes: Vec<u8>| parse(&bytes).is_ok_and(|identity| identity.awaits_founders);
     fs::read(dir.join("identity.json")).is_ok_and(|bytes| !awaits(bytes))
 }
 
@@ -200,7 +235,7 @@ fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
 fn write(dir: &Path, path: &Path, identity: Identity) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
-    file.write_all(serde_json::to_string_pretty(&identity).map_err(io::Error::other)?.as_bytes())?;
+    file.write_all(serde_json::to_string_pretty(&Stored::new(identity)?)?.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(dir)?.sync_all()
@@ -239,6 +274,24 @@ mod tests {
         assert!(is_taken(dir.path()) && !founded.awaits_founders);
         drop(lock);
         assert_eq!(take(dir.path(), waiting).expect("taken").0, founded);
+    }
+
+    #[test]
+    fn no_bit_of_an_identity_can_change_unseen() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (first, lock) = take(dir.path(), Identity::alone()).expect("taken");
+        drop(lock);
+        let path = dir.path().join("identity.json");
+        let whole = fs::read(&path).expect("read");
+        for at in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[at / 8] ^= 1 << (at % 8);
+            // White space may become another.
+            assert!(parse(&bytes).is_err() || parse(&bytes) == Ok(first), "bit {at}");
+        }
+        fs::write(&path, &whole[1..]).expect("written");
+        let refused = take(dir.path(), first).expect_err("damaged");
+        assert!(refused.to_string().contains("identity.json cannot be read"), "{refused}");
     }
 
     #[test]

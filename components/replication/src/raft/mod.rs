@@ -12,7 +12,7 @@ pub use codec::number;
 pub use machine::{Checkpoint, Forwarded, Machine, Restorer, SnapshotRule, StateMachine};
 pub use network::{Networks, address_of};
 pub use service::{Answerer, GroupService, Heard, Led, RaftOf, ServiceParts, read_index};
-pub use snapshots::Snapshots;
+pub use snapshots::{Snapshots, snapshots};
 pub use storage::Storage;
 pub use types::{
     LogId, NodeId, Payload, Position, StoredMembers, Types, decode_members, founding_position, has_one_voter,

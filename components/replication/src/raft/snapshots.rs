@@ -11,11 +11,49 @@ const BUILDING: &str = "building";
 const RECEIVING: &str = "receiving";
 const UNFINISHED: [&str; 2] = [BUILDING, RECEIVING];
 
-/// Writes a snapshot's position beside its state, durably.
+/// How a position's file begins, before the checksum; the first version wrote the position alone, which begins with another
+/// byte, and not with one that is a bit away from this.
+const SEALED: u8 = 2;
+
+/// Writes a snapshot's position beside its state, durably: under a wrong one, another member would go on from the wrong place.
 pub fn write_position(snapshot: &Path, position: &Position) -> io::Result<()> {
-    fs::write(snapshot.join("position"), position.encode())?;
+    let encoded = position.encode();
+    let mut sealed = vec![SEALED];
+    sealed.extend_from_slice(&crc32c::crc32c(&encoded).to_le_bytes());
+    sealed.extend_from_slice(&encoded);
+    fs::write(snapshot.join("position"), sealed)?;
     File::open(snapshot.join("position"))?.sync_all()?;
     File::open(snapshot)?.sync_all()
+}
+
+/// Reads it back.
+fn read_position(snapshot: &Path) -> io::Result<Position> {
+    let path = snapshot.join("position");
+    let damaged = |why: &str| io::Error::other(format!("{} is damaged: {why}", path.display()));
+    let bytes = Bytes::from(fs::read(&path)?);
+    let encoded = match bytes.first() {
+        Some(&SEALED) => {
+            let stored = bytes.get(1..5).ok_or_else(|| damaged("it is cut short"))?;
+            let encoded = bytes.slice(5..);
+            if stored != crc32c::crc32c(&encoded).to_le_bytes() {
+                return Err(damaged("its checksum is that of something else"));
+            }
+            encoded
+        }
+        _ => bytes,
+    };
+    Position::decode(&encoded).map_err(|error| damaged(&error.to_string()))
+}
+
+/// Where the state is of each snapshot that a group keeps in `dir`; their positions are read, and nothing is written.
+pub fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let kept = Snapshots { dir: dir.to_owned() };
+    let mut states = Vec::new();
+    for snapshot in if dir.exists() { kept.list()? } else { Vec::new() } {
+        read_position(&snapshot)?;
+        states.push(snapshot.join("state"));
+    }
+    Ok(states)
 }
 
 fn clear(path: &Path) -> io::Result<()> {
@@ -98,7 +136,7 @@ impl Snapshots {
         if files.state != receiving.join("state") {
             return Ok(files);
         }
-        let position = Position::decode(&fs::read(receiving.join("position"))?.into())?;
+        let position = read_position(&receiving)?;
         self.keep(&receiving, &position)
     }
 
@@ -119,7 +157,7 @@ impl Snapshots {
     /// The snapshot there is.
     pub fn current(&self) -> io::Result<Option<(Position, SnapshotFiles)>> {
         let Some(newest) = self.list()?.pop() else { return Ok(None) };
-        let position = Position::decode(&fs::read(newest.join("position"))?.into())?;
+        let position = read_position(&newest)?;
         Ok(Some((position, SnapshotFiles { state: newest.join("state") })))
     }
 
@@ -134,5 +172,31 @@ impl Snapshots {
         }
         paths.sort();
         Ok(paths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bit_of_a_snapshots_position_can_change_unseen() {
+        let dir = tempfile::tempdir().expect("dir");
+        let founders = [(7, "one".to_owned()), (9, "other".to_owned())].into();
+        let encoded = super::super::types::founding_position(founders).expect("a position");
+        let position = Position::decode(&encoded).expect("a position");
+        write_position(dir.path(), &position).expect("written");
+        assert_eq!(read_position(dir.path()).expect("read").encode(), encoded);
+        let path = dir.path().join("position");
+        let whole = fs::read(&path).expect("read");
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, bytes).expect("written");
+            let refused = read_position(dir.path()).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|said| said.contains("position is damaged")), "bit {bit}");
+        }
+        fs::write(&path, &encoded).expect("written");
+        assert_eq!(read_position(dir.path()).expect("as the first version wrote it").encode(), encoded);
     }
 }

@@ -1,6 +1,6 @@
 //! The database handle.
 
-use super::layout;
+use super::{layout, manifest};
 use crate::mvcc::auth::{self, Auth, Touched};
 use crate::mvcc::{Alarm, Change, KeyValue, Version};
 use bytes::Bytes;
@@ -10,7 +10,6 @@ use rocksdb::{
     FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,62 +52,6 @@ pub enum StoreError {
     },
 }
 
-/// The directory of the state below a data directory: `state`, or `state-N` after the Nth
-/// snapshot of another member that took its place; the file `STATE` names it then.
-pub fn state_dir(data_dir: &Path) -> io::Result<PathBuf> {
-    match std::fs::read_to_string(data_dir.join("STATE")) {
-        Ok(name) => Ok(data_dir.join(name.trim())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(data_dir.join("state")),
-        Err(error) => Err(error),
-    }
-}
-
-/// Copies `copy` to a new state directory beside `current`; not in use before [`adopt`].
-pub fn receive(data_dir: &Path, current: &Path, copy: &Path) -> io::Result<PathBuf> {
-    let number = current.to_string_lossy().rsplit_once("state-").and_then(|(_, n)| n.parse::<u64>().ok());
-    let next = data_dir.join(format!("state-{}", number.unwrap_or(0) + 1));
-    if next.exists() {
-        std::fs::remove_dir_all(&next)?;
-    }
-    std::fs::create_dir(&next)?;
-    for entry in std::fs::read_dir(copy)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), next.join(entry.file_name()));
-        // Tables never change; the rest is RocksDB's to rewrite.
-        if from.extension().is_some_and(|extension| extension == "sst") {
-            std::fs::hard_link(&from, &to)?;
-        } else {
-            std::fs::copy(&from, &to)?;
-            File::open(&to)?.sync_all()?;
-        }
-    }
-    File::open(&next)?.sync_all()?;
-    Ok(next)
-}
-
-/// From the next start on, `next` is the state.
-pub fn adopt(data_dir: &Path, next: &Path) -> io::Result<()> {
-    let name = next.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = data_dir.join("STATE.tmp");
-    std::fs::write(&temporary, name)?;
-    File::open(&temporary)?.sync_all()?;
-    std::fs::rename(&temporary, data_dir.join("STATE"))?;
-    File::open(data_dir)?.sync_all()
-}
-
-/// Removes state directories that are not in use.
-pub fn clear_others(data_dir: &Path, current: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(data_dir)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_state = name == "state" || name.starts_with("state-");
-        if is_state && path.is_dir() && path != current {
-            std::fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
-}
-
 /// Everything but the versions.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -141,6 +84,7 @@ pub(super) fn malformed(what: &str) -> io::Error {
 impl Db {
     /// Opens the database in `path`, creating it if there is none.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        manifest::check(path).map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -157,6 +101,7 @@ impl Db {
 
     /// Opens it without the possibility to change it.
     pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        manifest::check(path).map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
         let db = DB::open_cf_for_read_only(&Options::default(), path, FAMILIES, false)
             .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { db: Arc::new(db) })

@@ -14,11 +14,14 @@
 mod db;
 mod layout;
 mod machine;
+mod manifest;
 mod new;
+mod place;
 mod still;
 mod values;
 
-pub use db::{Db, Loaded, StoreError, state_dir};
+pub use db::{Db, Loaded, StoreError};
 pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};
 pub use new::NewState;
+pub use place::state_dir;
 pub use still::Still;
