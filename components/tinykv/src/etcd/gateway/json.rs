@@ -59,7 +59,7 @@ pub fn messages(
 }
 
 /// Takes one whole value off the buffer.
-fn take(buffer: &mut BytesMut, ended: bool) -> Result<Option<String>, Status> {
+pub fn take(buffer: &mut BytesMut, ended: bool) -> Result<Option<String>, Status> {
     let mut values = serde_json::Deserializer::from_slice(buffer).into_iter::<&RawValue>();
     let text = match values.next() {
         None => return Ok(None),
@@ -72,7 +72,8 @@ fn take(buffer: &mut BytesMut, ended: bool) -> Result<Option<String>, Status> {
     Ok(Some(text))
 }
 
-fn encode(text: &str, descriptor: &MessageDescriptor) -> Result<Vec<u8>, Status> {
+/// A message from its JSON.
+pub fn encode(text: &str, descriptor: &MessageDescriptor) -> Result<Vec<u8>, Status> {
     let mut json = serde_json::Deserializer::from_str(text);
     let message = DynamicMessage::deserialize_with_options(descriptor.clone(), &mut json, &options())
         .map_err(|error| malformed(&error))?;
