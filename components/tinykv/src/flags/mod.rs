@@ -7,9 +7,7 @@ mod values;
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use values::{
-    address, clear_address, list, milliseconds, names, number, quota, streams, switch, text, tokens,
-};
+use values::{address, clear_address, interval, list, names, number, quota, streams, switch, text, tokens};
 
 /// What became of a command line.
 #[derive(Debug, Default, PartialEq)]
@@ -106,7 +104,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("heartbeat-interval", Set("raft.heartbeat_ms", number)),
     ("election-timeout", Set("raft.election_ms", number)),
     ("snapshot-count", Set("raft.snapshot_entries", number)),
-    ("watch-progress-notify-interval", Set("watch_progress_interval_ms", milliseconds)),
+    ("watch-progress-notify-interval", Set("watch_progress_interval_ms", interval)),
     ("auth-token", Set("auth.jwt", tokens)),
     ("auth-token-ttl", Set("auth.token_ttl_seconds", number)),
     ("bcrypt-cost", Set("auth.bcrypt_cost", number)),
@@ -472,6 +470,7 @@ mod tests {
             (&["--quota-backend-bytes=0", "--auth-token=simple"], json!({})),
             (&["--max-concurrent-streams=4294967295"], json!({})),
             (&["--watch-progress-notify-interval=1m30s"], json!({"watch_progress_interval_ms": 90_000})),
+            (&["--watch-progress-notify-interval=0s"], json!({})),
             (
                 &["--auth-token=jwt,sign-method=RS256,priv-key=p,ttl=1.5s"],
                 json!({"auth": {"jwt": {"sign_method": "RS256", "private_key_file": "p", "ttl_ms": 1500}}}),

@@ -46,12 +46,17 @@ pub(super) fn streams(value: &str) -> Result<Value, String> {
 }
 
 /// A duration as Go writes them: `300ms`, `1.5h`, `2h45m`. A bare number is nanoseconds, as in etcd's file.
-pub(super) fn milliseconds(value: &str) -> Result<Value, String> {
+fn milliseconds(value: &str) -> Result<Value, String> {
     if let Ok(nanoseconds) = value.parse::<u64>() {
         return Ok((nanoseconds / 1_000_000).into());
     }
     let duration = duration(value).ok_or("write a duration like 10m or 1.5s")?;
     Ok((duration.as_millis() as u64).into())
+}
+
+/// etcd's default is 0, which stands for tinykv's, too.
+pub(super) fn interval(value: &str) -> Result<Value, String> {
+    milliseconds(value).map(|interval| if interval == 0 { Value::Null } else { interval })
 }
 
 /// The address in an etcd-style URL.
