@@ -99,7 +99,11 @@ func TestAFlippedBitInAnyFileIsRefusedByTheFilesName(t *testing.T) {
 			return err
 		}
 		end := len(bytes.TrimRight(content, "\x00"))
-		for _, at := range places(end) {
+		parts := 12
+		if kind == "table" {
+			parts = 4 // There are many of them.
+		}
+		for _, at := range places(end, parts) {
 			damaged := bytes.Clone(content)
 			damaged[at] ^= 4
 			if err := os.WriteFile(path, damaged, 0o600); err != nil {
@@ -157,10 +161,10 @@ func fileKind(path string) string {
 }
 
 // places are some, and both ends.
-func places(end int) []int {
+func places(end, parts int) []int {
 	at := []int{0, end - 1}
-	for i := 1; i < 12; i++ {
-		at = append(at, i*end/12)
+	for i := 1; i < parts; i++ {
+		at = append(at, i*end/parts)
 	}
 	return at
 }
