@@ -4,8 +4,14 @@
 //! what a newer one wrote.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const ARGUMENTS: [&str; 6] =
+    ["-cubin", "-gencode=arch=compute_90a,code=sm_90a", "-O3", "-std=c++17", "-Xptxas", "-v"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -25,16 +31,16 @@ fn compile_all() -> Result<(), String> {
         .join("cuda");
     let nvcc = find_nvcc()?;
     let mut sources = Vec::new();
-    collect(&root, &mut sources)?;
+    collect(&root, "cu", &mut sources)?;
     sources.sort();
     let (mut images, mut report) = (String::new(), String::new());
-    for source in &sources {
+    let compiled = compile_side_by_side(&nvcc, &sources, &out);
+    for (source, compiled) in sources.iter().zip(compiled) {
         let name = source
             .file_stem()
             .and_then(|s| s.to_str())
             .ok_or_else(|| format!("{} has no name", source.display()))?;
-        let cubin = out.join(format!("{name}.cubin"));
-        write!(report, "== {name}\n{}", compile(&nvcc, source, &cubin)?).map_err(|e| e.to_string())?;
+        write!(report, "== {name}\n{}", compiled?).map_err(|e| e.to_string())?;
         writeln!(
             images,
             "pub static {name}: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.cubin\"));"
@@ -70,24 +76,84 @@ fn find_nvcc() -> Result<PathBuf, String> {
     Err("feature cuda needs nvcc 13.0: run hack/gpu/nvcc.sh, or set TINYKERNELS_NVCC".into())
 }
 
-fn collect(folder: &Path, sources: &mut Vec<PathBuf>) -> Result<(), String> {
+fn collect(folder: &Path, extension: &str, sources: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = std::fs::read_dir(folder).map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
     for entry in entries {
         let path = entry.map_err(|e| e.to_string())?.path();
         if path.is_dir() {
-            collect(&path, sources)?;
-        } else if path.extension().is_some_and(|e| e == "cu") {
+            collect(&path, extension, sources)?;
+        } else if path.extension().is_some_and(|e| e == extension) {
             sources.push(path);
         }
     }
     Ok(())
 }
 
+/// Every source's report or error, in order; as many compilers at a time as cargo allows.
+fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Result<String, String>> {
+    let headers = fingerprint_of_headers(sources);
+    let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(vec![Err(String::new()); sources.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..usize::min(jobs, sources.len()) {
+            scope.spawn(|| {
+                while let Some((at, source)) = {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    sources.get(at).map(|source| (at, source))
+                } {
+                    let cubin = out.join(source.with_extension("cubin").file_name().unwrap_or_default());
+                    let report = compile_changed(nvcc, source, &cubin, headers);
+                    if let Ok(mut done) = done.lock() {
+                        done[at] = report;
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_default()
+}
+
+/// Of every header under the folder of the kernels, two above a source.
+fn fingerprint_of_headers(sources: &[PathBuf]) -> u64 {
+    let mut files = Vec::new();
+    if let Some(root) = sources.first().and_then(|s| s.parent()).and_then(Path::parent) {
+        let _ = collect(root, "cuh", &mut files);
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        (std::fs::read(&file).unwrap_or_default(), file).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// [`compile`], or the report of last time where neither the source, a header nor the compiler changed.
+fn compile_changed(nvcc: &Path, source: &Path, cubin: &Path, headers: u64) -> Result<String, String> {
+    let mut hasher = DefaultHasher::new();
+    (nvcc, headers, ARGUMENTS, std::fs::read(source).map_err(|e| e.to_string())?).hash(&mut hasher);
+    let kept = cubin.with_extension(format!("{:016x}.report", hasher.finish()));
+    if let (true, Ok(report)) = (cubin.exists(), std::fs::read_to_string(&kept)) {
+        return Ok(report);
+    }
+    // A report stands for the cubin beside it: of another fingerprint, none may stay.
+    let stem = format!("{}.", cubin.file_stem().unwrap_or_default().to_string_lossy());
+    for entry in cubin.parent().and_then(|p| std::fs::read_dir(p).ok()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&stem) && name.ends_with(".report") {
+            std::fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
+        }
+    }
+    let report = compile(nvcc, source, cubin)?;
+    std::fs::write(&kept, &report).map_err(|e| format!("cannot write {}: {e}", kept.display()))?;
+    Ok(report)
+}
+
 /// Returns the assembler's resource report, which the compile gate reads.
 fn compile(nvcc: &Path, source: &Path, cubin: &Path) -> Result<String, String> {
     let include = nvcc.parent().and_then(Path::parent).map(|p| p.join("include"));
     let mut command = Command::new(nvcc);
-    command.args(["-cubin", "-gencode=arch=compute_90a,code=sm_90a", "-O3", "-std=c++17", "-Xptxas", "-v"]);
+    command.args(ARGUMENTS);
     if let Some(include) = include.filter(|i| i.exists()) {
         command.arg("-I").arg(&include).arg("-I").arg(include.join("cccl"));
     }

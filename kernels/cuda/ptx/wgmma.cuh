@@ -61,26 +61,68 @@ __device__ __forceinline__ void wgmma_wait() {
 #define TK_SUMS112(i) TK_SUMS96(i), TK_SUMS16(i + 96)
 #define TK_SUMS128(i) TK_SUMS112(i), TK_SUMS16(i + 112)
 
-// D[64, N] = A[64, 16] · B[N, 16]ᵀ, plus D when `accumulate`; bf16 operands in shared memory, f32 sums. COUNT sums a thread; B and ADD are the
-// numbers of the operands after A, whose number is COUNT.
-#define TK_WGMMA(N, COUNT, B, ADD)                                                                                                   \
-  __device__ __forceinline__ void wgmma_k16(float (&d)[COUNT], uint64_t a, uint64_t b, int accumulate) {                             \
+// The same for integer sums.
+#define TK_ISUMS4(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3])
+#define TK_ISUMS8(i) TK_ISUMS4(i), TK_ISUMS4(i + 4)
+#define TK_ISUMS16(i) TK_ISUMS8(i), TK_ISUMS8(i + 8)
+#define TK_ISUMS32(i) TK_ISUMS16(i), TK_ISUMS16(i + 16)
+#define TK_ISUMS48(i) TK_ISUMS32(i), TK_ISUMS16(i + 32)
+#define TK_ISUMS64(i) TK_ISUMS48(i), TK_ISUMS16(i + 48)
+#define TK_ISUMS80(i) TK_ISUMS64(i), TK_ISUMS16(i + 64)
+#define TK_ISUMS96(i) TK_ISUMS80(i), TK_ISUMS16(i + 80)
+#define TK_ISUMS112(i) TK_ISUMS96(i), TK_ISUMS16(i + 96)
+#define TK_ISUMS128(i) TK_ISUMS112(i), TK_ISUMS16(i + 112)
+
+// D[64, N] = A[64, K] · B[N, K]ᵀ, plus D when `accumulate`: operands in shared memory, 32 bytes of a row a product, so K is 16 or 32. COUNT sums
+// a thread; B and ADD are the numbers of the operands after A, whose number is COUNT.
+#define TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, N, COUNT, B, ADD)                                                                      \
+  __device__ __forceinline__ void NAME(SUM(&d)[COUNT], uint64_t a, uint64_t b, int accumulate) {                                     \
     asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %" #ADD ", 0;\n\t"                                                        \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" TK_NAMES##COUNT "}, %" #COUNT ", %" #B                 \
-                 ", add, 1, 1, 0, 0;\n\t}"                                                                                           \
-                 : TK_SUMS##COUNT(0)                                                                                                 \
+                 "wgmma.mma_async.sync.aligned.m64n" #N KIND " {" TK_NAMES##COUNT "}, %" #COUNT ", %" #B ", add" TAIL ";\n\t}"       \
+                 : SUMS##COUNT(0)                                                                                                    \
                  : "l"(a), "l"(b), "r"(accumulate));                                                                                 \
   }
-TK_WGMMA(8, 4, 5, 6)
-TK_WGMMA(16, 8, 9, 10)
-TK_WGMMA(32, 16, 17, 18)
-TK_WGMMA(64, 32, 33, 34)
-TK_WGMMA(96, 48, 49, 50)
-TK_WGMMA(128, 64, 65, 66)
-TK_WGMMA(160, 80, 81, 82)
-TK_WGMMA(192, 96, 97, 98)
-TK_WGMMA(224, 112, 113, 114)
-TK_WGMMA(256, 128, 129, 130)
+#define TK_WGMMA_WIDTHS(NAME, SUM, SUMS, KIND, TAIL)         \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 8, 4, 5, 6)          \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 16, 8, 9, 10)        \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 32, 16, 17, 18)      \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 64, 32, 33, 34)      \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 96, 48, 49, 50)      \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 128, 64, 65, 66)     \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 160, 80, 81, 82)     \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 192, 96, 97, 98)     \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 224, 112, 113, 114)  \
+  TK_WGMMA(NAME, SUM, SUMS, KIND, TAIL, 256, 128, 129, 130)
+TK_WGMMA_WIDTHS(wgmma_k16, float, TK_SUMS, "k16.f32.bf16.bf16", ", 1, 1, 0, 0")
+TK_WGMMA_WIDTHS(wgmma_f16, float, TK_SUMS, "k16.f32.f16.f16", ", 1, 1, 0, 0")
+TK_WGMMA_WIDTHS(wgmma_e4m3, float, TK_SUMS, "k32.f32.e4m3.e4m3", ", 1, 1")
+TK_WGMMA_WIDTHS(wgmma_s8, int, TK_ISUMS, "k32.s32.s8.s8", "")
+
+// What the operands of a product are: its sums, and the elements in the 128 bytes of a swizzled row.
+struct Bf16Product {
+  using Sum = float;
+  static constexpr int kDepth = 64;
+  template <int COUNT>
+  static __device__ __forceinline__ void multiply(float (&d)[COUNT], uint64_t a, uint64_t b, int accumulate) { wgmma_k16(d, a, b, accumulate); }
+};
+struct HalfProduct {
+  using Sum = float;
+  static constexpr int kDepth = 64;
+  template <int COUNT>
+  static __device__ __forceinline__ void multiply(float (&d)[COUNT], uint64_t a, uint64_t b, int accumulate) { wgmma_f16(d, a, b, accumulate); }
+};
+struct E4m3Product {
+  using Sum = float;
+  static constexpr int kDepth = 128;
+  template <int COUNT>
+  static __device__ __forceinline__ void multiply(float (&d)[COUNT], uint64_t a, uint64_t b, int accumulate) { wgmma_e4m3(d, a, b, accumulate); }
+};
+struct Int8Product {
+  using Sum = int;
+  static constexpr int kDepth = 128;
+  template <int COUNT>
+  static __device__ __forceinline__ void multiply(int (&d)[COUNT], uint64_t a, uint64_t b, int accumulate) { wgmma_s8(d, a, b, accumulate); }
+};
 
 // D[64, N] += A[64, 16] · B[16, N]: A in registers as an mma fragment, B in shared memory with its columns contiguous.
 #define TK_WGMMA_REGISTERS(N, COUNT, A1, A2, A3, B)                                                                                  \

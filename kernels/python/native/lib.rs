@@ -3,9 +3,9 @@
 //! Every function returns 0, or 1 after which [`tk_error`] gives the reason.
 #![allow(unsafe_code, clippy::too_many_arguments)] // a C interface: its callers are the ctypes declarations in tinykernels/_native.py
 
-mod primitives;
-
+mod linear;
 mod prefill;
+mod primitives;
 mod rope;
 
 use std::cell::RefCell;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use half::bf16;
 use tinykernels::cuda::{
-    CudaError, DecodeShape, DecodeWorkspace, Device, Logits, PackedW4, PagedCache, SamplingParameters,
-    Stream, Tensor, TensorMut, add_rms_norm, linear_bf16, paged_decode, rms_norm, sample, silu_mul,
-    w4a16_linear,
+    CacheElement, CacheScales, CudaError, DecodeScores, DecodeShape, DecodeWorkspace, Device, E4m3, Logits,
+    PackedW4, PagedCache, SamplingParameters, Stream, Tensor, TensorMut, add_rms_norm, linear_bf16,
+    paged_decode, rms_norm, sample, silu_mul, w4a16_linear,
 };
 
 thread_local! {
@@ -233,7 +233,7 @@ pub unsafe extern "C" fn tk_decode_workspace_free(workspace: *mut DecodeWorkspac
     drop(unsafe { Box::from_raw(workspace) });
 }
 
-/// Extents and addresses of a decode step.
+/// Extents and addresses of a decode step. Scales null for a bf16 cache; `window` and `soft_cap` 0 for none.
 #[repr(C)]
 pub struct Decode {
     out: u64,
@@ -242,13 +242,51 @@ pub struct Decode {
     values: u64,
     block_table: u64,
     lengths: u64,
+    key_scales: u64,
+    value_scales: u64,
     sequences: usize,
     query_heads: usize,
     kv_heads: usize,
+    head_dim: usize,
     pages: usize,
     page_tokens: usize,
     table_width: usize,
+    window: usize,
     scale: f32,
+    soft_cap: f32,
+}
+
+impl Decode {
+    /// # Safety
+    /// Pointers as the shapes say.
+    unsafe fn run<T: CacheElement>(
+        &self,
+        stream: &Stream,
+        workspace: &mut DecodeWorkspace,
+    ) -> Result<(), CudaError> {
+        let cache = [self.pages, self.kv_heads, self.page_tokens, self.head_dim];
+        let rows = [self.sequences, self.query_heads, self.head_dim];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let cache = PagedCache::<T> {
+                keys: input(self.keys, cache),
+                values: input(self.values, cache),
+                scales: (self.key_scales != 0).then(|| CacheScales {
+                    keys: input(self.key_scales, [self.kv_heads]),
+                    values: input(self.value_scales, [self.kv_heads]),
+                }),
+                block_table: input(self.block_table, [self.sequences, self.table_width]),
+                lengths: input(self.lengths, [self.sequences]),
+            };
+            let scores = DecodeScores {
+                scale: self.scale,
+                window: (self.window != 0).then_some(self.window),
+                soft_cap: (self.soft_cap != 0.0).then_some(self.soft_cap),
+            };
+            let (mut out, q) = (output(self.out, rows), input::<bf16, 3>(self.q, rows));
+            paged_decode(stream, &mut out, q, cache, scores, workspace)
+        }
+    }
 }
 
 /// # Safety
@@ -262,23 +300,12 @@ pub unsafe extern "C" fn tk_paged_decode(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        let d = &*d;
-        let cache = [d.pages, d.kv_heads, d.page_tokens, 128];
-        let cache = PagedCache {
-            keys: input(d.keys, cache),
-            values: input(d.values, cache),
-            block_table: input(d.block_table, [d.sequences, d.table_width]),
-            lengths: input(d.lengths, [d.sequences]),
-        };
-        let rows = [d.sequences, d.query_heads, 128];
-        status(paged_decode(
-            &stream(handle, queue),
-            &mut output(d.out, rows),
-            input::<bf16, 3>(d.q, rows),
-            cache,
-            d.scale,
-            &mut *workspace,
-        ))
+        let (d, stream, workspace) = (&*d, stream(handle, queue), &mut *workspace);
+        status(if d.key_scales == 0 {
+            d.run::<bf16>(&stream, workspace)
+        } else {
+            d.run::<E4m3>(&stream, workspace)
+        })
     }
 }
 

@@ -12,10 +12,16 @@ import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._linear import (
+    add_rms_norm_quantize, interleave_gate, linear_blocks, linear_fused, linear_scaled, quantize, rms_norm_quantize, silu_mul_quantize,
+)
 from ._prefill import paged_prefill, prefill
 from ._rope import rope_cache
 
-__all__ = ["Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "linear", "paged_decode", "paged_prefill", "prefill", "rms_norm", "rope_cache", "sample", "silu_mul"]
+__all__ = [
+    "Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "add_rms_norm_quantize", "interleave_gate", "linear", "linear_blocks", "linear_fused", "linear_scaled",
+    "paged_decode", "paged_prefill", "prefill", "quantize", "rms_norm", "rms_norm_quantize", "rope_cache", "sample", "silu_mul", "silu_mul_quantize",
+]
 
 
 def _at(tensor: torch.Tensor) -> tuple[int, int]:
@@ -101,6 +107,21 @@ def _(x, weight):
     return x.new_empty(x.shape[:-1] + (weight.shape[0],))
 
 
+def _linear_saves(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _linear_backward(ctx, grad):
+    """The two products of the backward pass, of which neither has its operands as `linear` reads them: torch's own."""
+    x, weight = ctx.saved_tensors
+    grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+    grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_weight
+
+
+linear.register_autograd(_linear_backward, setup_context=_linear_saves)
+
+
 class Sorter:
     """Sorts uint32 tensors of up to `keys` elements in place, ascending; with `pairs`, uint32 values along with them, stable."""
 
@@ -128,38 +149,44 @@ class Sorter:
 _workspaces: dict[tuple, int] = {}
 
 
-def _decode_call(out, q, keys, values, block_table, lengths, scale):
+def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
     device, stream = _at(q)
-    sequences, heads, _ = q.shape
+    sequences, heads, dim = q.shape
     pages, kv_heads, page_tokens, _ = keys.shape
     width = block_table.shape[1]
     key = (q.device.index, stream, sequences, heads, kv_heads, width * page_tokens)
     if key not in _workspaces:
         _workspaces[key] = _native.made(_native.lib.tk_decode_workspace(device, sequences, heads, kv_heads, width * page_tokens))
+    scales = (t.data_ptr() if t is not None else 0 for t in (key_scales, value_scales))
     step = _native.Decode(
-        out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(),
-        sequences, heads, kv_heads, pages, page_tokens, width, scale,
+        out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(), *scales,
+        sequences, heads, kv_heads, dim, pages, page_tokens, width, window, scale, soft_cap,
     )
     return device, stream, step, _workspaces[key]
 
 
 @torch.library.custom_op("tinykernels::paged_decode", mutates_args=())
-def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor, scale: float) -> torch.Tensor:
-    """One query token a sequence over a paged cache: q [sequences, heads, 128], keys and values [pages, kv_heads, page_tokens, 128]."""
-    for name, tensor in (("q", q), ("keys", keys), ("values", values)):
-        _need(name, tensor, torch.bfloat16)
-    for name, tensor in (("block_table", block_table), ("lengths", lengths)):
-        _need(name, tensor, torch.int32)
-    if keys.shape != values.shape or keys.shape[3] != 128 or q.shape[2] != 128 or block_table.shape[0] != q.shape[0] or lengths.shape[0] != q.shape[0]:
-        raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, lengths {tuple(lengths.shape)} do not belong together")
+def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor, scale: float,
+                 key_scales: torch.Tensor | None = None, value_scales: torch.Tensor | None = None, window: int = 0, soft_cap: float = 0.0) -> torch.Tensor:
+    """One query token a sequence over a paged cache: q [sequences, heads, d], keys and values [pages, kv_heads, page_tokens, d], bf16 with d 64 or 128,
+    or float8_e4m3fn with d 128 and f32 scales [kv_heads]. window and soft_cap 0 mean none."""
+    kind = torch.bfloat16 if key_scales is None else torch.float8_e4m3fn
+    named = (("q", q, torch.bfloat16), ("keys", keys, kind), ("values", values, kind), ("block_table", block_table, torch.int32), ("lengths", lengths, torch.int32),
+             ("key_scales", key_scales, torch.float32), ("value_scales", value_scales, torch.float32))
+    for name, tensor, dtype in named:
+        if tensor is not None:
+            _need(name, tensor, dtype)
+    scaled = (key_scales is None) == (value_scales is None) and (key_scales is None or key_scales.shape == value_scales.shape == keys.shape[1:2])
+    if keys.shape != values.shape or keys.shape[3] != q.shape[2] or block_table.shape[0] != q.shape[0] or lengths.shape[0] != q.shape[0] or not scaled or window < 0:
+        raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, lengths {tuple(lengths.shape)}, window {window} and the scales do not belong together")
     out = torch.empty_like(q)
-    device, stream, step, workspace = _decode_call(out, q, keys, values, block_table, lengths, scale)
+    device, stream, step, workspace = _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales, value_scales, window, soft_cap)
     _native.check(_native.lib.tk_paged_decode(device, stream, ctypes.byref(step), workspace))
     return out
 
 
 @paged_decode.register_fake
-def _(q, keys, values, block_table, lengths, scale):
+def _(q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
     return torch.empty_like(q)
 
 

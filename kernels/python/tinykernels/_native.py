@@ -8,9 +8,9 @@ _u64, _size, _p = c.c_uint64, c.c_size_t, c.c_void_p
 
 
 class Decode(c.Structure):
-    _fields_ = [(n, _u64) for n in ("out", "q", "keys", "values", "block_table", "lengths")] + [
-        (n, _size) for n in ("sequences", "query_heads", "kv_heads", "pages", "page_tokens", "table_width")
-    ] + [("scale", c.c_float)]
+    _fields_ = [(n, _u64) for n in ("out", "q", "keys", "values", "block_table", "lengths", "key_scales", "value_scales")] + [
+        (n, _size) for n in ("sequences", "query_heads", "kv_heads", "head_dim", "pages", "page_tokens", "table_width", "window")
+    ] + [("scale", c.c_float), ("soft_cap", c.c_float)]
 
 
 class PrefillShape(c.Structure):
@@ -27,6 +27,18 @@ class Rope(c.Structure):
     _fields_ = [(n, _u64) for n in ("q", "keys", "values", "qkv", "rotary", "positions", "slots", "query_weight", "key_weight")] + [
         (n, _size) for n in ("tokens", "query_heads", "kv_heads", "head_dim", "pages", "page_tokens", "table_positions")
     ] + [("epsilon", c.c_float)]
+
+
+class Linear(c.Structure):
+    _fields_ = [(n, _u64) for n in ("y", "x", "weight", "bias", "residual", "x_scales", "weight_scales")] + [
+        (n, _size) for n in ("rows", "features", "columns", "x_scale_count", "weight_scale_count")
+    ] + [(n, c.c_int) for n in ("kind", "activation", "gated")]
+
+
+class Quantize(c.Structure):
+    _fields_ = [(n, _u64) for n in ("out", "scales", "x", "residual", "weight")] + [("rows", _size), ("hidden", _size), ("epsilon", c.c_float)] + [
+        (n, c.c_int) for n in ("source", "integers", "blocks")
+    ]
 
 
 class Sample(c.Structure):
@@ -47,6 +59,8 @@ _SIGNATURES = {
     "tk_cublaslt_open": (_p, [_p]),
     "tk_linear_bf16_by": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, _size, _p, c.c_int]),
     "tk_add_rms_norm_in_place": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, c.c_float]),
+    "tk_linear": (c.c_int, [_p, _p, c.POINTER(Linear)]),
+    "tk_quantize": (c.c_int, [_p, _p, c.POINTER(Quantize)]),
     "tk_sort_workspace": (_p, [_p, _size, c.c_int]),
     "tk_sort_workspace_free": (None, [_p]),
     "tk_sort_u32": (c.c_int, [_p, _p, _u64, _u64, _size, _p]),

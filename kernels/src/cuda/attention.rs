@@ -5,9 +5,10 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::tensor::{Buffer, Tensor, TensorMut};
+use super::module::{Kernel, Modules};
+use super::tensor::{Buffer, E4m3, Element, Tensor, TensorMut};
 
-/// Head dimension the kernel is compiled for.
+/// The larger of the head dimensions the kernel is compiled for.
 const DIM: usize = 128;
 /// Longest chunk of a sequence that is one unit of work, in tokens, until the sequence has 32 of them.
 const CHUNK: usize = 1024;
@@ -15,8 +16,10 @@ const CHUNK: usize = 1024;
 const MOST_CHUNKS: usize = 32;
 /// Worker warps and the clerk, as in the kernel.
 const THREADS: u32 = 4 * 32 + 32;
-/// Worker warps × stages × 8 KiB, as in the kernel.
+/// Worker warps × 24 KiB of stages, as in the kernel.
 const RING_BYTES: u32 = 4 * 3 * 8192;
+/// Most query heads of a key head.
+const MOST_GROUP: usize = 8;
 
 /// Extents of a decode step, which size its workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +59,58 @@ impl DecodeWorkspace {
     }
 }
 
+/// What a cache is made of.
+pub trait CacheElement: Element {
+    /// Whether it has scales, which e4m3 does.
+    const SCALED: bool;
+}
+impl CacheElement for bf16 {
+    const SCALED: bool = false;
+}
+impl CacheElement for E4m3 {
+    const SCALED: bool = true;
+}
+
+/// What the numbers of an e4m3 cache are multiplied by, one each a key head.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheScales<'a> {
+    /// `[kv_heads]`.
+    pub keys: Tensor<'a, f32, 1>,
+    /// `[kv_heads]`.
+    pub values: Tensor<'a, f32, 1>,
+}
+
 /// A paged key-value cache and which pages belong to whom.
 #[derive(Clone, Copy, Debug)]
-pub struct PagedCache<'a> {
-    /// `[pages, kv_heads, page_tokens, 128]`: a page of one head is contiguous. `page_tokens` is a multiple of 16.
-    pub keys: Tensor<'a, bf16, 4>,
+pub struct PagedCache<'a, T: CacheElement = bf16> {
+    /// `[pages, kv_heads, page_tokens, head_dim]`: a page of one head is contiguous. `page_tokens` is a multiple of 16, `head_dim` 64 or 128 in
+    /// bf16 and 128 in e4m3.
+    pub keys: Tensor<'a, T, 4>,
     /// Shaped as `keys`.
-    pub values: Tensor<'a, bf16, 4>,
+    pub values: Tensor<'a, T, 4>,
+    /// Of e4m3 caches, none of bf16 ones.
+    pub scales: Option<CacheScales<'a>>,
     /// `[sequences, table_width]` page numbers. The kernel trusts them: an entry used by a sequence's length must be under `pages`.
     pub block_table: Tensor<'a, i32, 2>,
     /// `[sequences]` tokens in the cache, at most `table_width · page_tokens`; 0 gives an output of zeros.
     pub lengths: Tensor<'a, i32, 1>,
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeScores {
+    /// Multiplies q · k.
+    pub scale: f32,
+    /// A token sees itself and the `window − 1` before it.
+    pub window: Option<usize>,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+impl From<f32> for DecodeScores {
+    fn from(scale: f32) -> Self {
+        Self { scale, window: None, soft_cap: None }
+    }
 }
 
 #[repr(C)]
@@ -77,6 +121,8 @@ struct Problem {
     v: u64,
     lengths: u64,
     block_table: u64,
+    k_scale: u64,
+    v_scale: u64,
     partial: u64,
     arrived: u64,
     sequences: i32,
@@ -84,28 +130,81 @@ struct Problem {
     page_tokens: i32,
     table_width: i32,
     max_chunks: i32,
+    group: i32,
+    window: i32,
     scale_log2: f32,
+    inner: f32,
 }
 
-/// `out ← softmax(scale · q · Kᵀ) · V` for one new token of each sequence; grouped heads (1, 2, 4 or 8 query heads a key head).
+/// For 1, 2, up to 4 and up to 8 query heads a key head.
+fn kernels<T: CacheElement>(m: &Modules, dim: usize) -> Option<[Kernel; 4]> {
+    match (T::SCALED, dim) {
+        (false, 128) => Some([m.paged_decode_g1, m.paged_decode_g2, m.paged_decode_g4, m.paged_decode_g8]),
+        (false, 64) => {
+            Some([m.paged_decode_d64_g1, m.paged_decode_d64_g2, m.paged_decode_d64_g4, m.paged_decode_d64_g8])
+        }
+        (true, 128) => Some([
+            m.paged_decode_e4m3_g1,
+            m.paged_decode_e4m3_g2,
+            m.paged_decode_e4m3_g4,
+            m.paged_decode_e4m3_g8,
+        ]),
+        _ => None,
+    }
+}
+
+/// What is wrong with a call's shapes and scores, if anything is.
+fn refusal<T: CacheElement>(
+    out: [usize; 3],
+    q: [usize; 3],
+    cache: &PagedCache<'_, T>,
+    scores: DecodeScores,
+) -> Option<&'static str> {
+    let ([sequences, query_heads, dim], [_, kv_heads, page_tokens, cache_dim]) = (q, cache.keys.shape);
+    let group = query_heads.checked_div(kv_heads).unwrap_or(0);
+    let scaled = |s: CacheScales<'_>| s.keys.shape == [kv_heads] && s.values.shape == [kv_heads];
+    if out != q || cache.keys.shape != cache.values.shape || cache_dim != dim {
+        Some(
+            "out and q must be [sequences, heads, head_dim] and both caches [pages, kv_heads, page_tokens, head_dim]",
+        )
+    } else if T::SCALED != cache.scales.is_some() || !cache.scales.is_none_or(scaled) {
+        Some("an e4m3 cache needs scales [kv_heads] of keys and of values, a bf16 cache takes none")
+    } else if cache.block_table.shape[0] != sequences || cache.lengths.shape[0] != sequences {
+        Some("block table and lengths must have one row a sequence")
+    } else if page_tokens == 0 || page_tokens % 16 != 0 {
+        Some("page_tokens must be a multiple of 16")
+    } else if !(scores.scale > 0.0 && scores.scale.is_finite()) {
+        Some("the scale must be finite and above zero")
+    } else if scores.window == Some(0) || scores.soft_cap.is_some_and(|cap| !(cap > 0.0 && cap.is_finite())) {
+        Some("a window has at least one token, a soft cap is finite and above zero")
+    } else if group == 0 || group > MOST_GROUP || group * kv_heads != query_heads {
+        Some("query heads must be 1 to 8 times the key heads")
+    } else {
+        None
+    }
+}
+
+/// `out ← softmax(scale · q · Kᵀ) · V` for one new token of each sequence; grouped heads (1 to 8 query heads a key head).
 ///
-/// Shapes: `out`, `q` `[sequences, query_heads, 128]` bf16; the cache as in [`PagedCache`]. Products in bf16, sums and softmax in f32
-/// (Flash-Decoding: Dao et al., 2023). Nothing past a sequence's length is read into the result, whatever the page holds.
+/// Shapes: `out`, `q` `[sequences, query_heads, head_dim]` bf16; the cache as in [`PagedCache`]. Products in bf16, with an e4m3 cache in fp16
+/// (queries beyond ±65,504 count as that), sums and softmax in f32 (Flash-Decoding: Dao et al., 2023). Nothing past a sequence's length is read into the result, whatever the page holds.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
-pub fn paged_decode(
+pub fn paged_decode<T: CacheElement>(
     stream: &Stream,
     out: &mut TensorMut<'_, bf16, 3>,
     q: Tensor<'_, bf16, 3>,
-    cache: PagedCache<'_>,
-    scale: f32,
+    cache: PagedCache<'_, T>,
+    scores: impl Into<DecodeScores>,
     workspace: &mut DecodeWorkspace,
 ) -> Result<(), CudaError> {
     const CALL: &str = "paged_decode";
     let [sequences, query_heads, dim] = q.shape;
     let [pages, kv_heads, page_tokens, _] = cache.keys.shape;
     let [_, width] = cache.block_table.shape;
+    let scores = scores.into();
+    let DecodeScores { scale, window, soft_cap } = scores;
     let refuse = |limit: &str| {
         Err(shape_error(
             CALL,
@@ -116,32 +215,14 @@ pub fn paged_decode(
             limit,
         ))
     };
-    if out.shape() != q.shape
-        || dim != DIM
-        || cache.keys.shape != cache.values.shape
-        || cache.keys.shape[3] != DIM
-    {
-        return refuse(
-            "out and q must be [sequences, heads, 128] and both caches [pages, kv_heads, page_tokens, 128]",
-        );
+    let group = query_heads.checked_div(kv_heads).unwrap_or(0);
+    if let Some(limit) = refusal(out.shape(), q.shape, &cache, scores) {
+        return refuse(limit);
     }
-    if cache.block_table.shape[0] != sequences || cache.lengths.shape[0] != sequences {
-        return refuse("block table and lengths must have one row a sequence");
-    }
-    if page_tokens == 0 || page_tokens % 16 != 0 {
-        return refuse("page_tokens must be a multiple of 16");
-    }
-    if !(scale > 0.0 && scale.is_finite()) {
-        return refuse("the scale must be finite and above zero");
-    }
-    let m = &stream.device.modules;
-    let kernel = match (kv_heads > 0 && query_heads % kv_heads == 0).then(|| query_heads / kv_heads) {
-        Some(1) => m.paged_decode_g1,
-        Some(2) => m.paged_decode_g2,
-        Some(4) => m.paged_decode_g4,
-        Some(8) => m.paged_decode_g8,
-        _ => return refuse("query heads must be 1, 2, 4 or 8 times the key heads"),
+    let Some(kernels) = kernels::<T>(&stream.device.modules, dim) else {
+        return refuse("head_dim must be 64 or 128, with an e4m3 cache 128");
     };
+    let kernel = kernels[group.next_power_of_two().ilog2() as usize];
     let shape = DecodeShape { sequences, query_heads, kv_heads, capacity: width.saturating_mul(page_tokens) };
     // Units of work are numbered in 31 bits, with room for what the last warps draw in vain.
     if shape.capacity > 1 << 30 || pages > i32::MAX as usize || sequences.saturating_mul(kv_heads) > 1 << 25 {
@@ -170,6 +251,10 @@ pub fn paged_decode(
             ("lengths", cache.lengths.span()),
         ],
     )?;
+    if let Some(s) = cache.scales {
+        let scales = [("key scales", s.keys.span()), ("value scales", s.values.span())];
+        check(CALL, stream, 4, &[("out", out.span())], &scales)?;
+    }
     check(
         CALL,
         stream,
@@ -187,6 +272,8 @@ pub fn paged_decode(
         v: cache.values.pointer,
         lengths: cache.lengths.pointer,
         block_table: cache.block_table.pointer,
+        k_scale: cache.scales.map_or(0, |s| s.keys.pointer),
+        v_scale: cache.scales.map_or(0, |s| s.values.pointer),
         partial: partial.pointer,
         arrived: arrived.pointer,
         sequences: sequences as i32,
@@ -194,7 +281,10 @@ pub fn paged_decode(
         page_tokens: page_tokens as i32,
         table_width: width as i32,
         max_chunks: max_chunks as i32,
-        scale_log2: scale * std::f32::consts::LOG2_E,
+        group: group as i32,
+        window: window.map_or(i32::MAX, |w| i32::try_from(w).unwrap_or(i32::MAX)),
+        scale_log2: soft_cap.unwrap_or(scale) * std::f32::consts::LOG2_E,
+        inner: soft_cap.map_or(0.0, |cap| scale / cap),
     };
     let grid = Grid { blocks: (2 * stream.device.multiprocessors, 1), threads: THREADS, shared: RING_BYTES };
     // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes, the table's entries are the caller's contract.

@@ -11,7 +11,7 @@ use super::tensor::{Tensor, TensorMut};
 /// Columns a block can hold in registers: 1,024 threads of four 16-byte vectors.
 const MOST_HIDDEN: usize = 1024 * 4 * 8;
 
-fn norm_grid(call: &'static str, shape: [usize; 2]) -> Result<(usize, Grid), CudaError> {
+pub(super) fn norm_grid(call: &'static str, shape: [usize; 2]) -> Result<(usize, Grid), CudaError> {
     let [rows, hidden] = shape;
     if hidden == 0 || hidden % 8 != 0 || hidden > MOST_HIDDEN || rows > i32::MAX as usize {
         return Err(shape_error(

@@ -14,14 +14,14 @@ use super::tuning;
 /// Depth of a tensor copy in columns: 128 bytes, the width of the swizzle.
 const DEPTH: usize = 64;
 /// Rows of a tile of the kernel for many rows.
-const TILE_ROWS: usize = 128;
+pub(super) const TILE_ROWS: usize = 128;
 /// What a block may use besides its ring: alignment of the ring, barriers.
-const MANY_SPARE: usize = 1024 + 256;
+pub(super) const MANY_SPARE: usize = 1024 + 256;
 /// Most rows that the kernel for few takes.
-const MOST_FEW: usize = 64;
-const FEW_STAGES: usize = 24;
+pub(super) const MOST_FEW: usize = 64;
+pub(super) const FEW_STAGES: usize = 24;
 /// Bytes a product of a narrow tile reads past the tile.
-const FEW_OVERHANG: usize = 8192;
+pub(super) const FEW_OVERHANG: usize = 8192;
 
 /// How the output is cut for the multiprocessors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,20 +86,29 @@ pub fn linear_tile([rows, features, columns]: [usize; 3], multiprocessors: usize
     if let Some(tile) = tuning::linear(rows, features, columns) {
         return tile;
     }
-    let cheapest = |candidates: &[usize], tile_rows: usize, besides: usize| {
-        let cost = |&width: &usize| {
-            let tiles = rows.div_ceil(tile_rows).saturating_mul(features.div_ceil(width));
-            tiles.div_ceil(multiprocessors.max(1)).saturating_mul(width + besides)
-        };
-        // Wider first: it wins a tie, as it reuses more.
-        *candidates.iter().min_by_key(|width| cost(width)).expect("candidates are given")
-    };
+    let extents = [rows, features];
     if rows <= MOST_FEW {
-        Tile::Few { features: cheapest(&[64, 56, 48, 40, 32], MOST_FEW, 8) }
+        Tile::Few { features: cheapest(&[64, 56, 48, 40, 32], [MOST_FEW, 8], extents, multiprocessors) }
     } else {
         // A tile costs its width and what 64 columns cost besides: loading 128 rows of x.
-        Tile::Many { features: cheapest(&[256, 224, 192, 160, 128, 96, 64], TILE_ROWS, 64) }
+        let widths = [256, 224, 192, 160, 128, 96, 64];
+        Tile::Many { features: cheapest(&widths, [TILE_ROWS, 64], extents, multiprocessors) }
     }
+}
+
+/// The width whose waves of tiles cost least; a tile of `tile_rows` rows costs its width and `besides`.
+pub(super) fn cheapest(
+    widths: &[usize],
+    [tile_rows, besides]: [usize; 2],
+    [rows, features]: [usize; 2],
+    multiprocessors: usize,
+) -> usize {
+    let cost = |&width: &usize| {
+        let tiles = rows.div_ceil(tile_rows).saturating_mul(features.div_ceil(width));
+        tiles.div_ceil(multiprocessors.max(1)).saturating_mul(width + besides)
+    };
+    // Wider first: it wins a tie, as it reuses more.
+    *widths.iter().min_by_key(|width| cost(width)).expect("widths are given")
 }
 
 /// [`linear_bf16`] with a tile of the caller's choice, for tuning.

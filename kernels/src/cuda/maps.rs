@@ -6,12 +6,13 @@ use cudarc::driver::sys;
 
 use super::error::CudaError;
 
-/// Boxes of a bf16 tensor in device memory under the 128-byte swizzle; what lies out of bounds reads as zero.
+/// Boxes of a tensor of 2-byte or 1-byte elements in device memory under the 128-byte swizzle; what lies out of bounds reads as zero.
 ///
 /// `extents` and `box_extents` in elements, fastest first; `strides` in bytes, from the second dimension on.
-pub(super) fn bf16_boxes<const RANK: usize>(
+pub(super) fn boxes<const RANK: usize>(
     call: &'static str,
     address: sys::CUdeviceptr,
+    element_bytes: usize,
     extents: [u64; RANK],
     strides: &[u64],
     box_extents: [u32; RANK],
@@ -22,7 +23,11 @@ pub(super) fn bf16_boxes<const RANK: usize>(
     unsafe {
         sys::cuTensorMapEncodeTiled(
             map.as_mut_ptr(),
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            if element_bytes == 1 {
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8
+            } else {
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+            },
             RANK as u32,
             address as *mut std::ffi::c_void,
             extents.as_ptr(),
@@ -42,4 +47,15 @@ pub(super) fn bf16_boxes<const RANK: usize>(
         })?;
         Ok(map.assume_init())
     }
+}
+
+/// [`boxes`] of bf16.
+pub(super) fn bf16_boxes<const RANK: usize>(
+    call: &'static str,
+    address: sys::CUdeviceptr,
+    extents: [u64; RANK],
+    strides: &[u64],
+    box_extents: [u32; RANK],
+) -> Result<sys::CUtensorMap, CudaError> {
+    boxes(call, address, 2, extents, strides, box_extents)
 }

@@ -15,27 +15,35 @@ mod error;
 mod fused;
 mod gemm;
 mod launch;
+mod linear;
 mod maps;
 mod module;
 mod prefill;
 mod quant;
+mod quantize;
 mod rope;
 mod sampling;
 mod sort;
 mod tensor;
 mod tuning;
 
-pub use attention::{DecodeShape, DecodeWorkspace, PagedCache, paged_decode};
+pub use attention::{
+    CacheElement, CacheScales, DecodeScores, DecodeShape, DecodeWorkspace, PagedCache, paged_decode,
+};
 pub use cublas::{Backend, CublasLt, linear_bf16_by};
 pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
 pub use fused::{add_rms_norm, add_rms_norm_in_place, rms_norm, silu_mul};
 pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
+pub use linear::{
+    Activation, Epilogue, Operand, OperandKind, SCALE_BLOCK, Scales, interleave_gate, linear, linear_blocks,
+};
 pub use prefill::{
     PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
 };
 pub use quant::{GROUP, PackedW4, w4a16_linear};
+pub use quantize::{QuantizeScales, QuantizeSource, Quantized, quantize};
 pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, SamplingParameters, sample};
 pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
-pub use tensor::{Buffer, Element, Tensor, TensorMut};
+pub use tensor::{Buffer, E4m3, Element, Tensor, TensorMut};

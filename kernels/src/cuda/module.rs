@@ -40,7 +40,11 @@ macro_rules! kernels {
 kernels! {
     norm { add_rms_norm_1, add_rms_norm_2, add_rms_norm_4, rms_norm_1, rms_norm_2, rms_norm_4 }
     activation { silu_mul_1, silu_mul_2, silu_mul_4 }
-    paged_decode { paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8 }
+    paged_decode {
+        paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8,
+        paged_decode_d64_g1, paged_decode_d64_g2, paged_decode_d64_g4, paged_decode_d64_g8,
+        paged_decode_e4m3_g1, paged_decode_e4m3_g2, paged_decode_e4m3_g4, paged_decode_e4m3_g8,
+    }
     prefill {
         prefill_d64, prefill_d64_cap, prefill_paged_d64, prefill_paged_d64_cap,
         prefill_d128, prefill_d128_cap, prefill_paged_d128, prefill_paged_d128_cap,
@@ -50,6 +54,25 @@ kernels! {
     w4a16 { w4a16_m8, w4a16_m16, w4a16_m32 }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
+    }
+    linear_fused {
+        linear_bf16_fused_64, linear_bf16_fused_128, linear_bf16_fused_192, linear_bf16_fused_256,
+        linear_bf16_fused_few_8, linear_bf16_fused_few_16, linear_bf16_fused_few_32, linear_bf16_fused_few_64,
+        linear_f16_fused_64, linear_f16_fused_128, linear_f16_fused_192, linear_f16_fused_256,
+        linear_f16_fused_few_8, linear_f16_fused_few_16, linear_f16_fused_few_32, linear_f16_fused_few_64,
+    }
+    linear_8bit {
+        linear_e4m3_64, linear_e4m3_128, linear_e4m3_192, linear_e4m3_256,
+        linear_e4m3_few_8, linear_e4m3_few_16, linear_e4m3_few_32, linear_e4m3_few_64,
+        linear_int8_64, linear_int8_128, linear_int8_192, linear_int8_256,
+        linear_int8_few_8, linear_int8_few_16, linear_int8_few_32, linear_int8_few_64,
+    }
+    linear_block { linear_block_128, linear_block_few_8, linear_block_few_16, linear_block_few_32, linear_block_few_64 }
+    quantize {
+        quantize_rows_1, quantize_rows_2, quantize_rows_4,
+        rms_norm_quantize_1, rms_norm_quantize_2, rms_norm_quantize_4,
+        add_rms_norm_quantize_1, add_rms_norm_quantize_2, add_rms_norm_quantize_4,
+        silu_mul_quantize_1, silu_mul_quantize_2, silu_mul_quantize_4,
     }
     linear_few { linear_few_8, linear_few_16, linear_few_32, linear_few_64 }
     sort { radix_histogram, radix_starts, radix_pass_keys, radix_pass_pairs }

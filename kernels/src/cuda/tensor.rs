@@ -5,20 +5,32 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
-use half::bf16;
+use half::{bf16, f16};
 
 use super::device::{Device, Stream};
 use super::error::{CudaError, driver};
 
 /// Element types a kernel may take.
-pub trait Element: bytemuck::Pod + Send + Sync {
+pub trait Element: bytemuck::Pod + fmt::Debug + Send + Sync {
     /// Name in error messages.
     const NAME: &'static str;
 }
 macro_rules! element {
     ($($type:ty => $name:literal),*) => { $(impl Element for $type { const NAME: &'static str = $name; })* };
 }
-element!(bf16 => "bf16", f32 => "f32", i32 => "i32", u32 => "u32", u64 => "u64", u8 => "u8");
+element!(bf16 => "bf16", f16 => "f16", E4m3 => "e4m3", f32 => "f32", i32 => "i32", u32 => "u32", u64 => "u64", u8 => "u8", i8 => "i8");
+
+/// A float of 8 bits: sign, 4 of exponent (bias 7), 3 of mantissa; 448 the largest, no infinities, NaN is 0x7f and 0xff.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct E4m3(
+    /// Its bits.
+    pub u8,
+);
+// SAFETY: a byte, of which every value and zero are valid.
+unsafe impl bytemuck::Zeroable for E4m3 {}
+// SAFETY: as above; transparent, so without padding.
+unsafe impl bytemuck::Pod for E4m3 {}
 
 /// Owned memory on one GPU. Freed on drop, after the work that uses it: the driver's free waits for the device.
 #[derive(Debug)]

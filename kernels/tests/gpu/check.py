@@ -82,17 +82,17 @@ def check_silu():
         g = rand(rows, 2 * inner, scale=4)
         a, b = g[:, :inner].double(), g[:, inner:].double()
         worst = max(worst, error(tk.silu_mul(g), a * torch.sigmoid(a) * b))
-    expect("silu_mul: 7 shapes against float64", worst < 3e-3, f"worst {worst:.2e}")
+    expect("silu_mul: 7 shapes against float64", worst < 4e-3, f"worst {worst:.2e}")
     g = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, math.nan] + [1.0] * 8], device=DEV, dtype=torch.bfloat16)
     y = tk.silu_mul(g)[0].float()
     expect("silu_mul: extremes", bool(torch.isfinite(y[:7]).all()) and bool(torch.isnan(y[7])) and float(y[4]) == 90.0, str(y.tolist()))
 
 
-def paged_cache(lengths, kv_heads, page, spare=3):
+def paged_cache(lengths, kv_heads, page, spare=3, dim=128, dtype=torch.bfloat16):
     """Random pages in random order; every token that no sequence owns is NaN."""
     width = max(1, -(-max(lengths) // page)) + 1
     pages = sum(-(-n // page) for n in lengths) + spare
-    keys = torch.full((pages, kv_heads, page, 128), math.nan, device=DEV, dtype=torch.bfloat16)
+    keys = torch.full((pages, kv_heads, page, dim), math.nan, device=DEV).to(dtype)
     values = keys.clone()
     order = torch.randperm(pages)
     table = torch.full((len(lengths), width), 2**30, dtype=torch.int32)
@@ -102,35 +102,52 @@ def paged_cache(lengths, kv_heads, page, spare=3):
         mine = order[at:at + count]
         at += count
         table[s, :count] = mine.to(torch.int32)
-        k, v = rand(kv_heads, count * page, 128), rand(kv_heads, count * page, 128)
+        k, v = rand(kv_heads, count * page, dim), rand(kv_heads, count * page, dim)
         k[:, n:], v[:, n:] = math.nan, math.nan
-        keys[mine.to(DEV)] = k.view(kv_heads, count, page, 128).transpose(0, 1)
-        values[mine.to(DEV)] = v.view(kv_heads, count, page, 128).transpose(0, 1)
+        k, v = k.to(dtype), v.to(dtype)
+        for pool, tokens in ((keys, k), (values, v)) if n else ():  # as bytes: torch does not index 8-bit floats
+            pool.view(torch.uint8)[mine.to(DEV)] = tokens.view(torch.uint8).view(kv_heads, count, page, -1).transpose(0, 1)
         dense.append((k[:, :n], v[:, :n]))
     return keys, values, table.to(DEV), torch.tensor(lengths, dtype=torch.int32, device=DEV), dense
 
 
 def check_decode():
     lengths = [1, 15, 16, 17, 0, 255, 256, 257, 511, 4096, 5000, 33, 8191, 12345]
-    for group, kv_heads, page in [(4, 8, 16), (1, 3, 64), (2, 2, 32), (8, 8, 16)]:
-        keys, values, table, lens, dense = paged_cache(lengths, kv_heads, page)
-        q = rand(len(lengths), kv_heads * group, 128, scale=2)
-        scale = 128**-0.5
-        out = tk.paged_decode(q, keys, values, table, lens, scale)
+    f8 = torch.float8_e4m3fn
+    for group, kv_heads, page, dim, dtype, window, cap in [
+        (4, 8, 16, 128, torch.bfloat16, 0, 0.0), (1, 3, 64, 128, torch.bfloat16, 0, 0.0), (2, 2, 32, 128, torch.bfloat16, 0, 0.0), (8, 8, 16, 128, torch.bfloat16, 0, 0.0),
+        (3, 3, 16, 64, torch.bfloat16, 0, 0.0), (1, 2, 32, 64, torch.bfloat16, 100, 0.0), (8, 1, 16, 64, torch.bfloat16, 0, 20.0), (7, 2, 48, 128, torch.bfloat16, 1000, 30.0),
+        (5, 2, 16, 128, torch.bfloat16, 1, 0.0), (4, 8, 16, 128, f8, 0, 0.0), (3, 2, 32, 128, f8, 513, 0.0), (8, 2, 16, 128, f8, 0, 20.0), (1, 5, 64, 128, f8, 4000, 50.0),
+        (2, 4, 16, 64, torch.bfloat16, 16, 0.0),
+    ]:
+        keys, values, table, lens, dense = paged_cache(lengths, kv_heads, page, dim=dim, dtype=dtype)
+        q = rand(len(lengths), kv_heads * group, dim, scale=2)
+        scale = dim**-0.5
+        scales = [torch.rand(kv_heads, device=DEV) + 0.5 for _ in range(2)] if dtype == f8 else [None, None]
+        of_keys, of_values = (s.double().view(-1, 1, 1) if s is not None else 1.0 for s in scales)
+        run = lambda q, table, lens: tk.paged_decode(q, keys, values, table, lens, scale, *scales, window, cap)
+        out = run(q, table, lens)
         worst = 0.0
         for s, (k, v) in enumerate(dense):
             if lengths[s] == 0:
                 worst = max(worst, float(out[s].float().abs().max()))
                 continue
-            k, v = k.double().repeat_interleave(group, 0), v.double().repeat_interleave(group, 0)
-            weights = torch.softmax((k @ q[s].double().unsqueeze(-1)).squeeze(-1) * scale, -1)
+            first = max(0, lengths[s] - window) if window else 0
+            k, v = ((t[:, first:].double() * of).repeat_interleave(group, 0) for t, of in ((k, of_keys), (v, of_values)))
+            scores = (k @ q[s].double().unsqueeze(-1)).squeeze(-1) * scale
+            weights = torch.softmax(cap * torch.tanh(scores / cap) if cap else scores, -1)
             worst = max(worst, error(out[s], (weights.unsqueeze(1) @ v).squeeze(1)))
-        again = tk.paged_decode(q, keys, values, table, lens, scale)
+        again = run(q, table, lens)
         some = [9, 2, 12]
-        few = tk.paged_decode(q[some].contiguous(), keys, values, table[some].contiguous(), lens[some].contiguous(), scale)
-        expect(f"paged_decode: group {group}, {kv_heads} kv heads, page {page}, 14 lengths, NaN around", worst < 8e-3, f"worst {worst:.2e}")
-        expect(f"paged_decode: group {group}: bitwise the same again and in a smaller batch", torch.equal(out, again) and torch.equal(few, out[some]))
-    refuses("paged_decode refuses 3 query heads a key head", lambda: tk.paged_decode(rand(1, 9, 128), rand(2, 3, 16, 128), rand(2, 3, 16, 128), torch.zeros(1, 2, dtype=torch.int32, device=DEV), torch.ones(1, dtype=torch.int32, device=DEV), 1.0), "1, 2, 4 or 8")
+        few = run(q[some].contiguous(), table[some].contiguous(), lens[some].contiguous())
+        what = f"paged_decode: group {group}, {kv_heads} kv heads, page {page}, d {dim}, {dtype}, window {window}, cap {cap}"
+        expect(f"{what}, 14 lengths, NaN around", worst < 8e-3, f"worst {worst:.2e}")
+        expect(f"{what}: bitwise the same again and in a smaller batch", torch.equal(out, again) and torch.equal(few, out[some]))
+    one, zeros = torch.ones(1, dtype=torch.int32, device=DEV), torch.zeros(1, 2, dtype=torch.int32, device=DEV)
+    refuses("paged_decode refuses 9 query heads a key head", lambda: tk.paged_decode(rand(1, 9, 128), rand(2, 1, 16, 128), rand(2, 1, 16, 128), zeros, one, 1.0), "1 to 8")
+    refuses("paged_decode refuses d 96", lambda: tk.paged_decode(rand(1, 2, 96), rand(2, 1, 16, 96), rand(2, 1, 16, 96), zeros, one, 1.0), "64 or 128")
+    low = [rand(2, 1, 16, 64).to(f8) for _ in range(2)]
+    refuses("paged_decode refuses e4m3 of d 64", lambda: tk.paged_decode(rand(1, 2, 64), *low, zeros, one, 1.0, *(torch.ones(1, device=DEV) for _ in range(2))), "e4m3 cache 128")
 
 
 def check_sample():
@@ -262,7 +279,7 @@ def check_linear():
             part = x[: min(rows, few)].contiguous()
             for tile in (8, 32, 56, 64):
                 same = same and torch.equal(into(torch.empty(part.shape[0], features, device=DEV, dtype=torch.bfloat16), part, lib.tk_linear_bf16_tiled, 1, tile), y[: part.shape[0]])
-    expect("linear: 16 shapes against float64; rows bitwise the same in every batch and by every tile", worst < 3e-3 and same, f"worst {worst:.2e}")
+    expect("linear: 16 shapes against float64; rows bitwise the same in every batch and by every tile", worst < 4e-3 and same, f"worst {worst:.2e}")
     library = tk._native.made(lib.tk_cublaslt_open(tk._at(x)[0]))
     worst = 0.0
     for rows, features, columns in [(1, 4096, 14336), (100, 264, 72), (128, 4096, 4096), (1024, 6144, 4096)]:
@@ -414,7 +431,11 @@ def check_rope():
 
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
-    for part in (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort, check_prefill, check_rope):
+    sys.modules["check"] = sys.modules["__main__"]  # the further parts take their tools, and note their failures, here
+    import check_linear8
+
+    parts = (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort, check_prefill, check_rope)
+    for part in parts + check_linear8.PARTS:
         if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
             continue
         try:

@@ -48,4 +48,27 @@ for rows, hidden in [(7, 4096), (3, 8), (300, 2056), (2, 32768)]:
     tk._native.check(lib.tk_add_rms_norm_in_place(*tk._at(x), x.data_ptr(), residual.data_ptr(), w.data_ptr(), rows, hidden, 1e-5))
     torch.cuda.synchronize()
     assert torch.equal(x, y), (rows, hidden)
+e4m3 = torch.float8_e4m3fn
+for rows, features, columns in [(1, 16, 16), (5, 272, 144), (33, 528, 272), (64, 1008, 128), (65, 272, 400), (300, 1040, 656)]:
+    x, w = rand(rows, columns).to(e4m3), rand(features, columns).to(e4m3)
+    a, b = torch.rand(rows, device=DEV), torch.rand(features, device=DEV)
+    close(tk.linear_scaled(x, w, a, b), (x.double() * a.double()[:, None]) @ (w.double() * b.double()[:, None]).T)
+    kb, nb = -(-columns // 128), -(-features // 128)
+    ones = torch.ones(kb, rows, device=DEV), torch.ones(nb, kb, device=DEV)
+    close(tk.linear_blocks(x, w, *ones), x.double() @ w.double().T)
+    for dtype in (torch.bfloat16, torch.float16):
+        x, w, bias, residual = (t.to(dtype) for t in (rand(rows, columns), rand(features, columns), rand(features), rand(rows, features // 2)))
+        v = x.double() @ w.double().T + bias.double()
+        pairs = v.view(rows, -1, 2, 8)
+        close(tk.linear_fused(x, w, bias, residual, "silu", True), (pairs[:, :, 0] * torch.sigmoid(pairs[:, :, 0]) * pairs[:, :, 1]).reshape(rows, -1) + residual.double())
+    small = torch.randint(-9, 9, (features, columns), device=DEV, dtype=torch.int8)
+    close(tk.linear_scaled(small[: min(rows, features)].contiguous(), small, a[:1].contiguous(), b), small[: min(rows, features)].double() @ small.double().T * a[:1].double() * b.double())
+for rows, hidden in [(3, 128), (5, 1152), (2, 32768)]:
+    for blocks in (False, True):
+        for dtype in (e4m3, torch.int8):
+            tk.quantize(rand(rows, hidden), dtype, blocks)
+            tk.rms_norm_quantize(rand(rows, hidden), rand(hidden), 1e-5, dtype, blocks)
+            tk.add_rms_norm_quantize(rand(rows, hidden), rand(rows, hidden), rand(hidden), 1e-5, dtype, blocks)
+            tk.silu_mul_quantize(rand(rows, 2 * hidden), dtype, blocks)
+torch.cuda.synchronize()
 print("memcheck: all as expected")

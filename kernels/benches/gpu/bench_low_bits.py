@@ -1,0 +1,125 @@
+"""Rows of bench.py: linear layers with an epilogue and of 8-bit operands, quantisation, decode over further caches."""
+
+from ctypes import byref
+
+import torch
+import torch.nn.functional as F
+
+import tinykernels as tk
+from bench import DEV, PEERS, compare, rand, rotating, same_size_copy, steady
+from tinykernels import _linear
+
+E4M3 = torch.float8_e4m3fn
+TORCH = f"torch {torch.__version__}"
+SHAPES = [(rows, n, k) for rows in (1, 16, 64, 512, 2048, 8192) for n, k in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))]
+
+
+def eight_bits(rows, columns, dtype):
+    return torch.randint(-127, 128, (rows, columns), device=DEV, dtype=torch.int8) if dtype == torch.int8 else torch.randn(rows, columns, device=DEV).to(dtype)
+
+
+def queued(y, x, weight, x_scale=None, weight_scale=None, bias=None, residual=None, activation="none", gated=False, blocks=False):
+    call = _linear._call(y, x, weight, x_scale, weight_scale, bias, residual, activation, gated, 4 if blocks else _linear._KINDS[x.dtype])
+    handle, stream = tk._at(x)
+    return lambda: tk._native.lib.tk_linear(handle, stream, byref(call))
+
+
+def fp8():
+    for rows, features, columns in [(8192, 8192, 8192), (4096, 4096, 4096), *SHAPES]:
+        x, w = eight_bits(rows, columns, E4M3), eight_bits(features, columns, E4M3)
+        a, b, one = torch.rand(rows, device=DEV) + 0.5, torch.rand(features, device=DEV) + 0.5, torch.ones((), device=DEV)
+        y, flops = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), 2 * rows * features * columns
+        peers = [(f"cuBLASLt, one scale a tensor, fast accumulation ({TORCH})", lambda: torch._scaled_mm(x, w.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)),
+                 (f"scale a row and channel, fast accumulation ({TORCH})", lambda: torch._scaled_mm(x, w.t(), a[:, None], b[None], out_dtype=torch.bfloat16, use_fast_accum=True))]
+        compare("K1", f"fp8 e4m3 linear, scale a row and channel, M {rows} N {features} K {columns}", queued(y, x, w, a, b), peers, flops=flops)
+    for rows, features, columns in [(8192, 8192, 8192), (16, 28672, 4096), (512, 6144, 4096), (2048, 28672, 4096)]:
+        x, w = eight_bits(rows, columns, E4M3), eight_bits(features, columns, E4M3)
+        sa, sb = torch.rand(columns // 128, rows, device=DEV) + 0.5, torch.rand(features // 128, columns // 128, device=DEV) + 0.5
+        y, peers = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), []
+        if "vllm" in PEERS:
+            theirs = torch.empty_like(y)
+            peers = [("cutlass_scaled_mm of vLLM 0.24.0", lambda: torch.ops._C.cutlass_scaled_mm(theirs, x, w.t(), sa.t(), sb.t(), None))]
+        compare("K1", f"fp8 e4m3 linear, scale a block of 128, M {rows} N {features} K {columns}", queued(y, x, w, sa, sb, blocks=True), peers, flops=2 * rows * features * columns)
+
+
+def int8():
+    for rows, features, columns in [(8192, 8192, 8192), (1, 28672, 4096), (64, 28672, 4096), (2048, 28672, 4096)]:
+        x, w = eight_bits(rows, columns, torch.int8), eight_bits(features, columns, torch.int8)
+        a, b = torch.rand(rows, device=DEV) / 5000, torch.rand(features, device=DEV)
+        y, peers = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), []
+        if "vllm" in PEERS:
+            theirs = torch.empty_like(y)
+            peers = [("cutlass_scaled_mm of vLLM 0.24.0", lambda: torch.ops._C.cutlass_scaled_mm(theirs, x, w.t(), a[:, None], b[None], None))]
+        compare("K1", f"int8 linear, scale a row and channel, M {rows} N {features} K {columns}", queued(y, x, w, a, b), peers, flops=2 * rows * features * columns)
+
+
+def epilogues():
+    for rows in (1, 64, 2048):
+        x, gate_up, down = rand(rows, 4096), rand(28672, 4096, scale=0.02), rand(4096, 14336, scale=0.02)
+        y, half, residual = torch.empty(rows, 14336, device=DEV, dtype=torch.bfloat16), torch.empty(rows, 28672, device=DEV, dtype=torch.bfloat16), rand(rows, 4096)
+        handle, stream = tk._at(x)
+        lib, two = tk._native.lib, torch.empty_like(y)
+        apart = lambda: (lib.tk_linear_bf16(handle, stream, half.data_ptr(), x.data_ptr(), gate_up.data_ptr(), rows, 28672, 4096), lib.tk_silu_mul(handle, stream, two.data_ptr(), half.data_ptr(), rows, 14336))
+        def cublas():
+            v = F.linear(x, gate_up)
+            return torch.ops._C.silu_and_mul(two, v) if "vllm" in PEERS else F.silu(v[:, :14336]) * v[:, 14336:]
+        compare("K1", f"bf16 linear with the SwiGLU gate in its epilogue, M {rows} N 2 x 14336 K 4096", queued(y, x, gate_up, activation="silu", gated=True),
+                [("our linear and silu_mul apart", apart), (f"cuBLAS ({TORCH}) and silu_and_mul of vLLM 0.24.0", cublas)])
+        inner, z = rand(rows, 14336), torch.empty(rows, 4096, device=DEV, dtype=torch.bfloat16)
+        compare("K1", f"bf16 linear with the residual in its epilogue, M {rows} N 4096 K 14336", queued(z, inner, down, residual=residual),
+                [(f"cuBLAS with beta 1, addmm ({TORCH})", lambda: torch.addmm(residual, inner, down.t()))])
+    for rows, features, columns in [(8192, 8192, 8192), (1, 28672, 4096), (2048, 28672, 4096)]:
+        x, w = rand(rows, columns, dtype=torch.float16), rand(features, columns, dtype=torch.float16)
+        y = torch.empty(rows, features, device=DEV, dtype=torch.float16)
+        compare("K1", f"fp16 linear M {rows} N {features} K {columns}", queued(y, x, w), [(f"cuBLAS ({TORCH})", lambda: F.linear(x, w))], flops=2 * rows * features * columns)
+
+
+def quantising():
+    handle = tk._native.handle(0)
+    for rows, hidden in [(8192, 4096), (32768, 4096)]:
+        w = rand(hidden)
+        for name, source, bytes_, op in [("per-row fp8 quantisation", 0, 3, "dynamic_per_token_scaled_fp8_quant"), ("add+RMSNorm with per-row fp8 quantisation", 2, 7, "rms_norm_dynamic_per_token_quant")]:
+            def set_():
+                x, r, out, scales = rand(rows, hidden), rand(rows, hidden), torch.empty(rows, hidden, device=DEV, dtype=E4M3), torch.empty(rows, device=DEV)
+                return x, r, out, scales, _linear._quantize_call(out, scales, x, r if source else None, w if source else None, 1e-5, source, False)
+            sets = [set_() for _ in range(3)]
+            stream = tk._at(w)[1]
+            ours = rotating(lambda x, r, out, scales, call: tk._native.lib.tk_quantize(handle, stream, byref(call)), *sets)
+            peers = [("copy of as many bytes", same_size_copy(bytes_ * rows * hidden))]
+            if "vllm" in PEERS:
+                def theirs(x, r, out, scales, call):
+                    s = scales.view(-1, 1)
+                    return torch.ops._C.dynamic_per_token_scaled_fp8_quant(out, x, s, None) if source == 0 else torch.ops._C.rms_norm_dynamic_per_token_quant(out, x, w, s, 1e-5, None, r)
+                peers.append((f"{op} of vLLM 0.24.0", rotating(theirs, *sets)))
+            compare("K5", f"{name} bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_ * rows * hidden, measure=steady)
+
+
+def caches():
+    for sequences, length, heads, kv_heads, dim, dtype, window in [(64, 4096, 32, 8, 128, E4M3, 0), (16, 8192, 32, 8, 128, E4M3, 0), (64, 4096, 32, 8, 64, torch.bfloat16, 0), (256, 2048, 9, 3, 64, torch.bfloat16, 0),
+                                                                   (64, 16384, 32, 8, 128, torch.bfloat16, 4096)]:
+        page, width = 16, length // 16
+        pages = sequences * width
+        keys, values = (rand(pages, kv_heads, page, dim).to(dtype) for _ in range(2))
+        table = torch.randperm(pages, device=DEV, dtype=torch.int32).view(sequences, width)
+        lens = torch.full((sequences,), length, dtype=torch.int32, device=DEV)
+        q = rand(sequences, heads, dim)
+        out, scale = torch.empty_like(q), dim**-0.5
+        scales = [torch.ones(kv_heads, device=DEV) if dtype == E4M3 else None for _ in range(2)]
+        device, stream, step, workspace = tk._decode_call(out, q, keys, values, table, lens, scale, *scales, window)
+        ours, peers = lambda: tk._native.lib.tk_paged_decode(device, stream, byref(step), workspace), []
+        if "fa3" in PEERS:
+            k3, v3 = (t.view(torch.uint8 if dtype == E4M3 else dtype).transpose(1, 2).contiguous().view(dtype) for t in (keys, values))
+            cu, q3 = torch.arange(sequences + 1, device=DEV, dtype=torch.int32), q.to(dtype)
+            of = [torch.ones(sequences, kv_heads, device=DEV) if dtype == E4M3 else None for _ in range(3)]
+            def peer():
+                return torch.ops._vllm_fa3_C.fwd(q3, k3, v3, None, None, None, None, cu, None, None, None, lens, 1, length, table, None, None, None, None, None,
+                                                 *of, scale, True, window - 1, 0 if window else -1, 0.0, True, None, 0, None, 0, None, 1, 0, None)[0]
+            ours()
+            gap = float((peer().double() - out.double()).norm() / out.double().norm())
+            peers.append((f"FlashAttention-3 of vLLM 0.24.0{', queries fp8 too' if dtype == E4M3 else ''} (rel. difference {gap:.1e})", peer))
+        size = 1 if dtype == E4M3 else 2
+        what = f"paged decode attention {sequences} x {length}, heads {heads}/{kv_heads}, d {dim}, page 16, {'e4m3' if size == 1 else 'bf16'} cache" + (f", window {window}" if window else "")
+        compare("K2", what, ours, peers, bytes_=2 * size * sequences * kv_heads * min(length, window or length) * dim)
+
+
+PARTS = (fp8, int8, epilogues, quantising, caches)

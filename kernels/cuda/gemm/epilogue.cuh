@@ -1,0 +1,226 @@
+// What happens to the sums of a linear layer before they are rounded, once: scales, bias, activation, gate, residual.
+#pragma once
+#include <cuda_fp16.h>
+
+#include "../ptx/fragment.cuh"
+#include "../ptx/math.cuh"
+#include "few.cuh"
+#include "many.cuh"
+
+namespace tk {
+
+enum Activation { kNone = 0, kSilu = 1, kGeluTanh = 2 };
+
+struct Epilogue {
+  void* y;                    // [m, n], or [m, n / 2] when gated
+  const void* bias;           // [n], or null
+  const void* residual;       // as y, or null
+  const float* row_scale;     // of x: [m] or [1]; null where operands are 16 bits wide
+  const float* column_scale;  // of w: [n] or [1]
+  int m, n, k;
+  int row_scales, column_scales;  // 1 where there is one a row and one a column, 0 where one serves all
+  int activation;
+  int gated;                  // rows of w lie as eight of the gate, eight of the other factor, and so on
+  int features, stages;       // of the kernel for few rows
+};
+
+struct Bf16Out {
+  using Type = __nv_bfloat16;
+  static __device__ __forceinline__ uint32_t pack(float lo, float hi) { return pack_bf16(lo, hi); }
+  static __device__ __forceinline__ float2 unpack(uint32_t w) { return unpack_bf16(w); }
+};
+struct HalfOut {
+  using Type = __half;
+  static __device__ __forceinline__ uint32_t pack(float lo, float hi) {
+    uint32_t w;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(w) : "f"(hi), "f"(lo));
+    return w;
+  }
+  static __device__ __forceinline__ float2 unpack(uint32_t w) {
+    return __half22float2(*reinterpret_cast<const __half2*>(&w));
+  }
+};
+
+__device__ __forceinline__ float as_float(float v) { return v; }
+__device__ __forceinline__ float as_float(int v) { return __int2float_rn(v); }
+
+// Of a column of y: one and zero where there are none.
+struct Column {
+  float scale, bias;
+};
+template <class OUT>
+__device__ __forceinline__ float element(const void* p, size_t at) {
+  return static_cast<float>(static_cast<const typename OUT::Type*>(p)[at]);
+}
+__device__ __forceinline__ float row_scale(const Epilogue& p, int row) {
+  return p.row_scale && row < p.m ? __ldg(p.row_scale + row * p.row_scales) : 1.f;
+}
+
+// Steps with their rounding spelled out: the kernels for few and for many rows give the same bits.
+__device__ __forceinline__ float scaled(float sum, float row_scale, float column_scale, float bias) {
+  return __fadd_rn(__fmul_rn(sum, __fmul_rn(row_scale, column_scale)), bias);
+}
+// x · sigmoid(inner): SiLU with inner = x; GELU in its tanh form with inner = 2 sqrt(2 / pi) (x + 0.044715 x³). The least finite number stands for
+// -inf, of which 0 times itself would make a NaN.
+__device__ __forceinline__ float activate(float x, int activation) {
+  if (activation == kNone) return x;
+  const float at = x < -3.0e38f ? -3.0e38f : x;
+  const float inner = activation == kSilu ? at : __fmul_rn(1.5957691f, fmaf(__fmul_rn(0.044715f, at), __fmul_rn(at, at), at));
+  return __fdividef(at, __fadd_rn(1.f, exp2_fast(__fmul_rn(-kLog2e, inner))));
+}
+__device__ __forceinline__ float finished(float value, float other, const Epilogue& p) {
+  return p.gated ? __fmul_rn(activate(value, p.activation), other) : activate(value, p.activation);
+}
+
+template <class OUT>
+__device__ __forceinline__ Column column_at(const Epilogue& p, int at) {
+  Column c = {1.f, 0.f};
+  if (at >= p.n) return c;
+  if (p.column_scale) c.scale = __ldg(p.column_scale + at * p.column_scales);
+  if (p.bias) c.bias = element<OUT>(p.bias, at);
+  return c;
+}
+
+// The epilogue of the kernel for many rows. Scales and biases of a tile's columns come into shared memory while its products run: read where they
+// are used, element by element, they took longer than the products of K 4,096.
+template <class OUT, int COLUMNS, typename SUM>
+struct Many {
+  static constexpr int kSpare = 2 * sizeof(Column);
+  const Epilogue& p;
+  Column* table;  // [2 warpgroups, COLUMNS]
+
+  __device__ __forceinline__ Column* mine() const { return table + (threadIdx.x / 128 - 1) * COLUMNS; }
+  __device__ __forceinline__ void together() const { asm volatile("bar.sync %0, 128;" ::"r"(threadIdx.x / 128) : "memory"); }
+
+  __device__ __forceinline__ void begin(int column) const {
+    together();
+    for (int i = threadIdx.x % 128; i < COLUMNS; i += 128) mine()[i] = column_at<OUT>(p, column + i);
+  }
+
+  // A thread holds two neighbouring columns of every block of eight, of two rows: the words of four blocks, GATED of eight, of one of the rows.
+  template <bool ACTIVE, bool GATED>
+  __device__ __forceinline__ uint4 quad(const SUM (&d)[COLUMNS / 2], int block, bool high, int row, int column, float scale) const {
+    constexpr int kStep = GATED ? 2 : 1;
+    const int t = threadIdx.x % 4, width = p.n / kStep;
+    uint32_t residual[4] = {}, word[4];
+    if (p.residual && row < p.m) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int at = (column + block * 8) / kStep + i * 8 + 2 * t;
+        if (at < width) residual[i] = *reinterpret_cast<const uint32_t*>(static_cast<const typename OUT::Type*>(p.residual) + static_cast<size_t>(row) * width + at);
+      }
+    }
+    const auto pair = [&](int b) {
+      const float4 c = *reinterpret_cast<const float4*>(mine() + b * 8 + 2 * t);
+      const int i = 4 * b + (high ? 2 : 0);
+      return make_float2(scaled(as_float(d[i]), scale, c.x, c.y), scaled(as_float(d[i + 1]), scale, c.z, c.w));
+    };
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float2 v = pair(block + i * kStep);
+      if (ACTIVE) v = {activate(v.x, p.activation), activate(v.y, p.activation)};
+      if (GATED) {
+        const float2 other = pair(block + i * kStep + 1);
+        v = {__fmul_rn(v.x, other.x), __fmul_rn(v.y, other.y)};
+      }
+      if (p.residual) {
+        const float2 r = OUT::unpack(residual[i]);
+        v = {__fadd_rn(v.x, r.x), __fadd_rn(v.y, r.y)};
+      }
+      word[i] = OUT::pack(v.x, v.y);
+    }
+    return gather_block(word[0], word[1], word[2], word[3]);
+  }
+
+  template <bool ACTIVE, bool GATED>
+  __device__ __forceinline__ void all(const SUM (&d)[COLUMNS / 2], int row, int column) const {
+    constexpr int kStep = GATED ? 2 : 1;
+    const int lane = threadIdx.x % 32, first = row + threadIdx.x / 32 % 4 * 16 + lane / 4, width = p.n / kStep;
+    const float low_scale = row_scale(p, first), high_scale = row_scale(p, first + 8);
+    typename OUT::Type* y = static_cast<typename OUT::Type*>(p.y);
+#pragma unroll
+    for (int block = 0; block < COLUMNS / 8; block += 4 * kStep) {
+      asm volatile("" ::: "memory");  // the table's entries of this turn and no other's: all of them at once do not fit in registers
+      const uint4 low = quad<ACTIVE, GATED>(d, block, false, first, column, low_scale);
+      const uint4 high = quad<ACTIVE, GATED>(d, block, true, first + 8, column, high_scale);
+      const int at = (column + block * 8) / kStep + lane % 4 * 8;
+      if (at >= width) continue;
+      if (first < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first) * width + at) = low;
+      if (first + 8 < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first + 8) * width + at) = high;
+    }
+  }
+
+  __device__ __forceinline__ void store(const SUM (&d)[COLUMNS / 2], int row, int column) const {
+    together();
+    if constexpr (COLUMNS < 256) {  // pairs of 256 columns spill: gated layers take narrower tiles
+      if (p.gated) {
+        all<true, true>(d, row, column);
+        return;
+      }
+    }
+    if (p.activation != kNone)
+      all<true, false>(d, row, column);
+    else
+      all<false, false>(d, row, column);
+  }
+};
+
+// A tile of the kernel for few rows: a thread holds features g and g + 8 of its warp's sixteen, of two neighbouring rows in every eight.
+template <class OUT, int ROWS, typename SUM>
+__device__ __forceinline__ void store_few(const Epilogue& p, const SUM (&d)[ROWS / 2], uint32_t board, int first) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int step = p.gated ? 2 : 1, width = p.n / step;
+  const int low = first + warp * 16 + g, high = low + 8;
+  const Column c_low = column_at<OUT>(p, low), c_high = column_at<OUT>(p, high);
+  const auto settled = [&](float v, float other, int row, int y_feature) {
+    v = finished(v, other, p);
+    if (p.residual && row < p.m && y_feature < width) v = __fadd_rn(v, element<OUT>(p.residual, static_cast<size_t>(row) * width + y_feature));
+    return v;
+  };
+  const uint32_t mine = board + (lane % 8) * kBoardRow + (p.gated ? warp * 8 : warp * 16 + lane / 8 % 2 * 8) * 2;
+#pragma unroll
+  for (int b = 0; b < ROWS / 8; b++) {
+    const int row = b * 8 + 2 * t;
+    const float s0 = row_scale(p, row), s1 = row_scale(p, row + 1);
+    const float l0 = scaled(as_float(d[4 * b]), s0, c_low.scale, c_low.bias), l1 = scaled(as_float(d[4 * b + 1]), s1, c_low.scale, c_low.bias);
+    const float h0 = scaled(as_float(d[4 * b + 2]), s0, c_high.scale, c_high.bias), h1 = scaled(as_float(d[4 * b + 3]), s1, c_high.scale, c_high.bias);
+    if (p.gated) {
+      const int at = first / 2 + warp * 8 + g;
+      store_matrix(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, h0, row, at), settled(l1, h1, row + 1, at)));
+    } else {
+      store_matrices(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, l0, row, low), settled(l1, l1, row + 1, low)),
+                     OUT::pack(settled(h0, h0, row, high), settled(h1, h1, row + 1, high)));
+    }
+  }
+  consumers_sync();
+  store_board(board, p.y, p.m, width, first / step, p.features / step);
+  consumers_sync();
+}
+
+}  // namespace tk
+
+#define TK_LINEAR_MANY(NAME, PRODUCT, OUT, COLUMNS)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(384, 1) NAME##_##COLUMNS(const __grid_constant__ tk::TensorMap x,                     \
+                                                                        const __grid_constant__ tk::TensorMap w,                     \
+                                                                        const __grid_constant__ tk::Epilogue p) {                    \
+    __shared__ __align__(16) tk::Column table[2 * COLUMNS];                                                                          \
+    tk::multiply_many<tk::PRODUCT, COLUMNS>(x, w, p.m, p.n, p.k, tk::Many<tk::OUT, COLUMNS, tk::PRODUCT::Sum>{p, table});            \
+  }
+#define TK_LINEAR_FEW(NAME, PRODUCT, OUT, ROWS)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(160, 1) NAME##_few_##ROWS(const __grid_constant__ tk::TensorMap x,                    \
+                                                                         const __grid_constant__ tk::TensorMap w,                    \
+                                                                         const __grid_constant__ tk::Epilogue p) {                   \
+    tk::multiply_few<tk::PRODUCT, ROWS>(x, w, p.n, p.k, p.features, p.stages,                                                        \
+                                        [&](const tk::PRODUCT::Sum(&d)[ROWS / 2], uint32_t board, int first) {                       \
+                                          tk::store_few<tk::OUT, ROWS>(p, d, board, first);                                          \
+                                        });                                                                                          \
+  }
+#define TK_LINEAR(NAME, PRODUCT, OUT)       \
+  TK_LINEAR_MANY(NAME, PRODUCT, OUT, 64)    \
+  TK_LINEAR_MANY(NAME, PRODUCT, OUT, 128)   \
+  TK_LINEAR_MANY(NAME, PRODUCT, OUT, 192)   \
+  TK_LINEAR_MANY(NAME, PRODUCT, OUT, 256)   \
+  TK_LINEAR_FEW(NAME, PRODUCT, OUT, 8)      \
+  TK_LINEAR_FEW(NAME, PRODUCT, OUT, 16)     \
+  TK_LINEAR_FEW(NAME, PRODUCT, OUT, 32)     \
+  TK_LINEAR_FEW(NAME, PRODUCT, OUT, 64)
