@@ -58,6 +58,10 @@ impl ServerConfig {
         if self.telemetry.otlp_file_max_mib == 0 {
             return Err(ServerConfigError::Zero { field: "server.telemetry.otlp_file_max_mib" });
         }
+        if self.tls.as_ref().is_some_and(|tls| tls.client_crl_file.is_some() && tls.client_ca_file.is_none())
+        {
+            return Err(ServerConfigError::RevokedByNobody);
+        }
         let ratio = self.telemetry.sample_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             return Err(ServerConfigError::SampleRatio { ratio });
@@ -75,6 +79,11 @@ pub enum ServerConfigError {
         /// Path of the field.
         field: &'static str,
     },
+    /// Lists of revoked certificates, where none is shown.
+    #[error(
+        "server.tls.client_crl_file revokes certificates that nobody is asked for; name their CA: server.tls.client_ca_file"
+    )]
+    RevokedByNobody,
     /// The sampling ratio is no probability.
     #[error("server.telemetry.sample_ratio is {ratio}; it is a share from 0.0 to 1.0")]
     SampleRatio {
@@ -94,6 +103,21 @@ pub struct TlsConfig {
     /// PEM file with the CAs that client certificates must chain to. Absent: clients show none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
+    /// File (PEM or DER) of the lists of revoked client certificates, signed by their CAs. Certificates of a CA that has no list
+    /// in it are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_crl_file: Option<PathBuf>,
+    /// Cipher suites of TLS 1.2 that clients may use, by IANA's names such as `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`. Those
+    /// of TLS 1.3 are always there. Empty: all that are safe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cipher_suites: Vec<String>,
+}
+
+impl TlsConfig {
+    /// A certificate and its key; clients show none.
+    pub fn of(cert_file: PathBuf, key_file: PathBuf) -> Self {
+        Self { cert_file, key_file, client_ca_file: None, client_crl_file: None, cipher_suites: Vec::new() }
+    }
 }
 
 /// API keys, held as SHA-256 digests so that the file gives no key away.

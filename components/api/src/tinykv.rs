@@ -13,8 +13,10 @@ pub use self::peers::{PeerCertificates, PeerSecurity, PeerTlsError, TinykvPeerTl
 use crate::server::{Limits, ServerConfig, ServerConfigError};
 
 mod compaction;
+mod discovery;
 
 pub use compaction::{CompactionMode, Retention, TinykvAutoCompaction, duration};
+pub use discovery::TinykvDiscovery;
 
 /// The effective configuration of a TinyKV node. Environment prefix: `TINYKV_`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +69,18 @@ pub struct TinykvConfig {
     pub memory: TinykvMemoryConfig,
     /// A watcher that asked for progress and sees no event hears after this time where the store is, in milliseconds.
     pub watch_progress_interval_ms: u64,
+    /// A call that takes longer than this is told of in the log, in microseconds; of those that answer once.
+    pub slow_request_us: u64,
+    /// At the start, forget all other members and go on alone, with what this one has. For a cluster that has lost most of its
+    /// members for good: of what they acknowledged, this one may lack the last writes. Those that were forgotten must not start
+    /// again with their data. Take the setting away afterwards.
+    pub force_new_cluster: bool,
+    /// Find the other founders through another cluster, instead of `peers`. Used at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<TinykvDiscovery>,
+    /// URLs under which the other members reach this one, which `discovery` tells them. Empty: `listen_peer`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise_peer_urls: Vec<String>,
 }
 
 impl Default for TinykvConfig {
@@ -92,6 +106,10 @@ impl Default for TinykvConfig {
             raft: TinykvRaftConfig::default(),
             memory: TinykvMemoryConfig::default(),
             watch_progress_interval_ms: 600_000,
+            slow_request_us: 300_000,
+            force_new_cluster: false,
+            discovery: None,
+            advertise_peer_urls: Vec::new(),
         }
     }
 }
@@ -251,6 +269,8 @@ pub struct TinykvRaftConfig {
     pub snapshot_entries: u64,
     /// … or after this many bytes of writes.
     pub snapshot_bytes: u64,
+    /// Entries that the log keeps behind a snapshot, for followers that are a little late; one that is later gets the snapshot.
+    pub catchup_entries: u64,
 }
 
 impl Default for TinykvRaftConfig {
@@ -261,6 +281,7 @@ impl Default for TinykvRaftConfig {
             segment_bytes: 64 << 20,
             snapshot_entries: 100_000,
             snapshot_bytes: 256 << 20,
+            catchup_entries: 1_000,
         }
     }
 }
@@ -314,6 +335,12 @@ pub enum TinykvConfigError {
         name: String,
         /// Those named.
         names: String,
+    },
+    /// Discovery cannot work so.
+    #[error("discovery: {reason}")]
+    Discovery {
+        /// Why.
+        reason: &'static str,
     },
     /// A number that must be positive.
     #[error("{field} is 0; leave it out for the default")]
@@ -401,6 +428,10 @@ impl TinykvConfig {
         self.founders()?;
         self.auto_compaction.retention()?;
         self.peer_security()?;
+        if let Some(discovery) = &self.discovery {
+            let wrong = |reason| TinykvConfigError::Discovery { reason };
+            discovery.check(!self.peers.is_empty()).map_err(wrong)?;
+        }
         let limits = &self.request_limits;
         let positive = [
             ("quota_bytes", self.quota_bytes),
@@ -455,6 +486,7 @@ mod tests {
             (|c| c.auth.token_ttl_seconds = 0, Some("token_ttl_seconds")),
             (|c| c.raft.election_ms = 300, Some("raft.election_ms")),
             (|c| c.raft.segment_bytes = 4096, Some("raft.segment_bytes")),
+            (|c| c.discovery = Some(TinykvDiscovery::default()), Some("discovery.token")),
             (|c| c.server.limits.max_connections = 0, Some("max_connections")),
         ];
         for (change, expected) in table {

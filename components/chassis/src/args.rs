@@ -37,6 +37,8 @@ pub enum LogFormat {
     Pretty,
     /// One JSON object a line, with the trace id.
     Json,
+    /// The same as etcd's logger, zap, writes it: `level`, `ts`, `caller`, `msg`, and the fields beside them.
+    Zap,
 }
 
 /// Where a server with an HTTP, a gRPC and an admin port listens: settings `listen_http`, `listen_grpc` and

@@ -34,12 +34,14 @@ mod otlp_file;
 mod otlp_metrics;
 mod preface;
 mod process;
+mod rejected;
 pub mod serve;
 mod shutdown;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
 mod turns;
+mod zap_lines;
 
 use std::fmt::Display;
 use std::process::ExitCode;

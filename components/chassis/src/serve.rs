@@ -26,6 +26,7 @@ use tower::{Layer as _, Service};
 use crate::front::Front;
 use crate::guard::{self, Guard};
 use crate::preface::PrefaceDeadline;
+use crate::rejected::Rejected;
 use crate::turns::{Answering, Held, Turns};
 use crate::{ApiKeys, AuthError, Ctx, process, tls};
 
@@ -125,6 +126,7 @@ async fn serve_all(
         tls,
         limits: limits.clone(),
         header_timeout: Duration::from_millis(limits.header_timeout_ms),
+        rejected: Arc::default(),
     };
     accept_loop(listener, acceptor, ctx).await;
     Ok(())
@@ -168,6 +170,7 @@ struct Acceptor {
     tls: Option<Arc<tls::Acceptors>>,
     limits: Limits,
     header_timeout: Duration,
+    rejected: Arc<Rejected>,
 }
 
 impl Acceptor {
@@ -247,6 +250,7 @@ async fn drain(graceful: GracefulShutdown, connections: tokio_util::task::TaskTr
 async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphorePermit, watcher: Watcher) {
     let _ = stream.set_nodelay(true);
     let limit = acceptor.header_timeout;
+    let from = stream.peer_addr().ok();
     match &acceptor.tls {
         None => http(&acceptor, acceptor.app.clone(), PrefaceDeadline::new(stream, limit), watcher).await,
         Some(tls) => match tokio::time::timeout(limit, tls.current().accept(stream)).await {
@@ -263,8 +267,8 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
                     }
                 }
             }
-            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-            Err(_) => tracing::debug!("TLS handshake took too long"),
+            Ok(Err(error)) => acceptor.rejected.tell(from, &error),
+            Err(_) => acceptor.rejected.tell(from, &"its TLS handshake took too long"),
         },
     }
     drop(slot);

@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::otlp_file::OtlpFileExporter;
+use crate::zap_lines::ZapLines;
 use crate::{CommonArgs, Component, LogFormat, Metrics, otlp_metrics};
 
 /// Longest time that a span waits before it is written to a file.
@@ -94,6 +95,7 @@ pub fn init(
         LogFormat::Json => {
             lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
+        LogFormat::Zap => lines.event_format(ZapLines).boxed(),
     };
     let tracer = traces.tracer(component.name);
     // Where in the code and on which thread a span began tells a reader of traces nothing, and costs a kilobyte a span.

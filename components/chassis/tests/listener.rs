@@ -10,6 +10,10 @@ use aistack_api::server::{AuthConfig, Limits, ServerConfig, TlsConfig};
 use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown, serve};
 use axum::Router;
 use axum::routing::{get, post};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, date_time_ymd,
+};
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -231,9 +235,7 @@ async fn tls_serves_both_http_versions() {
     let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&cert_file, signed.cert.pem()).unwrap();
     std::fs::write(&key_file, signed.signing_key.serialize_pem()).unwrap();
-    let server =
-        Server::start(|config| config.tls = Some(TlsConfig { cert_file, key_file, client_ca_file: None }))
-            .await;
+    let server = Server::start(|config| config.tls = Some(TlsConfig::of(cert_file, key_file))).await;
     let ca = reqwest::Certificate::from_pem(signed.cert.pem().as_bytes()).unwrap();
     for http1 in [false, true] {
         let mut builder =
@@ -246,6 +248,80 @@ async fn tls_serves_both_http_versions() {
         let expected = if http1 { reqwest::Version::HTTP_11 } else { reqwest::Version::HTTP_2 };
         assert_eq!((answer.status(), answer.version()), (StatusCode::OK, expected));
     }
+}
+
+/// A CA that issues certificates with serial numbers from 1, and revokes them.
+struct Authority(Issuer<'static, KeyPair>, String);
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self(Issuer::new(params, key), pem)
+    }
+
+    /// Chain and key, as PEM.
+    fn issue(&self, serial: u64) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.serial_number = Some(serial.into());
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn revoke(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2026, 1, 8),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_certificate_is_revoked_is_turned_away_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let authority = Authority::new();
+    let (cert, key) = authority.issue(1);
+    let tls = TlsConfig {
+        client_ca_file: Some(file("ca.pem", &authority.1)),
+        client_crl_file: Some(file("revoked.pem", &authority.revoke(&[]))),
+        ..TlsConfig::of(file("cert.pem", &cert), file("key.pem", &key))
+    };
+    let server = Server::start(|config| config.tls = Some(tls)).await;
+    let ca = reqwest::Certificate::from_pem(authority.1.as_bytes()).unwrap();
+    let call = async |(cert, key): &(String, String)| {
+        let identity = reqwest::Identity::from_pem(format!("{cert}{key}").as_bytes()).unwrap();
+        let client = reqwest::Client::builder()
+            .tls_certs_only([ca.clone()])
+            .identity(identity)
+            .resolve("localhost", server.address)
+            .build()
+            .unwrap();
+        let url = format!("https://localhost:{}/healthz", server.address.port());
+        client.get(url).send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    };
+    let (one, other) = (authority.issue(2), authority.issue(3));
+    assert!(call(&one).await && call(&other).await);
+    file("revoked.pem", &authority.revoke(&[2]));
+    assert!(!call(&one).await && call(&other).await);
+    file("revoked.pem", &authority.revoke(&[3]));
+    assert!(call(&one).await && !call(&other).await);
 }
 
 #[tokio::test]

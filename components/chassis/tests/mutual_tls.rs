@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aistack_chassis::tls::{Allowed, MutualFiles, MutualTls, Pair, self_signed};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsStream;
@@ -34,6 +37,7 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a host");
         params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(serial(name));
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         MutualFiles {
             own: Pair {
@@ -42,8 +46,35 @@ impl Authority {
             },
             own_as_client: None,
             ca_file: file("ca.pem", &self.pem),
+            crl_file: None,
             allowed: Allowed::Any,
         }
+    }
+}
+
+/// The number of the certificate with this common name.
+fn serial(name: &str) -> SerialNumber {
+    SerialNumber::from_slice(name.as_bytes())
+}
+
+impl Authority {
+    /// The list that revokes the certificates with these common names. It ran out long ago.
+    fn revokes(&self, names: &[&str]) -> rcgen::CertificateRevocationList {
+        let revoked = names.iter().map(|name| RevokedCertParams {
+            serial_number: serial(name),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(2021, 1, 8),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("a list")
     }
 }
 
@@ -148,6 +179,43 @@ async fn new_files_count_for_new_connections_and_half_of_them_for_none() {
     // The connection from before all this still stands.
     echo(&mut one, &mut other, 1).await;
     echo(&mut other, &mut one, 2).await;
+}
+
+#[tokio::test]
+async fn whom_the_ca_revokes_is_let_in_no_more_on_either_side() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let list = dir.path().join("revoked.pem");
+    std::fs::write(&list, ours.revokes(&["nobody"]).pem().expect("PEM")).expect("written");
+    let checking =
+        MutualFiles { crl_file: Some(list.clone()), ..ours.issue(&dir.path().join("a"), "a", "127.0.0.1") };
+    let a = verified(checking.clone());
+    let b = verified(ours.issue(&dir.path().join("b"), "b", "127.0.0.1"));
+    let c = verified(ours.issue(&dir.path().join("c"), "c", "127.0.0.1"));
+    let works = async |connects: &MutualTls, accepts: &MutualTls| {
+        matches!(meet(connects, accepts).await, (Ok(_), Ok(_)))
+    };
+    assert!(works(&a, &b).await && works(&b, &a).await);
+
+    // A new list counts for new connections, in DER as in PEM.
+    let lists =
+        [ours.revokes(&["b", "x"]).pem().expect("PEM").into_bytes(), ours.revokes(&["b"]).der().to_vec()];
+    for bytes in lists {
+        std::fs::write(&list, bytes).expect("written");
+        let refused = meet(&a, &b).await.0.expect_err("revoked");
+        assert!(refused.contains("has revoked its certificate"), "{refused}");
+        let (told, refused) = meet(&b, &a).await;
+        let (told, refused) = (told.expect_err("revoked"), refused.expect_err("revoked"));
+        assert!(told.contains("does not take the certificate"), "{told}");
+        assert!(refused.contains("has revoked its certificate"), "{refused}");
+        assert!(works(&a, &c).await && works(&c, &a).await);
+    }
+    // Another CA's list says nothing about ours; what is no list changes nothing, and is refused at the start.
+    std::fs::write(&list, theirs.revokes(&["b"]).der()).expect("written");
+    assert!(works(&a, &b).await);
+    std::fs::write(&list, "no list").expect("written");
+    assert!(works(&a, &b).await);
+    assert!(MutualTls::verified(checking).is_err());
 }
 
 #[tokio::test]

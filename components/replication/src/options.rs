@@ -19,6 +19,9 @@ pub struct GroupOptions {
     /// listens, and after a line feed what the application says of it. Empty: this member waits
     /// until a leader adds it. Used at the first start only.
     pub founders: BTreeMap<NodeId, String>,
+    /// Whether this member forgets all others at its start, because most of them are lost for good.
+    /// Those must not start again with their data.
+    pub forget_others: bool,
     /// Directory of the snapshots.
     pub dir: PathBuf,
     /// How often a leader tells its followers that it lives.
@@ -41,6 +44,7 @@ impl GroupOptions {
             group: 0,
             node,
             founders: BTreeMap::from([(node, String::new())]),
+            forget_others: false,
             dir,
             heartbeat: Duration::from_millis(100),
             election: Duration::from_secs(1),
@@ -69,6 +73,9 @@ pub enum StartError {
     /// The state machine does not know its position.
     #[error("cannot read the state machine's position: {0}")]
     Position(#[source] io::Error),
+    /// The others could not be forgotten.
+    #[error("cannot make this member the only one: {0}")]
+    Forget(#[source] io::Error),
     /// The options contradict one another.
     #[error("invalid timers: {0}")]
     Timers(String),

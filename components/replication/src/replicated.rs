@@ -7,7 +7,7 @@ use crate::members::{Caretaker, members_of};
 use crate::options::{GroupOptions, GroupStatus, ProposeError, StartError, config_of};
 use crate::raft::{
     Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ServiceParts,
-    SnapshotRule, Snapshots, StateMachine, Storage,
+    SnapshotRule, Snapshots, StateMachine, Storage, forget_others,
 };
 use crate::reads::{ReadGate, Rounds};
 use crate::transport::{Services, Transport};
@@ -83,6 +83,14 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             None => Position::default(),
         };
         let (group, node) = (options.group, options.node);
+        if options.forget_others {
+            let log = parts.log.group(group);
+            let forgotten = forget_others(&log, &position, node).await.map_err(StartError::Forget)?;
+            for (other, at) in forgotten {
+                let address = at.addr.lines().next().unwrap_or_default().to_owned();
+                tracing::warn!(member = format_args!("{other:x}"), address, "forgotten, as was asked for");
+            }
+        }
         let config = Arc::new(config_of(&options)?);
         // What the state machine shows right after it was opened came from its disk.
         let end = position.applied.map_or(0, |id| id.index() + 1);

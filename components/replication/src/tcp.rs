@@ -333,7 +333,7 @@ async fn serve_peer(stream: TcpStream, door: Arc<Door>) {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
             if door.told.is_news(&error.to_string()) {
-                tracing::warn!(%error, "a peer was turned away");
+                tracing::warn!(%error, "rejected connection on peer endpoint");
             }
             return;
         }

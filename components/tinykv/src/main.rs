@@ -1,7 +1,8 @@
 //! The `tinykv` binary.
 
+use aistack_api::server::TelemetryConfig;
 use aistack_api::tinykv::TinykvConfig;
-use aistack_chassis::{CommonArgs, Component, Ctx, LogFormat, config, run_beside};
+use aistack_chassis::{CommonArgs, Component, Ctx, LogFormat, Metrics, config, run_beside, telemetry};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use tinykv::backup::{Backup, BackupArgs};
 use tinykv::etcd::ETCD_VERSION;
 use tinykv::flags::Flags;
+use tinykv::gateway::GatewayArgs;
 use tinykv::node::Node;
 use tinykv::restore::RestoreArgs;
 
@@ -42,6 +44,8 @@ enum Command {
     Backup(BackupArgs),
     /// Make the data directory of a new cluster's member from such a file; the new members are those of --initial-cluster.
     Restore(RestoreArgs),
+    /// Pass clients' connections on to members, as `etcd gateway` does.
+    Gateway(GatewayArgs),
     /// Print the commands that the Raft log still holds, oldest first, a line of JSON each; change nothing.
     Log,
 }
@@ -80,15 +84,17 @@ fn main() -> ExitCode {
     }
     if is_etcd {
         // As etcd's are, on a terminal too.
-        cli.common.log_format.get_or_insert(LogFormat::Json);
+        cli.common.log_format.get_or_insert(LogFormat::Zap);
     }
     let level = cli.common.log_level.get_or_insert_with(|| "info".to_owned());
     if !level.contains([',', '=']) {
         // openraft tells of every step of an election.
         level.push_str(",openraft=warn");
     }
-    if let Some(Command::Backup(wanted)) = &cli.command {
-        return backup(wanted);
+    match &cli.command {
+        Some(Command::Backup(wanted)) => return backup(wanted),
+        Some(Command::Gateway(wanted)) => return gateway(wanted, &cli),
+        Some(Command::Check | Command::Restore(_) | Command::Log) | None => {}
     }
     let overrides = overrides(&cli, &flags, is_etcd);
     let loaded = config::load::<TinykvConfig>(&COMPONENT, &cli.common, overrides);
@@ -103,7 +109,7 @@ fn main() -> ExitCode {
         Some(Command::Check) => return check(&config),
         Some(Command::Restore(wanted)) => return restore(&config, wanted),
         Some(Command::Log) => return log(&config),
-        Some(Command::Backup(_)) | None => {}
+        Some(Command::Backup(_) | Command::Gateway(_)) | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
         return refuse(&error.to_string());
@@ -112,6 +118,7 @@ fn main() -> ExitCode {
     run_beside(1, COMPONENT, &cli.common, config.server.clone(), |ctx: Ctx| async move {
         // Before the data directory is touched: a port in use is the commonest mistake.
         let listeners = tinykv::serve::bind(&config).await?;
+        tinykv::serve::tell_of_settings(&config);
         for check in ["engine", "leader"] {
             ctx.health.set_ready(check, false);
         }
@@ -170,6 +177,24 @@ fn check(config: &TinykvConfig) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn gateway(wanted: &GatewayArgs, cli: &Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    let served = runtime.block_on(async {
+        let metrics = Metrics::new(COMPONENT);
+        let logs = telemetry::init(COMPONENT, &cli.common, &TelemetryConfig::default(), &metrics)?;
+        tinykv::gateway::run(wanted).await?;
+        logs.flush().await;
+        Ok::<(), anyhow::Error>(())
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{}: {error}", wanted.listen_addr)),
     }
 }
 

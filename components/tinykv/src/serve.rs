@@ -29,15 +29,14 @@ pub enum ServeError {
 }
 
 /// All doors of a member.
-pub fn app(node: &Arc<Node>, ctx: &Ctx) -> Result<axum::Router, ServeError> {
-    let door = Door::new(Arc::clone(node), ctx.shutdown.clone());
+fn app(node: &Arc<Node>, door: &Door, ctx: &Ctx) -> Result<axum::Router, ServeError> {
     Ok(door
         .services()
         .reset_fallback()
         .merge(about(ctx)?.reset_fallback())
-        .merge(etcd::gateway(&door))
+        .merge(etcd::gateway(door))
         .merge(PlatformDoor::new(Arc::clone(node), ctx.shutdown.clone()).service().reset_fallback())
-        .merge(etcd::routes(Arc::clone(node), ctx.metrics.clone())))
+        .merge(door.routes(ctx.metrics.clone())))
 }
 
 /// gRPC health, which says `NOT_SERVING` once the process is asked to stop, and reflection.
@@ -73,14 +72,15 @@ pub async fn bind(config: &TinykvConfig) -> Result<Listeners, ServeError> {
     Ok(listeners)
 }
 
-/// Says that clients can be served, by etcd's words: what starts etcd waits for them, and goes on as if there were a leader. Then
+/// Says that clients can be served, by etcd's words: what starts etcd waits for them, and goes on as if there were a leader and
+/// the others knew of this member, which until then does not count as started when members are removed. Then
 /// keeps the check `leader`: without one a member answers next to nothing. A change of leaders alone is no reason to send
 /// clients away.
 async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, health: Health) {
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
         let Some(node) = node.upgrade() else { return };
-        if node.has_leader() {
+        if node.has_leader() && node.is_published() {
             health.set_ready("leader", true);
             announce(&node);
             break;
@@ -104,6 +104,42 @@ fn announce(node: &Node) {
         member_id = format_args!("{:x}", node.identity.member_id),
         "ready to serve client requests"
     );
+    let config = &node.config;
+    let own = (config.listen_client, false);
+    for (address, in_the_clear) in
+        std::iter::once(own).chain(config.more_listeners.iter().map(|more| (more.address, more.in_the_clear)))
+    {
+        // In etcd's words.
+        if config.server.tls.is_none() || in_the_clear {
+            tracing::info!(%address, "serving client traffic insecurely");
+        } else {
+            tracing::info!(%address, "serving client traffic securely");
+        }
+    }
+}
+
+/// Says by what settings the member runs, as far as somebody who looks into its trouble asks for them first.
+pub fn tell_of_settings(config: &TinykvConfig) {
+    let (raft, limits) = (&config.raft, &config.request_limits);
+    tracing::info!(
+        name = config.name,
+        data_dir = %config.data_dir.display(),
+        listen_client = %config.listen_client,
+        listen_peer = %config.listen_peer,
+        initial_cluster = config.peers.join(","),
+        heartbeat_interval_ms = raft.heartbeat_ms,
+        election_timeout_ms = raft.election_ms,
+        snapshot_count = raft.snapshot_entries,
+        snapshot_catchup_entries = raft.catchup_entries,
+        quota_backend_bytes = config.quota_bytes,
+        max_request_bytes = limits.max_request_bytes,
+        max_txn_ops = limits.max_txn_ops,
+        slow_request_us = config.slow_request_us,
+        auto_compaction = format_args!("{:?} {}", config.auto_compaction.mode, config.auto_compaction.retention),
+        client_tls = config.server.tls.is_some(),
+        peer_tls = config.peer_tls.is_some(),
+        "starting a member"
+    );
 }
 
 /// Serves until shutdown, or until the member fails; then stops the member in good order.
@@ -125,8 +161,8 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
             tokio::time::timeout(HAND_OVER, node.hand_over()).await
         }
     });
-    let app = app(&node, ctx)?;
-    let ahead = Door::new(Arc::clone(&node), ctx.shutdown.clone()).ahead();
+    let door = Door::new(Arc::clone(&node), ctx.shutdown.clone());
+    let (app, ahead) = (app(&node, &door, ctx)?, door.ahead());
     let served = futures::future::try_join_all(listeners.into_iter().map(|(listener, in_the_clear)| {
         let (app, ahead, mut ctx) = (app.clone(), Arc::clone(&ahead), ctx.clone());
         if in_the_clear {

@@ -28,7 +28,8 @@ pub fn channel(config: &TinykvConfig) -> Result<Arc<dyn Channel>, NodeStartError
 
 fn files_of(certificates: PeerCertificates) -> MutualFiles {
     let pair = |(cert_file, key_file): (PathBuf, PathBuf)| Pair { cert_file, key_file };
-    let PeerCertificates { own, own_as_client, ca_file, allowed_common_names, allowed_hosts } = certificates;
+    let PeerCertificates { own, own_as_client, ca_file, crl_file, allowed_common_names, allowed_hosts } =
+        certificates;
     let allowed = if !allowed_common_names.is_empty() {
         Allowed::CommonNames(allowed_common_names)
     } else if !allowed_hosts.is_empty() {
@@ -36,7 +37,7 @@ fn files_of(certificates: PeerCertificates) -> MutualFiles {
     } else {
         Allowed::Any
     };
-    MutualFiles { own: pair(own), own_as_client: own_as_client.map(pair), ca_file, allowed }
+    MutualFiles { own: pair(own), own_as_client: own_as_client.map(pair), ca_file, crl_file, allowed }
 }
 
 /// Makes the certificate for clients, where one is asked for and none is named.
@@ -44,7 +45,7 @@ pub fn for_clients(config: &mut TinykvConfig) -> Result<(), TlsError> {
     if config.auto_tls && config.server.tls.is_none() {
         let dir = config.data_dir.join("fixtures/client");
         let Pair { cert_file, key_file } = self_signed(&dir, &hosts(config.listen_client))?;
-        config.server.tls = Some(TlsConfig { cert_file, key_file, client_ca_file: None });
+        config.server.tls = Some(TlsConfig::of(cert_file, key_file));
     }
     Ok(())
 }

@@ -51,6 +51,8 @@ def table():
             result = json.loads(file.read_text())
             lines.append(row(what, result))
             notes += [f"- failed in {suite}: `{test}`" for test in result["failures"]]
+            again = ", ".join(f"`{test}`" for test in result.get("passed_the_second_time", []))
+            notes += [f"- failed in {suite} and passed when it was run again: {again}"] if again else []
     return "\n".join(lines + ([""] + notes if notes else []))
 
 

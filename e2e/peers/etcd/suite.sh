@@ -4,6 +4,7 @@
 #   common-full is common with every kind of cluster and of connection, not E2E_TEST_MINIMAL.
 #   RESULTS=FILE   where the outcome goes (results/SUITE.json, for a whole run)
 #   LOGS=DIR       keeps what every test said
+#   SUITE_JOBS=N   tests at a time, where each can have a network of its own (1)
 # What SUITE.skipped names is not run, and is listed with its reason.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,6 +31,9 @@ ln -s "$tinykv" "$work/bin/etcd"
 go test -c -tags e2e -o "$work/$suite.test" "go.etcd.io/etcd/tests/v3/$suite"
 SUITE_VERSION=$(go list -m -f '{{.Version}}' go.etcd.io/etcd/tests/v3)
 export SUITE_VERSION
+# Not in the suites' module, but in that of etcd's benchmark.
+sample=$(cd "$here/bench/tool" && go list -m -f '{{.Dir}}' go.etcd.io/etcd/v3)/etcd.conf.yml.sample
+[ -f "$sample" ] || (cd "$here/bench/tool" && go mod download go.etcd.io/etcd/v3)
 python3 "$here/suite.py" --suite "$name" --binary "$work/$suite.test" --bin-dir "$work/bin" --pattern "$pattern" \
   --directory "$(go list -f '{{.Dir}}' -tags e2e "go.etcd.io/etcd/tests/v3/$suite")" \
-  --skipped "$here/$suite.skipped" --results "$results" --logs "$logs"
+  --skipped "$here/$suite.skipped" --results "$results" --logs "$logs" --sample "$sample"

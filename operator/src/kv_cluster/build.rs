@@ -103,6 +103,6 @@ fn certificates(cluster: &ValidatedKvCluster, config: &mut TinykvConfig) -> Vec<
         });
         files.push(ca);
     }
-    config.server.tls = Some(TlsConfig { cert_file: cert, key_file: key, client_ca_file: None });
+    config.server.tls = Some(TlsConfig::of(cert, key));
     files
 }

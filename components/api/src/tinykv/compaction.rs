@@ -81,7 +81,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         let (unit, after) = after.split_at(unit);
         let seconds = match unit {
             "ns" => 1e-9,
-            "us" => 1e-6,
+            "us" | "µs" | "μs" => 1e-6,
             "ms" => 1e-3,
             "s" => 1.0,
             "m" => 60.0,

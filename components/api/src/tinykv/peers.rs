@@ -24,6 +24,9 @@ pub struct TinykvPeerTls {
     /// connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// File (PEM or DER) of the lists of revoked certificates, signed by those CAs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crl_file: Option<PathBuf>,
     /// PEM file of the certificate shown when this member connects to others. Absent: `cert_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cert_file: Option<PathBuf>,
@@ -56,6 +59,8 @@ pub struct PeerCertificates {
     pub own_as_client: Option<(PathBuf, PathBuf)>,
     /// The CAs of the others.
     pub ca_file: PathBuf,
+    /// What they revoked.
+    pub crl_file: Option<PathBuf>,
     /// See [`TinykvPeerTls`].
     pub allowed_common_names: Vec<String>,
     /// See [`TinykvPeerTls`].
@@ -128,6 +133,9 @@ impl TinykvPeerTls {
             }
             (None, None, _) => None,
         };
+        if self.crl_file.is_some() && own.is_none() {
+            return without("crl_file", "cert_file", "--peer-cert-file");
+        }
         let own_as_client = match (&self.client_cert_file, &self.client_key_file) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
             (Some(_), None) => {
@@ -144,6 +152,7 @@ impl TinykvPeerTls {
                 own: (cert, key),
                 own_as_client,
                 ca_file,
+                crl_file: self.crl_file.clone(),
                 allowed_common_names: self.allowed_common_names.clone(),
                 allowed_hosts: self.allowed_hosts.clone(),
             })),
@@ -219,6 +228,11 @@ mod tests {
                 &[ENCRYPTED],
                 Some(TinykvPeerTls { client_cert_file: Some("x".into()), ..mutual() }),
                 Some("without client_key_file"),
+            ),
+            (
+                &[ENCRYPTED],
+                Some(TinykvPeerTls { crl_file: Some("x".into()), ..auto.clone() }),
+                Some("crl_file is given without cert_file"),
             ),
             (
                 &[ENCRYPTED],

@@ -4,6 +4,7 @@
 mod mutual;
 mod own;
 mod reload;
+mod revoked;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 
-pub use self::mutual::{Allowed, MutualFiles, MutualTls};
+pub use self::mutual::{Allowed, MutualFiles, MutualTls, unchecking_client};
 pub use self::own::{Pair, self_signed};
 pub(crate) use self::server::Acceptors;
 
@@ -42,13 +43,29 @@ pub enum TlsError {
         /// What rustls said.
         source: rustls::Error,
     },
-    /// The client CAs were refused.
-    #[error("client CAs in {}: {source}", path.display())]
-    ClientCa {
+    /// The CAs of the others, or their lists of revoked certificates, were refused.
+    #[error("CAs in {}: {source}", path.display())]
+    Ca {
         /// The file.
         path: PathBuf,
         /// What rustls said.
         source: rustls::server::VerifierBuilderError,
+    },
+    /// The file of revoked certificates could not be read.
+    #[error("list of revoked certificates {}: {source}", path.display())]
+    Revoked {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// rustls does not have that cipher suite.
+    #[error("server.tls.cipher_suites names {name}, which is unknown or not safe; there are {known}")]
+    CipherSuite {
+        /// The name.
+        name: String,
+        /// Those there are.
+        known: String,
     },
     /// A certificate could not be made.
     #[error("cannot make a certificate: {source}")]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_name;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct, Error,
@@ -19,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::own::Pair;
 use super::reload::Reloading;
+use super::revoked::revoked;
 use super::{TlsError, certificates, common_name, private_key, roots};
 
 /// What the one who accepts says once it has taken the other's certificate: in TLS 1.3 the other would not learn it.
@@ -35,6 +36,8 @@ pub struct MutualFiles {
     pub own_as_client: Option<Pair>,
     /// PEM file of the CAs that the others' certificates must chain to.
     pub ca_file: PathBuf,
+    /// File of the certificates that their CAs revoked.
+    pub crl_file: Option<PathBuf>,
     /// Which of them are let in.
     pub allowed: Allowed,
 }
@@ -61,12 +64,13 @@ pub struct MutualTls {
 impl MutualTls {
     /// Each checks the other.
     pub fn verified(files: MutualFiles) -> Result<Self, TlsError> {
-        let MutualFiles { own, own_as_client, ca_file, .. } = files.clone();
+        let MutualFiles { own, own_as_client, ca_file, crl_file, .. } = files.clone();
         let as_client = own_as_client.unwrap_or_else(|| own.clone());
         let mut watched = vec![own.cert_file.clone(), own.key_file.clone(), ca_file.clone()];
         watched.extend([as_client.cert_file.clone(), as_client.key_file.clone()]);
+        watched.extend(crl_file.clone());
         let shown = own.cert_file.clone();
-        let build = move || configs(&own, &as_client, &ca_file);
+        let build = move || configs(&own, &as_client, &ca_file, crl_file.as_deref());
         Ok(Self { configs: Reloading::new(watched, Box::new(build))?, files: Some(files), own: shown })
     }
 
@@ -104,7 +108,9 @@ impl MutualTls {
         let explain = |error| self.explained(&from, &error);
         let acceptor = TlsAcceptor::from(self.configs.current().0);
         let mut stream = acceptor.accept(stream).await.map_err(explain)?;
-        self.let_in(stream.get_ref().1).map_err(|reason| refused(&from, &reason))?;
+        self.let_in(stream.get_ref().1).map_err(|reason| {
+            refused(&from, &format!("client certificate authentication failed: {reason}"))
+        })?;
         stream.write_u8(TAKEN).await?;
         stream.flush().await?;
         Ok(stream.into())
@@ -159,6 +165,9 @@ impl MutualTls {
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. },
             ) => "replace its certificate; new files are read without a restart".to_owned(),
+            Error::InvalidCertificate(CertificateError::Revoked) => {
+                "its CA has revoked its certificate; it needs another one".to_owned()
+            }
             Error::NoCertificatesPresented => {
                 format!("it must show a certificate that chains to a CA in {ca}")
             }
@@ -167,7 +176,8 @@ impl MutualTls {
                 | AlertDescription::DecryptError
                 | AlertDescription::BadCertificate
                 | AlertDescription::CertificateUnknown
-                | AlertDescription::CertificateExpired,
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked,
             ) => format!("it does not take the certificate in {own}; see its log"),
             _ => format!("see its log, and compare {own} and the CAs on both sides"),
         }
@@ -180,14 +190,28 @@ fn refused(who: &str, reason: &str) -> io::Error {
 
 type Configs = (Arc<ServerConfig>, Arc<ClientConfig>);
 
-fn configs(own: &Pair, as_client: &Pair, ca_file: &Path) -> Result<Configs, TlsError> {
+fn configs(
+    own: &Pair,
+    as_client: &Pair,
+    ca_file: &Path,
+    crl_file: Option<&Path>,
+) -> Result<Configs, TlsError> {
     let cas = Arc::new(roots(ca_file)?);
+    let lists = revoked(crl_file)?;
+    let about = |source| TlsError::Ca { path: ca_file.to_owned(), source };
     let verifier = WebPkiClientVerifier::builder(Arc::clone(&cas))
+        .with_crls(lists.clone())
+        .allow_unknown_revocation_status()
         .build()
-        .map_err(|source| TlsError::ClientCa { path: ca_file.to_owned(), source })?;
+        .map_err(about)?;
     let server = ServerConfig::builder().with_client_cert_verifier(verifier);
+    let verifier = WebPkiServerVerifier::builder(cas)
+        .with_crls(lists)
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(about)?;
     let client = ClientConfig::builder()
-        .with_root_certificates(cas)
+        .with_webpki_verifier(verifier)
         .with_client_auth_cert(certificates(&as_client.cert_file)?, private_key(&as_client.key_file)?)
         .map_err(|source| TlsError::Rustls { path: as_client.cert_file.clone(), source })?;
     Ok((showing(server, own)?, Arc::new(client)))
@@ -199,6 +223,15 @@ fn unchecked_configs(own: &Pair) -> Result<Configs, TlsError> {
     let client =
         ClientConfig::builder().dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
     Ok((server, Arc::new(client)))
+}
+
+/// Connects as a client of HTTP/2 to whoever answers, without checking who it is.
+pub fn unchecking_client() -> TlsConnector {
+    let anybody = Arc::new(Anybody(Arc::new(ring::default_provider())));
+    let mut client =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(client))
 }
 
 fn showing(

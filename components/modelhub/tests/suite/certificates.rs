@@ -50,7 +50,10 @@ impl Authority {
     /// For a server with this name; clients must show a certificate of the given authority, if any.
     pub fn server(&self, name: &str, clients: Option<&Self>) -> TlsConfig {
         let Pair { cert_file, key_file } = self.pair(name);
-        TlsConfig { cert_file, key_file, client_ca_file: clients.map(|ca| ca.ca_file.clone()) }
+        TlsConfig {
+            client_ca_file: clients.map(|ca| ca.ca_file.clone()),
+            ..TlsConfig::of(cert_file, key_file)
+        }
     }
 
     /// For a client that trusts this authority.

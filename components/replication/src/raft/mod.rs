@@ -1,5 +1,6 @@
 //! The seam to openraft: its names stop here.
 
+mod alone;
 mod codec;
 mod machine;
 mod network;
@@ -8,6 +9,7 @@ mod snapshots;
 mod storage;
 mod types;
 
+pub use alone::forget_others;
 pub use codec::number;
 pub use machine::{Checkpoint, Forwarded, Machine, Restorer, SnapshotRule, StateMachine};
 pub use network::{Networks, address_of};

@@ -74,7 +74,7 @@ pub fn from_entry(entry: RaftEntry) -> Entry {
 }
 
 /// Runs an operation that reports by callback, and waits for the report.
-async fn durable(start: impl FnOnce(crate::log::Done) -> Result<(), LogError>) -> io::Result<()> {
+pub async fn durable(start: impl FnOnce(crate::log::Done) -> Result<(), LogError>) -> io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     start(Box::new(move |outcome| {
         // Nobody waits any more when openraft is shutting down.

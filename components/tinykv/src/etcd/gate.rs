@@ -1,6 +1,7 @@
 //! What is asked of every request before it is looked into: whether this member may serve it, and
 //! whether a client that wants a leader (metadata `hasleader`) has one.
 
+use super::rpcs::Rpcs;
 use crate::node::Node;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
@@ -23,9 +24,24 @@ fn no_leader() -> Status {
     Status::unavailable("etcdserver: no leader")
 }
 
+/// What the gate knows.
+#[derive(Clone)]
+pub struct Gate {
+    pub node: Arc<Node>,
+    pub rpcs: Arc<Rpcs>,
+}
+
+/// Counts a request, and lets it pass or refuses it.
+pub async fn gate(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    match gate.rpcs.begin(request.uri().path()) {
+        Some(call) => call.answered(admit(gate.node, request, next).await),
+        None => next.run(request).await,
+    }
+}
+
 /// Lets a request pass, or refuses it. The answer to one that wants a leader ends when there has
 /// been none for a while.
-pub async fn gate(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+async fn admit(node: Arc<Node>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if !path.starts_with(SERVICES) {
         return next.run(request).await;

@@ -1,6 +1,7 @@
 //! What etcd answers over plain HTTP on its client port.
 
 use super::ETCD_VERSION;
+use super::rpcs::Rpcs;
 use crate::metrics::gauges;
 use crate::mvcc::{Alarm, Origin, Query, Span};
 use crate::node::Node;
@@ -19,10 +20,11 @@ use tonic::Status;
 struct Site {
     node: Arc<Node>,
     metrics: Metrics,
+    rpcs: Arc<Rpcs>,
 }
 
 /// `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, `/debug/vars`, and a sentence for everything else.
-pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
+pub fn routes(node: Arc<Node>, metrics: Metrics, rpcs: Arc<Rpcs>) -> Router {
     let cluster = format!("{}.0", cluster_version());
     let version = json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": cluster });
     Router::new()
@@ -35,7 +37,7 @@ pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
         .route("/metrics", get(figures))
         .route("/debug/vars", get(variables))
         .fallback(nothing)
-        .with_state(Site { node, metrics })
+        .with_state(Site { node, metrics, rpcs })
 }
 
 /// `3.7`: what every member of the cluster can do.
@@ -195,8 +197,9 @@ async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
     ];
     let gauges = gauges(&node.shared.figures, &values);
     let cluster = cluster_version();
+    let calls = site.rpcs.text();
     let text = format!(
-        "{body}{gauges}# TYPE etcd_server_version gauge\n\
+        "{body}{gauges}{calls}# TYPE etcd_server_version gauge\n\
          etcd_server_version{{server_version=\"{ETCD_VERSION}\"}} 1\n\
          # TYPE etcd_cluster_version gauge\netcd_cluster_version{{cluster_version=\"{cluster}\"}} 1\n\
          # TYPE etcd_server_id gauge\netcd_server_id{{server_id=\"{:x}\"}} 1\n# EOF\n",

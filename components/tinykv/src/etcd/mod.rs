@@ -18,19 +18,20 @@ mod maintenance;
 mod queue;
 mod request;
 mod response;
+mod rpcs;
 pub mod snapshot;
 mod watch;
 
 pub use caller::Credentials;
 pub use gateway::gateway;
-pub use http::routes;
 
 use crate::mvcc::Origin;
 use crate::node::{Node, NodeError};
-use aistack_chassis::Shutdown;
 use aistack_chassis::serve::Ahead;
+use aistack_chassis::{Metrics, Shutdown};
 use axum::Router;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::codegen::Service;
 use tonic::{Request, Status};
 use wire::etcd::etcdserverpb::ResponseHeader;
@@ -61,18 +62,21 @@ const AHEAD: [&str; 4] = [
 pub struct Door {
     node: Arc<Node>,
     shutdown: Shutdown,
+    rpcs: Arc<rpcs::Rpcs>,
 }
 
 impl Door {
     /// A door to `node`; its streams end with `shutdown`.
     pub fn new(node: Arc<Node>, shutdown: Shutdown) -> Self {
-        Self { node, shutdown }
+        let slow = Duration::from_micros(node.config.slow_request_us);
+        Self { node, shutdown, rpcs: Arc::new(rpcs::Rpcs::new(slow)) }
     }
 
     /// etcd's gRPC services.
     pub fn services(&self) -> Router {
         let limit = self.node.config.request_limits.max_request_bytes + MESSAGE_OVERHEAD;
         let door = || self.clone();
+        let gate = gate::Gate { node: Arc::clone(&self.node), rpcs: Arc::clone(&self.rpcs) };
         tonic::service::Routes::new(KvServer::new(door()).max_decoding_message_size(limit))
             .add_service(WatchServer::new(door()).max_decoding_message_size(limit))
             .add_service(LeaseServer::new(door()).max_decoding_message_size(limit))
@@ -82,7 +86,12 @@ impl Door {
             .add_service(LockServer::new(door()).max_decoding_message_size(limit))
             .add_service(ElectionServer::new(door()).max_decoding_message_size(limit))
             .into_axum_router()
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&self.node), gate::gate))
+            .layer(axum::middleware::from_fn_with_state(gate, gate::gate))
+    }
+
+    /// The few paths that etcd answers over plain HTTP.
+    pub fn routes(&self, metrics: Metrics) -> Router {
+        http::routes(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs))
     }
 
     /// The calls of the KV service that are many and small, taken ahead of the router; what [`gate::gate`] may refuse goes by it.
@@ -90,12 +99,20 @@ impl Door {
         let node = Arc::clone(&self.node);
         let limit = node.config.request_limits.max_request_bytes + MESSAGE_OVERHEAD;
         let server = KvServer::new(self.clone()).max_decoding_message_size(limit);
+        let rpcs = Arc::clone(&self.rpcs);
         Arc::new(move |request| {
             let is_small = AHEAD.contains(&request.uri().path());
             if !is_small || request.headers().contains_key("hasleader") || node.is_learner() {
                 return Err(Box::new(request));
             }
-            Ok(Service::call(&mut server.clone(), request))
+            let call = rpcs.begin(request.uri().path());
+            let answering = Service::call(&mut server.clone(), request);
+            let Some(call) = call else { return Ok(answering) };
+            Ok(Box::pin(async move {
+                let answer = answering.await?;
+                call.ended(answer.headers());
+                Ok(answer)
+            }))
         })
     }
 

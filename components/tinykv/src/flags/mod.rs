@@ -7,7 +7,10 @@ mod values;
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use values::{address, clear_address, interval, list, names, number, quota, streams, switch, text, tokens};
+use values::{
+    address, clear_address, either, interval, list, microseconds, milliseconds, names, number, quota,
+    streams, switch, text, tokens,
+};
 
 /// What became of a command line.
 #[derive(Debug, Default, PartialEq)]
@@ -81,9 +84,10 @@ enum Meaning {
 
 use Meaning::{Listeners, LogLevel, Needless, Only, PeerListeners, Set, With};
 
-const NO_CRL: &str = "tinykv reads no revocation lists in this version";
 const NO_BBOLT: &str = "tinykv does not keep its state in bbolt";
-const NO_DISCOVERY: &str = "tinykv finds members by --initial-cluster alone";
+const NO_DISCOVERY: &str =
+    "members are found by --discovery-token and --discovery-endpoints, or named by --initial-cluster";
+const OF_DISCOVERY: &str = "--discovery-request-timeout limits all that is asked of the other cluster";
 const CHECKED: &str = "every record carries a checksum, and `tinykv check` reads them all";
 const OFF: &[&str] = &["", "false", "0", "0s"];
 
@@ -113,7 +117,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("trusted-ca-file", Set("server.tls.client_ca_file", text)),
     ("log-level", LogLevel),
     ("client-cert-auth", With("trusted-ca-file", "clients show certificates when it names their CA")),
-    ("initial-advertise-peer-urls", Needless("members reach one another as --initial-cluster says")),
+    ("initial-advertise-peer-urls", Set("advertise_peer_urls", list)),
     ("initial-cluster-token", Needless("members of another cluster are told apart by --initial-cluster")),
     ("initial-cluster-state", Set("initial_cluster_state", text)),
     ("initial-election-tick-advance", Needless("a member of one leads at once")),
@@ -121,10 +125,10 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("pre-vote", Only(&["true"], "elections always begin with a Pre-Vote")),
     ("enable-grpc-gateway", Only(&["true"], "the JSON gateway is always there")),
     ("enable-pprof", Only(OFF, "tinykv has no Go profiles")),
-    ("force-new-cluster", Only(OFF, "tinykv cannot make a cluster of one out of a member")),
+    ("force-new-cluster", Set("force_new_cluster", switch)),
     ("unsafe-no-fsync", Needless("tinykv always puts writes on disk before it acknowledges them")),
     ("auto-tls", Set("auto_tls", switch)),
-    ("client-crl-file", Only(OFF, NO_CRL)),
+    ("client-crl-file", Set("server.tls.client_crl_file", text)),
     ("client-cert-allowed-hostname", Only(OFF, "tinykv takes every certificate of the CA")),
     ("client-cert-file", Only(OFF, "the gateway calls in its own process")),
     ("client-key-file", Only(OFF, "the gateway calls in its own process")),
@@ -140,26 +144,42 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("peer-client-key-file", Set("peer_tls.client_key_file", text)),
     ("peer-cert-allowed-cn", Set("peer_tls.allowed_common_names", names)),
     ("peer-cert-allowed-hostname", Set("peer_tls.allowed_hosts", names)),
-    ("peer-crl-file", Only(OFF, NO_CRL)),
+    ("peer-crl-file", Set("peer_tls.crl_file", text)),
     ("peer-skip-client-san-verification", Needless("a member that connects may come from any address")),
     ("listen-client-http-urls", Listeners),
     ("discovery", Only(OFF, NO_DISCOVERY)),
     ("discovery-srv", Only(OFF, NO_DISCOVERY)),
-    ("discovery-token", Only(OFF, NO_DISCOVERY)),
-    ("discovery-endpoints", Only(OFF, NO_DISCOVERY)),
+    ("discovery-token", Set("discovery.token", text)),
+    ("discovery-endpoints", Set("discovery.endpoints", names)),
+    ("discovery-insecure-transport", Set("discovery.insecure_transport", either)),
+    ("discovery-insecure-skip-tls-verify", Set("discovery.insecure_skip_verify", switch)),
+    ("discovery-cacert", Set("discovery.ca_file", text)),
+    ("discovery-cert", Set("discovery.cert_file", text)),
+    ("discovery-key", Set("discovery.key_file", text)),
+    ("discovery-user", Set("discovery.user", text)),
+    ("discovery-password", Set("discovery.password", text)),
+    ("discovery-request-timeout", Set("discovery.request_timeout_ms", milliseconds)),
+    ("discovery-dial-timeout", Needless(OF_DISCOVERY)),
+    ("discovery-keepalive-time", Needless(OF_DISCOVERY)),
+    ("discovery-keepalive-timeout", Needless(OF_DISCOVERY)),
     ("corrupt-check-time", Only(OFF, CHECKED)),
     ("compact-hash-check-time", Needless(CHECKED)),
     ("feature-gates", Needless("tinykv has no features of that kind")),
     ("cors", Only(&["*"], "tinykv sends no CORS headers")),
     ("host-whitelist", Only(&["*"], "tinykv answers to every name")),
-    ("cipher-suites", Only(OFF, "rustls chooses the cipher suites")),
+    ("cipher-suites", Set("server.tls.cipher_suites", names)),
     ("tls-min-version", Only(&["", "TLS1.2"], "tinykv speaks TLS 1.2 and 1.3")),
     ("tls-max-version", Only(&["", "TLS1.3"], "tinykv speaks TLS 1.2 and 1.3")),
     ("wal-dir", Only(OFF, "the log lies in --data-dir")),
-    ("max-snapshots", Needless("tinykv keeps one snapshot")),
+    (
+        "max-snapshots",
+        Needless(
+            "tinykv keeps one snapshot. --max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8",
+        ),
+    ),
     ("max-wals", Needless("the log is purged behind the snapshot")),
     ("max-learners", Only(&["1"], "a cluster has one learner at a time")),
-    ("snapshot-catchup-entries", Needless("the log is purged behind the snapshot")),
+    ("snapshot-catchup-entries", Set("raft.catchup_entries", number)),
     ("backend-batch-interval", Needless(NO_BBOLT)),
     ("backend-batch-limit", Needless(NO_BBOLT)),
     ("backend-bbolt-freelist-type", Needless(NO_BBOLT)),
@@ -168,7 +188,13 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("compaction-batch-limit", Needless("the sweep yields by itself")),
     ("compaction-sleep-interval", Needless("the sweep yields by itself")),
     ("downgrade-check-time", Needless("tinykv knows no downgrades")),
-    ("v2-deprecation", Needless("tinykv never had etcd's version 2")),
+    (
+        "v2-deprecation",
+        Needless(
+            "tinykv never had etcd's version 2. --v2-deprecation is deprecated and scheduled for removal in v3.8. The default \
+             value is enforced, ignoring user input",
+        ),
+    ),
     ("grpc-keepalive-min-time", Needless("connections are kept alive every 30 s")),
     ("grpc-keepalive-interval", Needless("connections are kept alive every 30 s")),
     ("grpc-keepalive-timeout", Needless("connections are kept alive every 30 s")),
@@ -177,8 +203,8 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("raft-read-timeout", Needless("a member that does not answer is asked again")),
     ("raft-write-timeout", Needless("a member that does not answer is asked again")),
     ("self-signed-cert-validity", Needless("certificates that tinykv makes do not run out")),
-    ("warning-apply-duration", Needless("see the latencies at /metrics")),
-    ("warning-unary-request-duration", Needless("see the latencies at /metrics")),
+    ("warning-apply-duration", Needless("--warning-unary-request-duration tells of requests that take long")),
+    ("warning-unary-request-duration", Set("slow_request_us", microseconds)),
     ("metrics", Needless("all metrics are always there")),
     ("logger", Only(&["zap"], "logs are JSON lines, or pretty on a terminal")),
     ("log-outputs", Only(&["default", "stderr", "[default]", "[stderr]"], "logs go to standard error")),
@@ -195,6 +221,8 @@ const FLAGS: &[(&str, Meaning)] = &[
 const SWITCHES: &[&str] = &[
     "auto-tls",
     "client-cert-auth",
+    "discovery-insecure-skip-tls-verify",
+    "discovery-insecure-transport",
     "enable-distributed-tracing",
     "enable-grpc-gateway",
     "enable-log-rotation",
@@ -467,6 +495,16 @@ mod tests {
             ),
             (&["--peer-auto-tls", "--auto-tls"], json!({"peer_tls": {"auto": true}, "auto_tls": true})),
             (&["--peer-auto-tls=false", "--peer-cert-file=", "--client-cert-auth=false"], json!({})),
+            (&["--force-new-cluster"], json!({"force_new_cluster": true})),
+            (
+                &["--client-crl-file=r", "--peer-crl-file=p", "--cipher-suites=A,B"],
+                json!({"server": {"tls": {"client_crl_file": "r", "cipher_suites": ["A", "B"]}}, "peer_tls": {"crl_file": "p"}}),
+            ),
+            (
+                &["--discovery-token=t", "--discovery-endpoints=a,b", "--discovery-insecure-transport=false"],
+                json!({"discovery": {"token": "t", "endpoints": ["a", "b"], "insecure_transport": false}}),
+            ),
+            (&["--warning-unary-request-duration=1µs"], json!({"slow_request_us": 1})),
             (&["--quota-backend-bytes=0", "--auth-token=simple"], json!({})),
             (&["--max-concurrent-streams=4294967295"], json!({})),
             (&["--watch-progress-notify-interval=1m30s"], json!({"watch_progress_interval_ms": 90_000})),
@@ -512,12 +550,10 @@ mod tests {
             ("--peer-client-cert-auth", "needs --peer-trusted-ca-file"),
             ("--client-cert-auth=true", "needs --trusted-ca-file"),
             ("--peer-auto-tls=maybe", "true or false"),
-            ("--peer-crl-file=x", "revocation lists"),
-            ("--force-new-cluster", "--force-new-cluster"),
-            ("--discovery=http://x", "--initial-cluster"),
+            ("--discovery=http://x", "--discovery-endpoints"),
             ("--listen-client-urls=http://a:1,http://b:2", "no address"),
             ("--listen-metrics-urls=http://10.0.0.1:1,http://10.0.0.2:2", "one address"),
-            ("--listen-metrics-urls=https://10.0.0.1:1", "without TLS"),
+            ("--listen-metrics-urls=https://10.0.0.1:1", "client TLS key/cert"),
             ("--auth-token=jwt", "sign-method"),
             ("--name", "needs a value"),
         ] {

@@ -29,6 +29,11 @@ pub(super) fn switch(value: &str) -> Result<Value, String> {
     }
 }
 
+/// What is off is set too.
+pub(super) fn either(value: &str) -> Result<Value, String> {
+    switch(value).map(|value| (value == Value::Bool(true)).into())
+}
+
 pub(super) fn number(value: &str) -> Result<Value, String> {
     value.parse::<u64>().map(Value::from).map_err(|_| "it is no number from 0 up".to_owned())
 }
@@ -46,7 +51,7 @@ pub(super) fn streams(value: &str) -> Result<Value, String> {
 }
 
 /// A duration as Go writes them: `300ms`, `1.5h`, `2h45m`. A bare number is nanoseconds, as in etcd's file.
-fn milliseconds(value: &str) -> Result<Value, String> {
+pub(super) fn milliseconds(value: &str) -> Result<Value, String> {
     if let Ok(nanoseconds) = value.parse::<u64>() {
         return Ok((nanoseconds / 1_000_000).into());
     }
@@ -57,6 +62,15 @@ fn milliseconds(value: &str) -> Result<Value, String> {
 /// etcd's default is 0, which stands for tinykv's, too.
 pub(super) fn interval(value: &str) -> Result<Value, String> {
     milliseconds(value).map(|interval| if interval == 0 { Value::Null } else { interval })
+}
+
+/// The same in microseconds.
+pub(super) fn microseconds(value: &str) -> Result<Value, String> {
+    if let Ok(nanoseconds) = value.parse::<u64>() {
+        return Ok((nanoseconds / 1_000).into());
+    }
+    let duration = duration(value).ok_or("write a duration like 300ms or 1.5s")?;
+    Ok((duration.as_micros() as u64).into())
 }
 
 /// The address in an etcd-style URL.
@@ -76,7 +90,8 @@ pub(super) fn address(url: &str) -> Result<Value, String> {
 pub(super) fn clear_address(url: &str) -> Result<Value, String> {
     if url.starts_with("https://") {
         return Err(
-            "metrics are served without TLS there; write http://, or read /metrics from the clients' port"
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url, and serve /metrics on the \
+             clients' port then; write http:// here"
                 .to_owned(),
         );
     }

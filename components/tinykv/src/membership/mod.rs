@@ -17,6 +17,7 @@ use replication::{Channel, Member, ProposeError, introduce};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a process that joins asks for its cluster.
@@ -243,16 +244,15 @@ impl Node {
 
 /// Tells the others of this member once; gives votes to those that are due while it leads.
 pub async fn look_after(node: Weak<Node>) {
-    let mut published = false;
     let mut pause = Duration::ZERO;
     loop {
         tokio::time::sleep(pause).await;
         pause = PAUSE;
         let Some(node) = node.upgrade() else { continue };
-        if !published {
-            published = node.publish().await;
+        if !node.is_published() && node.publish().await {
+            node.published.store(true, Ordering::Release);
         }
-        if published && node.group.members().values().all(|member| member.voter) {
+        if node.is_published() && node.group.members().values().all(|member| member.voter) {
             pause = REST;
             continue;
         }

@@ -1,5 +1,6 @@
 //! What a member refuses, and why it does not start.
 
+use crate::discovery::DiscoveryError;
 use crate::identity::IdentityError;
 use crate::membership::MemberRefusal;
 use crate::membership::founding::FoundingError;
@@ -27,6 +28,9 @@ pub enum NodeStartError {
         #[source]
         source: io::Error,
     },
+    /// The other founders are not found.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// The data directory.
     #[error(transparent)]
     Identity(#[from] IdentityError),

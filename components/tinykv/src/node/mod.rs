@@ -7,6 +7,7 @@ pub use errors::{NodeError, NodeStartError};
 pub use leases::{Granted, LeaseLeft};
 
 use crate::compactor;
+use crate::discovery;
 use crate::identity::{self, DirLock, Identity};
 use crate::members::{self, Question, Reply};
 use crate::membership::{self, founding};
@@ -45,6 +46,8 @@ pub struct Node {
     pub(crate) group: Replicated<KvMachine>,
     /// Whether it listens to peers.
     pub(crate) has_peers: bool,
+    /// Whether the others know this member's name, and where clients reach it.
+    pub(crate) published: AtomicBool,
     /// Whether there has been no leader for a while.
     pub(crate) deserted: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -56,7 +59,8 @@ pub struct Node {
 
 impl Node {
     /// Opens the data directory and starts the member; everything acknowledged before is there.
-    pub async fn start(config: TinykvConfig) -> Result<Arc<Self>, NodeStartError> {
+    pub async fn start(mut config: TinykvConfig) -> Result<Arc<Self>, NodeStartError> {
+        discovery::resolve(&mut config).await?;
         let founders = config.founders()?;
         let channel = tls::channel(&config)?;
         let joins = config.initial_cluster_state == InitialClusterState::Existing;
@@ -113,6 +117,7 @@ impl Node {
                 shared,
                 group,
                 has_peers,
+                published: AtomicBool::new(false),
                 deserted: watch::Sender::new(false),
                 tasks,
                 stopping: AtomicBool::new(false),
@@ -120,6 +125,11 @@ impl Node {
                 _lock: lock,
             }
         }))
+    }
+
+    /// Whether the others know of this member's start.
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
     }
 
     /// Where the group stands.
@@ -395,10 +405,12 @@ fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> 
     let raft = &config.raft;
     GroupOptions {
         founders: membership::founding(config, identity, founders),
+        forget_others: config.force_new_cluster,
         heartbeat: Duration::from_millis(raft.heartbeat_ms),
         election: Duration::from_millis(raft.election_ms),
         snapshot_entries: raft.snapshot_entries,
         snapshot_bytes: raft.snapshot_bytes,
+        keep_entries: raft.catchup_entries,
         ..GroupOptions::new(identity.member_id, config.data_dir.clone())
     }
 }

@@ -51,14 +51,18 @@ func (g *growing) member(t *testing.T) *member {
 }
 
 func (g *growing) start(t *testing.T, m *member, state, initial string) {
+	g.startWith(t, m, "--initial-cluster", initial, "--initial-cluster-state", state)
+}
+
+func (g *growing) startWith(t *testing.T, m *member, more ...string) {
 	output, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer output.Close()
-	m.cmd = exec.Command(g.binary, "--name", m.name, "--data-dir", m.dir, "--listen-client-urls", "http://"+m.client,
-		"--listen-peer-urls", "http://"+m.peer, "--initial-cluster", initial, "--initial-cluster-state", state,
-		"--admin-listen", "127.0.0.1:0", "--set", "raft.snapshot_entries=500", "--set", "raft.segment_bytes=6291456")
+	m.cmd = exec.Command(g.binary, append([]string{"--name", m.name, "--data-dir", m.dir,
+		"--listen-client-urls", "http://" + m.client, "--listen-peer-urls", "http://" + m.peer,
+		"--admin-listen", "127.0.0.1:0", "--set", "raft.snapshot_entries=500", "--set", "raft.segment_bytes=6291456"}, more...)...)
 	m.cmd.Stdout, m.cmd.Stderr, m.cmd.Env = output, output, peers.Environment()
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -192,10 +196,7 @@ func TestMembersComeAndGoUnderKillNineAndNothingAcknowledgedIsLost(t *testing.T)
 	seed := time.Now().UnixNano()
 	t.Logf("%d rounds, seed %d", rounds, seed)
 	random := rand.New(rand.NewSource(seed))
-	g := &growing{
-		binary: peers.Binary(t, "PEER_TINYKV", "../../../../target/release/tinykv"), dir: t.TempDir(),
-		running: map[uint64]*member{},
-	}
+	g := none(t)
 	first := g.member(t)
 	g.start(t, first, "new", initial(nil, first))
 	answers(t, first)
