@@ -56,15 +56,18 @@ func TestOneThatIsLeftOfThreeGoesOnAlone(t *testing.T) {
 	}
 	holds(t, first, "1200 keys at revision 1201")
 	for id, m := range g.running {
-		_ = m.cmd.Process.Kill()
-		_ = m.cmd.Wait()
 		if id != own {
+			_ = m.cmd.Process.Kill()
+			_ = m.cmd.Wait()
 			delete(g.running, id)
 			if err := os.RemoveAll(m.dir); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+	// In good order: a leader that is killed may lack on its own disk what the two others had acknowledged.
+	_ = first.cmd.Process.Signal(os.Interrupt)
+	_ = first.cmd.Wait()
 	for round, more := range [][]string{{"--force-new-cluster"}, {"--force-new-cluster"}, {}} {
 		g.startWith(t, first, more...)
 		answers(t, first)
