@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_http::timeout::TimeoutBody;
 use tracing::{Instrument as _, Span, field};
 
+use crate::counted::ByteCounts;
 use crate::{ApiKeys, trace};
 
 /// Turns a refusal into the protocol's own error body.
@@ -36,6 +37,8 @@ const OPEN_PATHS: &[&str] = &["/healthz", "/readyz", "/livez", "/health", "/ping
 pub struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
+    /// Of all connections.
+    pub bytes: ByteCounts,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,7 +58,10 @@ impl HttpMetrics {
             "Time to the response's headers",
             seconds.clone(),
         );
-        Self { requests, seconds }
+        let bytes = ByteCounts::default();
+        registry.register("aistack_http_received_bytes", "Bytes from clients, headers included", bytes.received.clone());
+        registry.register("aistack_http_sent_bytes", "Bytes to clients, headers included", bytes.sent.clone());
+        Self { requests, seconds, bytes }
     }
 
     /// Counts a request that began then, once its answer's headers are there.

@@ -24,6 +24,7 @@
 mod admin;
 mod args;
 mod auth;
+mod counted;
 pub mod config;
 pub mod dir_lock;
 mod front;

@@ -38,6 +38,11 @@ impl Metrics {
         &self.http
     }
 
+    /// Bytes that came from clients, and that went to them, over all connections of all listeners.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.http.bytes.received.get(), self.http.bytes.sent.get())
+    }
+
     /// Gives the registry to `register`.
     pub fn registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))

@@ -6,8 +6,9 @@ use crate::log::{Log, LogError, LogOptions, Recovery};
 use crate::options::{GroupOptions, StartError};
 use crate::raft::StateMachine;
 use crate::replicated::{Parts, Replicated};
-use crate::tcp::{self, Connections, Identity};
+use crate::tcp::{self, Connections, Here, Identity};
 use crate::thread::RaftThread;
+use crate::traffic::Traffic;
 use crate::transport::{Nobody, Services, Transport};
 use std::net::TcpListener;
 use std::path::Path;
@@ -19,6 +20,7 @@ pub struct Host {
     recovery: Recovery,
     services: Services,
     transport: Arc<dyn Transport>,
+    traffic: Traffic,
     thread: RaftThread,
 }
 
@@ -48,19 +50,19 @@ impl Host {
     fn open(dir: &Path, log: LogOptions, peers: Option<Peers>) -> Result<Arc<Self>, StartError> {
         let (log, recovery) = Log::open(&dir.join("log"), log)?;
         let thread = RaftThread::start().map_err(StartError::Thread)?;
-        let services = Services::default();
+        let (services, traffic) = (Services::default(), Traffic::default());
         let transport: Arc<dyn Transport> = match peers {
             None => Arc::new(Nobody),
             Some(peers) => {
                 let identity = Identity { cluster: peers.cluster, node: peers.node };
                 let runtime = thread.handle();
                 let channel = Arc::clone(&peers.channel);
-                tcp::listen(runtime, peers.listeners, identity, services.clone(), channel)
-                    .map_err(StartError::Listener)?;
-                Arc::new(Connections::new(runtime.clone(), identity, peers.channel))
+                let here = Here { identity, services: services.clone(), traffic: traffic.clone() };
+                tcp::listen(runtime, peers.listeners, here, channel).map_err(StartError::Listener)?;
+                Arc::new(Connections::new(runtime.clone(), identity, peers.channel, traffic.clone()))
             }
         };
-        Ok(Arc::new(Self { log, recovery, services, transport, thread }))
+        Ok(Arc::new(Self { log, recovery, services, transport, traffic, thread }))
     }
 
     /// What was found in the log at start.
@@ -79,6 +81,7 @@ impl Host {
             log: self.log.clone(),
             services: self.services.clone(),
             transport: Arc::clone(&self.transport),
+            traffic: self.traffic.clone(),
         };
         let started = self.thread.run(Replicated::launch(parts, options, machine)).await;
         let mut group = started.unwrap_or_else(|| {

@@ -57,6 +57,7 @@ mod reads;
 mod replicated;
 mod tcp;
 mod thread;
+mod traffic;
 pub mod transport;
 
 pub use channel::{Channel, Clear, Connection, Opening};
@@ -67,3 +68,4 @@ pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
 pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine, founding_position, snapshots};
 pub use replicated::{Parts, Replicated};
 pub use tcp::{Introduction, greet, introduce};
+pub use traffic::{Link, ROUND_TRIP_BOUNDS, RoundTrips, Traffic};

@@ -10,6 +10,7 @@ use crate::raft::{
     SnapshotRule, Snapshots, StateMachine, Storage, forget_others,
 };
 use crate::reads::{ReadGate, Rounds};
+use crate::traffic::Traffic;
 use crate::transport::{Services, Transport};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver as _;
@@ -30,6 +31,8 @@ pub struct Parts {
     pub services: Services,
     /// How to reach peers.
     pub transport: Arc<dyn Transport>,
+    /// What goes between this process and its peers.
+    pub traffic: Traffic,
 }
 
 /// A state machine replicated by a Raft group. `A` is the runtime, another one in simulations.
@@ -118,8 +121,13 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             applied,
             members,
         };
-        let networks =
-            Networks { transport: Arc::clone(&parts.transport), group, node, members: members_here.clone() };
+        let networks = Networks {
+            transport: Arc::clone(&parts.transport),
+            traffic: parts.traffic.clone(),
+            group,
+            node,
+            members: members_here.clone(),
+        };
         let raft: RaftOf<S, A> = Raft::new(node, config, networks.clone(), storage, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -193,6 +201,11 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
                 other => return other,
             }
         }
+    }
+
+    /// What goes between this process and its peers.
+    pub fn traffic(&self) -> &Traffic {
+        &self.parts.traffic
     }
 
     /// The current term.

@@ -1,9 +1,15 @@
 //! What is counted, under etcd's names, so that its dashboards and alerts work.
 
 use crate::mvcc::{Change, Command, Origin};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use replication::{Link, ROUND_TRIP_BOUNDS, Traffic};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +27,8 @@ pub struct Figures {
     pub applied: Counter,
     /// Proposals that failed.
     pub failed: Counter,
+    /// Leaders seen to begin.
+    pub leader_changes: Counter,
     /// Reads answered, of one key or many.
     pub ranges: Counter,
     /// Leases renewed.
@@ -31,27 +39,41 @@ pub struct Figures {
     pub watchers: AtomicU64,
     /// Watch streams now.
     pub watch_streams: AtomicU64,
-    /// Duration of fdatasync of the log, and its bytes.
-    log: LogFigures,
+    pending: Gauge,
+    /// Duration of fdatasync of the log, and its bytes; duration of writes of the state.
+    disk: DiskFigures,
 }
 
 #[derive(Debug)]
-struct LogFigures {
+struct DiskFigures {
     sync_seconds: Histogram,
     bytes: Counter,
+    write_seconds: Histogram,
 }
 
-impl Default for LogFigures {
+impl Default for DiskFigures {
     fn default() -> Self {
-        Self { sync_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)), bytes: Counter::default() }
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        Self { sync_seconds: seconds(), bytes: Counter::default(), write_seconds: seconds() }
     }
 }
 
 impl Figures {
     /// One fdatasync of the log.
     pub fn synced(&self, duration: Duration, bytes: usize) {
-        self.log.sync_seconds.observe(duration.as_secs_f64());
-        self.log.bytes.inc_by(bytes as u64);
+        self.disk.sync_seconds.observe(duration.as_secs_f64());
+        self.disk.bytes.inc_by(bytes as u64);
+    }
+
+    /// One write of what a batch changed.
+    pub fn stored(&self, duration: Duration) {
+        self.disk.write_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// A proposal waits for its answer, until what this returns is dropped.
+    pub fn waiting(&self) -> Waiting<'_> {
+        self.pending.inc();
+        Waiting(&self.pending)
     }
 
     /// A batch was applied.
@@ -87,12 +109,68 @@ impl Figures {
         counter("etcd_debugging_lease_renewed", "Leases renewed", &self.leases_renewed);
         counter("etcd_server_proposals_applied", "Proposals applied", &self.applied);
         counter("etcd_server_proposals_failed", "Proposals failed", &self.failed);
-        counter("etcd_disk_wal_write_bytes", "Bytes written to the log", &self.log.bytes);
+        counter("etcd_server_leader_changes_seen", "Leaders seen to begin", &self.leader_changes);
+        counter("etcd_disk_wal_write_bytes", "Bytes written to the log", &self.disk.bytes);
         registry.register(
             "etcd_disk_wal_fsync_duration_seconds",
             "Latency of writing and fdatasync of the log",
-            self.log.sync_seconds.clone(),
+            self.disk.sync_seconds.clone(),
         );
+        registry.register(
+            "etcd_disk_backend_commit_duration_seconds",
+            "Latency of writing what a batch of commands changed; it is in the log already, so nothing is synced",
+            self.disk.write_seconds.clone(),
+        );
+        registry.register("etcd_server_proposals_pending", "Proposals that wait", self.pending.clone());
+    }
+}
+
+/// A proposal that waits, or whose client has given up waiting.
+#[derive(Debug)]
+pub struct Waiting<'a>(&'a Gauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What goes between this member and the others, as etcd names it.
+#[derive(Debug)]
+pub struct PeerFigures(pub Traffic);
+
+impl Collector for PeerFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        type Read = fn(&Link) -> &AtomicU64;
+        let links = self.0.links();
+        let counters: [(&str, &str, &str, Read); 3] = [
+            ("etcd_network_peer_sent_bytes", "Bytes sent to a member", "To", |link| &link.sent),
+            ("etcd_network_peer_received_bytes", "Bytes that came from a member", "From", |link| &link.received),
+            ("etcd_network_peer_sent_failures", "Requests that got no answer", "To", |link| &link.failed),
+        ];
+        for (name, help, label, read) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (node, link) in &links {
+                let count = ConstCounter::new(read(link).load(Ordering::Relaxed));
+                count.encode(family.encode_family(&[(label, format!("{node:x}"))])?)?;
+            }
+        }
+        let (name, help) =
+            ("etcd_network_peer_round_trip_time_seconds", "From a leader to a member and back, nothing written");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (node, link) in &links {
+            let trips = link.round_trips();
+            let bounds = ROUND_TRIP_BOUNDS.into_iter().chain([f64::MAX]);
+            let buckets: Vec<_> = bounds.zip(trips.classes).collect();
+            let count = trips.classes.iter().sum();
+            family.encode_family(&[("To", format!("{node:x}"))])?.encode_histogram::<NoLabelSet>(
+                trips.seconds,
+                count,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
     }
 }
 

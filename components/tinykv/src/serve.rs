@@ -1,6 +1,7 @@
 //! Putting a member behind its listener.
 
 use crate::etcd::{self, Door};
+use crate::metrics::PeerFigures;
 use crate::node::Node;
 use crate::platform::PlatformDoor;
 use aistack_api::tinykv::TinykvConfig;
@@ -144,7 +145,10 @@ pub fn tell_of_settings(config: &TinykvConfig) {
 
 /// Serves until shutdown, or until the member fails; then stops the member in good order.
 pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Result<(), ServeError> {
-    ctx.metrics.registry(|registry| node.shared.figures.register(registry));
+    ctx.metrics.registry(|registry| {
+        node.shared.figures.register(registry);
+        registry.register_collector(Box::new(PeerFigures(node.group.traffic().clone())));
+    });
     tokio::select! {
         () = node.caught_up() => {}
         // What follows sees to either.

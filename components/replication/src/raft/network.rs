@@ -3,6 +3,7 @@
 use super::codec::{self, Piece};
 use super::snapshots::SnapshotFiles;
 use super::types::{NodeId, Position, StoredMembers, Types};
+use crate::traffic::{Link, Traffic};
 use crate::transport::{Answering, Kind, Peer, Request, Transport};
 use bytes::{BufMut as _, Bytes};
 use futures::future::BoxFuture;
@@ -21,7 +22,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Appends on their way to a member.
@@ -39,6 +40,7 @@ const INSTALL_LIMIT: Duration = Duration::from_mins(10);
 #[derive(Clone)]
 pub struct Networks {
     pub transport: Arc<dyn Transport>,
+    pub traffic: Traffic,
     pub group: u32,
     pub node: NodeId,
     /// The members, as of the last change applied.
@@ -49,6 +51,7 @@ pub struct Networks {
 #[derive(Clone)]
 pub struct Network {
     transport: Arc<dyn Transport>,
+    link: Arc<Link>,
     group: u32,
     node: NodeId,
     /// Where it listened when the way to it was made.
@@ -67,7 +70,24 @@ impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftNetworkFactory<Types<R, A>> 
     async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Network {
         let peer = Peer { node: target, address: address_of(node).to_owned() };
         let (transport, members) = (Arc::clone(&self.transport), self.members.clone());
-        Network { transport, group: self.group, node: self.node, peer, members }
+        let link = self.traffic.with(target);
+        Network { transport, link, group: self.group, node: self.node, peer, members }
+    }
+}
+
+/// When an append went, if the peer has nothing to write before it answers.
+struct Sent(Option<Instant>);
+
+impl Sent {
+    fn now<T>(entries: &[T]) -> Self {
+        Self(entries.is_empty().then(Instant::now))
+    }
+
+    fn counted<T, E>(self, answer: Result<T, E>, link: &Link) -> Result<T, E> {
+        if let (Some(sent), Ok(_)) = (self.0, &answer) {
+            link.took(sent.elapsed());
+        }
+        answer
     }
 }
 
@@ -183,8 +203,9 @@ impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftNetworkV2<Types<R, A>> for N
         request: AppendEntriesRequest<Types<R, A>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R, A>>, RPCError<Types<R, A>>> {
+        let sent = Sent::now(&request.entries);
         let answer = self.call_within::<A>(option.soft_ttl(), Kind::Append, codec::append(request)).await;
-        let answer = answer.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, error))?;
+        let answer = sent.counted(answer, &self.link).map_err(|error| self.rpc_error(RPCTypes::AppendEntries, error))?;
         codec::read_appended(answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
@@ -208,11 +229,12 @@ impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftNetworkV2<Types<R, A>> for N
             .map(move |request| {
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let sent = Sent::now(&request.entries);
                 // Sent here, in order; the future only waits.
                 let answer = network.call(Kind::Append, codec::append(request));
                 let network = network.clone();
                 async move {
-                    let answer = answer.await.map_err(|error| {
+                    let answer = sent.counted(answer.await, &network.link).map_err(|error| {
                         network.rpc_error(RPCTypes::AppendEntries, CallError::Failed(error))
                     })?;
                     let response: AppendEntriesResponse<Types<R, A>> = codec::read_appended(answer)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use replication::log::Log;
 use replication::transport::Services;
-use replication::{GroupOptions, NodeId, Parts, Replicated};
+use replication::{GroupOptions, NodeId, Parts, Replicated, Traffic};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Cluster {
         let (log, _) = Log::open(&dir.join("log"), disk.options()).expect("the log opens after any crash");
         let services = Services::default();
         let transport = Arc::new(End { net: self.net.clone(), node, owner });
-        let parts = Parts { log, services: services.clone(), transport };
+        let parts = Parts { log, services: services.clone(), transport, traffic: Traffic::default() };
         let journal = Journal::open(&dir);
         let (sender, receiver) = oneshot::channel();
         self.net.up(node, owner, services);

@@ -13,6 +13,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde_json::json;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use tonic::Status;
 
@@ -197,7 +198,13 @@ async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
     ];
     let gauges = gauges(&node.shared.figures, &values);
     let cluster = cluster_version();
-    let calls = site.rpcs.text();
+    let mut calls = site.rpcs.text();
+    let (received, sent) = site.metrics.bytes();
+    for (direction, bytes) in [("received", received), ("sent", sent)] {
+        let name = format!("etcd_network_client_grpc_{direction}_bytes");
+        // Writing to a string cannot fail.
+        let _ = writeln!(calls, "# TYPE {name} counter\n{name}_total {bytes}");
+    }
     let text = format!(
         "{body}{gauges}{calls}# TYPE etcd_server_version gauge\n\
          etcd_server_version{{server_version=\"{ETCD_VERSION}\"}} 1\n\

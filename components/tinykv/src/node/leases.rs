@@ -148,6 +148,9 @@ pub(super) async fn begin_to_lead(node: Weak<Node>) {
         let leader = node.leader();
         if known != leader {
             known = leader;
+            if known.is_some() {
+                node.shared.figures.leader_changes.inc();
+            }
             tracing::info!(leader = format_args!("{:x}", leader.unwrap_or(0)), "leader");
         }
         if node.group.leader_changed(known).await.is_err() {

@@ -265,6 +265,7 @@ impl Node {
         if bytes.len() > self.config.request_limits.max_request_bytes {
             return Err(NodeError::TooLarge);
         }
+        let _waiting = self.shared.figures.waiting();
         let outcome = self.in_time(async { Ok(self.group.propose(bytes).await?) }).await;
         match outcome {
             Ok(outcome) => Ok(outcome?),

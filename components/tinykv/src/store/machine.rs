@@ -287,7 +287,9 @@ impl Shared {
         }
         let revision = self.with(Keyspace::revision);
         batch.position(position, revision);
+        let started = Instant::now();
         batch.write()?;
+        self.figures.stored(started.elapsed());
         self.keyspace.write().stored();
         drop(between);
         self.figures.applied(commands, &changes);

@@ -10,11 +10,15 @@
 //! come in any order. Who is no member yet names cluster, from and to 0: it is told the cluster
 //! (u64, after the welcome), and may ask who the members are, nothing else.
 
+mod frames;
+
 use crate::NodeId;
 use crate::channel::{Channel, Connection, Told};
 use crate::members::{Members, members_of};
 use crate::raft::decode_members;
+use crate::traffic::{Link, Traffic};
 use crate::transport::{Answering, Kind, Peer, Request, Services, Transport};
+use frames::{Frame, Frames, HEAD, put_frame};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -22,7 +26,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -30,9 +34,6 @@ use tokio::sync::{mpsc, oneshot};
 const MAGIC: &[u8; 8] = b"RAFTPEER";
 const VERSION: u8 = 1;
 const HELLO: usize = 33;
-const HEAD: usize = 21;
-/// The largest frame that is read.
-const FRAME_LIMIT: usize = 64 << 20;
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long greeting may take, with the proofs of who is there.
@@ -70,13 +71,14 @@ pub struct Connections {
 /// What it takes to connect to a peer.
 struct Caller {
     identity: Identity,
+    traffic: Traffic,
     channel: Arc<dyn Channel>,
     told: Told,
 }
 
 impl Connections {
-    pub fn new(runtime: Handle, identity: Identity, channel: Arc<dyn Channel>) -> Self {
-        let caller = Arc::new(Caller { identity, channel, told: Told::default() });
+    pub fn new(runtime: Handle, identity: Identity, channel: Arc<dyn Channel>, traffic: Traffic) -> Self {
+        let caller = Arc::new(Caller { identity, traffic, channel, told: Told::default() });
         Self { runtime, caller, open: Arc::default() }
     }
 }
@@ -111,9 +113,10 @@ fn answering(receiver: oneshot::Receiver<io::Result<Bytes>>) -> Answering {
 
 /// Sends requests until the connection breaks; what waits for answers then hears of it.
 async fn serve_connection(caller: Arc<Caller>, peer: Peer, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+    let link = caller.traffic.with(peer.node);
     let failed = match connect(caller.identity, &peer, &*caller.channel).await {
         Ok(connection) => {
-            let error = exchange(connection, &mut requests).await;
+            let error = exchange(connection, &mut requests, &link).await;
             tracing::debug!(peer = format_args!("{:x}", peer.node), %error, "a connection has ended");
             error
         }
@@ -127,6 +130,7 @@ async fn serve_connection(caller: Arc<Caller>, peer: Peer, mut requests: mpsc::U
     };
     requests.close();
     while let Ok(outgoing) = requests.try_recv() {
+        link.fails();
         // These were never sent. Whoever asked may have given up.
         let _ = outgoing.answer.send(Err(io::Error::new(io::ErrorKind::NotConnected, failed.to_string())));
     }
@@ -164,14 +168,19 @@ async fn connect(identity: Identity, peer: &Peer, channel: &dyn Channel) -> io::
     tokio::time::timeout(GREET_LIMIT, greet).await.map_err(late)?
 }
 
-async fn exchange(connection: Connection, requests: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Error {
+async fn exchange(
+    connection: Connection,
+    requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    link: &Link,
+) -> io::Error {
     let Connection { reader, writer } = connection;
     let pending = Pending::default();
     let failed = tokio::select! {
-        error = send(writer, requests, &pending) => error,
-        error = receive(reader, &pending) => error,
+        error = send(writer, requests, &pending, link) => error,
+        error = receive(reader, &pending, link) => error,
     };
     for (_, answer) in pending.lock().drain() {
+        link.fails();
         // Whoever asked may have given up.
         let _ = answer.send(Err(io::Error::new(failed.kind(), failed.to_string())));
     }
@@ -182,6 +191,7 @@ async fn send(
     mut writer: Writer,
     requests: &mut mpsc::UnboundedReceiver<Outgoing>,
     pending: &Pending,
+    link: &Link,
 ) -> io::Error {
     let mut number = 0;
     let mut buffer = BytesMut::new();
@@ -196,6 +206,7 @@ async fn send(
         if let Err(error) = write_out(&mut writer, &buffer).await {
             return error;
         }
+        link.sends(buffer.len());
         buffer.clear();
     }
     io::Error::other("the process is stopping")
@@ -206,7 +217,7 @@ async fn write_out(writer: &mut Writer, bytes: &[u8]) -> io::Result<()> {
     writer.flush().await
 }
 
-async fn receive(reader: Reader, pending: &Pending) -> io::Error {
+async fn receive(reader: Reader, pending: &Pending, link: &Link) -> io::Error {
     let mut frames = Frames::new(reader);
     loop {
         let frame = match tokio::time::timeout(SILENCE_LIMIT, frames.next()).await {
@@ -215,6 +226,7 @@ async fn receive(reader: Reader, pending: &Pending) -> io::Error {
             Err(_) if pending.lock().is_empty() => continue,
             Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer has fallen silent"),
         };
+        link.receives(HEAD + frame.body.len());
         let Some(answer) = pending.lock().remove(&frame.number) else { continue };
         let outcome = match frame.kind {
             ANSWER => Ok(frame.body),
@@ -225,70 +237,17 @@ async fn receive(reader: Reader, pending: &Pending) -> io::Error {
     }
 }
 
-struct Frame {
-    number: u64,
-    group: u32,
-    kind: u8,
-    body: Bytes,
-}
-
-fn put_frame(out: &mut BytesMut, number: u64, group: u32, kind: u8, body: &[u8]) {
-    let start = out.len();
-    out.put_bytes(0, 8);
-    out.put_u64_le(number);
-    out.put_u32_le(group);
-    out.put_u8(kind);
-    out.put_slice(body);
-    let length = (out.len() - start - 8) as u32;
-    let checksum = crc32c::crc32c(&out[start + 8..]);
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
-}
-
-/// Reads frames. A read that is given up halfway goes on where it was.
-struct Frames {
-    reader: BufReader<Reader>,
-    buffer: BytesMut,
-}
-
-impl Frames {
-    fn new(reader: Reader) -> Self {
-        Self { reader: BufReader::with_capacity(64 << 10, reader), buffer: BytesMut::new() }
-    }
-
-    async fn fill(&mut self, size: usize) -> io::Result<()> {
-        while self.buffer.len() < size {
-            self.buffer.reserve(size - self.buffer.len());
-            if self.reader.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(())
-    }
-
-    async fn next(&mut self) -> io::Result<Frame> {
-        self.fill(HEAD).await?;
-        let mut head = &self.buffer[..8];
-        let (length, stored) = (head.get_u32_le() as usize, head.get_u32_le());
-        if !(HEAD - 8..=FRAME_LIMIT).contains(&length) {
-            return Err(io::Error::other(format!("a peer announced a frame of {length} bytes")));
-        }
-        self.fill(8 + length).await?;
-        let mut frame = self.buffer.split_to(8 + length).freeze();
-        frame.advance(8);
-        if crc32c::crc32c(&frame) != stored {
-            return Err(io::Error::other("a frame of a peer was damaged on its way"));
-        }
-        let (number, group, kind) = (frame.get_u64_le(), frame.get_u32_le(), frame.get_u8());
-        Ok(Frame { number, group, kind, body: frame })
-    }
+/// This process, to those that connect.
+pub struct Here {
+    pub identity: Identity,
+    pub services: Services,
+    pub traffic: Traffic,
 }
 
 /// What it takes to serve those that connect.
 struct Door {
-    identity: Identity,
+    here: Here,
     channel: Arc<dyn Channel>,
-    services: Services,
     told: Told,
 }
 
@@ -296,11 +255,10 @@ struct Door {
 pub fn listen(
     runtime: &Handle,
     listeners: Vec<StdListener>,
-    identity: Identity,
-    services: Services,
+    here: Here,
     channel: Arc<dyn Channel>,
 ) -> io::Result<()> {
-    let door = Arc::new(Door { identity, channel, services, told: Told::default() });
+    let door = Arc::new(Door { here, channel, told: Told::default() });
     for listener in listeners {
         listener.set_nonblocking(true)?;
         let listener = {
@@ -340,9 +298,11 @@ async fn serve_peer(stream: TcpStream, door: Arc<Door>) {
         Err(_) => return,
     };
     let (answers, queue) = mpsc::unbounded_channel();
+    // Who is no member yet has no number.
+    let link = if from == 0 { Arc::default() } else { door.here.traffic.with(from) };
     let error = tokio::select! {
-        error = answer_requests(connection.reader, from, &door.services, &answers) => error,
-        error = send_answers(connection.writer, queue) => error,
+        error = answer_requests(connection.reader, (from, &link), &door.here.services, &answers) => error,
+        error = send_answers(connection.writer, queue, &link) => error,
     };
     tracing::debug!(peer = format_args!("{from:x}"), %error, "a peer's connection ended");
 }
@@ -350,7 +310,7 @@ async fn serve_peer(stream: TcpStream, door: Arc<Door>) {
 async fn welcome(stream: TcpStream, door: &Door) -> io::Result<(Connection, NodeId)> {
     /// How TLS begins.
     const ENCRYPTED: u8 = 22;
-    let identity = door.identity;
+    let identity = door.here.identity;
     stream.set_nodelay(true)?;
     let mut connection = door.channel.accepted(stream).await?;
     let mut hello = [0; HELLO];
@@ -427,13 +387,19 @@ pub async fn introduce(address: &str, group: u32, channel: &dyn Channel) -> io::
 
 type Answers = mpsc::UnboundedSender<(u64, io::Result<Bytes>)>;
 
-async fn answer_requests(reader: Reader, from: NodeId, services: &Services, answers: &Answers) -> io::Error {
+async fn answer_requests(
+    reader: Reader,
+    (from, link): (NodeId, &Link),
+    services: &Services,
+    answers: &Answers,
+) -> io::Error {
     let mut frames = Frames::new(reader);
     loop {
         let Frame { number, group, kind, body } = match frames.next().await {
             Ok(frame) => frame,
             Err(error) => return error,
         };
+        link.receives(HEAD + body.len());
         let Some(kind) = Kind::of(kind).filter(|kind| from != 0 || *kind == Kind::Introduce) else {
             // The other end of the queue lives as long as this.
             let _ = answers.send((number, Err(io::Error::other("a request of no known kind"))));
@@ -459,6 +425,7 @@ async fn answer_requests(reader: Reader, from: NodeId, services: &Services, answ
 async fn send_answers(
     mut writer: Writer,
     mut queue: mpsc::UnboundedReceiver<(u64, io::Result<Bytes>)>,
+    link: &Link,
 ) -> io::Error {
     let mut buffer = BytesMut::new();
     while let Some(first) = queue.recv().await {
@@ -473,6 +440,7 @@ async fn send_answers(
         if let Err(error) = write_out(&mut writer, &buffer).await {
             return error;
         }
+        link.sends(buffer.len());
         buffer.clear();
     }
     io::Error::other("the process is stopping")
