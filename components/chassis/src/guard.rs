@@ -59,8 +59,16 @@ impl HttpMetrics {
             seconds.clone(),
         );
         let bytes = ByteCounts::default();
-        registry.register("aistack_http_received_bytes", "Bytes from clients, headers included", bytes.received.clone());
-        registry.register("aistack_http_sent_bytes", "Bytes to clients, headers included", bytes.sent.clone());
+        registry.register(
+            "aistack_http_received_bytes",
+            "Bytes from clients, headers included",
+            bytes.received.clone(),
+        );
+        registry.register(
+            "aistack_http_sent_bytes",
+            "Bytes to clients, headers included",
+            bytes.sent.clone(),
+        );
         Self { requests, seconds, bytes }
     }
 

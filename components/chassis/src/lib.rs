@@ -24,8 +24,8 @@
 mod admin;
 mod args;
 mod auth;
-mod counted;
 pub mod config;
+mod counted;
 pub mod dir_lock;
 mod front;
 mod guard;

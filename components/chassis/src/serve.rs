@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer as _, Service};
 
-use crate::front::Front;
 use crate::counted::Counted;
+use crate::front::Front;
 use crate::guard::{self, Guard};
 use crate::preface::PrefaceDeadline;
 use crate::rejected::Rejected;
@@ -287,7 +287,8 @@ where
 {
     let front = Arc::new(Front { app, ahead: acceptor.ahead.clone(), guard: Arc::clone(&acceptor.guard) });
     let service = hyper::service::service_fn(move |request| Arc::clone(&front).answer(request));
-    let (stream, answering) = (Held::new(Counted::new(stream, acceptor.guard.metrics.bytes.clone())), Answering::default());
+    let (stream, answering) =
+        (Held::new(Counted::new(stream, acceptor.guard.metrics.bytes.clone())), Answering::default());
     let builder = connection_builder(&acceptor.limits, answering.clone());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
     let connection = watcher.watch(connection.into_owned());

@@ -23,7 +23,9 @@
 mod access;
 pub mod backup;
 mod bbolt;
+pub mod bench;
 pub mod check;
+pub mod client;
 pub mod compactor;
 pub mod discovery;
 pub mod etcd;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tinykv::backup::{Backup, BackupArgs};
+use tinykv::bench::Workload;
 use tinykv::etcd::ETCD_VERSION;
 use tinykv::flags::Flags;
 use tinykv::gateway::GatewayArgs;
@@ -40,12 +41,15 @@ struct Cli {
 enum Command {
     /// Read everything on disk, report damage by file and offset, change nothing.
     Check,
-    /// Copy a running cluster into a file that tinykv and etcd can be restored from.
+    /// Copy a running cluster into a file that tinykv and etcd can be restored from; where users count, as one of the role root.
     Backup(BackupArgs),
     /// Make the data directory of a new cluster's member from such a file; the new members are those of --initial-cluster.
     Restore(RestoreArgs),
     /// Pass clients' connections on to members, as `etcd gateway` does.
     Gateway(GatewayArgs),
+    /// Put load on a running cluster, etcd's too, and print its rate and latency.
+    #[command(subcommand)]
+    Bench(Workload),
     /// Print the commands that the Raft log still holds, oldest first, a line of JSON each; change nothing.
     Log,
 }
@@ -57,6 +61,8 @@ const EXAMPLES: &str = "Examples:
   tinykv check --data-dir ./kv                 look for damage; the server must not run
   tinykv backup --endpoints http://127.0.0.1:2379 kv.db
   tinykv restore kv.db --data-dir ./new        then  tinykv --data-dir ./new
+  tinykv bench put --clients 200 --total 100000 --clean
+  tinykv bench range --fill --rate 5000 --seconds 30 --serializable
 
 Settings come from etcd's flags too (--name, --data-dir, --listen-client-urls, --listen-peer-urls, --initial-cluster,
 --advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file, --peer-cert-file and so on), from ETCD_* variables, and from etcd's
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Backup(wanted)) => return backup(wanted),
         Some(Command::Gateway(wanted)) => return gateway(wanted, &cli),
+        Some(Command::Bench(workload)) => return bench(workload),
         Some(Command::Check | Command::Restore(_) | Command::Log) | None => {}
     }
     let overrides = overrides(&cli, &flags, is_etcd);
@@ -109,7 +116,7 @@ fn main() -> ExitCode {
         Some(Command::Check) => return check(&config),
         Some(Command::Restore(wanted)) => return restore(&config, wanted),
         Some(Command::Log) => return log(&config),
-        Some(Command::Backup(_) | Command::Gateway(_)) | None => {}
+        Some(Command::Backup(_) | Command::Bench(_) | Command::Gateway(_)) | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
         return refuse(&error.to_string());
@@ -215,6 +222,18 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn bench(workload: &Workload) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    match runtime.block_on(tinykv::bench::bench(workload)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => refuse("not every request was answered: see above"),
         Err(error) => refuse(&error.to_string()),
     }
 }

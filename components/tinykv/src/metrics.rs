@@ -145,7 +145,9 @@ impl Collector for PeerFigures {
         let links = self.0.links();
         let counters: [(&str, &str, &str, Read); 3] = [
             ("etcd_network_peer_sent_bytes", "Bytes sent to a member", "To", |link| &link.sent),
-            ("etcd_network_peer_received_bytes", "Bytes that came from a member", "From", |link| &link.received),
+            ("etcd_network_peer_received_bytes", "Bytes that came from a member", "From", |link| {
+                &link.received
+            }),
             ("etcd_network_peer_sent_failures", "Requests that got no answer", "To", |link| &link.failed),
         ];
         for (name, help, label, read) in counters {
@@ -155,8 +157,10 @@ impl Collector for PeerFigures {
                 count.encode(family.encode_family(&[(label, format!("{node:x}"))])?)?;
             }
         }
-        let (name, help) =
-            ("etcd_network_peer_round_trip_time_seconds", "From a leader to a member and back, nothing written");
+        let (name, help) = (
+            "etcd_network_peer_round_trip_time_seconds",
+            "From a leader to a member and back, nothing written",
+        );
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (node, link) in &links {
             let trips = link.round_trips();

@@ -205,7 +205,9 @@ impl<R: Send + Sync + 'static, A: AsyncRuntime> RaftNetworkV2<Types<R, A>> for N
     ) -> Result<AppendEntriesResponse<Types<R, A>>, RPCError<Types<R, A>>> {
         let sent = Sent::now(&request.entries);
         let answer = self.call_within::<A>(option.soft_ttl(), Kind::Append, codec::append(request)).await;
-        let answer = sent.counted(answer, &self.link).map_err(|error| self.rpc_error(RPCTypes::AppendEntries, error))?;
+        let answer = sent
+            .counted(answer, &self.link)
+            .map_err(|error| self.rpc_error(RPCTypes::AppendEntries, error))?;
         codec::read_appended(answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }
 
