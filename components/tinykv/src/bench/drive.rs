@@ -111,7 +111,7 @@ pub async fn drive<W: Work>(load: &LoadArgs, work: W) -> Result<Drive, BenchErro
     let mut all = Drive::new();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut listens = true;
-    loop {
+    while !working.is_empty() {
         tokio::select! {
             // A client that panics has told why.
             Some(done) = working.join_next() => if let Ok(done) = done { all.add(&done) },
@@ -121,7 +121,6 @@ pub async fn drive<W: Work>(load: &LoadArgs, work: W) -> Result<Drive, BenchErro
                 // They may all have ended.
                 let _ = stop.send(true);
             }
-            else => break,
         }
     }
     all.time = began.elapsed();
