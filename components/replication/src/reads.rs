@@ -2,7 +2,7 @@
 
 use crate::leadership::Leadership;
 use crate::options::ProposeError;
-use crate::raft::{Led, Networks, RaftOf, StateMachine, number, read_index};
+use crate::raft::{Led, Networks, ReadIndex, StateMachine, number};
 use crate::transport::{Kind, Request};
 use openraft::AsyncRuntime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +17,7 @@ pub struct ReadGate {
 
 /// What the rounds need.
 pub struct Rounds<S: StateMachine, A: AsyncRuntime> {
-    pub raft: RaftOf<S, A>,
+    pub read_index: ReadIndex,
     pub leadership: Leadership<S, A>,
     pub networks: Networks,
     /// One past the last index applied here.
@@ -57,7 +57,7 @@ impl<S: StateMachine, A: AsyncRuntime> Rounds<S, A> {
     /// Waits until this member has applied what the leader had committed when it was asked.
     async fn confirm(&mut self) -> Result<(), ProposeError> {
         let led = match self.leadership.leader() {
-            Some(leader) if leader.node == self.networks.node => read_index(&self.raft).await,
+            Some(leader) if leader.node == self.networks.node => self.read_index.ask().await,
             Some(leader) => {
                 let request =
                     Request { group: self.networks.group, kind: Kind::ReadIndex, body: Vec::new().into() };

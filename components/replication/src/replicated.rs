@@ -6,7 +6,7 @@ use crate::log::{Log, LogOptions, Recovery};
 use crate::members::{Caretaker, members_of};
 use crate::options::{GroupOptions, GroupStatus, ProposeError, StartError, config_of};
 use crate::raft::{
-    Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ServiceParts,
+    Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ReadIndex, ReadRounds, ServiceParts,
     SnapshotRule, Snapshots, StateMachine, Storage, forget_others,
 };
 use crate::reads::{ReadGate, Rounds};
@@ -81,19 +81,8 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
 
     async fn start_here(parts: Parts, options: GroupOptions, machine: S) -> Result<Self, StartError> {
         let snapshots = Snapshots::open(options.dir.join("snapshots")).map_err(StartError::Snapshots)?;
-        let position = match machine.position().map_err(StartError::Position)? {
-            Some(bytes) => Position::decode(&bytes).map_err(StartError::Position)?,
-            None => Position::default(),
-        };
+        let position = begin_at(&parts, &options, &machine).await?;
         let (group, node) = (options.group, options.node);
-        if options.forget_others {
-            let log = parts.log.group(group);
-            let forgotten = forget_others(&log, &position, node).await.map_err(StartError::Forget)?;
-            for (other, at) in forgotten {
-                let address = at.addr.lines().next().unwrap_or_default().to_owned();
-                tracing::warn!(member = format_args!("{other:x}"), address, "forgotten, as was asked for");
-            }
-        }
         let config = Arc::new(config_of(&options)?);
         // What the state machine shows right after it was opened came from its disk.
         let end = position.applied.map_or(0, |id| id.index() + 1);
@@ -140,8 +129,13 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             members: members_here.clone(),
             patience: options.election,
         };
-        let reads = ReadGate::start(Rounds {
+        let read_index = ReadIndex::start(ReadRounds {
             raft: raft.clone(),
+            networks: networks.clone(),
+            patience: options.election,
+        });
+        let reads = ReadGate::start(Rounds {
+            read_index: read_index.clone(),
             leadership: leadership.clone(),
             networks: networks.clone(),
             applied: applied_here,
@@ -152,6 +146,7 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             answerer: Arc::clone(&answerer),
             members: members_here,
             reads: reads.clone(),
+            read_index,
             heard: leadership.heard.clone(),
         });
         parts.services.insert(group, Arc::new(service));
@@ -319,6 +314,27 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         // The log knows the cause; openraft has only heard of its consequences.
         self.parts.log.failure().unwrap_or_else(|| fatal.to_string())
     }
+}
+
+/// Where the state machine stands, and the members there: this one alone, where the others are to be forgotten.
+async fn begin_at<S: StateMachine>(
+    parts: &Parts,
+    options: &GroupOptions,
+    machine: &S,
+) -> Result<Position, StartError> {
+    let position = match machine.position().map_err(StartError::Position)? {
+        Some(bytes) => Position::decode(&bytes).map_err(StartError::Position)?,
+        None => Position::default(),
+    };
+    if options.forget_others {
+        let log = parts.log.group(options.group);
+        let forgotten = forget_others(&log, &position, options.node).await.map_err(StartError::Forget)?;
+        for (other, at) in forgotten {
+            let address = at.addr.lines().next().unwrap_or_default().to_owned();
+            tracing::warn!(member = format_args!("{other:x}"), address, "forgotten, as was asked for");
+        }
+    }
+    Ok(position)
 }
 
 /// Founds the group at its first start. Alone, this member leads at once, since nobody else can.

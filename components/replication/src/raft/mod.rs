@@ -4,6 +4,7 @@ mod alone;
 mod codec;
 mod machine;
 mod network;
+mod read_index;
 mod service;
 mod snapshots;
 mod storage;
@@ -13,7 +14,8 @@ pub use alone::forget_others;
 pub use codec::number;
 pub use machine::{Checkpoint, Forwarded, Machine, Restorer, SnapshotRule, StateMachine};
 pub use network::{Networks, address_of};
-pub use service::{Answerer, GroupService, Heard, Led, RaftOf, ServiceParts, read_index};
+pub use read_index::{ReadIndex, ReadRounds};
+pub use service::{Answerer, GroupService, Heard, Led, RaftOf, ServiceParts};
 pub use snapshots::{Snapshots, snapshots};
 pub use storage::Storage;
 pub use types::{

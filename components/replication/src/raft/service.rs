@@ -2,14 +2,15 @@
 
 use super::codec;
 use super::machine::{Machine, StateMachine};
+use super::read_index::ReadIndex;
 use super::snapshots::{SnapshotFiles, Snapshots, write_position};
 use super::types::{NodeId, Origin, Payload, Position, StoredMembers, Types, Vote, encode_members, take};
 use crate::reads::ReadGate;
 use crate::transport::{Answering, Kind, Service};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use futures::future::BoxFuture;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesResponse, ReadPolicy};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::storage::{Snapshot, SnapshotMeta};
 use openraft::{AsyncRuntime, Instant as _, Raft};
 use parking_lot::{Mutex, RwLock};
@@ -99,6 +100,7 @@ pub struct ServiceParts<S: StateMachine, A: AsyncRuntime> {
     /// The members, as of the last change applied.
     pub members: watch::Receiver<StoredMembers>,
     pub reads: ReadGate,
+    pub read_index: ReadIndex,
     pub heard: Heard<A>,
 }
 
@@ -146,27 +148,12 @@ impl<S: StateMachine, A: AsyncRuntime> Service for GroupService<S, A> {
                 Kind::SnapshotEnd => inner.snapshot_end(body).await,
                 Kind::Transfer => inner.transfer(body).await,
                 Kind::Propose => Ok(inner.propose(body).await?.encode()),
-                Kind::ReadIndex => Ok(read_index(&inner.parts.raft).await.encode()),
+                Kind::ReadIndex => Ok(inner.parts.read_index.ask().await.encode()),
                 Kind::Ask => inner.ask(body).await,
                 Kind::Standing => inner.standing(from).await,
                 Kind::Introduce => Ok(encode_members(inner.parts.members.borrow().membership()).into()),
             }
         })
-    }
-}
-
-/// Up to where a read that starts now must see. Only a leader that a quorum still follows knows.
-pub async fn read_index<S: StateMachine, A: AsyncRuntime>(raft: &RaftOf<S, A>) -> Led {
-    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-        Ok(linearizer) => {
-            let mut out = Vec::with_capacity(8);
-            out.put_u64_le(linearizer.read_log_id().index());
-            Led::Done(out.into())
-        }
-        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-            Led::NotLeader(forward.leader_id)
-        }
-        Err(error) => Led::Unknown(error.to_string()),
     }
 }
 

@@ -10,6 +10,7 @@ mod network;
 mod runtime;
 mod watched;
 
+use bytes::Bytes;
 use cluster::{Cluster, Operation};
 use replication::NodeId;
 use runtime::{draw, now, simulate, sleep, spawn_for, timeout};
@@ -209,6 +210,73 @@ fn nothing_acknowledged_is_lost_and_reads_are_linearizable_whatever_happens() {
         assert!(!history.is_empty());
         println!("{told}");
         check(&history, &journal)
+    });
+}
+
+/// What followers said to a leader before they followed another reaches it late, behind a connection that sends again: it is
+/// no proof that they follow it still.
+#[test]
+fn a_leader_that_hears_nobody_for_a_while_lets_no_read_of_the_past_through() {
+    tell(seeds(40), |cluster| async move {
+        for node in 1..4 {
+            cluster.start(node).await;
+        }
+        let old = cluster.led().await;
+        let node = cluster.node(old).expect("it leads");
+        let propose = |node: &cluster::Node, command: u64| {
+            let group = std::sync::Arc::clone(&node.group);
+            async move { group.propose(Bytes::copy_from_slice(&command.to_le_bytes())).await }
+        };
+        propose(&node, 1).await.expect("led");
+        let others: Vec<_> = (1..4).filter(|other| *other != old).collect();
+        for other in &others {
+            cluster.net.cut(*other, old);
+        }
+        for command in 2..5 {
+            let waits = propose(&node, command);
+            // It may be given up with the leadership.
+            spawn_for(0, async move { drop(waits.await) });
+            sleep(Duration::from_millis(draw(1..20))).await;
+        }
+        sleep(Duration::from_millis(draw(5..100))).await;
+        // What it cannot know to have arrived, it does not go on sending.
+        for other in &others {
+            cluster.net.cut(old, *other);
+        }
+        let heir = loop {
+            let leader = cluster.node(others[0]).and_then(|node| node.group.leader());
+            match leader.filter(|leader| *leader != old) {
+                Some(leader) => break cluster.node(leader).expect("up"),
+                None => sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let position = propose(&heir, 9).await.expect("two of three are there");
+        let began = now();
+        let read = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let (told, reader) = (std::sync::Arc::clone(&read), node.clone());
+        spawn_for(0, async move {
+            let passed = timeout(Duration::from_secs(20), reader.group.read_barrier()).await;
+            assert!(matches!(passed, Ok(Ok(()))), "{passed:?}");
+            *told.lock() = Some((now(), reader.journal.state.lock().commands.len()));
+        });
+        sleep(Duration::from_millis(draw(1..200))).await;
+        cluster.net.mend(others[0], old);
+        sleep(Duration::from_millis(draw(1..20))).await;
+        cluster.net.mend(others[1], old);
+        sleep(Duration::from_millis(draw(1..50))).await;
+        cluster.net.heal();
+        let (ended, length) = loop {
+            if let Some(read) = *read.lock() {
+                break read;
+            }
+            sleep(Duration::from_millis(10)).await;
+        };
+        assert!(
+            length >= position,
+            "a read of {length} commands, where {position} had been acknowledged before it"
+        );
+        cluster.settled().await;
+        format!("read after {} ms", ended.saturating_sub(began).as_millis())
     });
 }
 

@@ -41,6 +41,10 @@ impl Net {
         self.0.lock().cut.insert((from, to));
     }
 
+    pub fn mend(&self, from: NodeId, to: NodeId) {
+        self.0.lock().cut.remove(&(from, to));
+    }
+
     pub fn heal(&self) {
         let mut wires = self.0.lock();
         wires.cut.clear();
@@ -56,6 +60,18 @@ impl Net {
         let wires = self.0.lock();
         let loss = wires.loss;
         wires.cut.contains(&(from, to)) || (loss > 0 && draw(0..1_000) < loss)
+    }
+
+    /// Waits as a connection does that sends again what nobody has acknowledged: until the direction is whole, or the
+    /// connection gives up.
+    async fn mended(&self, from: NodeId, to: NodeId) {
+        const STEP: Duration = Duration::from_millis(5);
+        for _ in 0..800 {
+            if !self.0.lock().cut.contains(&(from, to)) {
+                return;
+            }
+            sleep(STEP).await;
+        }
     }
 
     /// A delay that keeps the order of one direction, as a connection does.
@@ -89,6 +105,7 @@ impl Transport for End {
                 spawn_for(owner, async move {
                     sleep(delay).await;
                     let answer = services.answer(from, request).await;
+                    net.mended(to, from).await;
                     sleep(net.delay(to, from)).await;
                     if net.lost(to, from) {
                         silence().await;
