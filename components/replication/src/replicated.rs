@@ -6,8 +6,8 @@ use crate::log::{Log, LogOptions, Recovery};
 use crate::members::{Caretaker, members_of};
 use crate::options::{GroupOptions, GroupStatus, ProposeError, StartError, config_of};
 use crate::raft::{
-    Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ReadIndex, ReadRounds, ServiceParts,
-    SnapshotRule, Snapshots, StateMachine, Storage, forget_others,
+    Answerer, Forwarded, GroupService, Heard, Machine, Networks, NodeId, Position, RaftOf, ReadIndex,
+    ReadRounds, ServiceParts, SnapshotRule, Snapshots, StateMachine, Storage, forget_others,
 };
 use crate::reads::{ReadGate, Rounds};
 use crate::traffic::Traffic;
