@@ -411,3 +411,42 @@ async fn a_revocation_that_is_refused_stops_no_leases_clock() {
     let left = root.lease_time_to_live(lease, None).await.expect("told").ttl();
     assert!(left > 0, "its time goes on: {left}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bench_puts_load_on_and_cleans_up() {
+    let (server, mut client) = server(&["auth.bcrypt_cost=4"]).await;
+    client.put("bench0", "not the bench's", None).await.expect("written");
+    client.user_add("root", "secret", None).await.expect("added");
+    client.user_grant_role("root", "root").await.expect("granted");
+    client.auth_enable().await.expect("enabled");
+    let bench = async |arguments: &str, user: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tinykv"));
+        command.arg("bench").args(arguments.split(' ')).args(["--json", "--timeout", "600", "--user", user]);
+        command.args(["--endpoints", &format!("127.0.0.1:{}", server.port)]);
+        let done = command.output().await.expect("it runs");
+        let said = serde_json::from_slice::<serde_json::Value>(&done.stdout).unwrap_or_default();
+        (done.status.success(), said, String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    for (arguments, count) in [
+        ("put --total 300 --clients 7 --keys 40 --value-size 10000", 300),
+        ("range --fill --keys 20 --limit 10 --total 100 --serializable", 100),
+        ("txn --total 50 --operations 3 --keys 2 --connections 1", 50),
+        ("lease --total 200 --clients 3", 200),
+        ("watch --total 20 --clients 2 --watchers 7 --streams 3 --rate 1000", 20),
+        ("put --seconds 1 --rate 20 --clean", 20),
+    ] {
+        let (succeeded, said, errors) = bench(arguments, "root:secret").await;
+        assert!(succeeded, "{arguments}: {said} {errors}");
+        assert_eq!(said["requests"]["count"], count, "{arguments}: {said}");
+        if arguments.starts_with("watch") {
+            assert_eq!(said["events"]["count"], 140, "every watcher hears of every put: {said}");
+        }
+    }
+    let (succeeded, _, errors) = bench("put", "root:wrong").await;
+    assert!(!succeeded && errors.contains("authentication failed"), "{errors}");
+    let options = etcd_client::ConnectOptions::new().with_user("root", "secret");
+    let mut root =
+        Client::connect([format!("127.0.0.1:{}", server.port)], Some(options)).await.expect("root");
+    let left = root.get("bench", Some(GetOptions::new().with_prefix())).await.expect("read");
+    assert_eq!(left.kvs().iter().map(etcd_client::KeyValue::key).collect::<Vec<_>>(), [b"bench0"]);
+}
