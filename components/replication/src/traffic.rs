@@ -62,14 +62,26 @@ impl Link {
     }
 }
 
+/// Peers that are counted, at most: who connects says who it is, and may make names up.
+const MOST: usize = 64;
+
 /// The counters of all peers that this process has had to do with.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic(Arc<Mutex<BTreeMap<NodeId, Arc<Link>>>>);
 
 impl Traffic {
-    /// Those of one peer.
+    /// Those of one peer; some that nobody sees, if there are too many.
     pub fn with(&self, peer: NodeId) -> Arc<Link> {
-        Arc::clone(self.0.lock().entry(peer).or_default())
+        let mut links = self.0.lock();
+        if links.len() >= MOST && !links.contains_key(&peer) {
+            return Arc::default();
+        }
+        Arc::clone(links.entry(peer).or_default())
+    }
+
+    /// Forgets peers that are no members.
+    pub fn keep(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.0.lock().retain(|node, _| is_member(*node));
     }
 
     /// Those of every peer.

@@ -101,7 +101,8 @@ fn keep(path: &Path, peers: &[String]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, serde_json::to_vec(peers)?)?;
     fs::File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
 }
 
 /// A member as the registry has it.
@@ -140,11 +141,11 @@ impl<'a> Registry<'a> {
     }
 
     async fn log_in(&mut self) -> Result<(), DiscoveryError> {
-        let (Some(name), Some(password)) = (self.wanted.user.clone(), self.wanted.password.clone()) else {
+        let Some((name, password)) = self.wanted.credentials() else {
             return Ok(());
         };
         let what = "logging in";
-        let asked = pb::AuthenticateRequest { name, password };
+        let asked = pb::AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
         let answer = AuthClient::new(self.channel.clone()).authenticate(asked).await;
         let token = answer.map_err(|status| refused(what, status))?.into_inner().token;
         let token = token.parse().map_err(|_| refused(what, Status::internal("its token is no text")))?;

@@ -1,6 +1,7 @@
 //! What is counted, under etcd's names, so that its dashboards and alerts work.
 
 use crate::mvcc::{Change, Command, Origin};
+use crate::node::Node;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -8,10 +9,10 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use replication::{Link, ROUND_TRIP_BOUNDS, Traffic};
+use replication::{Link, ROUND_TRIP_BOUNDS};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Counters that the engine and the doors keep up.
@@ -136,13 +137,21 @@ impl Drop for Waiting<'_> {
 }
 
 /// What goes between this member and the others, as etcd names it.
-#[derive(Debug)]
-pub struct PeerFigures(pub Traffic);
+pub struct PeerFigures(pub Weak<Node>);
+
+impl fmt::Debug for PeerFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PeerFigures")
+    }
+}
 
 impl Collector for PeerFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         type Read = fn(&Link) -> &AtomicU64;
-        let links = self.0.links();
+        let Some(node) = self.0.upgrade() else { return Ok(()) };
+        let (traffic, members) = (node.group.traffic(), node.group.members());
+        traffic.keep(|node| members.contains_key(&node));
+        let links = traffic.links();
         let counters: [(&str, &str, &str, Read); 3] = [
             ("etcd_network_peer_sent_bytes", "Bytes sent to a member", "To", |link| &link.sent),
             ("etcd_network_peer_received_bytes", "Bytes that came from a member", "From", |link| {

@@ -147,7 +147,7 @@ pub fn tell_of_settings(config: &TinykvConfig) {
 pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Result<(), ServeError> {
     ctx.metrics.registry(|registry| {
         node.shared.figures.register(registry);
-        registry.register_collector(Box::new(PeerFigures(node.group.traffic().clone())));
+        registry.register_collector(Box::new(PeerFigures(Arc::downgrade(&node))));
     });
     tokio::select! {
         () = node.caught_up() => {}

@@ -30,14 +30,23 @@ pub struct TinykvDiscovery {
     /// User there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// That user's password.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// That user's password, unless it stands behind the user and a colon. Never printed.
+    #[serde(skip_serializing)]
     pub password: Option<String>,
     /// How long a request to them may take, in milliseconds.
     pub request_timeout_ms: u64,
 }
 
 impl TinykvDiscovery {
+    /// The user there and the password, as `NAME:PASSWORD` in one, too.
+    pub fn credentials(&self) -> Option<(&str, &str)> {
+        let user = self.user.as_deref()?;
+        match &self.password {
+            Some(password) => Some((user, password)),
+            None => user.split_once(':'),
+        }
+    }
+
     /// What is wrong with it; `with_peers` says whether the members are named besides.
     pub(super) fn check(&self, with_peers: bool) -> Result<(), &'static str> {
         if with_peers {
@@ -56,7 +65,9 @@ impl TinykvDiscovery {
                 "a certificate needs its key: discovery.cert_file and key_file (--discovery-cert, --discovery-key)",
             );
         }
-        if self.user.is_some() != self.password.is_some() {
+        if self.user.is_some() != self.credentials().is_some()
+            || self.user.is_none() && self.password.is_some()
+        {
             return Err(
                 "a user needs a password: discovery.user and password (--discovery-user, --discovery-password)",
             );

@@ -66,7 +66,12 @@ impl<S: StateMachine, A: AsyncRuntime> ReadRounds<S, A> {
         let mut round = Vec::new();
         // Those who come during a round wait for the next: it has to begin after they asked.
         while waiters.recv_many(&mut round, usize::MAX).await > 0 {
-            let led = self.confirm().await;
+            let late = |_| Led::NotLeader(None);
+            let led = A::timeout(self.patience, self.confirm()).await.unwrap_or_else(late);
+            if !matches!(led, Led::Done(_)) {
+                // Who is not there refuses at once, and would be asked as often as there are readers.
+                A::sleep(self.patience / 20).await;
+            }
             for waiter in round.drain(..) {
                 // Whoever asked may have gone.
                 let _ = waiter.send(led.clone());
@@ -119,7 +124,7 @@ impl<S: StateMachine, A: AsyncRuntime> ReadRounds<S, A> {
             leader_commit: None,
         })
         .into();
-        let asked: FuturesUnordered<_> = voters
+        let mut asked: FuturesUnordered<_> = voters
             .into_iter()
             .filter(|voter| *voter != self.networks.node)
             .filter_map(|voter| {
@@ -129,25 +134,21 @@ impl<S: StateMachine, A: AsyncRuntime> ReadRounds<S, A> {
                 Some(async move { (voter, answer.await) })
             })
             .collect();
-        let gather = async {
-            let mut asked = asked;
-            while let Some((voter, answer)) = asked.next().await {
-                let answer = answer.and_then(codec::read_appended::<Option<S::Response>, A>);
-                match answer {
-                    Ok(AppendEntriesResponse::HigherVote(_)) => return false,
-                    Ok(_) => {
-                        followers.insert(voter);
-                    }
-                    // It counts for nobody.
-                    Err(_) => {}
+        while let Some((voter, answer)) = asked.next().await {
+            let answer = answer.and_then(codec::read_appended::<Option<S::Response>, A>);
+            match answer {
+                Ok(AppendEntriesResponse::HigherVote(_)) => return false,
+                Ok(_) => {
+                    followers.insert(voter);
                 }
-                if is_quorum(&followers, &moment.members) {
-                    return true;
-                }
+                // It counts for nobody.
+                Err(_) => {}
             }
-            false
-        };
-        A::timeout(self.patience, gather).await.unwrap_or(false)
+            if is_quorum(&followers, &moment.members) {
+                return true;
+            }
+        }
+        false
     }
 }
 

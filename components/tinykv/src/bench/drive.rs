@@ -97,7 +97,8 @@ pub async fn drive<W: Work>(load: &LoadArgs, work: W) -> Result<Drive, BenchErro
         next: AtomicU64::new(0),
         total: load.seconds.is_none().then_some(load.total.get()),
         began,
-        ends: load.seconds.map(|seconds| began + Duration::from_secs(seconds.get())),
+        // Beyond what a clock can say is never.
+        ends: load.seconds.and_then(|seconds| began.checked_add(Duration::from_secs(seconds.get()))),
         pause: load.rate.map(|rate| 1.0 / rate.get() as f64),
     });
     let bar = bar(load);

@@ -183,8 +183,9 @@ impl KeyArgs {
 
     /// The key of a number.
     fn key(&self, number: u64) -> Bytes {
-        let digits = self.key_size.saturating_sub(self.prefix.len());
-        format!("{}{number:0digits$}", self.prefix).into()
+        let number = number.to_string();
+        let zeros = self.key_size.saturating_sub(self.prefix.len() + number.len());
+        format!("{}{}{number}", self.prefix, "0".repeat(zeros)).into()
     }
 
     /// The key that a request takes.
@@ -302,6 +303,7 @@ mod tests {
         assert_eq!(drawn.len(), 7);
         assert!(drawn.iter().all(|key| key.len() == 12 && key.starts_with(b"bench/")));
         assert_eq!(few.drawn(3), few.drawn(3));
+        assert_eq!(keys(&["--key-size", "100000"]).drawn(3).len(), 100_000);
         let in_order = keys(&["--sequential", "--keys", "3", "--prefix", "ключ/", "--key-size", "0"]);
         let drawn: Vec<_> = (0..4).map(|request| in_order.drawn(request)).collect();
         assert_eq!(drawn, ["ключ/0", "ключ/1", "ключ/2", "ключ/0"]);

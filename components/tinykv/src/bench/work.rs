@@ -175,6 +175,8 @@ pub struct KeepAlives(pub Crew);
 pub struct Lease {
     id: i64,
     asks: mpsc::Sender<pb::LeaseKeepAliveRequest>,
+    /// Answers that are due: more than one after a request that was given up.
+    due: usize,
     answers: Streaming<pb::LeaseKeepAliveResponse>,
 }
 
@@ -191,13 +193,22 @@ impl Work for KeepAlives {
         let stream = tokio_stream::wrappers::ReceiverStream::new(asked);
         let answers = client.lease_keep_alive(crew.signed(stream)).await;
         let answers = answers.map_err(crew.refuses(number, "keeping a lease alive"))?.into_inner();
-        Ok(Lease { id, asks, answers })
+        Ok(Lease { id, asks, due: 0, answers })
     }
 
     async fn once(&self, client: &mut Lease, _request: u64) -> Result<u64, Status> {
         let ended = || Status::unavailable("the stream has ended");
         client.asks.send(pb::LeaseKeepAliveRequest { id: client.id }).await.map_err(|_| ended())?;
-        let answer = client.answers.message().await?.ok_or_else(ended)?;
-        if answer.ttl > 0 { Ok(1) } else { Err(Status::not_found("the lease is gone")) }
+        client.due += 1;
+        loop {
+            let answer = client.answers.message().await?.ok_or_else(ended)?;
+            client.due -= 1;
+            if answer.ttl <= 0 {
+                return Err(Status::not_found("the lease is gone"));
+            }
+            if client.due == 0 {
+                return Ok(1);
+            }
+        }
     }
 }
