@@ -18,6 +18,9 @@ mod discovery;
 pub use compaction::{CompactionMode, Retention, TinykvAutoCompaction, duration};
 pub use discovery::TinykvDiscovery;
 
+/// The token of clusters that are given none; etcd's default.
+pub const DEFAULT_CLUSTER_TOKEN: &str = "etcd-cluster";
+
 /// The effective configuration of a TinyKV node. Environment prefix: `TINYKV_`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -46,6 +49,9 @@ pub struct TinykvConfig {
     pub peers: Vec<String>,
     /// Whether `peers` found a cluster, or this member was added to one that exists. Read at the first start.
     pub initial_cluster_state: InitialClusterState,
+    /// Tells a cluster from another one with the same `peers`, such as one that was founded there before. The same on every
+    /// member; read at the first start.
+    pub initial_cluster_token: String,
     /// At the first start, found the cluster only when every member of `peers` is there to found the same one, where etcd is
     /// content with most of them. Then a list that was changed over members with data founds no second cluster beside theirs.
     pub found_together: bool,
@@ -96,6 +102,7 @@ impl Default for TinykvConfig {
             more_peer_listeners: Vec::new(),
             peers: Vec::new(),
             initial_cluster_state: InitialClusterState::New,
+            initial_cluster_token: DEFAULT_CLUSTER_TOKEN.to_owned(),
             found_together: false,
             peer_tls: None,
             auto_tls: false,

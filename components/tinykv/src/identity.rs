@@ -1,7 +1,7 @@
 //! Who this member is. Written once, before anything else in the data directory, and never
 //! changed: a member that came back with another identity would vote twice.
 
-use aistack_api::tinykv::Founder;
+use aistack_api::tinykv::{DEFAULT_CLUSTER_TOKEN, Founder};
 use aistack_chassis::dir_lock::{LOCK, lock_dir};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -44,17 +44,23 @@ impl Identity {
 
     /// The member `name` of those that found a cluster on the state that `seed` stands for; with nobody beside it, a
     /// cluster of one. Of another state, and of the cluster that the state comes from, the cluster's id differs.
-    pub fn restored(founders: &[Founder], name: &str, seed: u64) -> Self {
+    pub fn restored(founders: &[Founder], token: &str, name: &str, seed: u64) -> Self {
         if founders.is_empty() {
             return Self::alone();
         }
-        let founded = Self::among(founders, name);
+        let founded = Self::among(founders, token, name);
         Self { cluster_id: mix(founded.cluster_id, seed).max(1), ..founded }
     }
 
-    /// The member `name` of those that found a cluster: each of them comes to the same ids.
-    pub fn among(founders: &[Founder], name: &str) -> Self {
-        let cluster_id = founders.iter().fold(SEED, |hash, founder| mix(hash, member_id(founder)));
+    /// The member `name` of those that found a cluster: each of them comes to the same ids. With another token the cluster is
+    /// another one.
+    pub fn among(founders: &[Founder], token: &str, name: &str) -> Self {
+        let founded = founders.iter().fold(SEED, |hash, founder| mix(hash, member_id(founder)));
+        // Those that were founded when the token did not count yet had the default.
+        let cluster_id = match token {
+            DEFAULT_CLUSTER_TOKEN => founded,
+            token => token.bytes().fold(founded, |hash, byte| mix(hash, u64::from(byte))).max(1),
+        };
         let member_id = founders.iter().find(|founder| founder.name == name).map_or(0, member_id);
         Self { cluster_id, member_id, has_peers: true, ..Self::default() }
     }

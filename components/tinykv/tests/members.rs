@@ -349,3 +349,35 @@ async fn a_member_that_lost_its_data_does_not_come_back_as_itself() {
     let mut client = lost.connect().await;
     assert_eq!(patiently!(client.get("k", None)).expect("read").kvs()[0].value(), b"v");
 }
+
+/// A cluster is founded anew where another one was, under another token, and one machine still has the old data.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_another_token_is_none_of_the_clusters() {
+    const ONE: &[&str] = &["--initial-cluster-token", "one"];
+    const TWO: &[&str] = &["--initial-cluster-token", "two"];
+    let dir = tempfile::tempdir().expect("dir");
+    let mut members = ["a", "b", "c"].map(|name| Member::new(dir.path(), name));
+    let listed: Vec<_> = members.iter().map(Member::listed).collect();
+    for member in &mut members {
+        member.settings = ONE;
+        member.start("new", &listed);
+    }
+    let mut client = members[2].connect().await;
+    patiently!(client.put("old", "v", None)).expect("written");
+    for member in &mut members {
+        member.kill();
+    }
+    for member in &mut members[..2] {
+        std::fs::remove_dir_all(&member.dir).expect("wiped");
+        member.settings = TWO;
+        member.start("new", &listed);
+    }
+    let mut client = members[0].connect().await;
+    patiently!(client.put("new", "v", None)).expect("written");
+    members[2].start("new", &listed);
+    members[2].says("belongs to another cluster").await;
+    members[0].says("belongs to cluster").await;
+    let all = Some(GetOptions::new().with_prefix());
+    let found = patiently!(client.get("", all.clone())).expect("read");
+    assert_eq!(found.kvs().iter().map(etcd_client::KeyValue::key).collect::<Vec<_>>(), [b"new"]);
+}

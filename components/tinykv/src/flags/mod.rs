@@ -118,7 +118,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("log-level", LogLevel),
     ("client-cert-auth", With("trusted-ca-file", "clients show certificates when it names their CA")),
     ("initial-advertise-peer-urls", Set("advertise_peer_urls", list)),
-    ("initial-cluster-token", Needless("members of another cluster are told apart by --initial-cluster")),
+    ("initial-cluster-token", Set("initial_cluster_token", text)),
     ("initial-cluster-state", Set("initial_cluster_state", text)),
     ("initial-election-tick-advance", Needless("a member of one leads at once")),
     ("strict-reconfig-check", Needless("tinykv always keeps a quorum")),

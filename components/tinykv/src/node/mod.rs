@@ -70,7 +70,7 @@ impl Node {
             let joined = membership::join(&config, &founders, &*channel).await;
             joined.map_err(NodeStartError::Join)?
         } else {
-            let among = Identity::among(&founders, &config.name);
+            let among = Identity::among(&founders, &config.initial_cluster_token, &config.name);
             let awaits_founders = config.found_together && founders.len() > 1;
             if !identity::is_taken(&config.data_dir) {
                 founding::is_new(&config, &founders, among, &*channel).await?;
