@@ -116,7 +116,8 @@ fn fill(
     if wanted.mark_compacted {
         rest.compacted = rest.revision;
     }
-    let identity = Identity::restored(founders, &config.initial_cluster_token, &config.name, seed(sealed, bump));
+    let identity =
+        Identity::restored(founders, &config.initial_cluster_token, &config.name, seed(sealed, bump));
     let write = |source| RestoreError::Write { path: state.to_owned(), source };
     let position = founding_position(membership::founding(config, identity, founders)).map_err(write)?;
     new.finish(rest, &position).map_err(write)?;

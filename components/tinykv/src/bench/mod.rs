@@ -9,6 +9,7 @@ use crate::client::{ClientArgs, ClientError};
 use bytes::Bytes;
 use drive::drive;
 use report::Report;
+use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use tonic::Status;
 use wire::etcd::etcdserverpb as pb;
@@ -258,11 +259,13 @@ pub async fn bench(workload: &Workload) -> Result<bool, BenchError> {
     if let Some(keys) = keys.filter(|keys| keys.clean) {
         clean(&crew, keys).await?;
     }
-    if load.json {
-        println!("{}", serde_json::to_string_pretty(&report).expect("numbers and words"));
+    let text = if load.json {
+        serde_json::to_string_pretty(&report).expect("numbers and words") + "\n"
     } else {
-        print!("{report}");
-    }
+        report.to_string()
+    };
+    // Whoever reads may have seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(report.errors.is_empty())
 }
 
