@@ -62,6 +62,9 @@ impl ServerConfig {
         {
             return Err(ServerConfigError::RevokedByNobody);
         }
+        if let Some(tls) = &self.tls {
+            tls.validate()?;
+        }
         let ratio = self.telemetry.sample_ratio;
         if !(0.0..=1.0).contains(&ratio) {
             return Err(ServerConfigError::SampleRatio { ratio });
@@ -84,6 +87,17 @@ pub enum ServerConfigError {
         "server.tls.client_crl_file revokes certificates that nobody is asked for; name their CA: server.tls.client_ca_file"
     )]
     RevokedByNobody,
+    /// Names of clients' certificates, where none is shown.
+    #[error(
+        "server.tls.allowed_client_hosts names hosts for certificates that nobody is asked for; name their CA: server.tls.client_ca_file"
+    )]
+    AllowedByNobody,
+    /// No version of TLS is left.
+    #[error("server.tls.min_version is 1.3 and max_version 1.2, so that no version is left")]
+    NoTlsVersion,
+    /// Cipher suites of a version that is not spoken.
+    #[error("server.tls.cipher_suites names those of TLS 1.2, which server.tls.min_version leaves out")]
+    NoSuites,
     /// The sampling ratio is no probability.
     #[error("server.telemetry.sample_ratio is {ratio}; it is a share from 0.0 to 1.0")]
     SampleRatio {
@@ -111,12 +125,54 @@ pub struct TlsConfig {
     /// of TLS 1.3 are always there. Empty: all that are safe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cipher_suites: Vec<String>,
+    /// Hosts that clients' certificates may be valid for: each must be for one of them. Empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_client_hosts: Vec<String>,
+    /// The oldest version of TLS that is spoken. Absent: 1.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<TlsVersion>,
+    /// The newest one. Absent: 1.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_version: Option<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 impl TlsConfig {
     /// A certificate and its key; clients show none.
     pub fn of(cert_file: PathBuf, key_file: PathBuf) -> Self {
-        Self { cert_file, key_file, client_ca_file: None, client_crl_file: None, cipher_suites: Vec::new() }
+        Self {
+            cert_file,
+            key_file,
+            client_ca_file: None,
+            client_crl_file: None,
+            cipher_suites: Vec::new(),
+            allowed_client_hosts: Vec::new(),
+            min_version: None,
+            max_version: None,
+        }
+    }
+
+    fn validate(&self) -> Result<(), ServerConfigError> {
+        if !self.allowed_client_hosts.is_empty() && self.client_ca_file.is_none() {
+            return Err(ServerConfigError::AllowedByNobody);
+        }
+        if self.min_version > self.max_version.or(Some(TlsVersion::V1_3)) {
+            return Err(ServerConfigError::NoTlsVersion);
+        }
+        if self.min_version == Some(TlsVersion::V1_3) && !self.cipher_suites.is_empty() {
+            return Err(ServerConfigError::NoSuites);
+        }
+        Ok(())
     }
 }
 
@@ -176,6 +232,9 @@ pub struct TelemetryConfig {
     pub otlp_file_max_mib: u64,
     /// Share of new traces that are recorded, from 0.0 to 1.0. A sampled parent is always followed.
     pub sample_ratio: f64,
+    /// `service.name` of exported telemetry. Absent: the component's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_name: Option<String>,
     /// `service.instance.id` of exported telemetry, such as the pod's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -188,6 +247,7 @@ impl Default for TelemetryConfig {
             otlp_file: None,
             otlp_file_max_mib: 16,
             sample_ratio: 1.0,
+            service_name: None,
             instance: None,
         }
     }
@@ -201,6 +261,10 @@ mod tests {
         ServerConfig::with_admin(([127, 0, 0, 1], 0).into())
     }
 
+    fn tls() -> TlsConfig {
+        TlsConfig::of("cert".into(), "key".into())
+    }
+
     #[test]
     fn validation_names_the_field() {
         type Change = fn(&mut ServerConfig);
@@ -212,6 +276,29 @@ mod tests {
             (|c| c.telemetry.otlp_file_max_mib = 0, Some("otlp_file_max_mib")),
             (|c| c.telemetry.sample_ratio = f64::NAN, Some("sample_ratio")),
             (|c| c.telemetry.sample_ratio = 1.5, Some("sample_ratio")),
+            (|c| c.tls = Some(tls()), None),
+            (
+                |c| c.tls = Some(TlsConfig { allowed_client_hosts: vec!["a".into()], ..tls() }),
+                Some("allowed_client_hosts"),
+            ),
+            (
+                |c| {
+                    let (min, max) = (Some(TlsVersion::V1_3), Some(TlsVersion::V1_2));
+                    c.tls = Some(TlsConfig { min_version: min, max_version: max, ..tls() });
+                },
+                Some("no version is left"),
+            ),
+            (
+                |c| {
+                    let suites = vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".into()];
+                    c.tls = Some(TlsConfig {
+                        min_version: Some(TlsVersion::V1_3),
+                        cipher_suites: suites,
+                        ..tls()
+                    });
+                },
+                Some("cipher_suites"),
+            ),
         ];
         for (change, expected) in table {
             let mut config = config();

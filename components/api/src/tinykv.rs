@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,10 +9,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 mod peers;
 
 pub use self::peers::{PeerCertificates, PeerSecurity, PeerTlsError, TinykvPeerTls};
-use crate::server::{Limits, ServerConfig, ServerConfigError};
+use crate::server::{Limits, ServerConfig, TlsVersion};
 
 mod compaction;
 mod discovery;
+mod error;
+mod parts;
+
+pub use error::TinykvConfigError;
+pub use parts::{
+    JwtConfig, SigningMethod, TinykvAuthConfig, TinykvMemoryConfig, TinykvRaftConfig, TinykvRequestLimits,
+};
 
 pub use compaction::{CompactionMode, Retention, TinykvAutoCompaction, duration};
 pub use discovery::TinykvDiscovery;
@@ -37,6 +43,10 @@ pub struct TinykvConfig {
     /// Further addresses that serve the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub more_listeners: Vec<MoreListener>,
+    /// Addresses that serve `/metrics`, `/health`, `/livez` and `/readyz` alone, by etcd's forms; with TLS where the clients'
+    /// listener has it, unless they are in the clear.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub metrics_listeners: Vec<MoreListener>,
     /// URLs under which clients reach this member, as the member list shows them. Empty: the client listener's address.
     pub advertise_client_urls: Vec<String>,
     /// Where the other members connect. Nothing listens there unless `peers` names members.
@@ -58,6 +68,12 @@ pub struct TinykvConfig {
     /// TLS between the members. Absent: they talk in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_tls: Option<TinykvPeerTls>,
+    /// The oldest version of TLS that clients and members may speak. Absent: 1.2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_min_version: Option<TlsVersion>,
+    /// The newest one. Absent: 1.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_max_version: Option<TlsVersion>,
     /// Make a self-signed certificate in the data directory for the client listener. Clients cannot check it unless they are
     /// given it. Without effect when `server.tls` is given.
     pub auto_tls: bool,
@@ -87,6 +103,34 @@ pub struct TinykvConfig {
     /// URLs under which the other members reach this one, which `discovery` tells them. Empty: `listen_peer`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub advertise_peer_urls: Vec<String>,
+    /// Where the Raft log lies, such as on a disk of its own: a directory that is empty or absent at the first start, to which
+    /// `log` in the data directory leads. Absent: in the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
+    /// Let other processes listen on the same addresses; the kernel shares connections out.
+    pub reuse_port: bool,
+    /// Plain HTTP: the JSON gateway, and who may use what is there.
+    pub http: TinykvHttpConfig,
+    /// Show, in `/metrics`, how long calls take, by method.
+    pub extensive_metrics: bool,
+}
+
+/// What is served by plain HTTP beside gRPC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TinykvHttpConfig {
+    /// Serve etcd's JSON gateway under `/v3`.
+    pub json_gateway: bool,
+    /// Origins whose pages may read answers (CORS); `*` stands for all. Empty: all.
+    pub cors_origins: Vec<String>,
+    /// Names by which clients without TLS may call this server, against DNS rebinding; `*` stands for all. Empty: all.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Default for TinykvHttpConfig {
+    fn default() -> Self {
+        Self { json_gateway: true, cors_origins: Vec::new(), allowed_hosts: Vec::new() }
+    }
 }
 
 impl Default for TinykvConfig {
@@ -97,6 +141,7 @@ impl Default for TinykvConfig {
             data_dir: PathBuf::from("./tinykv-data"),
             listen_client: ([127, 0, 0, 1], 2379).into(),
             more_listeners: Vec::new(),
+            metrics_listeners: Vec::new(),
             advertise_client_urls: Vec::new(),
             listen_peer: ([127, 0, 0, 1], 2380).into(),
             more_peer_listeners: Vec::new(),
@@ -117,6 +162,12 @@ impl Default for TinykvConfig {
             force_new_cluster: false,
             discovery: None,
             advertise_peer_urls: Vec::new(),
+            tls_min_version: None,
+            tls_max_version: None,
+            log_dir: None,
+            reuse_port: false,
+            http: TinykvHttpConfig::default(),
+            extensive_metrics: false,
         }
     }
 }
@@ -168,227 +219,6 @@ fn server_with_defaults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Se
     serde_json::from_value(value).map_err(serde::de::Error::custom)
 }
 
-/// Limits of a single request. Over one of them the request is refused and nothing of it is done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TinykvRequestLimits {
-    /// Largest write, in bytes.
-    pub max_request_bytes: usize,
-    /// Most conditions or steps on one path through a transaction.
-    pub max_txn_ops: usize,
-    /// Time in which a write or a linearizable read must be answered, in milliseconds.
-    pub timeout_ms: u64,
-}
-
-impl Default for TinykvRequestLimits {
-    fn default() -> Self {
-        Self { max_request_bytes: 3 << 19, max_txn_ops: 128, timeout_ms: 7_000 }
-    }
-}
-
-/// Tokens and passwords of etcd's users; users and roles themselves are made by clients.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TinykvAuthConfig {
-    /// Signed tokens. Absent: simple ones, which every member keeps in memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt: Option<JwtConfig>,
-    /// How long a simple token lives after its last use, in seconds.
-    pub token_ttl_seconds: u64,
-    /// Cost of a password's bcrypt hash, from 4 to 31.
-    pub bcrypt_cost: u32,
-    /// Whether the common name in a client's certificate names its user, where no token comes along. Clients show
-    /// certificates when `server.tls.client_ca_file` is given.
-    pub certificate_names: bool,
-}
-
-impl Default for TinykvAuthConfig {
-    fn default() -> Self {
-        Self { jwt: None, token_ttl_seconds: 300, bcrypt_cost: 10, certificate_names: true }
-    }
-}
-
-/// Tokens signed by JSON Web Token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct JwtConfig {
-    /// How they are signed.
-    pub sign_method: SigningMethod,
-    /// PEM file of the key that they are signed with; the secret itself for `HS256`, `HS384` and `HS512`. Absent: this
-    /// member can read tokens, and gives none out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private_key_file: Option<PathBuf>,
-    /// PEM file of the key that they are checked with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub public_key_file: Option<PathBuf>,
-    /// How long they live, in milliseconds.
-    pub ttl_ms: u64,
-}
-
-impl Default for JwtConfig {
-    fn default() -> Self {
-        Self {
-            sign_method: SigningMethod::RS256,
-            private_key_file: None,
-            public_key_file: None,
-            ttl_ms: 300_000,
-        }
-    }
-}
-
-impl JwtConfig {
-    /// How long tokens live.
-    pub fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl_ms)
-    }
-}
-
-/// How a JSON Web Token is signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[allow(missing_docs)]
-pub enum SigningMethod {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    EdDSA,
-}
-
-/// Raft: timers, log, snapshots.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TinykvRaftConfig {
-    /// How often the leader tells its followers that it lives, in milliseconds.
-    pub heartbeat_ms: u64,
-    /// How long a follower waits for that before it stands for election, in milliseconds. Leases live at least one and
-    /// a half times as long, rounded up to seconds.
-    pub election_ms: u64,
-    /// Size of a log segment, in bytes. A segment's space is reserved when it is created.
-    pub segment_bytes: u64,
-    /// A snapshot is taken, and the log purged behind it, after this many entries.
-    pub snapshot_entries: u64,
-    /// … or after this many bytes of writes.
-    pub snapshot_bytes: u64,
-    /// Entries that the log keeps behind a snapshot, for followers that are a little late; one that is later gets the snapshot.
-    pub catchup_entries: u64,
-}
-
-impl Default for TinykvRaftConfig {
-    fn default() -> Self {
-        Self {
-            heartbeat_ms: 100,
-            election_ms: 1_000,
-            segment_bytes: 64 << 20,
-            snapshot_entries: 100_000,
-            snapshot_bytes: 256 << 20,
-            catchup_entries: 1_000,
-        }
-    }
-}
-
-/// Memory of the engine. Keys and the positions of their versions are always in memory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TinykvMemoryConfig {
-    /// Values of recently written keys, in bytes.
-    pub value_bytes: usize,
-    /// Blocks of the state read from disk, in bytes.
-    pub block_cache_bytes: usize,
-    /// Recent changes kept for watchers, in bytes; watchers further behind read from disk.
-    pub recent_change_bytes: usize,
-    /// Entries of Raft's log that other members may still ask for, in bytes; older ones are read from disk.
-    pub log_cache_bytes: usize,
-}
-
-impl Default for TinykvMemoryConfig {
-    fn default() -> Self {
-        Self {
-            value_bytes: 32 << 20,
-            block_cache_bytes: 32 << 20,
-            recent_change_bytes: 16 << 20,
-            log_cache_bytes: 16 << 20,
-        }
-    }
-}
-
-/// What is wrong with a [`TinykvConfig`].
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum TinykvConfigError {
-    /// The shared part.
-    #[error(transparent)]
-    Server(#[from] ServerConfigError),
-    /// TLS between the members.
-    #[error(transparent)]
-    PeerTls(#[from] PeerTlsError),
-    /// An entry of `peers` cannot be used.
-    #[error("peers: {entry}: {reason}")]
-    Peer {
-        /// The entry.
-        entry: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// This member is not among those that found the cluster.
-    #[error("peers names {names}, but not this member, {name}; set name, or add name=URL for it to peers")]
-    Stranger {
-        /// This member.
-        name: String,
-        /// Those named.
-        names: String,
-    },
-    /// Discovery cannot work so.
-    #[error("discovery: {reason}")]
-    Discovery {
-        /// Why.
-        reason: &'static str,
-    },
-    /// A number that must be positive.
-    #[error("{field} is 0; leave it out for the default")]
-    Zero {
-        /// Path of the field.
-        field: &'static str,
-    },
-    /// What automatic compaction keeps cannot be read.
-    #[error("auto_compaction.retention is {retention:?}: {reason}")]
-    Retention {
-        /// What is set.
-        retention: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// bcrypt knows no such cost.
-    #[error("auth.bcrypt_cost is {cost}; it goes from 4 to 31, and each step doubles the work")]
-    BcryptCost {
-        /// The cost given.
-        cost: u32,
-    },
-    /// Elections would start while the leader lives.
-    #[error("raft.election_ms ({election}) must be at least five times raft.heartbeat_ms ({heartbeat})")]
-    Timers {
-        /// The heartbeat, in milliseconds.
-        heartbeat: u64,
-        /// The election timeout, in milliseconds.
-        election: u64,
-    },
-    /// A segment must hold more than one large write.
-    #[error(
-        "raft.segment_bytes is {segment}; it must be at least {least}, four times request_limits.max_request_bytes"
-    )]
-    Segment {
-        /// The size given.
-        segment: u64,
-        /// The least that works well.
-        least: u64,
-    },
-}
-
 /// A member that founds a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Founder {
@@ -432,6 +262,15 @@ impl TinykvConfig {
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), TinykvConfigError> {
         self.server.validate()?;
+        if self.tls_min_version > self.tls_max_version.or(Some(TlsVersion::V1_3)) {
+            return Err(TinykvConfigError::NoTlsVersion);
+        }
+        if self.server.tls.is_none()
+            && !self.auto_tls
+            && self.metrics_listeners.iter().any(|it| !it.in_the_clear)
+        {
+            return Err(TinykvConfigError::MetricsTls);
+        }
         self.founders()?;
         self.auto_compaction.retention()?;
         self.peer_security()?;
@@ -495,6 +334,17 @@ mod tests {
             (|c| c.raft.segment_bytes = 4096, Some("raft.segment_bytes")),
             (|c| c.discovery = Some(TinykvDiscovery::default()), Some("discovery.token")),
             (|c| c.server.limits.max_connections = 0, Some("max_connections")),
+            (
+                |c| (c.tls_min_version, c.tls_max_version) = (Some(TlsVersion::V1_3), Some(TlsVersion::V1_2)),
+                Some("tls_min_version"),
+            ),
+            (
+                |c| {
+                    let address = ([127, 0, 0, 1], 1).into();
+                    c.metrics_listeners.push(MoreListener { address, in_the_clear: false });
+                },
+                Some("client TLS key/cert"),
+            ),
         ];
         for (change, expected) in table {
             let mut config = TinykvConfig::default();

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::log_files::LogOutputs;
+
 /// Flatten this into a server's command line.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CommonArgs {
@@ -28,6 +30,10 @@ pub struct CommonArgs {
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,tinykv=debug`.
     #[arg(long, value_name = "LEVEL", env = "AISTACK_LOG")]
     pub log_level: Option<String>,
+
+    /// Where log lines go; a component may take that from settings of its own.
+    #[arg(skip)]
+    pub log_outputs: LogOutputs,
 }
 
 /// Form of a log line.
@@ -39,6 +45,8 @@ pub enum LogFormat {
     Json,
     /// The same as etcd's logger, zap, writes it: `level`, `ts`, `caller`, `msg`, and the fields beside them.
     Zap,
+    /// As zap writes them for people: the same, separated by tabs, the fields as JSON at the end.
+    Console,
 }
 
 /// Where a server with an HTTP, a gRPC and an admin port listens: settings `listen_http`, `listen_grpc` and

@@ -16,7 +16,16 @@ const PAUSE: Duration = Duration::from_millis(10);
 ///
 /// Waits for up to three seconds, on the caller's thread.
 pub fn lock_dir(dir: &Path) -> io::Result<Option<File>> {
-    let file = File::create(dir.join(LOCK))?;
+    patiently(File::create(dir.join(LOCK))?)
+}
+
+/// The same for somebody who only reads the directory: makes no file in it. Where nobody ever locked it, it fails with
+/// `NotFound`.
+pub fn lock_dir_to_read(dir: &Path) -> io::Result<Option<File>> {
+    patiently(File::open(dir.join(LOCK))?)
+}
+
+fn patiently(file: File) -> io::Result<Option<File>> {
     let begun = Instant::now();
     loop {
         match file.try_lock() {
@@ -43,9 +52,14 @@ mod tests {
             receiver.recv().expect("told");
             lock_dir(&path).expect("there").is_some()
         });
+        assert!(lock_dir_to_read(dir.path()).expect("there").is_none());
         drop(first);
         sender.send(()).expect("it waits");
         assert!(second.join().expect("ended"));
+        let reading = lock_dir_to_read(dir.path()).expect("there").expect("free");
+        assert!(lock_dir(dir.path()).expect("there").is_none());
+        drop(reading);
         assert!(lock_dir(&dir.path().join("none")).is_err());
+        assert!(lock_dir_to_read(&dir.path().join("none")).is_err());
     }
 }

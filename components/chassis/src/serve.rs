@@ -56,11 +56,17 @@ pub enum ServeError {
 }
 
 /// Opens a listener with an error that names the address.
-#[expect(clippy::unused_async, reason = "a socket needs the runtime, which awaiting makes sure of")]
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    bind_with(address, false).await
+}
+
+/// The same; with `reuse_port` another process may listen on the address too, and the kernel shares connections out.
+#[expect(clippy::unused_async, reason = "a socket needs the runtime, which awaiting makes sure of")]
+pub async fn bind_with(address: SocketAddr, reuse_port: bool) -> Result<TcpListener, ServeError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        socket.set_reuseport(reuse_port)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
@@ -125,6 +131,7 @@ async fn serve_all(
         ahead,
         guard: guard_state,
         tls,
+        allowed_hosts: ctx.server.tls.iter().flat_map(|tls| tls.allowed_client_hosts.clone()).collect(),
         limits: limits.clone(),
         header_timeout: Duration::from_millis(limits.header_timeout_ms),
         rejected: Arc::default(),
@@ -169,6 +176,8 @@ struct Acceptor {
     ahead: Option<Ahead>,
     guard: Arc<Guard>,
     tls: Option<Arc<tls::Acceptors>>,
+    /// Hosts of which clients' certificates must be for one; none for any.
+    allowed_hosts: Arc<[String]>,
     limits: Limits,
     header_timeout: Duration,
     rejected: Arc<Rejected>,
@@ -256,6 +265,12 @@ async fn connection(acceptor: Acceptor, stream: TcpStream, slot: OwnedSemaphoreP
         None => http(&acceptor, acceptor.app.clone(), PrefaceDeadline::new(stream, limit), watcher).await,
         Some(tls) => match tokio::time::timeout(limit, tls.current().accept(stream)).await {
             Ok(Ok(stream)) => {
+                if let Err(reason) = tls::is_allowed(stream.get_ref().1, &acceptor.allowed_hosts) {
+                    acceptor
+                        .rejected
+                        .tell(from, &format_args!("client certificate authentication failed: {reason}"));
+                    return;
+                }
                 let name = tls::client_name(stream.get_ref().1);
                 let stream = PrefaceDeadline::new(stream, limit);
                 match name {

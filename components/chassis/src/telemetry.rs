@@ -1,6 +1,5 @@
-//! Logs to standard error, traces to OTLP or a file, metrics to OTLP beside Prometheus.
+//! Logs to standard error or files, traces to OTLP or a file, metrics to OTLP beside Prometheus.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use crate::log_files::LogWriter;
 use crate::otlp_file::OtlpFileExporter;
 use crate::zap_lines::ZapLines;
 use crate::{CommonArgs, Component, LogFormat, Metrics, otlp_metrics};
@@ -41,6 +41,14 @@ pub enum TelemetryError {
         endpoint: String,
         /// Why it was refused.
         source: ExporterBuildError,
+    },
+    /// A file for log lines could not be opened.
+    #[error("log file {}: {source}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
     },
     /// The trace file could not be opened.
     #[error("server.telemetry.otlp_file {}: {source}", path.display())]
@@ -85,17 +93,25 @@ pub fn init(
 
     let format = args
         .log_format
-        .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        .unwrap_or_else(|| if args.log_outputs.is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
+    let to_terminal = args.log_outputs.is_terminal();
+    let writer =
+        LogWriter::open(&args.log_outputs).map_err(|(path, source)| TelemetryError::Log { path, source })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         LogFormat::Pretty => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colours = to_terminal && std::env::var_os("NO_COLOR").is_none();
             lines.with_ansi(colours).with_target(false).boxed()
         }
-        LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
-        }
-        LogFormat::Zap => lines.event_format(ZapLines).boxed(),
+        LogFormat::Json => lines
+            .with_ansi(false)
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
+        LogFormat::Zap => lines.with_ansi(false).event_format(ZapLines::Json).boxed(),
+        LogFormat::Console => lines.with_ansi(false).event_format(ZapLines::Console).boxed(),
     };
     let tracer = traces.tracer(component.name);
     // Where in the code and on which thread a span began tells a reader of traces nothing, and costs a kilobyte a span.
@@ -123,7 +139,8 @@ fn resource(component: Component, config: &TelemetryConfig) -> Resource {
     if let Some(instance) = &config.instance {
         attributes.push(KeyValue::new("service.instance.id", instance.clone()));
     }
-    Resource::builder().with_service_name(component.name).with_attributes(attributes).build()
+    let name = config.service_name.clone().unwrap_or_else(|| component.name.to_owned());
+    Resource::builder().with_service_name(name).with_attributes(attributes).build()
 }
 
 fn tracer_provider(

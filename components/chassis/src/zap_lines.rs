@@ -12,7 +12,18 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// `{"level":"info","ts":"2026-01-02T03:04:05.678901Z","caller":"tinykv/serve.rs:103","msg":"…",…}`. Names of fields have
 /// dashes, as etcd's have. Spans are left out, as etcd has none in its log.
-pub struct ZapLines;
+///
+/// For people: the time, the level, the caller and the message, separated by tabs, and the fields as JSON behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZapLines {
+    /// For log shippers.
+    Json,
+    /// For people.
+    Console,
+}
+
+/// Keys that every line has.
+const OWN_KEYS: [&str; 4] = ["level", "ts", "caller", "msg"];
 
 impl<S, N> FormatEvent<S, N> for ZapLines
 where
@@ -28,20 +39,36 @@ where
         let metadata = event.metadata();
         let mut said = Said::default();
         event.record(&mut said);
+        let mut has_fields = false;
         let level = metadata.level().as_str().to_lowercase().replace("trace", "debug");
-        write!(out, r#"{{"level":"{level}","ts":""#)?;
-        SystemTime.format_time(&mut out)?;
         let file = said.file.as_deref().or(metadata.file());
         let line = said.line.or(metadata.line().map(u64::from));
         let caller = match (file, line) {
             (Some(file), Some(line)) => format!("{}:{line}", short(file)),
             _ => metadata.target().to_owned(),
         };
-        write!(out, r#"","caller":{},"msg":{}"#, Value::from(caller), Value::from(said.message))?;
-        for (name, value) in said.fields {
-            write!(out, ",{}:{value}", Value::from(name))?;
+        match self {
+            Self::Json => {
+                write!(out, r#"{{"level":"{level}","ts":""#)?;
+                SystemTime.format_time(&mut out)?;
+                write!(out, r#"","caller":{},"msg":{}"#, Value::from(caller), Value::from(said.message))?;
+                for (name, value) in said.fields {
+                    write!(out, ",{}:{value}", Value::from(name))?;
+                }
+                writeln!(out, "}}")
+            }
+            Self::Console => {
+                SystemTime.format_time(&mut out)?;
+                // A line is one line, whatever is said.
+                write!(out, "\t{level}\t{caller}\t{}", said.message.replace('\n', "\\n"))?;
+                for (nth, (name, value)) in said.fields.into_iter().enumerate() {
+                    let before = if nth == 0 { "\t{" } else { ", " };
+                    write!(out, "{before}{}: {value}", Value::from(name))?;
+                    has_fields = true;
+                }
+                writeln!(out, "{}", if has_fields { "}" } else { "" })
+            }
         }
-        writeln!(out, "}}")
     }
 }
 
@@ -69,7 +96,11 @@ impl Said {
             ("log.line", line) => self.line = line.as_u64(),
             (name, _) if name.starts_with("log.") => {}
             (name, _) => {
-                let name = name.strip_prefix("r#").unwrap_or(name).replace('_', "-");
+                let mut name = name.strip_prefix("r#").unwrap_or(name).replace('_', "-");
+                if OWN_KEYS.contains(&&*name) {
+                    // A key that stands there twice is read as either, or not at all.
+                    name.insert_str(0, "field-");
+                }
                 self.fields.push((name, value));
             }
         }
@@ -133,7 +164,8 @@ mod tests {
     #[test]
     fn a_line_is_what_zap_writes() {
         let kept = Kept::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(kept.clone()).event_format(ZapLines).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(kept.clone()).event_format(ZapLines::Json).finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(remote_addr = "a\"b", count = 3, took = ?std::time::Duration::from_millis(2), "it says \"no\"");
         });
@@ -149,5 +181,39 @@ mod tests {
         assert!(caller.starts_with("chassis/zap_lines.rs:"), "{caller}");
         let time = line["ts"].as_str().expect("a time");
         assert!(time.len() == "2026-01-02T03:04:05.678901Z".len() && time.ends_with('Z'), "{time}");
+    }
+
+    fn said(format: ZapLines, say: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(kept.clone()).event_format(format).finish();
+        tracing::subscriber::with_default(subscriber, say);
+        let bytes = kept.0.lock().expect("alone").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn a_field_of_a_name_that_every_line_has_gets_another() {
+        let text = said(ZapLines::Json, || {
+            tracing::info!(level = 3, ts = 4, caller = "c", msg = "m", r#type = "t", "said");
+        });
+        for key in ["level", "ts", "caller", "msg"] {
+            assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{text}");
+        }
+        let line: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (&line["msg"], &line["field-msg"], &line["field-level"]),
+            (&"said".into(), &"m".into(), &3.into())
+        );
+    }
+
+    #[test]
+    fn for_people_a_line_is_what_zap_writes_on_a_console() {
+        let text = said(ZapLines::Console, || tracing::info!(count = 3, name = "a", "two\nlines"));
+        let parts: Vec<&str> = text.trim_end().split('\t').collect();
+        assert_eq!((parts.len(), parts[1], parts[3]), (5, "info", "two\\nlines"), "{text}");
+        assert_eq!(parts[4], r#"{"count": 3, "name": "a"}"#);
+        assert!(parts[2].starts_with("chassis/zap_lines.rs:"), "{text}");
+        let bare = said(ZapLines::Console, || tracing::warn!("bare"));
+        assert!(bare.ends_with("\tbare\n") && bare.contains("\twarn\t"), "{bare}");
     }
 }

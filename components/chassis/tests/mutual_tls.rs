@@ -48,6 +48,7 @@ impl Authority {
             ca_file: file("ca.pem", &self.pem),
             crl_file: None,
             allowed: Allowed::Any,
+            versions: (None, None),
         }
     }
 }
@@ -227,8 +228,8 @@ async fn self_signed_pairs_are_kept_and_encrypt_without_proof() {
     assert_eq!(self_signed(dir.path(), &hosts).expect("kept"), made);
     assert_eq!(std::fs::read(&made.key_file).expect("a key"), key, "made once");
     let other = self_signed(&dir.path().join("other"), &hosts).expect("made");
-    let a = MutualTls::unverified(made).expect("usable");
-    let b = MutualTls::unverified(other).expect("usable");
+    let a = MutualTls::unverified(made, (None, None)).expect("usable");
+    let b = MutualTls::unverified(other, (None, None)).expect("usable");
     let (Ok(mut one), Ok(mut other)) = meet(&a, &b).await else { panic!("nobody is checked") };
     echo(&mut one, &mut other, 3).await;
     // Those that check do not take such a certificate, and show theirs to nobody who does not ask.
@@ -238,9 +239,28 @@ async fn self_signed_pairs_are_kept_and_encrypt_without_proof() {
 }
 
 #[tokio::test]
+async fn those_who_speak_no_common_version_do_not_meet() {
+    use aistack_api::server::TlsVersion::{V1_2, V1_3};
+    let dir = tempfile::tempdir().expect("dir");
+    let authority = Authority::new("ours");
+    let of = |name: &str, versions| {
+        let files = authority.issue(&dir.path().join(name), name, "127.0.0.1");
+        verified(MutualFiles { versions, ..files })
+    };
+    let (any, old, new) =
+        (of("any", (None, None)), of("old", (None, Some(V1_2))), of("new", (Some(V1_3), None)));
+    for (connects, accepts, expected) in
+        [(&any, &old, true), (&old, &any, true), (&any, &new, true), (&old, &new, false), (&new, &old, false)]
+    {
+        assert_eq!(meet(connects, accepts).await.1.is_ok(), expected);
+    }
+}
+
+#[tokio::test]
 async fn who_does_not_encrypt_is_told_apart() {
     let dir = tempfile::tempdir().expect("dir");
-    let tls = MutualTls::unverified(self_signed(dir.path(), &["localhost".to_owned()]).expect("made"));
+    let made = self_signed(dir.path(), &["localhost".to_owned()]).expect("made");
+    let tls = MutualTls::unverified(made, (None, None));
     let tls = Arc::new(tls.expect("usable"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut clear = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");

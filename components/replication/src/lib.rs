@@ -65,7 +65,9 @@ pub use host::{Host, Peers};
 pub use members::{Change, Members, Progress};
 pub use openraft::AsyncRuntime;
 pub use options::{GroupOptions, GroupStatus, Member, ProposeError, StartError};
-pub use raft::{Answerer, Checkpoint, NodeId, Restorer, StateMachine, founding_position, snapshots};
+pub use raft::{
+    Answerer, Checkpoint, NodeId, Restorer, StateMachine, applied_index, founding_position, snapshots,
+};
 pub use replicated::{Parts, Replicated};
 pub use tcp::{Introduction, greet, introduce};
 pub use traffic::{Link, ROUND_TRIP_BOUNDS, RoundTrips, Traffic};

@@ -1,6 +1,9 @@
 //! `tinykv log`: what the Raft log still holds, as JSON lines, so that a history can be judged from outside.
 
-use crate::mvcc::{self, Command, CommandError, Compare, Op, Put, Query, Relation, Span, Target, Txn};
+use crate::identity::{self, IdentityError};
+use crate::mvcc::{
+    self, Command, CommandError, Compare, Op, Origin, Put, Query, Relation, Span, Target, Txn,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use replication::log::{Entry, EntryKind, Log, LogError};
@@ -9,13 +12,16 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// The one group of a member.
-const GROUP: u32 = 0;
+pub const GROUP: u32 = 0;
 /// Bytes before a command that another member handed in: who waits for it.
 const ORIGIN: usize = 16;
 
 /// Why a log cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
+    /// A member runs.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -36,6 +42,7 @@ pub enum HistoryError {
 /// Writes a line for every entry that the segments below `data_dir` still hold, oldest first: purged ones too, withdrawn
 /// ones not. The last ones may not be committed. Keys and values are in base64. The member must not run.
 pub fn tell(data_dir: &Path, out: &mut impl Write) -> Result<(), HistoryError> {
+    let _lock = identity::hold(data_dir)?;
     for entry in Log::history(&data_dir.join("log"), GROUP)?.into_values() {
         writeln!(out, "{}", line(&entry)?).map_err(HistoryError::Write)?;
     }
@@ -43,19 +50,23 @@ pub fn tell(data_dir: &Path, out: &mut impl Write) -> Result<(), HistoryError> {
 }
 
 fn line(entry: &Entry) -> Result<Value, HistoryError> {
-    let index = entry.id.index;
-    let command = match entry.kind {
-        EntryKind::Blank => json!("blank"),
-        EntryKind::Membership => json!("membership"),
-        EntryKind::Command | EntryKind::Forwarded => {
-            let start = if entry.kind == EntryKind::Forwarded { ORIGIN } else { 0 };
-            let bytes = entry.payload.slice(start.min(entry.payload.len())..);
-            let (_, command) =
-                mvcc::decode(&bytes).map_err(|source| HistoryError::Command { index, source })?;
-            told(&command)
-        }
+    let command = match (entry.kind, command(entry)?) {
+        (_, Some((_, command))) => told(&command),
+        (EntryKind::Membership, None) => json!("membership"),
+        (_, None) => json!("blank"),
     };
-    Ok(json!({"index": index, "term": entry.id.term, "command": command}))
+    Ok(json!({"index": entry.id.index, "term": entry.id.term, "command": command}))
+}
+
+/// The command of an entry, and who gave it; none in an entry that is about the group itself.
+pub fn command(entry: &Entry) -> Result<Option<(Origin, Command)>, HistoryError> {
+    let start = match entry.kind {
+        EntryKind::Blank | EntryKind::Membership => return Ok(None),
+        EntryKind::Command => 0,
+        EntryKind::Forwarded => ORIGIN.min(entry.payload.len()),
+    };
+    let read = mvcc::decode(&entry.payload.slice(start..));
+    read.map(Some).map_err(|source| HistoryError::Command { index: entry.id.index, source })
 }
 
 fn told(command: &Command) -> Value {
@@ -68,6 +79,7 @@ fn told(command: &Command) -> Value {
         Command::LeaseRevoke(id) => json!({"lease_revoke": id}),
         Command::AlarmRaise(member, alarm) => json!({"alarm_raise": [member, format!("{alarm:?}")]}),
         Command::AlarmClear(member, alarm) => json!({"alarm_clear": [member, format!("{alarm:?}")]}),
+        Command::Downgrade(target) => json!({"downgrade": target.map(|target| target.to_string())}),
         // Hashes of passwords stay where they are.
         Command::Auth(_) => json!("auth"),
     }
@@ -144,7 +156,7 @@ fn text(bytes: &[u8]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mvcc::{Caller, Delete, Origin};
+    use crate::mvcc::{Caller, Delete};
     use bytes::Bytes;
     use replication::log::EntryId;
 

@@ -2,7 +2,7 @@
 //! changed: a member that came back with another identity would vote twice.
 
 use aistack_api::tinykv::{DEFAULT_CLUSTER_TOKEN, Founder};
-use aistack_chassis::dir_lock::{LOCK, lock_dir};
+use aistack_chassis::dir_lock::{LOCK, lock_dir, lock_dir_to_read};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -132,6 +132,12 @@ pub enum IdentityError {
         /// The directory.
         path: PathBuf,
     },
+    /// A member writes there.
+    #[error("a server is running on the data directory {path}, and what it writes would look like damage; stop it first", path = path.display())]
+    Running {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is data, but nothing says whose.
     #[error("{path} holds data but no identity.json; restore that file, or use another directory", path = path.display())]
     Lost {
@@ -192,6 +198,17 @@ pub fn read(dir: &Path) -> Result<Identity, IdentityError> {
     let path = dir.join("identity.json");
     let bytes = fs::read(&path).map_err(|source| IdentityError::Directory { path: path.clone(), source })?;
     parse(&bytes).map_err(|reason| IdentityError::Malformed { path, reason })
+}
+
+/// Keeps a member from starting in `dir` while somebody reads there, and changes nothing in it; refused while one runs. A
+/// directory in which none ever ran needs no lock.
+pub fn hold(dir: &Path) -> Result<Option<DirLock>, IdentityError> {
+    match lock_dir_to_read(dir) {
+        Ok(Some(lock)) => Ok(Some(DirLock(lock))),
+        Ok(None) => Err(IdentityError::Running { path: dir.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::Directory { path: dir.to_owned(), source }),
+    }
 }
 
 /// Takes `dir`, which must be empty or absent, for data that is about to be put there.
@@ -261,7 +278,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let (first, lock) = take(dir.path(), Identity::alone()).expect("taken");
         assert!(matches!(take(dir.path(), Identity::alone()), Err(IdentityError::InUse { .. })));
+        assert!(matches!(hold(dir.path()), Err(IdentityError::Running { .. })));
         drop(lock);
+        drop(hold(dir.path()).expect("nobody runs"));
+        assert!(hold(&dir.path().join("none")).expect("nobody ran there").is_none());
         let (second, _lock) = take(dir.path(), Identity::alone()).expect("taken");
         assert_eq!(first, second);
         assert_ne!(first.cluster_id, first.member_id);

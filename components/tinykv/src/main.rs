@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use tinykv::backup::{Backup, BackupArgs};
 use tinykv::bench::Workload;
+use tinykv::check::{Beyond, Found};
 use tinykv::etcd::ETCD_VERSION;
 use tinykv::flags::Flags;
 use tinykv::gateway::GatewayArgs;
@@ -88,10 +89,18 @@ fn main() -> ExitCode {
     if let Some(level) = &flags.log_level {
         cli.common.log_level = Some(level.clone());
     }
-    if is_etcd {
-        // As etcd's are, on a terminal too.
-        cli.common.log_format.get_or_insert(LogFormat::Zap);
+    if let Some(format) = &flags.log_format {
+        match <LogFormat as clap::ValueEnum>::from_str(format, true) {
+            Ok(format) => cli.common.log_format = Some(format),
+            Err(_) => return refuse(&format!("--log-format={format}: write json, console, zap or pretty")),
+        }
     }
+    if is_etcd {
+        // As etcd's are, on a terminal too; its JSON is zap's.
+        let format = cli.common.log_format.filter(|format| *format != LogFormat::Json);
+        cli.common.log_format = Some(format.unwrap_or(LogFormat::Zap));
+    }
+    cli.common.log_outputs = flags.log_outputs.clone();
     let level = cli.common.log_level.get_or_insert_with(|| "info".to_owned());
     if !level.contains([',', '=']) {
         // openraft tells of every step of an election.
@@ -145,12 +154,13 @@ fn main() -> ExitCode {
 /// The flags as settings; etcd's own defaults where they differ and the program is called by its name.
 fn overrides(cli: &Cli, flags: &Flags, is_etcd: bool) -> Value {
     let mut settings = flags.settings.clone();
+    let has_metrics_listeners = settings.contains_key("metrics_listeners");
     let server = settings.entry("server").or_insert_with(|| serde_json::json!({}));
     if let Some(server) = server.as_object_mut() {
         if let Some(admin) = cli.admin_listen {
             server.insert("admin_listen".to_owned(), admin.to_string().into());
-        } else if is_etcd {
-            // etcd has no such port.
+        } else if is_etcd || has_metrics_listeners {
+            // etcd has no such port, and who names one for metrics asks there.
             server.entry("admin_listen").or_insert_with(|| "127.0.0.1:0".into());
         }
         if server.is_empty() {
@@ -168,18 +178,18 @@ fn overrides(cli: &Cli, flags: &Flags, is_etcd: bool) -> Value {
 fn check(config: &TinykvConfig) -> ExitCode {
     match tinykv::check::check(&config.data_dir) {
         Ok(found) => {
+            let Found { log, keys, versions, revision, beyond } = found;
             println!(
-                "{}: sound. log: {} entries{}; state: {} keys, {} versions, revision {}",
+                "{}: sound. log: {} entries{}; state: {keys} keys, {versions} versions, revision {revision}{}",
                 config.data_dir.display(),
-                found.log.entries,
-                if found.log.cut.is_some() {
-                    ", an unfinished last write that a start would cut off"
-                } else {
-                    ""
+                log.entries,
+                if log.cut.is_some() { ", an unfinished last write that a start would cut off" } else { "" },
+                match beyond {
+                    Beyond { entries: 0, .. } => String::new(),
+                    Beyond { entries, keys, revision } => format!(
+                        "; the log goes on by {entries} entries, with which there are {keys} keys at revision {revision}"
+                    ),
                 },
-                found.keys,
-                found.versions,
-                found.revision,
             );
             ExitCode::SUCCESS
         }

@@ -91,6 +91,7 @@ impl Figures {
                 Command::Compact(_)
                 | Command::AlarmRaise(..)
                 | Command::AlarmClear(..)
+                | Command::Downgrade(_)
                 | Command::Auth(_) => 0,
             };
         }

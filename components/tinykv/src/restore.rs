@@ -7,7 +7,7 @@
 use crate::etcd::snapshot::{Sealed, SnapshotError, read, unseal};
 use crate::identity::{self, Identity, IdentityError};
 use crate::membership;
-use crate::store::{NewState, StoreError};
+use crate::store::{NewState, StoreError, log_elsewhere};
 use aistack_api::tinykv::{Founder, TinykvConfig, TinykvConfigError};
 use replication::founding_position;
 use std::fs;
@@ -95,7 +95,11 @@ pub fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, 
     let restored = written?;
     // A log that is empty is one, too.
     let log = dir.join("log");
-    fs::create_dir(&log).map_err(|source| RestoreError::Write { path: log, source })?;
+    let made = match &config.log_dir {
+        Some(elsewhere) => log_elsewhere(dir, elsewhere),
+        None => fs::create_dir(&log),
+    };
+    made.map_err(|source| RestoreError::Write { path: log, source })?;
     identity::give(dir, restored.identity)?;
     Ok(restored)
 }

@@ -1,11 +1,12 @@
 //! Putting a member behind its listener.
 
-use crate::etcd::{self, Door};
+use crate::etcd::{Door, Encrypted};
 use crate::metrics::PeerFigures;
 use crate::node::Node;
 use crate::platform::PlatformDoor;
 use aistack_api::tinykv::TinykvConfig;
 use aistack_chassis::{Ctx, Health, serve};
+use futures::FutureExt as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -35,7 +36,6 @@ fn app(node: &Arc<Node>, door: &Door, ctx: &Ctx) -> Result<axum::Router, ServeEr
         .services()
         .reset_fallback()
         .merge(about(ctx)?.reset_fallback())
-        .merge(etcd::gateway(door))
         .merge(PlatformDoor::new(Arc::clone(node), ctx.shutdown.clone()).service().reset_fallback())
         .merge(door.routes(ctx.metrics.clone())))
 }
@@ -61,16 +61,26 @@ fn about(ctx: &Ctx) -> Result<axum::Router, ServeError> {
         .into_axum_router())
 }
 
-/// Addresses for clients, bound; and which of them do without TLS.
-pub type Listeners = Vec<(TcpListener, bool)>;
+/// Addresses that are bound; and which of them do without TLS.
+pub struct Listeners {
+    /// For clients.
+    pub clients: Vec<(TcpListener, bool)>,
+    /// For metrics and health alone.
+    pub metrics: Vec<(TcpListener, bool)>,
+}
 
 /// Opens every address that clients may call.
 pub async fn bind(config: &TinykvConfig) -> Result<Listeners, ServeError> {
-    let mut listeners = vec![(serve::bind(config.listen_client).await?, false)];
+    let bind = |address| serve::bind_with(address, config.reuse_port);
+    let mut clients = vec![(bind(config.listen_client).await?, false)];
     for more in &config.more_listeners {
-        listeners.push((serve::bind(more.address).await?, more.in_the_clear));
+        clients.push((bind(more.address).await?, more.in_the_clear));
     }
-    Ok(listeners)
+    let mut metrics = Vec::new();
+    for more in &config.metrics_listeners {
+        metrics.push((bind(more.address).await?, more.in_the_clear));
+    }
+    Ok(Listeners { clients, metrics })
 }
 
 /// Says that clients can be served, by etcd's words: what starts etcd waits for them, and goes on as if there were a leader and
@@ -167,13 +177,26 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
     });
     let door = Door::new(Arc::clone(&node), ctx.shutdown.clone());
     let (app, ahead) = (app(&node, &door, ctx)?, door.ahead());
-    let served = futures::future::try_join_all(listeners.into_iter().map(|(listener, in_the_clear)| {
-        let (app, ahead, mut ctx) = (app.clone(), Arc::clone(&ahead), ctx.clone());
+    let own = |in_the_clear: bool, app: &axum::Router| {
+        let (mut app, mut ctx) = (app.clone(), ctx.clone());
         if in_the_clear {
             ctx.server.tls = None;
         }
-        async move { serve::serve_ahead(listener, app, ahead, &ctx).await }
-    }));
+        if ctx.server.tls.is_some() {
+            app = app.layer(axum::Extension(Encrypted));
+        }
+        (app, ctx)
+    };
+    let clients = listeners.clients.into_iter().map(|(listener, in_the_clear)| {
+        let ((app, ctx), ahead) = (own(in_the_clear, &app), Arc::clone(&ahead));
+        async move { serve::serve_ahead(listener, app, ahead, &ctx).await }.boxed()
+    });
+    let watched = door.metrics_routes(ctx.metrics.clone());
+    let metrics = listeners.metrics.into_iter().map(|(listener, in_the_clear)| {
+        let (app, ctx) = own(in_the_clear, &watched);
+        async move { serve::serve(listener, app, &ctx).await }.boxed()
+    });
+    let served = futures::future::try_join_all(clients.chain(metrics));
     let failure = {
         let failed = node.failed();
         tokio::pin!(served, failed);

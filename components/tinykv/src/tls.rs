@@ -2,7 +2,7 @@
 
 use aistack_api::server::TlsConfig;
 use aistack_api::tinykv::{PeerCertificates, PeerSecurity, TinykvConfig};
-use aistack_chassis::tls::{Allowed, MutualFiles, MutualTls, Pair, TlsError, self_signed};
+use aistack_chassis::tls::{Allowed, MutualFiles, MutualTls, Pair, TlsError, TlsVersions, self_signed};
 use replication::{Channel, Clear, Connection, Opening};
 use std::io;
 use std::net::SocketAddr;
@@ -14,19 +14,20 @@ use crate::node::NodeStartError;
 
 /// How this member and the others talk.
 pub fn channel(config: &TinykvConfig) -> Result<Arc<dyn Channel>, NodeStartError> {
+    let versions = (config.tls_min_version, config.tls_max_version);
     Ok(match config.peer_security()? {
         PeerSecurity::Clear => Arc::new(Clear),
         PeerSecurity::SelfSigned => {
             let pair = self_signed(&config.data_dir.join("fixtures/peer"), &hosts(config.listen_peer))?;
-            Arc::new(Encrypted(Arc::new(MutualTls::unverified(pair)?)))
+            Arc::new(Encrypted(Arc::new(MutualTls::unverified(pair, versions)?)))
         }
         PeerSecurity::Mutual(certificates) => {
-            Arc::new(Encrypted(Arc::new(MutualTls::verified(files_of(certificates))?)))
+            Arc::new(Encrypted(Arc::new(MutualTls::verified(files_of(certificates, versions))?)))
         }
     })
 }
 
-fn files_of(certificates: PeerCertificates) -> MutualFiles {
+fn files_of(certificates: PeerCertificates, versions: TlsVersions) -> MutualFiles {
     let pair = |(cert_file, key_file): (PathBuf, PathBuf)| Pair { cert_file, key_file };
     let PeerCertificates { own, own_as_client, ca_file, crl_file, allowed_common_names, allowed_hosts } =
         certificates;
@@ -37,15 +38,26 @@ fn files_of(certificates: PeerCertificates) -> MutualFiles {
     } else {
         Allowed::Any
     };
-    MutualFiles { own: pair(own), own_as_client: own_as_client.map(pair), ca_file, crl_file, allowed }
+    MutualFiles {
+        own: pair(own),
+        own_as_client: own_as_client.map(pair),
+        ca_file,
+        crl_file,
+        allowed,
+        versions,
+    }
 }
 
-/// Makes the certificate for clients, where one is asked for and none is named.
+/// Makes the certificate for clients, where one is asked for and none is named; has the versions of TLS hold for clients too.
 pub fn for_clients(config: &mut TinykvConfig) -> Result<(), TlsError> {
     if config.auto_tls && config.server.tls.is_none() {
         let dir = config.data_dir.join("fixtures/client");
         let Pair { cert_file, key_file } = self_signed(&dir, &hosts(config.listen_client))?;
         config.server.tls = Some(TlsConfig::of(cert_file, key_file));
+    }
+    if let Some(tls) = &mut config.server.tls {
+        tls.min_version = tls.min_version.or(config.tls_min_version);
+        tls.max_version = tls.max_version.or(config.tls_max_version);
     }
     Ok(())
 }

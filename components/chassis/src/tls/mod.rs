@@ -10,11 +10,14 @@ mod server;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aistack_api::server::TlsVersion;
 use rustls::RootCertStore;
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 
-pub use self::mutual::{Allowed, MutualFiles, MutualTls, unchecking_client};
+pub use self::mutual::{Allowed, MutualFiles, MutualTls, TlsVersions, unchecking_client};
 pub use self::own::{Pair, self_signed};
 pub(crate) use self::server::Acceptors;
 
@@ -99,6 +102,38 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let name = parsed.subject().iter_common_name().last();
     name.map_or(Some(String::new()), |name| name.as_str().ok().map(str::to_owned))
+}
+
+/// Whether a client is let in whose certificate was verified: one that is valid for one of the hosts, where any are named.
+pub(crate) fn is_allowed(connection: &rustls::ServerConnection, hosts: &[String]) -> Result<(), String> {
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    valid_for_one(certificate.ok_or("it showed no certificate")?, hosts)
+}
+
+fn valid_for_one(certificate: &CertificateDer<'_>, hosts: &[String]) -> Result<(), String> {
+    let parsed = ParsedCertificate::try_from(certificate).map_err(|error| error.to_string())?;
+    let valid = |host: &String| {
+        ServerName::try_from(host.as_str()).is_ok_and(|host| verify_server_name(&parsed, &host).is_ok())
+    };
+    let said = || format!("its certificate is valid for none of {hosts:?}");
+    hosts.iter().any(valid).then_some(()).ok_or_else(said)
+}
+
+/// The versions of TLS from one to another.
+fn versions(
+    min: Option<TlsVersion>,
+    max: Option<TlsVersion>,
+) -> &'static [&'static rustls::SupportedProtocolVersion] {
+    static NEW: [&rustls::SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+    static OLD: [&rustls::SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
+    match (min, max) {
+        (Some(TlsVersion::V1_3), _) => &NEW,
+        (_, Some(TlsVersion::V1_2)) => &OLD,
+        _ => rustls::ALL_VERSIONS,
+    }
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {

@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aistack_api::server::TlsVersion;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct, Error,
     ServerConfig, SignatureScheme,
@@ -20,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use super::own::Pair;
 use super::reload::Reloading;
 use super::revoked::revoked;
-use super::{TlsError, certificates, common_name, private_key, roots};
+use super::{TlsError, certificates, common_name, private_key, roots, valid_for_one, versions};
 
 /// What the one who accepts says once it has taken the other's certificate: in TLS 1.3 the other would not learn it.
 const TAKEN: u8 = 1;
@@ -40,7 +41,12 @@ pub struct MutualFiles {
     pub crl_file: Option<PathBuf>,
     /// Which of them are let in.
     pub allowed: Allowed,
+    /// The oldest and the newest version of TLS; none for all.
+    pub versions: TlsVersions,
 }
+
+/// The oldest and the newest version of TLS; none for all that there are.
+pub type TlsVersions = (Option<TlsVersion>, Option<TlsVersion>);
 
 /// Which certificates of the CA are let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,21 +70,21 @@ pub struct MutualTls {
 impl MutualTls {
     /// Each checks the other.
     pub fn verified(files: MutualFiles) -> Result<Self, TlsError> {
-        let MutualFiles { own, own_as_client, ca_file, crl_file, .. } = files.clone();
+        let MutualFiles { own, own_as_client, ca_file, crl_file, versions, .. } = files.clone();
         let as_client = own_as_client.unwrap_or_else(|| own.clone());
         let mut watched = vec![own.cert_file.clone(), own.key_file.clone(), ca_file.clone()];
         watched.extend([as_client.cert_file.clone(), as_client.key_file.clone()]);
         watched.extend(crl_file.clone());
         let shown = own.cert_file.clone();
-        let build = move || configs(&own, &as_client, &ca_file, crl_file.as_deref());
+        let build = move || configs(&own, &as_client, &ca_file, crl_file.as_deref(), versions);
         Ok(Self { configs: Reloading::new(watched, Box::new(build))?, files: Some(files), own: shown })
     }
 
     /// The connection is encrypted, and nobody is checked.
-    pub fn unverified(own: Pair) -> Result<Self, TlsError> {
+    pub fn unverified(own: Pair, versions: TlsVersions) -> Result<Self, TlsError> {
         let watched = vec![own.cert_file.clone(), own.key_file.clone()];
         let shown = own.cert_file.clone();
-        let build = move || unchecked_configs(&own);
+        let build = move || unchecked_configs(&own, versions);
         Ok(Self { configs: Reloading::new(watched, Box::new(build))?, files: None, own: shown })
     }
 
@@ -129,15 +135,7 @@ impl MutualTls {
                 // Who has no name is not let in by an empty one.
                 (!name.is_empty() && names.contains(&name)).then_some(()).ok_or_else(said)
             }
-            Allowed::Hosts(hosts) => {
-                let said = || format!("its certificate is valid for none of {hosts:?}");
-                let parsed = ParsedCertificate::try_from(certificate).map_err(|error| error.to_string())?;
-                let valid = |host: &String| {
-                    ServerName::try_from(host.as_str())
-                        .is_ok_and(|host| verify_server_name(&parsed, &host).is_ok())
-                };
-                hosts.iter().any(valid).then_some(()).ok_or_else(said)
-            }
+            Allowed::Hosts(hosts) => valid_for_one(certificate, hosts),
         }
     }
 
@@ -195,7 +193,9 @@ fn configs(
     as_client: &Pair,
     ca_file: &Path,
     crl_file: Option<&Path>,
+    (min, max): TlsVersions,
 ) -> Result<Configs, TlsError> {
+    let versions = versions(min, max);
     let cas = Arc::new(roots(ca_file)?);
     let lists = revoked(crl_file)?;
     let about = |source| TlsError::Ca { path: ca_file.to_owned(), source };
@@ -204,24 +204,28 @@ fn configs(
         .allow_unknown_revocation_status()
         .build()
         .map_err(about)?;
-    let server = ServerConfig::builder().with_client_cert_verifier(verifier);
+    let server = ServerConfig::builder_with_protocol_versions(versions).with_client_cert_verifier(verifier);
     let verifier = WebPkiServerVerifier::builder(cas)
         .with_crls(lists)
         .allow_unknown_revocation_status()
         .build()
         .map_err(about)?;
-    let client = ClientConfig::builder()
+    let client = ClientConfig::builder_with_protocol_versions(versions)
         .with_webpki_verifier(verifier)
         .with_client_auth_cert(certificates(&as_client.cert_file)?, private_key(&as_client.key_file)?)
         .map_err(|source| TlsError::Rustls { path: as_client.cert_file.clone(), source })?;
     Ok((showing(server, own)?, Arc::new(client)))
 }
 
-fn unchecked_configs(own: &Pair) -> Result<Configs, TlsError> {
-    let server = showing(ServerConfig::builder().with_no_client_auth(), own)?;
+fn unchecked_configs(own: &Pair, (min, max): TlsVersions) -> Result<Configs, TlsError> {
+    let versions = versions(min, max);
+    let server = ServerConfig::builder_with_protocol_versions(versions).with_no_client_auth();
+    let server = showing(server, own)?;
     let anybody = Arc::new(Anybody(Arc::clone(server.crypto_provider())));
-    let client =
-        ClientConfig::builder().dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
+    let client = ClientConfig::builder_with_protocol_versions(versions)
+        .dangerous()
+        .with_custom_certificate_verifier(anybody)
+        .with_no_client_auth();
     Ok((server, Arc::new(client)))
 }
 

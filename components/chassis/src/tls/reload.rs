@@ -36,7 +36,8 @@ impl<T: Clone> Reloading<T> {
     pub fn current(&self) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
-        if now == state.stamps {
+        // Files that were refused are read again when they are others.
+        if now == state.stamps || state.refused.as_ref() == Some(&now) {
             return state.current.clone();
         }
         match (self.build)() {
@@ -44,11 +45,10 @@ impl<T: Clone> Reloading<T> {
                 tracing::info!(files = ?self.files, "certificates were read again");
                 *state = State { current: made, stamps: now, refused: None };
             }
-            Err(error) if state.refused.as_ref() != Some(&now) => {
+            Err(error) => {
                 tracing::warn!(%error, "new certificates cannot be used yet; those from before stay in use");
                 state.refused = Some(now);
             }
-            Err(_) => {}
         }
         state.current.clone()
     }
@@ -60,4 +60,42 @@ fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
         Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()))
     };
     files.iter().map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn files_that_are_refused_are_read_once_and_again_when_they_change() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("file");
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("first");
+        let reads = Arc::new(AtomicUsize::new(0));
+        let build = {
+            let (path, reads) = (path.clone(), Arc::clone(&reads));
+            move || {
+                reads.fetch_add(1, Ordering::SeqCst);
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let refused = || TlsError::NoCertificate { path: Path::new("file").to_owned() };
+                (!text.contains("bad")).then_some(text).ok_or_else(refused)
+            }
+        };
+        let files = Reloading::new(vec![path.clone()], Box::new(build)).expect("made");
+        let ask = |times: usize| {
+            let last = (0..times).map(|_| files.current()).last();
+            (last.expect("asked"), reads.load(Ordering::SeqCst))
+        };
+        assert_eq!(ask(3), ("first".to_owned(), 1));
+        write("it is bad");
+        assert_eq!(ask(5), ("first".to_owned(), 2), "read once, though asked for often");
+        write("still as bad as before");
+        assert_eq!(ask(2), ("first".to_owned(), 3));
+        write("second one");
+        assert_eq!(ask(2), ("second one".to_owned(), 4));
+    }
 }

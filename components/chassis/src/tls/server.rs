@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::reload::Reloading;
 use super::revoked::revoked;
-use super::{TlsError, certificates, private_key, roots};
+use super::{TlsError, certificates, private_key, roots, versions};
 
 /// Acceptors that offer HTTP/2 and HTTP/1.1, by the certificates that lie in the files now.
 pub(crate) struct Acceptors(Reloading<Arc<ServerConfig>>);
@@ -34,7 +34,7 @@ fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let about = |source| TlsError::Rustls { path: config.cert_file.clone(), source };
     let provider = Arc::new(provider(&config.cipher_suites)?);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions(config.min_version, config.max_version))
         .map_err(about)?;
     let builder = match &config.client_ca_file {
         None => builder.with_no_client_auth(),

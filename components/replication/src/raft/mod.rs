@@ -19,5 +19,6 @@ pub use service::{Answerer, GroupService, Heard, Led, RaftOf, ServiceParts};
 pub use snapshots::{Snapshots, snapshots};
 pub use storage::Storage;
 pub use types::{
-    LogId, NodeId, Payload, Position, StoredMembers, Types, decode_members, founding_position, has_one_voter,
+    LogId, NodeId, Payload, Position, StoredMembers, Types, applied_index, decode_members, founding_position,
+    has_one_voter,
 };

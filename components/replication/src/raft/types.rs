@@ -169,6 +169,11 @@ impl Position {
     }
 }
 
+/// The index of the last entry that a state at this position holds; none before the first.
+pub fn applied_index(position: &Bytes) -> io::Result<Option<u64>> {
+    Ok(Position::decode(position)?.applied.map(|id| from_log_id(&id).index))
+}
+
 /// The position of a state that a new group is founded on: a state machine that answers it begins with what it
 /// holds, and hands it to members that are added later as a snapshot. The same on every founder; a founder is
 /// described as in `GroupOptions::founders`.

@@ -59,6 +59,9 @@ impl From<Refusal> for Status {
             Refusal::LeaseNotFound => (Code::NotFound, "etcdserver: requested lease not found"),
             Refusal::LeaseExists => (Code::FailedPrecondition, "etcdserver: lease already exists"),
             Refusal::Auth(error) => denial(error),
+            Refusal::Downgrading => {
+                (Code::FailedPrecondition, "etcdserver: cluster has a downgrade job in progress")
+            }
             Refusal::NoSpace => (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
         };
         Self::new(code, text)

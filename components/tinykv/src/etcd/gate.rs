@@ -1,6 +1,7 @@
 //! What is asked of every request before it is looked into: whether this member may serve it, and
 //! whether a client that wants a leader (metadata `hasleader`) has one.
 
+use super::oversize::in_words_of_go;
 use super::rpcs::Rpcs;
 use crate::node::Node;
 use axum::body::{Body, HttpBody as _};
@@ -34,7 +35,7 @@ pub struct Gate {
 /// Counts a request, and lets it pass or refuses it.
 pub async fn gate(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     match gate.rpcs.begin(request.uri().path()) {
-        Some(call) => call.answered(admit(gate.node, request, next).await),
+        Some(call) => call.answered(in_words_of_go(admit(gate.node, request, next).await)),
         None => next.run(request).await,
     }
 }

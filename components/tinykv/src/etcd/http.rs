@@ -3,7 +3,7 @@
 use super::ETCD_VERSION;
 use super::rpcs::Rpcs;
 use crate::metrics::gauges;
-use crate::mvcc::{Alarm, Origin, Query, Span};
+use crate::mvcc::{Alarm, Keyspace, Origin, Query, Span};
 use crate::node::Node;
 use aistack_chassis::Metrics;
 use axum::extract::State;
@@ -26,24 +26,31 @@ struct Site {
 
 /// `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, `/debug/vars`, and a sentence for everything else.
 pub fn routes(node: Arc<Node>, metrics: Metrics, rpcs: Arc<Rpcs>) -> Router {
-    let cluster = format!("{}.0", cluster_version());
-    let version = json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": cluster });
+    watched()
+        .route("/version", get(version))
+        .route("/debug/vars", get(variables))
+        .fallback(nothing)
+        .with_state(Site { node, metrics, rpcs })
+}
+
+/// What those ask for who watch over the member, alone.
+pub fn for_watchers(node: Arc<Node>, metrics: Metrics, rpcs: Arc<Rpcs>) -> Router {
+    watched().with_state(Site { node, metrics, rpcs })
+}
+
+fn watched() -> Router<Site> {
     Router::new()
-        .route("/version", get(move || std::future::ready(Json(version.clone()))))
         .route("/health", get(health))
         .route("/livez", get(live))
         .route("/livez/{check}", get(single))
         .route("/readyz", get(ready))
         .route("/readyz/{check}", get(single))
         .route("/metrics", get(figures))
-        .route("/debug/vars", get(variables))
-        .fallback(nothing)
-        .with_state(Site { node, metrics, rpcs })
 }
 
-/// `3.7`: what every member of the cluster can do.
-fn cluster_version() -> &'static str {
-    ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(minor, _)| minor)
+async fn version(State(site): State<Site>) -> Response {
+    let cluster = site.node.shared.with(Keyspace::release).whole();
+    Json(json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": cluster })).into_response()
 }
 
 /// What may be asked of the health paths.
@@ -103,10 +110,11 @@ async fn trouble(node: &Node, asked: &Asked) -> Option<String> {
 
 async fn health(State(site): State<Site>, uri: Uri) -> Response {
     match trouble(&site.node, &Asked::of(&uri)).await {
-        None => Json(json!({ "health": "true", "reason": "" })).into_response(),
+        // As text: etcd leaves the type to be guessed.
+        None => json!({ "health": "true", "reason": "" }).to_string().into_response(),
         Some(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "health": "false", "reason": reason })))
-                .into_response()
+            let text = json!({ "health": "false", "reason": reason }).to_string();
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }
 }
@@ -197,8 +205,11 @@ async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
         ("etcd_debugging_lease_total", leases as f64),
     ];
     let gauges = gauges(&node.shared.figures, &values);
-    let cluster = cluster_version();
+    let cluster = node.shared.with(Keyspace::release);
     let mut calls = site.rpcs.text();
+    if node.config.extensive_metrics {
+        calls.push_str(&site.rpcs.durations());
+    }
     let (received, sent) = site.metrics.bytes();
     for (direction, bytes) in [("received", received), ("sent", sent)] {
         let name = format!("etcd_network_client_grpc_{direction}_bytes");
@@ -244,7 +255,13 @@ async fn nothing(uri: Uri, headers: HeaderMap) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use crate::mvcc::Keyspace;
+    use super::*;
+    use crate::mvcc::Release;
+
+    #[test]
+    fn the_version_is_one_of_the_release() {
+        assert_eq!(Release::parse(ETCD_VERSION), Some(Release::OWN));
+    }
 
     #[test]
     fn an_empty_store_has_revision_one() {

@@ -1,7 +1,7 @@
 //! The Lease service.
 
-use super::Door;
 use super::caller::Credentials;
+use super::{Door, oversize};
 use crate::mvcc::{Answer, Command};
 use crate::node::{Granted, LeaseLeft, NodeError};
 use tokio::sync::mpsc;
@@ -104,7 +104,16 @@ async fn keep_alive(
                 return;
             }
         };
-        let Ok(Some(request)) = request else { return };
+        let request = match request {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(status) => {
+                if let Some(status) = oversize::refusal(&status) {
+                    let _ = sender.try_send(Err(status));
+                }
+                return;
+            }
+        };
         // The header comes first: its revision must not be later than the renewal.
         let header = door.header_now();
         let response = match renew(&door, &credentials, request.id).await {

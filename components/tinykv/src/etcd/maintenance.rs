@@ -1,7 +1,7 @@
 //! The Maintenance service.
 
-use super::{Door, ETCD_VERSION, absent, snapshot};
-use crate::mvcc::{Alarm, Command, Keyspace};
+use super::{Door, ETCD_VERSION, downgrade, snapshot};
+use crate::mvcc::{Alarm, Command, Keyspace, Release};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 use wire::etcd::etcdserverpb as pb;
@@ -73,10 +73,10 @@ impl Maintenance for Door {
         let by = self.caller(&request).await?;
         self.node.permit(|auth| auth.check_known(&by))?;
         let group = self.node.status();
-        let (in_use, alarms) = self
-            .node
-            .shared
-            .with(|keyspace| (keyspace.bytes(), keyspace.alarms().iter().copied().collect::<Vec<_>>()));
+        let (in_use, alarms, release, target) = self.node.shared.with(|keyspace| {
+            let alarms: Vec<_> = keyspace.alarms().iter().copied().collect();
+            (keyspace.bytes(), alarms, keyspace.release(), keyspace.downgrade())
+        });
         let errors = alarms
             .into_iter()
             .map(|(member, alarm)| format!("memberID:{member} alarm:{} ", kind_of(alarm).as_str_name()))
@@ -93,9 +93,12 @@ impl Maintenance for Door {
             // A member has records of its own before there is a key.
             db_size_in_use: in_use.max(OWN_RECORDS) as i64,
             is_learner: self.node.is_learner(),
-            storage_version: "3.7.0".to_owned(),
+            storage_version: release.whole(),
             db_size_quota: self.node.config.quota_bytes as i64,
-            downgrade_info: Some(pb::DowngradeInfo { enabled: false, target_version: String::new() }),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: target.is_some(),
+                target_version: target.map(Release::whole).unwrap_or_default(),
+            }),
         }))
     }
 
@@ -145,18 +148,9 @@ impl Maintenance for Door {
         &self,
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
-        self.admin(&request).await?;
-        let request = request.into_inner();
-        if request.action == pb::downgrade_request::DowngradeAction::Cancel as i32 {
-            return Err(Status::failed_precondition("etcdserver: no inflight downgrade job"));
-        }
-        let mut parts = request.version.split('.').map(str::parse::<u32>);
-        match (parts.next(), parts.next()) {
-            (Some(Ok(3)), Some(Ok(6))) => Err(absent("downgrades")),
-            (Some(Ok(_)), Some(Ok(_))) => {
-                Err(Status::invalid_argument("etcdserver: invalid downgrade target version"))
-            }
-            _ => Err(Status::invalid_argument("etcdserver: wrong downgrade target version format")),
-        }
+        let by = self.caller(&request).await?;
+        self.node.permit(|auth| auth.check_admin(&by))?;
+        let release = downgrade::downgrade(&self.node, &by, &request.into_inner()).await?;
+        Ok(Response::new(pb::DowngradeResponse { header: self.header_now(), version: release.to_string() }))
     }
 }

@@ -6,6 +6,7 @@
 mod auth;
 mod caller;
 mod cluster;
+mod downgrade;
 mod election;
 mod error;
 mod gate;
@@ -15,15 +16,16 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod oversize;
 mod queue;
 mod request;
 mod response;
 mod rpcs;
 pub mod snapshot;
+mod visitors;
 mod watch;
 
 pub use caller::Credentials;
-pub use gateway::gateway;
 
 use crate::mvcc::Origin;
 use crate::node::{Node, NodeError};
@@ -57,6 +59,10 @@ const AHEAD: [&str; 4] = [
     "/etcdserverpb.KV/DeleteRange",
 ];
 
+/// An extension of every request that came by TLS.
+#[derive(Debug, Clone, Copy)]
+pub struct Encrypted;
+
 /// One door for all services of etcd.
 #[derive(Clone)]
 pub struct Door {
@@ -89,9 +95,18 @@ impl Door {
             .layer(axum::middleware::from_fn_with_state(gate, gate::gate))
     }
 
-    /// The few paths that etcd answers over plain HTTP.
+    /// What etcd answers over plain HTTP: a few paths, and the JSON gateway unless it is turned off.
     pub fn routes(&self, metrics: Metrics) -> Router {
-        http::routes(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs))
+        let mut routes = http::routes(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs));
+        if self.node.config.http.json_gateway {
+            routes = routes.merge(gateway::gateway(self));
+        }
+        routes.layer(axum::middleware::from_fn_with_state(Arc::clone(&self.node), visitors::visitors))
+    }
+
+    /// What listeners for metrics alone answer.
+    pub fn metrics_routes(&self, metrics: Metrics) -> Router {
+        http::for_watchers(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs))
     }
 
     /// The calls of the KV service that are many and small, taken ahead of the router; what [`gate::gate`] may refuse goes by it.
@@ -109,7 +124,7 @@ impl Door {
             let answering = Service::call(&mut server.clone(), request);
             let Some(call) = call else { return Ok(answering) };
             Ok(Box::pin(async move {
-                let answer = answering.await?;
+                let answer = oversize::in_words_of_go(answering.await?);
                 call.ended(answer.headers());
                 Ok(answer)
             }))

@@ -50,7 +50,14 @@ struct Method {
     started: AtomicU64,
     /// By status code.
     handled: [AtomicU64; CODES.len()],
+    /// How many took so long: up to each of the bounds, and longer.
+    took: [AtomicU64; BOUNDS.len() + 1],
+    /// All of them together, in microseconds.
+    micros: AtomicU64,
 }
+
+/// The bounds of Prometheus' own histograms, in seconds, which Go's library has.
+const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 const UNARY: &str = "unary";
 
@@ -68,7 +75,21 @@ impl Method {
             kind,
             started: AtomicU64::new(0),
             handled: Default::default(),
+            took: Default::default(),
+            micros: AtomicU64::new(0),
         }
+    }
+
+    fn ended(&self, code: Code, took: Duration) {
+        self.handled[code as usize].fetch_add(1, Ordering::Relaxed);
+        let class = BOUNDS.partition_point(|bound| *bound < took.as_secs_f64());
+        self.took[class].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn labels(&self) -> String {
+        let Self { service, name, kind, .. } = self;
+        format!(r#"grpc_method="{name}",grpc_service="{service}",grpc_type="{kind}""#)
     }
 }
 
@@ -94,26 +115,41 @@ impl Rpcs {
 
     /// The counters, as `/metrics` shows them.
     pub fn text(&self) -> String {
-        let labels = |method: &Method| {
-            let Method { service, name, kind, .. } = method;
-            format!(r#"grpc_method="{name}",grpc_service="{service}",grpc_type="{kind}""#)
-        };
         let mut text = "# TYPE grpc_server_started counter\n".to_owned();
         // Writing to a string cannot fail.
         for method in self.methods.values() {
             let started = method.started.load(Ordering::Relaxed);
-            let _ = writeln!(text, "grpc_server_started_total{{{}}} {started}", labels(method));
+            let _ = writeln!(text, "grpc_server_started_total{{{}}} {started}", method.labels());
         }
         text.push_str("# TYPE grpc_server_handled counter\n");
         for method in self.methods.values() {
             for (code, count) in CODES.iter().zip(&method.handled) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 || *code == "OK" {
-                    let labels = labels(method);
+                    let labels = method.labels();
                     let _ =
                         writeln!(text, r#"grpc_server_handled_total{{grpc_code="{code}",{labels}}} {count}"#);
                 }
             }
+        }
+        text
+    }
+
+    /// How long calls took, of each method that was called.
+    pub fn durations(&self) -> String {
+        const NAME: &str = "grpc_server_handling_seconds";
+        let mut text = format!("# TYPE {NAME} histogram\n");
+        for method in self.methods.values() {
+            let labels = method.labels();
+            let mut count = 0;
+            for (class, took) in method.took.iter().enumerate() {
+                count += took.load(Ordering::Relaxed);
+                let bound = BOUNDS.get(class).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, r#"{NAME}_bucket{{{labels},le="{bound}"}} {count}"#);
+            }
+            let seconds = method.micros.load(Ordering::Relaxed) as f64 / 1e6;
+            let _ = writeln!(text, "{NAME}_sum{{{labels}}} {seconds}\n{NAME}_count{{{labels}}} {count}");
         }
         text
     }
@@ -168,7 +204,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.method.handled[self.code as usize].fetch_add(1, Ordering::Relaxed);
+        self.method.ended(self.code, self.began.elapsed());
     }
 }
 
@@ -204,6 +240,11 @@ mod tests {
         let started =
             r#"started_total{grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary"} 3"#;
         assert!(rpcs.text().contains(started), "{}", rpcs.text());
+        let labels = r#"grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary""#;
+        for line in [format!(r#"_bucket{{{labels},le="+Inf"}} 3"#), format!("_count{{{labels}}} 3")] {
+            let line = format!("grpc_server_handling_seconds{line}\n");
+            assert!(rpcs.durations().contains(&line), "{line}: {}", rpcs.durations());
+        }
 
         let watch = || rpcs.begin(WATCH).expect("etcd's");
         drop(watch().answered(Response::new(Body::from("an event"))));

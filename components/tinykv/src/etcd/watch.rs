@@ -1,7 +1,7 @@
 //! The Watch service: one task a stream turns requests and the store's progress into responses.
 
 use super::caller::Credentials;
-use super::{Door, kv::smallest_key, request, response};
+use super::{Door, kv::smallest_key, oversize, request, response};
 use crate::node::{Node, NodeError};
 use crate::watch::{Delivery, Filter, Session, WatchSpec};
 use prost::Message as _;
@@ -92,8 +92,13 @@ impl Stream {
                         asks = false;
                         Ok(())
                     }
-                    // Its connection broke.
-                    Err(_) => Err(Gone),
+                    // Its connection broke, unless it sent too much at once.
+                    Err(status) => {
+                        if let Some(status) = oversize::refusal(&status) {
+                            let _ = self.sender.try_send(Err(status));
+                        }
+                        Err(Gone)
+                    }
                 },
                 () = bell.rung() => self.advance().await,
                 _ = ticks.tick() => self.idle_progress().await,

@@ -86,16 +86,22 @@ pub(super) fn address(url: &str) -> Result<Value, String> {
     }
 }
 
-/// The address in the URL of a port that has no TLS.
-pub(super) fn clear_address(url: &str) -> Result<Value, String> {
-    if url.starts_with("https://") {
-        return Err(
-            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url, and serve /metrics on the \
-             clients' port then; write http:// here"
-                .to_owned(),
-        );
+/// A version of TLS as etcd names it.
+pub(super) fn tls_version(value: &str) -> Result<Value, String> {
+    match value {
+        "" => Ok(Value::Null),
+        "TLS1.2" | "TLS1.3" => Ok(value[3..].into()),
+        _ => Err("write TLS1.2 or TLS1.3".to_owned()),
     }
-    address(url)
+}
+
+/// How much metrics tell.
+pub(super) fn metrics(value: &str) -> Result<Value, String> {
+    match value {
+        "" | "basic" => Ok(Value::Null),
+        "extensive" => Ok(true.into()),
+        _ => Err("write basic or extensive".to_owned()),
+    }
 }
 
 /// `simple`, or `jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m`.

@@ -63,6 +63,11 @@ impl Keyspace {
                 self.alarms.remove(&(*member, *alarm));
                 Ok(Answer::Done { revision: self.revision })
             }
+            Command::Downgrade(Some(_)) if self.downgrade.is_some() => Err(Refusal::Downgrading),
+            Command::Downgrade(target) => {
+                self.downgrade = *target;
+                Ok(Answer::Done { revision: self.revision })
+            }
             Command::Auth(command) => {
                 self.auth.apply(origin, command).map(Answer::Auth).map_err(Refusal::from)
             }
@@ -83,6 +88,7 @@ impl Keyspace {
             | Command::LeaseGrant { .. }
             | Command::AlarmRaise(..)
             | Command::AlarmClear(..)
+            | Command::Downgrade(_)
             | Command::Auth(_) => Ok(()),
         }
     }

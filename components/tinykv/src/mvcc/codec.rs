@@ -2,6 +2,7 @@
 //! length, and decoding shares the input's memory.
 
 use super::auth::{self, Caller, Origin};
+use super::release::Release;
 use super::types::{Alarm, Command, Compare, Delete, Op, Put, Query, Relation, SortBy, Span, Target, Txn};
 use bytes::{Buf, BufMut, Bytes};
 
@@ -82,6 +83,14 @@ pub fn encode(origin: &Origin, command: &Command) -> Bytes {
             out.put_u8(8);
             auth::put_command(&mut out, command);
         }
+        Command::Downgrade(target) => {
+            out.put_u8(9);
+            out.put_u8(u8::from(target.is_some()));
+            if let Some(Release { major, minor }) = target {
+                out.put_i64_le(*major);
+                out.put_i64_le(*minor);
+            }
+        }
     }
     out.into()
 }
@@ -105,6 +114,11 @@ pub fn decode(bytes: &Bytes) -> Result<(Origin, Command), CommandError> {
         6 => Command::AlarmRaise(reader.u64()?, reader.alarm()?),
         7 => Command::AlarmClear(reader.u64()?, reader.alarm()?),
         8 => Command::Auth(auth::get_command(&mut reader)?),
+        9 => Command::Downgrade(match reader.u8()? {
+            0 => None,
+            1 => Some(Release { major: reader.i64()?, minor: reader.i64()? }),
+            other => return Err(CommandError::Tag("release", other)),
+        }),
         other => return Err(CommandError::Tag("command", other)),
     };
     reader.end((origin, command))

@@ -6,6 +6,7 @@ use super::history::{History, Version};
 use super::index::Index;
 use super::lease::Lease;
 use super::read::View;
+use super::release::Release;
 use super::totals::Pages;
 use super::types::{Alarm, KeyValue};
 use bytes::Bytes;
@@ -47,6 +48,7 @@ pub struct Keyspace {
     pub(super) leases: BTreeMap<i64, Lease>,
     pub(super) alarms: BTreeSet<(u64, Alarm)>,
     pub(super) auth: Auth,
+    pub(super) downgrade: Option<Release>,
     pub(super) min_lease_ttl: i64,
     bytes: u64,
     value_budget: usize,
@@ -69,6 +71,7 @@ impl Keyspace {
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
             auth: Auth::default(),
+            downgrade: None,
             min_lease_ttl,
             bytes: 0,
             value_budget,
@@ -113,6 +116,16 @@ impl Keyspace {
         &self.alarms
     }
 
+    /// The release that the cluster makes ready to go back to.
+    pub fn downgrade(&self) -> Option<Release> {
+        self.downgrade
+    }
+
+    /// What every member can do: the release of all of them, or the one they go back to.
+    pub fn release(&self) -> Release {
+        self.downgrade.unwrap_or(Release::OWN)
+    }
+
     /// Users and roles.
     pub fn auth(&self) -> &Auth {
         &self.auth
@@ -121,6 +134,11 @@ impl Keyspace {
     /// Takes in the users and roles that the store kept.
     pub fn restore_auth(&mut self, auth: Auth) {
         self.auth = auth;
+    }
+
+    /// Takes in which release the store kept as the one to go back to.
+    pub fn restore_downgrade(&mut self, target: Option<Release>) {
+        self.downgrade = target;
     }
 
     /// The latest version of a key that exists.

@@ -14,6 +14,7 @@ mod index;
 mod keyspace;
 mod lease;
 mod read;
+mod release;
 mod totals;
 mod types;
 
@@ -25,6 +26,7 @@ pub use history::Version;
 pub use keyspace::{Change, Keyspace, Restored, Values};
 pub use lease::Lease;
 pub use read::{Pager, Selection, View};
+pub use release::Release;
 pub use types::{
     Alarm, Answer, Command, Compare, Delete, KeyValue, Op, Outcome, Put, Query, QueryAnswer, Refusal,
     Relation, SortBy, Span, Target, Txn, TxnAnswer,

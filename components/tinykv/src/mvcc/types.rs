@@ -1,6 +1,7 @@
 //! What the engine is asked and what it answers.
 
 use super::auth::{AuthCommand, AuthError};
+use super::release::Release;
 use bytes::Bytes;
 
 /// A key with everything that is known of one version of it.
@@ -250,6 +251,8 @@ pub enum Command {
     AlarmClear(u64, Alarm),
     /// Change users and roles.
     Auth(AuthCommand),
+    /// Make ready to go back to an earlier release, or (without one) go on as before.
+    Downgrade(Option<Release>),
 }
 
 /// The answer to a query.
@@ -338,6 +341,9 @@ pub enum Refusal {
     /// The quota is used up.
     #[error("database space exceeded")]
     NoSpace,
+    /// The cluster goes back to an earlier release already.
+    #[error("cluster has a downgrade job in progress")]
+    Downgrading,
     /// Users and roles forbid it.
     #[error(transparent)]
     Auth(#[from] AuthError),

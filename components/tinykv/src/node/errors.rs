@@ -12,6 +12,7 @@ use aistack_chassis::tls::TlsError;
 use replication::{ProposeError, StartError};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,15 @@ pub enum NodeStartError {
         /// The address.
         address: SocketAddr,
         /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The log cannot lie where it should.
+    #[error("log_dir (--wal-dir) {path}: {source}", path = path.display())]
+    LogDir {
+        /// Where it should.
+        path: PathBuf,
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -61,7 +71,7 @@ pub enum NodeStartError {
         /// The member.
         id: u64,
         /// Its data directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
 }
 

@@ -15,7 +15,7 @@ use crate::metrics::Figures;
 use crate::mvcc::{
     self, Alarm, Answer, Command, Keyspace, Origin, Pager, Put, Query, QueryAnswer, Refusal, Txn, TxnAnswer,
 };
-use crate::store::{Db, KvMachine, Shared, SharedParts};
+use crate::store::{Db, KvMachine, Shared, SharedParts, log_elsewhere};
 use crate::tls;
 use crate::tokens::{Tokens, TokensError};
 use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig};
@@ -23,15 +23,18 @@ use leases::{begin_to_lead, end_leases};
 use replication::log::LogOptions;
 use replication::{Channel, GroupOptions, GroupStatus, Host, Peers, Replicated};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// What a key costs beside its bytes, when the quota is reckoned.
 const KEY_OVERHEAD: usize = 320;
+/// Connections of members that the kernel holds until they are accepted, as many as Rust's own listeners ask for.
+const PEER_BACKLOG: u32 = 128;
 /// What a lease costs.
 const LEASE_OVERHEAD: usize = 64;
 
@@ -85,6 +88,10 @@ impl Node {
         let has_peers = identity.has_peers || !founders.is_empty();
         let figures = Arc::new(Figures::default());
         let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
+        if let Some(log_dir) = &config.log_dir {
+            log_elsewhere(&config.data_dir, log_dir)
+                .map_err(|source| NodeStartError::LogDir { path: log_dir.clone(), source })?;
+        }
         let log = log_of(&config, figures);
         let host = host_of(&config, identity, has_peers.then(|| Arc::clone(&channel)), log)?;
         let identity = if identity.awaits_founders {
@@ -395,11 +402,25 @@ fn host_of(
     let listeners = std::iter::once(&config.listen_peer)
         .chain(&config.more_peer_listeners)
         .map(|&address| {
-            TcpListener::bind(address).map_err(|source| NodeStartError::Listen { address, source })
+            peer_listener(address, config.reuse_port)
+                .map_err(|source| NodeStartError::Listen { address, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
     let peers = Peers { cluster: identity.cluster_id, node: identity.member_id, listeners, channel };
     Ok(Host::with_peers(&config.data_dir, log, peers)?)
+}
+
+fn peer_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    if !reuse_port {
+        return TcpListener::bind(address);
+    }
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(PEER_BACKLOG)?.into_std()?;
+    listener.set_nonblocking(false)?;
+    Ok(listener)
 }
 
 fn group_of(config: &TinykvConfig, identity: Identity, founders: &[Founder]) -> GroupOptions {

@@ -2,7 +2,7 @@
 
 use super::{layout, manifest};
 use crate::mvcc::auth::{self, Auth, Touched};
-use crate::mvcc::{Alarm, Change, KeyValue, Version};
+use crate::mvcc::{Alarm, Change, KeyValue, Release, Version};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -24,6 +24,7 @@ const REVISION: &[u8] = b"revision";
 const COMPACTED: &[u8] = b"compacted";
 const POSITION: &[u8] = b"position";
 const ALARM: &[u8] = b"alarm/";
+const DOWNGRADE: &[u8] = b"downgrade";
 const AUTH_ENABLED: &[u8] = b"auth/enabled";
 const AUTH_REVISION: &[u8] = b"auth/revision";
 const USER: &[u8] = b"auth/user/";
@@ -65,6 +66,15 @@ pub struct Loaded {
     pub alarms: Vec<(u64, Alarm)>,
     /// Users and roles.
     pub auth: Auth,
+    /// The release that the cluster makes ready to go back to.
+    pub downgrade: Option<Release>,
+}
+
+impl Loaded {
+    /// What every member could do.
+    pub fn release(&self) -> Release {
+        self.downgrade.unwrap_or(Release::OWN)
+    }
 }
 
 /// The database; clones share it.
@@ -198,6 +208,10 @@ impl Db {
             loaded.alarms.push((member, alarm));
         }
         loaded.auth = self.auth()?;
+        if let Some(target) = self.meta(DOWNGRADE)? {
+            let target = std::str::from_utf8(&target).ok().and_then(Release::parse);
+            loaded.downgrade = Some(target.ok_or_else(|| malformed("release"))?);
+        }
         Ok(loaded)
     }
 
@@ -413,6 +427,14 @@ impl Batch<'_> {
                 Some(record) => self.batch.put_cf(meta, name, record),
                 None => self.batch.delete_cf(meta, name),
             }
+        }
+    }
+
+    /// The release to go back to, if there is one.
+    pub fn downgrade(&mut self, target: Option<Release>) {
+        match target {
+            Some(target) => self.batch.put_cf(self.db.family(META), DOWNGRADE, target.to_string()),
+            None => self.batch.delete_cf(self.db.family(META), DOWNGRADE),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::lessor::Lessor;
 use crate::metrics::Figures;
 use crate::mvcc::{
     self, Answer, AuthCommand, Blob, Change, Command, Keyspace, Origin, Outcome, Pager, Query, QueryAnswer,
-    Refusal, Restored, Stale, Txn, TxnAnswer,
+    Refusal, Release, Restored, Stale, Txn, TxnAnswer,
 };
 use crate::tokens::Tokens;
 use crate::watch::Hub;
@@ -309,6 +309,7 @@ impl Shared {
                 (Command::LeaseRevoke(id), Ok(_)) => self.lessor.revoked(*id),
                 (Command::Compact(_), Ok(_)) => self.compacted.notify_one(),
                 (Command::Auth(command), Ok(_)) => self.follow_auth(command),
+                (Command::Downgrade(target), Ok(_)) => tell_of_downgrade(*target),
                 _ => {}
             }
         }
@@ -350,6 +351,15 @@ impl Shared {
     }
 }
 
+/// In etcd's words.
+fn tell_of_downgrade(target: Option<Release>) {
+    if let Some(target) = target {
+        tracing::info!(target_version = target.whole(), "The server is ready to downgrade");
+    } else {
+        tracing::info!(cluster_version = %Release::OWN, "the downgrade was cancelled");
+    }
+}
+
 /// Writes what a command did beside keys.
 fn record(batch: &mut Batch<'_>, command: &Command, answer: &Answer) {
     match (command, answer) {
@@ -358,6 +368,7 @@ fn record(batch: &mut Batch<'_>, command: &Command, answer: &Answer) {
         (Command::Compact(revision), _) => batch.compacted(*revision),
         (Command::AlarmRaise(member, alarm), _) => batch.alarm(*member, *alarm, true),
         (Command::AlarmClear(member, alarm), _) => batch.alarm(*member, *alarm, false),
+        (Command::Downgrade(target), _) => batch.downgrade(*target),
         _ => {}
     }
 }
@@ -397,9 +408,10 @@ fn load(db: &Db, parts: &SharedParts) -> io::Result<(Keyspace, Vec<(i64, i64)>)>
     let mut restored = Restored::default();
     db.versions(|key, version| restored.add(key, version))?;
     keyspace.restore(restored).map_err(io::Error::other)?;
-    let Loaded { revision, compacted, leases, alarms, auth } = db.load()?;
+    let Loaded { revision, compacted, leases, alarms, auth, downgrade } = db.load()?;
     keyspace.restore_rest(revision, compacted, leases.clone(), alarms);
     keyspace.restore_auth(auth);
+    keyspace.restore_downgrade(downgrade);
     Ok((keyspace, leases))
 }
 

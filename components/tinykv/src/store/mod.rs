@@ -9,7 +9,7 @@
 //! | `kv` | escaped key ‖ ¬revision | the version |
 //! | `ev` | revision ‖ number within it | the key that changed |
 //! | `lease` | lease id | seconds |
-//! | `meta` | a name | revision, last compaction, Raft position, alarms, users and roles |
+//! | `meta` | a name | revision, last compaction, Raft position, alarms, users and roles, the release to go back to |
 
 mod db;
 mod layout;
@@ -23,5 +23,5 @@ mod values;
 pub use db::{Db, Loaded, StoreError};
 pub use machine::{Applied, KvMachine, Shared, SharedParts, by_revision};
 pub use new::NewState;
-pub use place::state_dir;
+pub use place::{log_elsewhere, state_dir};
 pub use still::Still;

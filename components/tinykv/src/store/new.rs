@@ -68,6 +68,7 @@ impl NewState {
         let users = rest.auth.users().map(str::to_owned).collect();
         let roles = rest.auth.roles().map(str::to_owned).collect();
         batch.auth(&rest.auth, &Touched { users, roles });
+        batch.downgrade(rest.downgrade);
         if rest.compacted >= 0 {
             batch.compacted(rest.compacted);
             batch.drop_events_before(rest.compacted);

@@ -34,6 +34,28 @@ pub fn state_dir(data_dir: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Sees to it that the log below a data directory lies in another one: from the first start on, by a link.
+pub fn log_elsewhere(data_dir: &Path, log_dir: &Path) -> io::Result<()> {
+    let log = data_dir.join("log");
+    std::fs::create_dir_all(log_dir)?;
+    let wanted = log_dir.canonicalize()?;
+    match std::fs::symlink_metadata(&log) {
+        Ok(_) if log.canonicalize()? == wanted => Ok(()),
+        Ok(_) => Err(io::Error::other(format!(
+            "the log lies in {} already; stop the server, move what is there, and put a link to it in its place",
+            log.canonicalize()?.display()
+        ))),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) if std::fs::read_dir(&wanted)?.next().is_some() => {
+            Err(io::Error::other("it is not empty, and this member has no log yet; name another directory"))
+        }
+        Err(_) => {
+            std::os::unix::fs::symlink(&wanted, &log)?;
+            File::open(data_dir)?.sync_all()
+        }
+    }
+}
+
 /// Directories below a data directory that are, were or were to be the state after a snapshot.
 fn others(data_dir: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     let entries = match std::fs::read_dir(data_dir) {
@@ -92,6 +114,23 @@ pub fn clear_others(data_dir: &Path, current: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_lies_elsewhere_from_the_first_start_on() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (data, wal) = (dir.path().join("data"), dir.path().join("disk/wal"));
+        std::fs::create_dir(&data).expect("folder");
+        log_elsewhere(&data, &wal).expect("linked");
+        std::fs::write(data.join("log/1.log"), "x").expect("written");
+        assert!(wal.join("1.log").is_file());
+        log_elsewhere(&data, &wal).expect("as before");
+        let other = dir.path().join("other");
+        let told = log_elsewhere(&data, &other).expect_err("it lies elsewhere").to_string();
+        assert!(told.contains("disk/wal"), "{told}");
+        let second = dir.path().join("second");
+        std::fs::create_dir(&second).expect("folder");
+        assert!(log_elsewhere(&second, &wal).expect_err("another's").to_string().contains("not empty"));
+    }
 
     #[test]
     fn a_state_that_should_be_there_is_not_made_anew() {

@@ -8,7 +8,9 @@
 //! | `lease` | id | the lease, as a message |
 //! | `alarm` | the alarm, as a message | |
 //! | `auth`, `authUsers`, `authRoles` | a name | whether they count, users, roles |
-//! | `members`, `members_removed`, `cluster` | an id, a name | who the members were, the version |
+//! | `members`, `members_removed`, `cluster` | an id, a name | who the members were, the release, and one to go back to |
+//!
+//! The form is that of the cluster's release: of 3.7, or of the one it goes back to.
 
 mod read;
 mod serve;
@@ -37,8 +39,7 @@ const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 const AUTH_ENABLED: &[u8] = b"authEnabled";
 const AUTH_REVISION: &[u8] = b"authRevision";
-/// Of the files that this version writes: etcd's 3.7.
-const FORM: &str = "3.7.0";
+const DOWNGRADE: &[u8] = b"downgrade";
 /// A SHA-256.
 const DIGEST: usize = 32;
 

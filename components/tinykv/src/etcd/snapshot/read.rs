@@ -1,13 +1,13 @@
 //! Reading what etcd or this program has written.
 
 use super::{
-    ALARM, AUTH, AUTH_ENABLED, AUTH_REVISION, DIGEST, FINISHED_COMPACTION, KEY, LEASE, LeaseRecord, META,
-    ROLES, SCHEDULED_COMPACTION, USERS, parse_revision_key,
+    ALARM, AUTH, AUTH_ENABLED, AUTH_REVISION, CLUSTER, DIGEST, DOWNGRADE, FINISHED_COMPACTION, KEY, LEASE,
+    LeaseRecord, META, ROLES, SCHEDULED_COMPACTION, USERS, parse_revision_key,
 };
 use crate::bbolt::{BboltError, Tree};
 use crate::etcd::auth;
 use crate::mvcc::auth::{Role, User};
-use crate::mvcc::{Alarm, Auth, Change, KeyValue};
+use crate::mvcc::{Alarm, Auth, Change, KeyValue, Release};
 use crate::store::Loaded;
 use prost::Message as _;
 use ring::digest::{Context, SHA256};
@@ -145,8 +145,18 @@ pub fn read(
         leases: file.leases()?,
         alarms: file.alarms()?,
         auth: file.auth()?,
+        downgrade: file.downgrade()?,
     };
     Ok(Contents { rest, versions })
+}
+
+/// How etcd keeps a downgrade.
+#[derive(serde::Deserialize)]
+struct DowngradeRecord {
+    #[serde(default, rename = "target-version")]
+    target: String,
+    #[serde(default)]
+    enabled: bool,
 }
 
 struct Snapshot<'a> {
@@ -276,6 +286,16 @@ impl Snapshot<'_> {
         })?;
         // No state is older than the first.
         Ok(Auth::restore(enabled, revision.max(1), users, roles))
+    }
+
+    /// The release to go back to; not one that this program's clusters could not go back to.
+    fn downgrade(&self) -> Result<Option<Release>, SnapshotError> {
+        let records = self.records(CLUSTER)?;
+        let Some(info) = records.get(DOWNGRADE) else { return Ok(None) };
+        let info: DowngradeRecord = serde_json::from_slice(info)
+            .map_err(|error| self.wrong(CLUSTER, format!("the downgrade: {error}")))?;
+        let target = Release::parse(&info.target).filter(|_| info.enabled);
+        Ok(target.filter(|target| *target == Release::OWN.before()))
     }
 
     fn name(&self, bucket: &'static str, key: &[u8]) -> Result<String, SnapshotError> {

@@ -1,6 +1,6 @@
 //! A snapshot for a client.
 
-use super::{About, DIGEST, FORM, write};
+use super::{About, DIGEST, write};
 use crate::membership::Description;
 use crate::node::Node;
 use aistack_chassis::Shutdown;
@@ -47,19 +47,25 @@ fn about(node: &Node) -> About {
 fn send(node: &Node, shutdown: &Shutdown, sender: &Sender) -> io::Result<()> {
     let file = tempfile::tempfile_in(&node.config.data_dir)?;
     let about = about(node);
-    let (file, length) = node.shared.still(|still| write(still, &about, file))?;
-    send_file(file, length, sender, || shutdown.is_cancelled())
+    let ((file, length), form) =
+        node.shared.still(|still| Ok((write(still, &about, file)?, still.rest.release().whole())))?;
+    send_file(file, (length, form), sender, || shutdown.is_cancelled())
 }
 
 /// Sends a file and its digest; stops when the client has gone.
-fn send_file(mut file: File, length: u64, sender: &Sender, must_stop: impl Fn() -> bool) -> io::Result<()> {
+fn send_file(
+    mut file: File,
+    (length, form): (u64, String),
+    sender: &Sender,
+    must_stop: impl Fn() -> bool,
+) -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     let mut context = Context::new(&SHA256);
     let message = |remaining_bytes, blob| SnapshotResponse {
         header: None,
         remaining_bytes,
         blob,
-        version: FORM.to_owned(),
+        version: form.clone(),
     };
     let mut left = length;
     while left > 0 {

@@ -4,7 +4,7 @@
 use super::*;
 use crate::membership::Description;
 use crate::mvcc::auth::{Access, Permission, Role, User};
-use crate::mvcc::{Alarm, Auth, Change, KeyValue};
+use crate::mvcc::{Alarm, Auth, Change, KeyValue, Release};
 use crate::store::{Db, Loaded, NewState, Still};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +78,7 @@ fn rest(revision: i64, compacted: i64) -> Loaded {
         leases: vec![(7, 600), (i64::MAX, 1)],
         alarms: vec![(5, Alarm::NoSpace), (5, Alarm::Corrupt)],
         auth: Auth::restore(true, 9, users, BTreeMap::from([("r".to_owned(), role)])),
+        downgrade: Some(Release::OWN.before()),
     }
 }
 
@@ -124,6 +125,7 @@ fn a_state_reads_back_as_its_compaction_left_it() {
         let again = &contents.rest;
         assert_eq!((again.revision, again.compacted, &again.leases), (120, compacted, &rest.leases));
         assert_eq!(again.alarms, rest.alarms);
+        assert_eq!(again.downgrade, rest.downgrade);
         assert_eq!((again.auth.enabled(), again.auth.revision()), (true, 9));
         assert_eq!(again.auth.user("root"), rest.auth.user("root"));
         assert_eq!(again.auth.user("by certificate"), rest.auth.user("by certificate"));

@@ -1,14 +1,14 @@
 //! Writing a state as etcd keeps one.
 
 use super::{
-    ALARM, AUTH, AUTH_ENABLED, AUTH_REVISION, CLUSTER, FINISHED_COMPACTION, FORM, KEY, LEASE, LeaseRecord,
-    MEMBERS, MEMBERS_REMOVED, META, ROLES, SCHEDULED_COMPACTION, USERS, revision_key,
+    ALARM, AUTH, AUTH_ENABLED, AUTH_REVISION, CLUSTER, DOWNGRADE, FINISHED_COMPACTION, KEY, LEASE,
+    LeaseRecord, MEMBERS, MEMBERS_REMOVED, META, ROLES, SCHEDULED_COMPACTION, USERS, revision_key,
 };
 use crate::bbolt::Writer;
 use crate::etcd::{auth, maintenance, response};
 use crate::membership::Description;
 use crate::mvcc::Auth;
-use crate::store::Still;
+use crate::store::{Loaded, Still};
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::json;
@@ -42,7 +42,7 @@ pub fn write(still: &Still<'_>, about: &About, file: File) -> io::Result<(File, 
     small(&mut writer, AUTH, guards(&rest.auth))?;
     small(&mut writer, ROLES, roles(&rest.auth))?;
     small(&mut writer, USERS, users(&rest.auth))?;
-    small(&mut writer, CLUSTER, Records::from([(b"clusterVersion".to_vec(), FORM.into())]))?;
+    small(&mut writer, CLUSTER, cluster(rest))?;
     writer.bucket(KEY, |bucket| {
         let mut last = rest.compacted.max(1);
         still.each_version(|number, change| {
@@ -67,8 +67,17 @@ pub fn write(still: &Still<'_>, about: &About, file: File) -> io::Result<(File, 
     small(&mut writer, LEASE, rest.leases.iter().map(lease).collect())?;
     small(&mut writer, MEMBERS, about.members.iter().map(|(id, member)| named(*id, member)).collect())?;
     small(&mut writer, MEMBERS_REMOVED, Records::new())?;
-    small(&mut writer, META, meta(rest.compacted, about))?;
+    small(&mut writer, META, meta(rest, about))?;
     writer.finish()
+}
+
+fn cluster(rest: &Loaded) -> Records {
+    let mut records = Records::from([(b"clusterVersion".to_vec(), rest.release().whole().into())]);
+    if let Some(target) = rest.downgrade {
+        let info = json!({"target-version": target.whole(), "enabled": true});
+        records.insert(DOWNGRADE.to_vec(), info.to_string().into());
+    }
+    records
 }
 
 fn guards(auth: &Auth) -> Records {
@@ -120,7 +129,7 @@ fn named(id: u64, member: &Description) -> (Vec<u8>, Vec<u8>) {
     (format!("{id:x}").into(), record.to_string().into())
 }
 
-fn meta(compacted: i64, about: &About) -> Records {
+fn meta(rest: &Loaded, about: &About) -> Records {
     let of = |is_learner: bool| -> Vec<u64> {
         about.members.iter().filter(|(_, member)| member.learner == is_learner).map(|(id, _)| *id).collect()
     };
@@ -131,11 +140,11 @@ fn meta(compacted: i64, about: &About) -> Records {
     let mut records = Records::from([
         (b"confState".to_vec(), votes.to_string().into()),
         (b"consistent_index".to_vec(), about.index.max(1).to_be_bytes().to_vec()),
-        (b"storageVersion".to_vec(), FORM.into()),
+        (b"storageVersion".to_vec(), rest.release().whole().into()),
         (b"term".to_vec(), about.term.max(1).to_be_bytes().to_vec()),
     ]);
-    if compacted >= 0 {
-        let revision = revision_key(compacted, 0, false);
+    if rest.compacted >= 0 {
+        let revision = revision_key(rest.compacted, 0, false);
         records.insert(FINISHED_COMPACTION.to_vec(), revision.clone());
         records.insert(SCHEDULED_COMPACTION.to_vec(), revision);
     }
