@@ -15,13 +15,26 @@ use http::{Request, StatusCode};
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tower::{Service, ServiceExt as _};
+use tower_http::timeout::TimeoutBody;
 
 use crate::guard::{self, Guard};
 
 /// A gRPC call under way.
 pub type Call = BoxFuture<'static, Result<http::Response<tonic::body::Body>, Infallible>>;
-/// Takes gRPC calls that are many and small; gives back what is for the router.
-pub type Ahead = Arc<dyn Fn(Request<Incoming>) -> Result<Call, Box<Request<Incoming>>> + Send + Sync>;
+/// The body of such a call, which may pause no longer than the listener's limit.
+pub type CallBody = TimeoutBody<Incoming>;
+
+type Takes = dyn Fn(&Request<Incoming>) -> bool + Send + Sync;
+type Calls = dyn Fn(Request<CallBody>) -> Call + Send + Sync;
+
+/// gRPC calls that are many and small.
+#[derive(Clone)]
+pub struct Ahead {
+    /// Whether a request is one of them; the others are for the router.
+    pub takes: Arc<Takes>,
+    /// Answers it.
+    pub call: Arc<Calls>,
+}
 
 /// The first to be asked.
 pub struct Front<A> {
@@ -39,45 +52,44 @@ where
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<http::Response<FrontBody>, Infallible> {
-        let request = match self.call(request) {
-            Ok(call) => return Ok(self.admit(call).await),
-            Err(request) => request,
-        };
-        let response = Box::pin(self.app.clone().oneshot(*request)).await?;
+        if let Some(ahead) = self.ahead.as_ref().filter(|ahead| is_ahead(ahead, &request)) {
+            return Ok(self.admit(ahead, request).await);
+        }
+        let response = Box::pin(self.app.clone().oneshot(request)).await?;
         Ok(response.map(FrontBody::App))
     }
 
-    /// Keys and traces are the router's business.
-    fn call(&self, request: Request<Incoming>) -> Result<Call, Box<Request<Incoming>>> {
-        let headers = request.headers();
-        match &self.ahead {
-            Some(ahead) if guard::is_grpc(headers) && !headers.contains_key("traceparent") => ahead(request),
-            _ => Err(Box::new(request)),
-        }
-    }
-
     /// What [`guard::guard`] does, for a call that needs less of it.
-    async fn admit(&self, call: Call) -> http::Response<FrontBody> {
+    async fn admit(&self, ahead: &Ahead, request: Request<Incoming>) -> http::Response<FrontBody> {
         let started = Instant::now();
         let response = match self.guard.permits.clone().try_acquire_owned() {
             Err(_) => self.guard.too_many(true).map(FrontBody::App),
-            Ok(permit) => match AssertUnwindSafe(call).catch_unwind().await {
-                Ok(response) => {
-                    let response = response.unwrap_or_else(|never| match never {});
-                    response.map(|body| FrontBody::Ahead { body, _permit: permit })
-                }
-                Err(_) => guard::refusal(
-                    self.guard.error,
-                    true,
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    guard::INTERNAL_ERROR,
-                )
-                .map(FrontBody::App),
-            },
+            Ok(permit) => self.run(ahead, request, permit).await,
         };
         self.guard.metrics.observe(response.status(), started);
         response
     }
+
+    async fn run(
+        &self,
+        ahead: &Ahead,
+        request: Request<Incoming>,
+        permit: OwnedSemaphorePermit,
+    ) -> http::Response<FrontBody> {
+        let request = request.map(|body| TimeoutBody::new(self.guard.body_timeout, body));
+        let Ok(response) = AssertUnwindSafe((ahead.call)(request)).catch_unwind().await else {
+            let (status, sentence) = (StatusCode::INTERNAL_SERVER_ERROR, guard::INTERNAL_ERROR);
+            return guard::refusal(self.guard.error, true, status, sentence).map(FrontBody::App);
+        };
+        let response = response.unwrap_or_else(|never| match never {});
+        response.map(|body| FrontBody::Ahead { body, _permit: permit })
+    }
+}
+
+/// Keys and traces are the router's business.
+fn is_ahead(ahead: &Ahead, request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    guard::is_grpc(headers) && !headers.contains_key("traceparent") && (ahead.takes)(request)
 }
 
 /// The body of an answer.

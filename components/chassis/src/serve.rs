@@ -32,7 +32,7 @@ use crate::turns::{Answering, Held, Turns};
 use crate::{ApiKeys, AuthError, Ctx, process, tls};
 
 pub use crate::admin::router as admin_routes;
-pub use crate::front::{Ahead, Call};
+pub use crate::front::{Ahead, Call, CallBody};
 pub use crate::guard::ErrorBody;
 pub use crate::tls::TlsError;
 

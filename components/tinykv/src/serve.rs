@@ -188,7 +188,7 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
         (app, ctx)
     };
     let clients = listeners.clients.into_iter().map(|(listener, in_the_clear)| {
-        let ((app, ctx), ahead) = (own(in_the_clear, &app), Arc::clone(&ahead));
+        let ((app, ctx), ahead) = (own(in_the_clear, &app), ahead.clone());
         async move { serve::serve_ahead(listener, app, ahead, &ctx).await }.boxed()
     });
     let watched = door.metrics_routes(ctx.metrics.clone());

@@ -29,7 +29,7 @@ pub use caller::Credentials;
 
 use crate::mvcc::Origin;
 use crate::node::{Node, NodeError};
-use aistack_chassis::serve::Ahead;
+use aistack_chassis::serve::{Ahead, Call, CallBody};
 use aistack_chassis::{Metrics, Shutdown};
 use axum::Router;
 use std::sync::Arc;
@@ -115,20 +115,21 @@ impl Door {
         let limit = node.config.request_limits.max_request_bytes + MESSAGE_OVERHEAD;
         let server = KvServer::new(self.clone()).max_decoding_message_size(limit);
         let rpcs = Arc::clone(&self.rpcs);
-        Arc::new(move |request| {
+        let takes = move |request: &::http::Request<_>| {
             let is_small = AHEAD.contains(&request.uri().path());
-            if !is_small || request.headers().contains_key("hasleader") || node.is_learner() {
-                return Err(Box::new(request));
-            }
+            is_small && !request.headers().contains_key("hasleader") && !node.is_learner()
+        };
+        let call = move |request: ::http::Request<CallBody>| -> Call {
             let call = rpcs.begin(request.uri().path());
             let answering = Service::call(&mut server.clone(), request);
-            let Some(call) = call else { return Ok(answering) };
-            Ok(Box::pin(async move {
+            let Some(call) = call else { return answering };
+            Box::pin(async move {
                 let answer = oversize::in_words_of_go(answering.await?);
                 call.ended(answer.headers());
                 Ok(answer)
-            }))
-        })
+            })
+        };
+        Ahead { takes: Arc::new(takes), call: Arc::new(call) }
     }
 
     /// What came with a request to prove who makes it.
