@@ -29,6 +29,8 @@ struct Pending<S> {
     bytes: Vec<u8>,
     /// How many of them are written.
     written: usize,
+    /// What ended the writing, for the connection's next turn.
+    failed: Option<io::Error>,
 }
 
 impl<S> Clone for Held<S> {
@@ -39,7 +41,8 @@ impl<S> Clone for Held<S> {
 
 impl<S> Held<S> {
     pub fn new(stream: S) -> Self {
-        Self(Arc::new(Mutex::new(Pending { stream, holds: false, bytes: Vec::new(), written: 0 })))
+        let (bytes, written, failed) = (Vec::new(), 0, None);
+        Self(Arc::new(Mutex::new(Pending { stream, holds: false, bytes, written, failed })))
     }
 }
 
@@ -51,6 +54,9 @@ impl<S: AsyncWrite + Unpin> Pending<S> {
 
     /// Writes what is held back.
     fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         while self.written < self.bytes.len() {
             let wrote = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.bytes[self.written..]))?;
             if wrote == 0 {
@@ -90,7 +96,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut pending = self.0.lock();
-        if pending.holds { Poll::Ready(Ok(())) } else { pending.poll_flush(cx) }
+        if pending.holds && pending.failed.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        pending.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -110,7 +119,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     ) -> Poll<io::Result<usize>> {
         let mut pending = self.0.lock();
         let more = slices.iter().map(|slice| slice.len()).sum();
-        if !pending.has_room(more) {
+        if !pending.has_room(more) || pending.failed.is_some() {
             ready!(pending.poll_empty(cx))?;
         }
         if !pending.has_room(more) {
@@ -188,9 +197,13 @@ impl<C: Future, S: AsyncWrite + Unpin> Future for Turns<C, S> {
         let output = this.connection.as_mut().poll(cx);
         let mut pending = this.stream.0.lock();
         pending.holds = false;
-        // The connection meets an error of the stream itself, when it next reads or writes. One that has ended well has shut the
-        // stream down, and all is written; one that has failed waits for nobody.
-        let _ = pending.poll_flush(cx);
+        // One that has ended well has shut the stream down, and all is written; one that has failed waits for nobody.
+        if pending.failed.is_none()
+            && let Poll::Ready(Err(error)) = pending.poll_flush(cx)
+        {
+            pending.failed = Some(error);
+            cx.waker().wake_by_ref();
+        }
         output
     }
 }

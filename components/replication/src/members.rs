@@ -6,7 +6,7 @@
 
 use crate::leadership::Leadership;
 use crate::options::{Member, ProposeError};
-use crate::raft::{Led, LogId, Networks, NodeId, RaftOf, StateMachine, address_of};
+use crate::raft::{Led, LogId, Networks, NodeId, RaftOf, StateMachine, StoredMembers, address_of};
 use crate::replicated::Replicated;
 use crate::transport::{Kind, Peer, Request};
 use bytes::Bytes;
@@ -14,8 +14,9 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{AsyncRuntime, BasicNode, ChangeMembers, Instant as _, Membership as OfNodes, Precondition};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 type Membership = OfNodes<NodeId, BasicNode>;
 
@@ -57,6 +58,26 @@ pub fn members_of(members: &Membership) -> Members {
 
 fn node_of(member: &Member) -> BasicNode {
     BasicNode { addr: format!("{}\n{}", member.address, member.label) }
+}
+
+/// The change as Raft knows it.
+fn change_of(change: Change, stored: &StoredMembers) -> ChangeMembers<NodeId, BasicNode> {
+    match change {
+        Change::Add(id, member) => ChangeMembers::AddNodes(BTreeMap::from([(id, node_of(&member))])),
+        Change::Describe(id, member) => ChangeMembers::SetNodes(BTreeMap::from([(id, node_of(&member))])),
+        Change::Promote(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
+        Change::Remove(id) if stored.voter_ids().any(|voter| voter == id) => {
+            ChangeMembers::RemoveVoters(BTreeSet::from([id]))
+        }
+        Change::Remove(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+    }
+}
+
+/// The member that goes by a change.
+fn leaver(change: &Change, stored: &StoredMembers) -> Option<Peer> {
+    let Change::Remove(id) = change else { return None };
+    let node = stored.membership().get_node(id)?;
+    Some(Peer { node: *id, address: address_of(node).to_owned() })
 }
 
 impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
@@ -112,22 +133,20 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
         if stored.membership().get_joint_config().len() > 1 {
             return Err(ProposeError::NotLeader { leader });
         }
-        let change = match change {
-            Change::Add(id, member) => ChangeMembers::AddNodes(BTreeMap::from([(id, node_of(&member))])),
-            Change::Describe(id, member) => ChangeMembers::SetNodes(BTreeMap::from([(id, node_of(&member))])),
-            Change::Promote(id) => ChangeMembers::AddVoterIds(BTreeSet::from([id])),
-            Change::Remove(id) if stored.voter_ids().any(|voter| voter == id) => {
-                ChangeMembers::RemoveVoters(BTreeSet::from([id]))
-            }
-            Change::Remove(id) => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
-        };
+        let goes = leaver(&change, &stored);
+        let change = change_of(change, &stored);
         let last = Precondition::LastMembershipLogId { last_membership_log_id: *stored.log_id() };
         let raft = self.raft.clone();
         // A voter's change has two halves: the second must follow the first.
         let changed =
             A::spawn(async move { raft.change_membership_if(change, false, [last]).await.map(|_| ()) }).await;
         match changed {
-            Ok(Ok(())) => Ok(Ok(())),
+            Ok(Ok(())) => {
+                if let Some(peer) = goes {
+                    self.bid_farewell(&peer).await;
+                }
+                Ok(Ok(()))
+            }
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 Err(ProposeError::NotLeader { leader: forward.leader_id })
             }
@@ -137,6 +156,18 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unknown(error.to_string())),
             Ok(Err(RaftError::Fatal(fatal))) => Err(ProposeError::Stopped(self.reason(&fatal))),
             Err(error) => Err(ProposeError::Unknown(error.to_string())),
+        }
+    }
+
+    /// Has a member that was removed hear of it, if it lives: it gets no more of the log.
+    async fn bid_farewell(&self, peer: &Peer) {
+        let request = Request { group: self.group, kind: Kind::Farewell, body: Bytes::new() };
+        let told = A::timeout(self.leadership.patience, self.parts.transport.call(peer, request)).await;
+        if !matches!(told, Ok(Ok(_))) {
+            tracing::debug!(
+                peer = format_args!("{:x}", peer.node),
+                "a member that was removed does not answer"
+            );
         }
     }
 
@@ -167,6 +198,8 @@ pub struct Caretaker<S: StateMachine, A: AsyncRuntime> {
     pub raft: RaftOf<S, A>,
     pub leadership: Leadership<S, A>,
     pub networks: Networks,
+    /// Told when somebody says that this member is none any more.
+    pub doubt: Arc<Notify>,
     pub removed: watch::Sender<bool>,
 }
 
@@ -174,12 +207,13 @@ impl<S: StateMachine, A: AsyncRuntime> Caretaker<S, A> {
     /// Runs until `ended`, or until this member was removed.
     pub async fn run(self, mut ended: watch::Receiver<bool>) {
         while !*self.removed.borrow() {
-            tokio::select! {
+            let doubted = tokio::select! {
                 biased;
                 _ = ended.wait_for(|ended| *ended) => return,
-                () = A::sleep(self.leadership.patience) => {}
-            }
-            if self.leadership.in_touch() {
+                () = self.doubt.notified() => true,
+                () = A::sleep(self.leadership.patience) => false,
+            };
+            if !doubted && self.leadership.in_touch() {
                 self.flatten().await;
             } else if self.is_removed().await {
                 self.removed.send_replace(true);

@@ -27,7 +27,7 @@ pub struct GroupOptions {
     /// How often a leader tells its followers that it lives.
     pub heartbeat: Duration,
     /// How long a follower waits for that before it stands for election; drawn from this value
-    /// to a fifth more.
+    /// to a tenth more.
     pub election: Duration,
     /// A snapshot is taken after this many entries …
     pub snapshot_entries: u64,
@@ -141,9 +141,10 @@ pub fn config_of(options: &GroupOptions) -> Result<Config, StartError> {
         cluster_name: "aistack".to_owned(),
         heartbeat_interval: options.heartbeat.as_millis() as u64,
         // For the longest of these times after they heard of a leader members refuse to vote, and only then their own time
-        // begins: the two together make 1.0 to 1.2 of what was asked for.
-        election_timeout_min: election * 2 / 5,
-        election_timeout_max: election * 3 / 5,
+        // begins: the two together make 1.0 to 1.1 of what was asked for. In the shortest of them two disks must have synced
+        // a vote, one after the other, or no election ever succeeds.
+        election_timeout_min: election * 9 / 20,
+        election_timeout_max: election * 11 / 20,
         // The state is not on disk when it answers, and what was committed is not in the log: a
         // leader that comes back must be elected again.
         enable_leader_restore: Some(false),

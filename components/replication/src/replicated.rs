@@ -140,6 +140,8 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             networks: networks.clone(),
             applied: applied_here,
         });
+        let (removed, removed_here) = watch::channel(false);
+        let doubt = Arc::new(Notify::new());
         let service = GroupService::new(ServiceParts {
             raft: raft.clone(),
             snapshots,
@@ -148,14 +150,16 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
             reads: reads.clone(),
             read_index,
             heard: leadership.heard.clone(),
+            doubt: Arc::clone(&doubt),
+            removed: removed_here.clone(),
+            patience: options.election,
         });
         parts.services.insert(group, Arc::new(service));
         found::<S, A>(raft.clone(), node, options.founders).await?;
         let ended = watch::Sender::new(false);
         drop(A::spawn(take_snapshots::<S, A>(raft.clone(), due, ended.subscribe())));
-        let (removed, removed_here) = watch::channel(false);
         let (raft_here, leadership_here) = (raft.clone(), leadership.clone());
-        let caretaker = Caretaker { raft: raft_here, leadership: leadership_here, networks, removed };
+        let caretaker = Caretaker { raft: raft_here, leadership: leadership_here, networks, doubt, removed };
         drop(A::spawn(caretaker.run(ended.subscribe())));
         // Numbers of an earlier life of this process must not come again.
         let first_request = std::time::SystemTime::now()

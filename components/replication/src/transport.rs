@@ -37,12 +37,14 @@ pub enum Kind {
     Standing = 11,
     /// Say who the members are, to a process that is none of them yet.
     Introduce = 12,
+    /// Ask whether it still is a member: it was removed.
+    Farewell = 13,
 }
 
 impl Kind {
     /// The kind of a number, if there is one.
     pub fn of(number: u8) -> Option<Self> {
-        const KINDS: [Kind; 12] = [
+        const KINDS: [Kind; 13] = [
             Kind::Append,
             Kind::Vote,
             Kind::PreVote,
@@ -55,6 +57,7 @@ impl Kind {
             Kind::Ask,
             Kind::Standing,
             Kind::Introduce,
+            Kind::Farewell,
         ];
         KINDS.get(usize::from(number).checked_sub(1)?).copied()
     }

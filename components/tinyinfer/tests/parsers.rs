@@ -4,7 +4,7 @@
 #[path = "../fuzz/exercise.rs"]
 mod exercise;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use tinyinfer::gguf::{GgufError, Header, Value};
 
@@ -207,87 +207,11 @@ fn safetensors_that_lie_are_refused() {
     assert!(!exercise::safetensors(&long));
 }
 
-fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
-}
-
-/// Seeded damage: flipped bits, overwritten integers, cut and repeated pieces.
-fn mutate(file: &[u8], mut seed: u64) -> Vec<u8> {
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    let mut bytes = file.to_vec();
-    for _ in 0..=next() % 4 {
-        if bytes.is_empty() {
-            break;
-        }
-        let at = (next() % bytes.len() as u64) as usize;
-        match next() % 5 {
-            0 => bytes[at] ^= 1 << (next() % 8),
-            1 => bytes[at] = next() as u8,
-            2 => {
-                let extremes = [0, 1, u64::MAX, u64::MAX / 2 + 1, 1 << 32, next()];
-                let value = extremes[(next() % 6) as usize].to_le_bytes();
-                let n = value.len().min(bytes.len() - at);
-                bytes[at..at + n].copy_from_slice(&value[..n]);
-            }
-            3 => bytes.truncate(at),
-            _ => {
-                let piece = bytes[at..(at + (next() % 64) as usize).min(bytes.len())].to_vec();
-                bytes.splice(at..at, piece);
-            }
-        }
-    }
-    bytes
-}
-
 #[test]
 fn the_fuzz_corpus_and_thousands_of_mutations_of_it_do_no_harm() {
-    let mut good = 0;
-    for (target, run) in
-        [("gguf", exercise::gguf as fn(&[u8]) -> bool), ("safetensors", exercise::safetensors)]
-    {
-        let files = corpus(target);
-        assert!(!files.is_empty(), "fuzz/corpus/{target} is committed");
-        let mutations = (12_000 / files.len() as u64).max(20);
-        for (path, file) in files {
-            good += usize::from(run(&file));
-            for seed in 1..=mutations {
-                let mutated = mutate(&file, seed);
-                assert!(
-                    std::panic::catch_unwind(|| run(&mutated)).is_ok(),
-                    "{} with seed {seed} panicked",
-                    path.display()
-                );
-            }
-        }
-    }
-    assert!(good >= 2, "the corpus has files that parse");
-}
-
-/// The corpus begins with the honest files of this test; this holds them together.
-#[test]
-fn the_corpus_holds_the_honest_files() {
-    let has = |target: &str, file: &[u8]| corpus(target).iter().any(|(_, bytes)| bytes == file);
-    if std::env::var_os("WRITE_CORPUS").is_some() {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-        std::fs::write(folder.join("gguf/honest"), honest()).unwrap();
-        std::fs::write(folder.join("gguf/empty"), Builder::header(2, 0, 0).0).unwrap();
-        std::fs::write(
-            folder.join("gguf/tensor"),
-            Builder::header(3, 1, 0).tensor("t", &[16], 0, 0).data(64),
-        )
-        .unwrap();
-        std::fs::write(folder.join("safetensors/honest"), safetensors(SAFETENSORS, 32)).unwrap();
-        std::fs::write(folder.join("safetensors/empty"), safetensors("{}", 0)).unwrap();
-    }
-    assert!(
-        has("gguf", &honest()) && has("safetensors", &safetensors(SAFETENSORS, 32)),
-        "write it with WRITE_CORPUS=1"
-    );
+    let of = |target: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let named = |file: Vec<u8>| [("honest".to_owned(), file)];
+    corpus::replay(&of("gguf"), &named(honest()), exercise::gguf).unwrap();
+    let file = safetensors(SAFETENSORS, 32);
+    corpus::replay(&of("safetensors"), &named(file), exercise::safetensors).unwrap();
 }

@@ -141,7 +141,8 @@ impl Network {
         request: VoteRequest<Types<R, A>>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types<R, A>>, RPCError<Types<R, A>>> {
-        let answer = self.call_within::<A>(option.soft_ttl(), kind, codec::vote(&request)).await;
+        // All the time there is: a voter that is slow to sync its vote is not asked again before the next term.
+        let answer = self.call_within::<A>(option.hard_ttl(), kind, codec::vote(&request)).await;
         let answer = answer.map_err(|error| self.rpc_error(RPCTypes::Vote, error))?;
         codec::read_voted(answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
     }

@@ -20,7 +20,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 type Answer<S> = Option<<S as StateMachine>::Response>;
 pub type RaftOf<S, A> = Raft<Types<Answer<S>, A>, Machine<S>>;
@@ -102,6 +102,12 @@ pub struct ServiceParts<S: StateMachine, A: AsyncRuntime> {
     pub reads: ReadGate,
     pub read_index: ReadIndex,
     pub heard: Heard<A>,
+    /// Has this member ask whether it still is one.
+    pub doubt: Arc<Notify>,
+    /// Whether it is none any more.
+    pub removed: watch::Receiver<bool>,
+    /// How long who says farewell waits for that.
+    pub patience: Duration,
 }
 
 /// When a leader was last heard of.
@@ -151,6 +157,7 @@ impl<S: StateMachine, A: AsyncRuntime> Service for GroupService<S, A> {
                 Kind::ReadIndex => Ok(inner.parts.read_index.ask().await.encode()),
                 Kind::Ask => inner.ask(body).await,
                 Kind::Standing => inner.standing(from).await,
+                Kind::Farewell => inner.farewell().await,
                 Kind::Introduce => Ok(encode_members(inner.parts.members.borrow().membership()).into()),
             }
         })
@@ -218,6 +225,15 @@ impl<S: StateMachine, A: AsyncRuntime> Inner<S, A> {
         }
         let member = self.parts.members.borrow().membership().get_node(&from).is_some();
         Ok(Led::Done(Bytes::copy_from_slice(&[u8::from(member)])).encode())
+    }
+
+    /// Answers when this member has heard from the others that it is none any more; it does not take one's word for that.
+    async fn farewell(&self) -> io::Result<Bytes> {
+        self.parts.doubt.notify_one();
+        let mut removed = self.parts.removed.clone();
+        // Whoever said it waits no longer.
+        let _ = A::timeout(self.parts.patience, removed.wait_for(|removed| *removed)).await;
+        Ok(Bytes::new())
     }
 
     fn snapshot_begin(&self, body: Bytes) -> io::Result<Bytes> {

@@ -175,8 +175,6 @@ func (c *trio) same(t *testing.T) {
 	}
 }
 
-type promise struct{ key, value string }
-
 func TestNothingAcknowledgedIsLostWhileLeadersAreKilled(t *testing.T) {
 	killed(t, three(t), func() {})
 }
@@ -190,6 +188,15 @@ func TestNothingIsLostOverTLSEitherWhileLeadersAreKilledAndCertificatesChange(t 
 	})
 }
 
+// direct are clients of one member each.
+func (c *trio) direct() map[string]*clientv3.Client {
+	clients := map[string]*clientv3.Client{}
+	for _, m := range c.members {
+		clients[m.name] = m.direct
+	}
+	return clients
+}
+
 // killed kills members while clients write; before each kill, something else is done to them.
 func killed(t *testing.T, cluster *trio, prepare func()) {
 	rounds := 8
@@ -199,39 +206,16 @@ func killed(t *testing.T, cluster *trio, prepare func()) {
 	seed := time.Now().UnixNano()
 	t.Logf("%d rounds, seed %d", rounds, seed)
 	random := rand.New(rand.NewSource(seed))
-	var lock sync.Mutex
-	promised := map[int64]promise{}
-	stop := make(chan struct{})
+	ledger, stop := peers.NewLedger(), make(chan struct{})
 	var running sync.WaitGroup
 	for writer := range 6 {
-		running.Add(1)
-		go func() {
-			defer running.Done()
-			client := cluster.client
-			if writer < 3 {
-				client = cluster.members[writer].direct
-			}
-			for count := 0; ; count++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				p := promise{fmt.Sprintf("w%d/%d", writer, count%50), fmt.Sprintf("%d-%d", writer, count)}
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-				response, err := client.Put(ctx, p.key, p.value)
-				cancel()
-				if err != nil {
-					continue
-				}
-				lock.Lock()
-				if before, taken := promised[response.Header.Revision]; taken {
-					t.Errorf("revision %d was promised to %v and again to %v", response.Header.Revision, before, p)
-				}
-				promised[response.Header.Revision] = p
-				lock.Unlock()
-			}
-		}()
+		client := cluster.client
+		if writer < 3 {
+			client = cluster.members[writer].direct
+		}
+		running.Go(func() {
+			ledger.Put(t, writer, 30*time.Second, stop, func() *clientv3.Client { return client })
+		})
 	}
 	for round := range rounds {
 		time.Sleep(time.Duration(500+random.Intn(1500)) * time.Millisecond)
@@ -247,59 +231,9 @@ func killed(t *testing.T, cluster *trio, prepare func()) {
 	}
 	close(stop)
 	running.Wait()
-	if len(promised) == 0 {
-		t.Fatal("nothing was acknowledged, so nothing was tested")
-	}
 	cluster.same(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	now, err := cluster.client.Get(ctx, "w", clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range cluster.members {
-		kept := kept(ctx, t, m, promised, now.Header.Revision)
-		if kept != len(promised) {
-			t.Fatalf("%s: of %d writes promised, %d are there", m.name, len(promised), kept)
-		}
-	}
-	t.Logf("%d acknowledged writes over %d kills, on every member; revision %d", len(promised), rounds, now.Header.Revision)
-}
-
-// kept counts the promised writes that a member's history holds, revision by revision.
-func kept(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, last int64) int {
-	return keptAfter(ctx, t, m, promised, 1, last)
-}
-
-// keptAfter is kept, of what came after a revision.
-func keptAfter(ctx context.Context, t *testing.T, m *member, promised map[int64]promise, above, last int64) int {
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel()
-	count, next := 0, above+1
-	if next > last {
-		return 0
-	}
-	for response := range m.direct.Watch(watching, "", clientv3.WithPrefix(), clientv3.WithRev(next)) {
-		if err := response.Err(); err != nil {
-			t.Fatal(err)
-		}
-		for _, event := range response.Events {
-			if event.Kv.ModRevision != next {
-				t.Fatalf("%s: the event after revision %d is of revision %d", m.name, next-1, event.Kv.ModRevision)
-			}
-			if p, ok := promised[next]; ok {
-				if p.key != string(event.Kv.Key) || p.value != string(event.Kv.Value) {
-					t.Fatalf("%s: revision %d was promised to %v and holds %s=%s", m.name, next, p, event.Kv.Key, event.Kv.Value)
-				}
-				count++
-			}
-			next++
-		}
-		if next > last {
-			break
-		}
-	}
-	return count
+	ledger.Compare(t, cluster.direct())
+	t.Logf("%d acknowledged writes over %d kills, on every member; revision %d", ledger.Count(), rounds, ledger.Compared())
 }
 
 func TestMembersLeasesAndTheLeadershipThroughAnyMember(t *testing.T) {

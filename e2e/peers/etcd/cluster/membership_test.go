@@ -207,35 +207,12 @@ func TestMembersComeAndGoUnderKillNineAndNothingAcknowledgedIsLost(t *testing.T)
 	g.grow(t, false)
 	g.grow(t, true)
 
-	var lock sync.Mutex
-	promised := map[int64]promise{}
-	stop := make(chan struct{})
+	ledger, stop := peers.NewLedger(), make(chan struct{})
 	var writing sync.WaitGroup
 	for writer := range 4 {
-		writing.Add(1)
-		go func() {
-			defer writing.Done()
-			for count := 0; ; count++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				p := promise{fmt.Sprintf("w%d/%d", writer, count%50), fmt.Sprintf("%d-%d", writer, count)}
-				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-				response, err := g.any().direct.Put(ctx, p.key, p.value)
-				cancel()
-				if err != nil {
-					continue
-				}
-				lock.Lock()
-				if before, taken := promised[response.Header.Revision]; taken {
-					t.Errorf("revision %d was promised to %v and again to %v", response.Header.Revision, before, p)
-				}
-				promised[response.Header.Revision] = p
-				lock.Unlock()
-			}
-		}()
+		writing.Go(func() {
+			ledger.Put(t, writer, 5*time.Second, stop, func() *clientv3.Client { return g.any().direct })
+		})
 	}
 	for range rounds {
 		// A member dies in the middle of a change, and comes back.
@@ -268,20 +245,13 @@ func TestMembersComeAndGoUnderKillNineAndNothingAcknowledgedIsLost(t *testing.T)
 	}
 	close(stop)
 	writing.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
 	if list := g.list(t); len(list) != len(g.running) {
 		t.Fatalf("%d run, listed are %v", len(g.running), list)
 	}
-	now, err := g.any().direct.Get(ctx, "w", clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err != nil {
-		t.Fatal(err)
-	}
+	members := map[string]*clientv3.Client{}
 	for _, m := range g.running {
-		kept := kept(ctx, t, m, promised, now.Header.Revision)
-		if kept != len(promised) {
-			t.Fatalf("%s: of %d writes promised, %d are there", m.name, len(promised), kept)
-		}
+		members[m.name] = m.direct
 	}
-	t.Logf("%d acknowledged writes over %d changes, on each of %d members; revision %d", len(promised), rounds, len(g.running), now.Header.Revision)
+	ledger.Compare(t, members)
+	t.Logf("%d acknowledged writes over %d changes, on each of %d members; revision %d", ledger.Count(), rounds, len(g.running), ledger.Compared())
 }
