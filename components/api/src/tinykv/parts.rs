@@ -148,10 +148,10 @@ pub struct TinykvMemoryConfig {
 impl Default for TinykvMemoryConfig {
     fn default() -> Self {
         Self {
-            value_bytes: 32 << 20,
+            value_bytes: 16 << 20,
             block_cache_bytes: 32 << 20,
-            recent_change_bytes: 16 << 20,
-            log_cache_bytes: 16 << 20,
+            recent_change_bytes: 8 << 20,
+            log_cache_bytes: 8 << 20,
         }
     }
 }

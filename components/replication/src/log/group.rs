@@ -36,9 +36,8 @@ struct Slot {
     id: EntryId,
     kind: EntryKind,
     size: u32,
-    /// `None` until the writer has put it on disk; such a slot keeps its payload.
+    /// `None` until the writer has put it on disk; the payload of such a slot stays in memory.
     place: Option<Place>,
-    payload: Option<Bytes>,
 }
 
 /// The state of one group.
@@ -48,10 +47,13 @@ pub struct Group {
     pub(super) appended_bytes: u64,
     purged: Option<EntryId>,
     slots: VecDeque<Slot>,
+    /// The payloads of the last slots: those that are in memory.
+    payloads: VecDeque<Bytes>,
     cached_bytes: usize,
-    /// Slots before this one have no payload in memory.
-    cold: usize,
 }
+
+/// Slots that a list may have room for, and not use.
+const SPARE: usize = 4_096;
 
 impl Group {
     pub(super) fn purged(&self) -> Option<EntryId> {
@@ -81,13 +83,19 @@ impl Group {
         self.cached_bytes += size;
         self.appended_bytes += size as u64;
         let Entry { id, kind, payload } = entry;
-        self.slots.push_back(Slot { id, kind, size: size as u32, place: None, payload: Some(payload) });
+        self.slots.push_back(Slot { id, kind, size: size as u32, place: None });
+        self.payloads.push_back(payload);
     }
 
     /// Adds an entry that recovery found on disk.
     pub(super) fn found(&mut self, id: EntryId, kind: EntryKind, size: usize, place: Place) {
-        self.slots.push_back(Slot { id, kind, size: size as u32, place: Some(place), payload: None });
-        self.cold = self.slots.len();
+        debug_assert!(self.payloads.is_empty(), "nothing is appended before the log is recovered");
+        self.slots.push_back(Slot { id, kind, size: size as u32, place: Some(place) });
+    }
+
+    /// Slots before this one have no payload in memory.
+    fn cold(&self) -> usize {
+        self.slots.len() - self.payloads.len()
     }
 
     /// The writer has put the entry on disk.
@@ -102,19 +110,20 @@ impl Group {
 
     pub(super) fn truncate(&mut self, keep: Option<u64>) {
         while self.slots.back().is_some_and(|slot| keep.is_none_or(|keep| slot.id.index > keep)) {
-            if let Some(slot) = self.slots.pop_back() {
-                self.cached_bytes -= slot.payload.map_or(0, |payload| payload.len());
-            }
+            self.slots.pop_back();
+            self.cached_bytes -= self.payloads.pop_back().map_or(0, |payload| payload.len());
         }
-        self.cold = self.cold.min(self.slots.len());
     }
 
     pub(super) fn purge(&mut self, id: EntryId) {
         while self.slots.front().is_some_and(|slot| slot.id.index <= id.index) {
-            if let Some(slot) = self.slots.pop_front() {
-                self.cached_bytes -= slot.payload.map_or(0, |payload| payload.len());
-                self.cold = self.cold.saturating_sub(1);
+            if self.cold() == 0 {
+                self.cached_bytes -= self.payloads.pop_front().map_or(0, |payload| payload.len());
             }
+            self.slots.pop_front();
+        }
+        if self.slots.capacity() > 4 * self.slots.len() + SPARE {
+            self.slots.shrink_to(2 * self.slots.len());
         }
         self.purged = self.purged.max(Some(id));
     }
@@ -122,11 +131,10 @@ impl Group {
     /// Lets go of the oldest payloads past `budget`; they can be read from disk.
     pub(super) fn shrink_cache(&mut self, budget: usize) {
         while self.cached_bytes > budget {
-            let Some(slot) = self.slots.get_mut(self.cold).filter(|slot| slot.place.is_some()) else {
+            if self.slots.get(self.cold()).is_none_or(|slot| slot.place.is_none()) {
                 return;
-            };
-            self.cached_bytes -= slot.payload.take().map_or(0, |payload| payload.len());
-            self.cold += 1;
+            }
+            self.cached_bytes -= self.payloads.pop_front().map_or(0, |payload| payload.len());
         }
     }
 
@@ -137,15 +145,18 @@ impl Group {
         if from >= to {
             return Vec::new();
         }
+        let (from, to) = ((from - first) as usize, (to - first) as usize);
+        let in_memory = |at: usize| at.checked_sub(self.cold()).and_then(|at| self.payloads.get(at));
         let mut size = 0;
         self.slots
-            .range((from - first) as usize..(to - first) as usize)
-            .take_while(|slot| {
+            .range(from..to)
+            .zip(from..)
+            .take_while(|(slot, _)| {
                 let fits = size == 0 || size + slot.size as usize <= budget;
                 size += slot.size as usize + 1;
                 fits
             })
-            .map(|slot| match (&slot.payload, slot.place) {
+            .map(|(slot, at)| match (in_memory(at), slot.place) {
                 (Some(payload), _) => {
                     LogRange::Memory(Entry { id: slot.id, kind: slot.kind, payload: payload.clone() })
                 }

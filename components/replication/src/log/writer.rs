@@ -3,13 +3,12 @@
 use super::record::{self, EntryId, Record};
 use super::segment::{self, SEGMENT_HEADER, Segment, SegmentFile};
 use super::{LogError, LogOptions, Place, Shared, frame};
-use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex as QueueMutex, MutexGuard as QueueGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,9 +28,63 @@ pub struct Job {
     pub done: Option<Done>,
 }
 
+/// Jobs on their way to the log's thread, which sleeps while there are none. A channel would have it spin and yield before it
+/// sleeps; on a busy machine a thread that yielded gets its turn later than one that is woken.
+#[derive(Default)]
+struct Queue {
+    waiting: QueueMutex<Waiting>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    /// Nothing more will come.
+    is_closed: bool,
+    /// The thread has ended.
+    is_over: bool,
+}
+
+impl Queue {
+    fn waiting(&self) -> QueueGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) -> Result<(), LogError> {
+        let mut waiting = self.waiting();
+        if waiting.is_over {
+            return Err(LogError::Stopped("its writer has ended".to_owned()));
+        }
+        waiting.jobs.push_back(job);
+        drop(waiting);
+        self.came.notify_one();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.waiting().is_closed = true;
+        self.came.notify_one();
+    }
+
+    /// What is written next, at least one job; none, when nothing will come.
+    fn batch(&self) -> Vec<Job> {
+        let waiting = self.waiting();
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.is_closed;
+        let mut waiting = self.came.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
+        let mut size = 0;
+        let fits = |job: &&Job| {
+            let begins = size < FRAME_TARGET;
+            size += weight(job);
+            begins
+        };
+        let count = waiting.jobs.iter().take_while(fits).count();
+        waiting.jobs.drain(..count).collect()
+    }
+}
+
 /// The sending side; dropping it drains the queue, seals the log and ends the thread.
 pub struct Handle {
-    queue: Option<Sender<Job>>,
+    queue: Option<Arc<Queue>>,
     thread: Option<JoinHandle<()>>,
     writer: Arc<Mutex<Writer>>,
     shared: Arc<Shared>,
@@ -48,7 +101,7 @@ impl Handle {
             return Ok(());
         };
         self.pending.fetch_add(1, Ordering::AcqRel);
-        queue.send(job).map_err(|_| LogError::Stopped("its writer has ended".to_owned()))
+        queue.push(job)
     }
 
     /// Writes a job on the caller's thread if nothing else waits; hands it over otherwise. A
@@ -80,7 +133,9 @@ impl Drop for Handle {
         if self.queue.is_none() {
             seal(&self.shared, &self.writer);
         }
-        drop(self.queue.take());
+        if let Some(queue) = &self.queue {
+            queue.close();
+        }
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by the panic hook already.
             let _ = thread.join();
@@ -95,35 +150,41 @@ pub fn start(shared: Arc<Shared>, writer: Writer) -> Result<Handle, LogError> {
     if !threaded {
         return Ok(Handle { queue: None, thread: None, writer, shared, pending });
     }
-    let (queue, jobs) = crossbeam_channel::unbounded();
+    let queue = Arc::<Queue>::default();
     let thread = {
-        let (shared, writer, pending) = (Arc::clone(&shared), Arc::clone(&writer), Arc::clone(&pending));
+        let (shared, writer) = (Arc::clone(&shared), Arc::clone(&writer));
+        let (pending, queue) = (Arc::clone(&pending), Arc::clone(&queue));
         std::thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || run(&shared, &writer, &pending, &jobs))
+            .spawn(move || run(&shared, &writer, &pending, &queue))
             .map_err(LogError::Thread)?
     };
     Ok(Handle { queue: Some(queue), thread: Some(thread), writer, shared, pending })
 }
 
-fn run(shared: &Shared, writer: &Mutex<Writer>, pending: &AtomicUsize, jobs: &Receiver<Job>) {
-    while let Ok(first) = jobs.recv() {
-        let mut writer = writer.lock();
-        let mut size = weight(&first);
-        let mut batch = vec![first];
-        while size < FRAME_TARGET
-            && let Ok(job) = jobs.try_recv()
-        {
-            size += weight(&job);
-            batch.push(job);
+/// Lets go of what waits when the log's thread ends, if only by a panic: nobody else will write it.
+struct Ending<'a>(&'a Queue);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting();
+        waiting.is_over = true;
+        waiting.jobs.clear();
+    }
+}
+
+fn run(shared: &Shared, writer: &Mutex<Writer>, pending: &AtomicUsize, queue: &Queue) {
+    let _ending = Ending(queue);
+    loop {
+        let batch = queue.batch();
+        if batch.is_empty() {
+            return seal(shared, writer);
         }
-        let failure = writer.commit(shared, &batch);
-        drop(writer);
+        let failure = writer.lock().commit(shared, &batch);
         let count = batch.len();
         report(batch.into_iter(), failure.as_deref());
         pending.fetch_sub(count, Ordering::AcqRel);
     }
-    seal(shared, writer);
 }
 
 fn seal(shared: &Shared, writer: &Mutex<Writer>) {

@@ -35,7 +35,7 @@ const MAX_DEPTH: usize = 256;
 
 /// The bytes of a command and of who gives it.
 pub fn encode(origin: &Origin, command: &Command) -> Bytes {
-    let mut out = Vec::with_capacity(64);
+    let mut out = Vec::with_capacity(64 + payload_of(command));
     match origin {
         Origin::Anyone => out.put_u8(BY_ANYONE),
         Origin::User(caller) => {
@@ -92,7 +92,26 @@ pub fn encode(origin: &Origin, command: &Command) -> Bytes {
             }
         }
     }
-    out.into()
+    // It stays in memory for as long as Raft's log and watchers may need it: no more of it than it has.
+    out.into_boxed_slice().into()
+}
+
+/// Bytes of keys and values that a command carries, as far as they make it long.
+fn payload_of(command: &Command) -> usize {
+    match command {
+        Command::Put(put) => put.key.len() + put.value.len(),
+        Command::Txn(txn) => txn_payload(txn),
+        _ => 0,
+    }
+}
+
+fn txn_payload(txn: &Txn) -> usize {
+    let op = |op: &Op| match op {
+        Op::Put(put) => put.key.len() + put.value.len() + 32,
+        Op::Txn(txn) => txn_payload(txn),
+        _ => 64,
+    };
+    64 * txn.compares.len() + txn.success.iter().chain(&txn.failure).map(op).sum::<usize>()
 }
 
 /// Reads a command back, and who gives it.
