@@ -34,8 +34,16 @@ pub struct Figures {
     pub ranges: Counter,
     /// Leases renewed.
     pub leases_renewed: Counter,
+    /// Leases that ran out here.
+    pub leases_expired: Counter,
+    /// Linearizable reads that got no index to wait for.
+    pub reads_failed: Counter,
+    /// Asks for health that were answered by yes, and by no.
+    pub health: (Counter, Counter),
     /// Versions dropped by compaction.
-    pub swept_keys: AtomicU64,
+    pub swept_keys: Counter,
+    /// When the last sweep ended, in seconds since 1970; 0 before the first.
+    pub swept_at: AtomicU64,
     /// Watchers now.
     pub watchers: AtomicU64,
     /// Watch streams now.
@@ -105,6 +113,13 @@ impl Figures {
         counter("etcd_mvcc_delete", "Deletions applied", &self.deletes);
         counter("etcd_mvcc_txn", "Transactions applied", &self.txns);
         counter("etcd_mvcc_range", "Ranges answered", &self.ranges);
+        counter("etcd_debugging_server_lease_expired", "Leases that ran out", &self.leases_expired);
+        counter("etcd_server_read_indexes_failed", "Linearizable reads that failed", &self.reads_failed);
+        counter(
+            "etcd_debugging_mvcc_db_compaction_keys",
+            "Versions that compactions dropped",
+            &self.swept_keys,
+        );
         counter("etcd_debugging_mvcc_events", "Events made", &self.events);
         counter("etcd_debugging_lease_granted", "Leases granted", &self.leases_granted);
         counter("etcd_debugging_lease_revoked", "Leases revoked", &self.leases_revoked);
@@ -195,11 +210,17 @@ pub fn gauges(figures: &Arc<Figures>, values: &[(&str, f64)]) -> String {
     let own = [
         ("etcd_debugging_mvcc_watcher_total", figures.watchers.load(Ordering::Relaxed) as f64),
         ("etcd_debugging_mvcc_watch_stream_total", figures.watch_streams.load(Ordering::Relaxed) as f64),
-        ("etcd_debugging_mvcc_db_compaction_keys", figures.swept_keys.load(Ordering::Relaxed) as f64),
+        ("etcd_debugging_mvcc_db_compaction_last", figures.swept_at.load(Ordering::Relaxed) as f64),
     ];
     for (name, value) in own.iter().chain(values) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# TYPE {name} gauge\n{name} {value}");
+    }
+    // Counters whose names have no ending, as etcd's have none.
+    let (healthy, unhealthy) = &figures.health;
+    for (name, count) in [("success", healthy), ("failures", unhealthy)] {
+        let name = format!("etcd_server_health_{name}");
+        let _ = writeln!(text, "# TYPE {name} counter\n{name} {}", count.get());
     }
     text
 }

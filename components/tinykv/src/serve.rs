@@ -91,8 +91,10 @@ async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, h
     const PAUSE: Duration = Duration::from_millis(20);
     loop {
         let Some(node) = node.upgrade() else { return };
-        if node.has_leader() && node.is_published() {
-            health.set_ready("leader", true);
+        let (led, published) = (node.has_leader(), node.is_published());
+        health.set_ready("leader", led);
+        health.set_ready("published", published);
+        if led && published {
             announce(&node);
             break;
         }

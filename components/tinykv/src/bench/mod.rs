@@ -156,7 +156,7 @@ pub enum BenchError {
     /// An empty prefix, which `--clean` would take for every key there is.
     #[error("--clean with an empty --prefix would delete every key of the cluster")]
     CleansAll,
-    /// Keys could not be written before, or deleted after.
+    /// Keys could not be written before, or deleted after; or leases ended.
     #[error("{what}: {}", status.message())]
     Keys {
         /// What was done.
@@ -251,7 +251,12 @@ pub async fn bench(workload: &Workload) -> Result<bool, BenchError> {
             let txns = Txns { puts: Puts::new(crew.clone(), keys.clone()), operations: operations.get() };
             Report::of("txn", load, &drive(load, txns).await?)
         }
-        Workload::Lease { load } => Report::of("lease", load, &drive(load, KeepAlives(crew.clone())).await?),
+        Workload::Lease { load } => {
+            let (keep_alives, granted) = KeepAlives::new(crew.clone());
+            let driven = drive(load, keep_alives).await;
+            granted.revoke(&crew).await?;
+            Report::of("lease", load, &driven?)
+        }
         Workload::Watch { load, keys, watchers, streams } => {
             watch::watch(&crew, load, keys, (watchers.get(), streams.get())).await?
         }

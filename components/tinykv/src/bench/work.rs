@@ -5,6 +5,7 @@ use super::{BenchError, KeyArgs, LoadArgs};
 use crate::client::{ClientError, Member, signed};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -169,7 +170,46 @@ impl Work for Ranges {
 }
 
 /// Leases that are kept alive.
-pub struct KeepAlives(pub Crew);
+pub struct KeepAlives {
+    crew: Crew,
+    granted: Arc<Mutex<Vec<i64>>>,
+}
+
+/// The leases that were granted for a run.
+#[derive(Clone)]
+pub struct Granted(Arc<Mutex<Vec<i64>>>);
+
+impl KeepAlives {
+    /// Those of a run, and what it grants.
+    pub fn new(crew: Crew) -> (Self, Granted) {
+        let granted = Arc::<Mutex<Vec<i64>>>::default();
+        (Self { crew, granted: Arc::clone(&granted) }, Granted(granted))
+    }
+}
+
+impl Granted {
+    /// Ends them all, whatever came of the run.
+    pub async fn revoke(self, crew: &Crew) -> Result<(), BenchError> {
+        let all = std::mem::take(&mut *self.0.lock());
+        let mut ends = futures::stream::iter(all.into_iter().enumerate())
+            .map(|(number, id)| {
+                let mut client = LeaseClient::new(crew.channel(number));
+                async move { client.lease_revoke(crew.signed(pb::LeaseRevokeRequest { id })).await }
+            })
+            .buffer_unordered(AT_A_TIME);
+        while let Some(end) = ends.next().await {
+            match end {
+                Ok(_) => {}
+                Err(status) if status.code() == tonic::Code::NotFound => {}
+                Err(status) => {
+                    let what = "revoking the leases";
+                    return Err(BenchError::Keys { what, status: Box::new(status) });
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A lease, and the stream on which it is kept alive.
 pub struct Lease {
@@ -184,11 +224,12 @@ impl Work for KeepAlives {
     type Client = Lease;
 
     async fn client(&self, number: usize) -> Result<Lease, BenchError> {
-        let Self(crew) = self;
+        let crew = &self.crew;
         let mut client = LeaseClient::new(crew.channel(number));
         let grant = pb::LeaseGrantRequest { ttl: LEASE, id: 0 };
         let granted = client.lease_grant(crew.signed(grant)).await;
         let id = granted.map_err(crew.refuses(number, "granting a lease"))?.into_inner().id;
+        self.granted.lock().push(id);
         let (asks, asked) = mpsc::channel(1);
         let stream = tokio_stream::wrappers::ReceiverStream::new(asked);
         let answers = client.lease_keep_alive(crew.signed(stream)).await;

@@ -109,7 +109,14 @@ async fn trouble(node: &Node, asked: &Asked) -> Option<String> {
 }
 
 async fn health(State(site): State<Site>, uri: Uri) -> Response {
-    match trouble(&site.node, &Asked::of(&uri)).await {
+    let trouble = trouble(&site.node, &Asked::of(&uri)).await;
+    let (healthy, unhealthy) = &site.node.shared.figures.health;
+    if trouble.is_none() {
+        healthy.inc()
+    } else {
+        unhealthy.inc()
+    };
+    match trouble {
         // As text: etcd leaves the type to be guessed.
         None => json!({ "health": "true", "reason": "" }).to_string().into_response(),
         Some(reason) => {
@@ -181,8 +188,9 @@ async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
     let body = text.trim_end().trim_end_matches("# EOF");
     let node = &site.node;
     let group = node.status();
-    let (keys, bytes, revision, compacted, leases) = node.shared.with(|keyspace| {
+    let (auth_revision, keys, bytes, revision, compacted, leases) = node.shared.with(|keyspace| {
         (
+            keyspace.auth().revision(),
             keyspace.keys(),
             keyspace.bytes(),
             keyspace.revision(),
@@ -203,6 +211,7 @@ async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
         ("etcd_debugging_mvcc_current_revision", revision as f64),
         ("etcd_debugging_mvcc_compact_revision", compacted as f64),
         ("etcd_debugging_lease_total", leases as f64),
+        ("etcd_debugging_auth_revision", auth_revision as f64),
     ];
     let gauges = gauges(&node.shared.figures, &values);
     let cluster = node.shared.with(Keyspace::release);

@@ -173,8 +173,11 @@ pub(super) async fn end_leases(node: Weak<Node>) {
             continue;
         }
         let expired = node.shared.lessor.expired(LEASE_ENDINGS);
-        let endings = expired.into_iter().map(async |id| {
-            if let Err(error) = node.end_lease(id).await {
+        let endings = expired.into_iter().map(async |id| match node.end_lease(id).await {
+            Ok(()) => {
+                node.shared.figures.leases_expired.inc();
+            }
+            Err(error) => {
                 tracing::warn!(id, %error, "a lease that has run out could not be ended yet");
             }
         });

@@ -85,6 +85,12 @@ impl Node {
             let (id, path) = (identity.member_id, config.data_dir);
             return Err(NodeStartError::Removed { id, path });
         }
+        if config.force_new_cluster {
+            tracing::warn!(
+                "force_new_cluster (--force-new-cluster) is given: at this start, and at every one as long as it is, all other \
+                 members are forgotten; take it away before members are added"
+            );
+        }
         let has_peers = identity.has_peers || !founders.is_empty();
         let figures = Arc::new(Figures::default());
         let shared = Shared::open(&config.data_dir, parts_of(&config, Arc::clone(&figures))?)?;
@@ -255,7 +261,11 @@ impl Node {
         if self.is_learner() {
             return Err(NodeError::Learner);
         }
-        self.in_time(async { Ok(self.group.read_barrier().await?) }).await
+        let waited = self.in_time(async { Ok(self.group.read_barrier().await?) }).await;
+        if waited.is_err() {
+            self.shared.figures.reads_failed.inc();
+        }
+        waited
     }
 
     pub(crate) async fn in_time<T>(

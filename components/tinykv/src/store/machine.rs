@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// Commands applied under one hold of the engine's lock, so that readers get their turn.
@@ -246,6 +246,10 @@ impl Shared {
         let mut batch = db.batch();
         batch.drop_events_before(compacted.max(0));
         batch.write()?;
+        if compacted >= 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            self.figures.swept_at.store(now, Ordering::Relaxed);
+        }
         self.swept.send_replace(compacted);
         Ok(())
     }
@@ -259,7 +263,7 @@ impl Shared {
         for (key, revision) in &dropped {
             batch.drop_version(key, *revision);
         }
-        self.figures.swept_keys.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        self.figures.swept_keys.inc_by(dropped.len() as u64);
         batch.write()
     }
 

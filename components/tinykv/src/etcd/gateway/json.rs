@@ -17,11 +17,16 @@ fn malformed(error: &dyn std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
+/// What is no JSON; where it ends too early, in the words of etcd's gateway.
+fn unreadable(error: &serde_json::Error) -> Status {
+    if error.is_eof() { Status::invalid_argument("unexpected EOF") } else { malformed(error) }
+}
+
 /// Reads the one message of a body; none at all stands for an empty one.
 pub async fn message(body: Body, descriptor: &MessageDescriptor) -> Result<Vec<u8>, Status> {
     let text = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| malformed(&error))?;
     let first = serde_json::Deserializer::from_slice(&text).into_iter::<&RawValue>().next();
-    match first.transpose().map_err(|error| malformed(&error))? {
+    match first.transpose().map_err(|error| unreadable(&error))? {
         Some(value) => encode(value.get(), descriptor),
         None => Ok(Vec::new()),
     }
@@ -65,7 +70,7 @@ pub fn take(buffer: &mut BytesMut, ended: bool) -> Result<Option<String>, Status
         None => return Ok(None),
         Some(Ok(value)) => value.get().to_owned(),
         Some(Err(error)) if error.is_eof() && !ended => return Ok(None),
-        Some(Err(error)) => return Err(malformed(&error)),
+        Some(Err(error)) => return Err(unreadable(&error)),
     };
     let read = values.byte_offset();
     let _ = buffer.split_to(read);
@@ -118,7 +123,8 @@ mod tests {
         buffer.extend_from_slice(b"}}\n");
         assert_eq!(take(&mut buffer, false).expect("read").as_deref(), Some("{\"b\":{}}"));
         assert_eq!(take(&mut buffer, true).expect("the end"), None);
-        assert!(take(&mut BytesMut::from(&b"{\"a\":"[..]), true).is_err(), "cut off");
+        let cut = take(&mut BytesMut::from(&b"{\"a\":"[..]), true).expect_err("cut off");
+        assert_eq!(cut.message(), "unexpected EOF");
         assert!(take(&mut BytesMut::from(&b"nonsense"[..]), false).is_err());
     }
 
