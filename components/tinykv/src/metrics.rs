@@ -216,11 +216,11 @@ pub fn gauges(figures: &Arc<Figures>, values: &[(&str, f64)]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# TYPE {name} gauge\n{name} {value}");
     }
-    // Counters whose names have no ending, as etcd's have none.
+    // Counters, to etcd; in OpenMetrics those would have another ending.
     let (healthy, unhealthy) = &figures.health;
     for (name, count) in [("success", healthy), ("failures", unhealthy)] {
         let name = format!("etcd_server_health_{name}");
-        let _ = writeln!(text, "# TYPE {name} counter\n{name} {}", count.get());
+        let _ = writeln!(text, "# TYPE {name} gauge\n{name} {}", count.get());
     }
     text
 }

@@ -449,5 +449,8 @@ async fn a_bench_puts_load_on_and_cleans_up() {
         Client::connect([format!("127.0.0.1:{}", server.port)], Some(options)).await.expect("root");
     let left = root.get("bench", Some(GetOptions::new().with_prefix())).await.expect("read");
     assert_eq!(left.kvs().iter().map(etcd_client::KeyValue::key).collect::<Vec<_>>(), [b"bench0"]);
-    assert!(root.leases().await.expect("answered").leases().is_empty(), "the bench's leases are gone with it");
+    assert!(
+        root.leases().await.expect("answered").leases().is_empty(),
+        "the bench's leases are gone with it"
+    );
 }
