@@ -12,6 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("aistack-crds", &[]),
     ("aistack-api", &[]),
     ("wire", &[]),
+    ("corpus", &[]),
     ("cowtree", &[]),
     ("tinykernels", &[]),
     ("aistack-chassis", &["aistack-api"]),
