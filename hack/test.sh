@@ -32,4 +32,6 @@ step 'quickstart' e2e/quickstart.sh
 step 'faults' e2e/faults.sh
 step 'three nodes' e2e/three_nodes.sh
 step 'tour' e2e/tour.sh
+# Built once, and kept in the cache; the tests that need it say when there is no Go toolchain.
+if command -v go >/dev/null; then step 'control plane' hack/plane/plane.sh build; fi
 step 'tests' cargo test --release --workspace --no-fail-fast

@@ -2,6 +2,7 @@
 # A real Kubernetes API server on this machine, without a cluster: etcd (or any etcd) and kube-apiserver 1.37, built from Go modules.
 #
 #   hack/plane/plane.sh build              build the control plane once (about 9 CPU minutes), into the cache
+#   hack/plane/plane.sh path               where it is, or will be
 #   hack/plane/plane.sh up [DIR]           start it; prints the line that points kubectl (its own, beside it) at it
 #   hack/plane/plane.sh down [DIR]         stop it
 #
@@ -117,7 +118,8 @@ down() {
 dir=${2:-$cache/plane}
 case ${1:-} in
   build) build; echo "$bin" ;;
+  path) echo "$bin" ;;
   up) up "$dir" ;;
   down) down "$dir" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -2,7 +2,8 @@
 
 use aistack_crds::{InferenceService, KVCluster, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -28,6 +29,10 @@ pub enum Manifest {
     Deployment(Box<Deployment>),
     /// How many pods may be away at a time.
     PodDisruptionBudget(Box<PodDisruptionBudget>),
+    /// Pods that end.
+    Job(Box<Job>),
+    /// A volume that outlives its pods.
+    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     /// A child of an AIStack.
     KVCluster(Box<KVCluster>),
     /// A child of an AIStack.
@@ -46,6 +51,8 @@ impl Manifest {
             Self::StatefulSet(_) => "StatefulSet",
             Self::Deployment(_) => "Deployment",
             Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
+            Self::Job(_) => "Job",
+            Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
             Self::KVCluster(_) => "KVCluster",
             Self::InferenceService(_) => "InferenceService",
             Self::VectorCollection(_) => "VectorCollection",
@@ -61,6 +68,8 @@ impl Manifest {
             Self::StatefulSet(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
             Self::PodDisruptionBudget(object) => &object.metadata,
+            Self::Job(object) => &object.metadata,
+            Self::PersistentVolumeClaim(object) => &object.metadata,
             Self::KVCluster(object) => &object.metadata,
             Self::InferenceService(object) => &object.metadata,
             Self::VectorCollection(object) => &object.metadata,
@@ -89,6 +98,8 @@ from_object!(
     StatefulSet,
     Deployment,
     PodDisruptionBudget,
+    Job,
+    PersistentVolumeClaim,
     KVCluster,
     InferenceService,
     VectorCollection

@@ -90,6 +90,12 @@ impl ConfigFile {
         Self { name: format!("{component}.yaml"), text }
     }
 
+    /// A spec as it is, for components that read the kind's own words.
+    pub(crate) fn spec<S: Serialize>(name: &str, spec: &S) -> Self {
+        let text = serde_json::to_string_pretty(spec).expect("a spec is plain data");
+        Self { name: format!("{name}.json"), text }
+    }
+
     /// Path in the container.
     pub fn path(&self) -> String {
         format!("{CONFIG_DIR}/{}", self.name)
@@ -144,6 +150,16 @@ pub struct Claim {
     pub class: StorageClass,
     /// Whether it is deleted with its owner.
     pub deleted_with_owner: bool,
+}
+
+impl Claim {
+    fn retention(&self) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
+        let policy = if self.deleted_with_owner { "Delete" } else { "Retain" };
+        StatefulSetPersistentVolumeClaimRetentionPolicy {
+            when_deleted: Some(policy.to_owned()),
+            when_scaled: Some("Retain".to_owned()),
+        }
+    }
 }
 
 /// Which StorageClass a volume uses.
@@ -236,14 +252,46 @@ impl Probes {
 }
 
 impl Workload {
+    /// One pod of a component, without ports.
+    pub(crate) fn that_ends(name: String, owner: Owner, image: Image, component: &str) -> Self {
+        Self {
+            name,
+            owner,
+            replicas: 1,
+            image,
+            command: vec![component.to_owned()],
+            args: Vec::new(),
+            ports: Vec::new(),
+            config: Vec::new(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            models: false,
+            resources: ResourceSpec::default(),
+            gpu: Gpu::None,
+            probes: Probes::admin(60),
+            grace_seconds: 30,
+            overrides: PodOverrides::default(),
+            service_annotations: BTreeMap::new(),
+            clients_reach: ClientsReach::EveryPod,
+        }
+    }
+
     /// As a StatefulSet: a stable name and a volume for each pod.
     pub fn stateful(&self, claim: &Claim) -> Manifests {
+        self.named_pods(Some(claim))
+    }
+
+    /// The same without volumes: a stable name for each pod.
+    pub(crate) fn stateful_without_volumes(&self) -> Manifests {
+        self.named_pods(None)
+    }
+
+    fn named_pods(&self, claim: Option<&Claim>) -> Manifests {
         let headless = headless_name(&self.name);
         let mut manifests = self.configuration();
         manifests.push(self.headless_service(&headless));
         manifests.push(self.client_service());
         manifests.push(self.disruption_budget());
-        let policy = if claim.deleted_with_owner { "Delete" } else { "Retain" };
         manifests.push(StatefulSet {
             metadata: self.owner.metadata(&self.name),
             spec: StatefulSetSpec {
@@ -256,14 +304,12 @@ impl Workload {
                     type_: Some("RollingUpdate".to_owned()),
                     ..StatefulSetUpdateStrategy::default()
                 }),
-                persistent_volume_claim_retention_policy: Some(
-                    StatefulSetPersistentVolumeClaimRetentionPolicy {
-                        when_deleted: Some(policy.to_owned()),
-                        when_scaled: Some("Retain".to_owned()),
-                    },
+                persistent_volume_claim_retention_policy: claim.map(Claim::retention),
+                volume_claim_templates: claim.map(|claim| vec![self.claim_template(claim)]),
+                template: pod::template(
+                    self,
+                    claim.map_or(pod::DataVolume::None, |_| pod::DataVolume::Claim),
                 ),
-                volume_claim_templates: Some(vec![self.claim_template(claim)]),
-                template: pod::template(self, pod::DataVolume::Claim),
                 ..StatefulSetSpec::default()
             },
             ..StatefulSet::default()

@@ -12,6 +12,7 @@
 pub mod cause;
 pub mod engine;
 pub mod modelhub;
+pub mod operator;
 pub mod rag;
 pub mod registry;
 pub mod server;

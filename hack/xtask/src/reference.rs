@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use aistack_api::modelhub::ModelhubConfig;
+use aistack_api::operator::OperatorConfig;
 use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_api::tinykv::TinykvConfig;
 use aistack_api::vectorforge::VectorforgeConfig;
@@ -19,6 +20,7 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         page::<VectorforgeConfig>("vectorforge", "VECTORFORGE_")?,
         page::<TinyinferConfig>("tinyinfer", "TINYINFER_")?,
         page::<ModelhubConfig>("modelhub", "MODELHUB_")?,
+        page::<OperatorConfig>("aistack-operator", "AISTACK_OPERATOR_")?,
     ];
     Ok(pages.into_iter().map(|(name, text)| (root.join(format!("docs/reference/{name}.md")), text)).collect())
 }

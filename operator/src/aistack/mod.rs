@@ -1,10 +1,12 @@
 //! `AIStack`: child objects, and the two servers that have no kind of their own.
 
 mod build;
+mod control;
 mod modelhub;
 mod validate;
 
 pub use build::{StackManifests, build};
+pub use control::StackController;
 pub use validate::{ValidatedStack, validate};
 
 /// Name of the stack's KVCluster.

@@ -1,9 +1,11 @@
 //! `InferenceService`: one model behind the OpenAI protocol.
 
 mod build;
+mod control;
 mod validate;
 
 pub use build::build;
+pub use control::InferenceController;
 pub use validate::{ApiKey, Engine, ValidatedInferenceService, validate};
 
 /// Our engine's component and binary.

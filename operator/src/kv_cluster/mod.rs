@@ -1,9 +1,13 @@
 //! `KVCluster`: a TinyKV group.
 
 mod build;
+mod control;
+mod members;
+pub mod planner;
 mod validate;
 
 pub use build::build;
+pub use control::KvController;
 pub use validate::{Tls, ValidatedKvCluster, validate};
 
 /// Component and binary.

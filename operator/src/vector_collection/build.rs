@@ -24,38 +24,43 @@ use crate::workload::{
 
 /// A collection as it is asked for: what is sent to `PUT /collections/{name}`, and to `PUT /collections/{name}/index`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct CollectionRequest {
-    name: String,
+pub(super) struct CollectionRequest {
+    pub(super) name: String,
     server: String,
-    create: Value,
-    indexes: Vec<Value>,
+    pub(super) create: Value,
+    pub(super) indexes: Vec<Value>,
+}
+
+/// The request for a collection, wherever it lives.
+pub(super) fn request(collection: &ValidatedVectorCollection) -> CollectionRequest {
+    let server = match &collection.home {
+        Home::Stack(_) => COMPONENT.to_owned(),
+        Home::Own(_) => format!("{COMPONENT}-{}", collection.name),
+    };
+    CollectionRequest {
+        name: collection.name.clone(),
+        server: format!("http://{server}:{REST_PORT}"),
+        create: create_request(collection),
+        indexes: collection.payload_indexes.iter().map(index_request).collect(),
+    }
 }
 
 /// What a VectorCollection becomes.
 pub fn build(collection: &ValidatedVectorCollection) -> Manifests {
     let mut manifests = Manifests::default();
-    let server = match &collection.home {
-        Home::Stack(_) => COMPONENT.to_owned(),
-        Home::Own(own) => {
-            let shape = ServerShape {
-                name: format!("{COMPONENT}-{}", collection.name),
-                owner: collection.owner.clone(),
-                replicas: own.replicas,
-                image: own.image.clone(),
-                resources: own.resources.clone(),
-                gpu: own.gpu.clone(),
-                pod: own.pod.clone(),
-            };
-            manifests.append(self::server(&shape, &own.claim));
-            shape.name
-        }
-    };
-    let request = CollectionRequest {
-        name: collection.name.clone(),
-        server: format!("http://{server}:{REST_PORT}"),
-        create: create_request(collection),
-        indexes: collection.payload_indexes.iter().map(index_request).collect(),
-    };
+    if let Home::Own(own) = &collection.home {
+        let shape = ServerShape {
+            name: format!("{COMPONENT}-{}", collection.name),
+            owner: collection.owner.clone(),
+            replicas: own.replicas,
+            image: own.image.clone(),
+            resources: own.resources.clone(),
+            gpu: own.gpu.clone(),
+            pod: own.pod.clone(),
+        };
+        manifests.append(self::server(&shape, &own.claim));
+    }
+    let request = request(collection);
     let mut metadata = collection.owner.metadata(format!("{}-collection", collection.name));
     metadata.labels.get_or_insert_default().insert(COLLECTION_LABEL.to_owned(), collection.name.clone());
     let text = serde_json::to_string_pretty(&request).expect("a request is plain data");

@@ -1,10 +1,13 @@
 //! `VectorCollection`: a collection on the stack's VectorForge, or a VectorForge of its own.
 
 mod build;
+mod control;
+mod engine;
 mod validate;
 
 pub use build::build;
 pub(crate) use build::{ServerShape, server};
+pub use control::VectorController;
 pub use validate::{Home, ValidatedVectorCollection, validate};
 
 /// Component and binary.

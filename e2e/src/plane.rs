@@ -1,0 +1,245 @@
+//! A control plane of one's own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use aistack_crds::Kind;
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::keys;
+use crate::process::{Process, Watchdog};
+use crate::wait;
+
+/// How much of a cluster is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// T1: etcd and kube-apiserver. Objects are stored and checked, and nothing acts on them.
+    ApiServer,
+    /// The controller manager and the scheduler too: garbage is collected, and pods are made that nobody runs.
+    Controllers,
+}
+
+/// A control plane that runs until it is dropped.
+pub struct Plane {
+    // In the order in which they are dropped: the API server before its store.
+    processes: Vec<Process>,
+    _watchdog: Watchdog,
+    folder: TempDir,
+    config: Config,
+}
+
+impl Plane {
+    /// The one plane of a test binary, with our kinds installed; `None`, and a line that says so, where it cannot be built.
+    pub async fn shared() -> Option<&'static Self> {
+        static SHARED: OnceCell<Option<Plane>> = OnceCell::const_new();
+        let started = SHARED.get_or_init(|| async {
+            if Self::programs().expect("hack/plane/plane.sh runs").is_none() {
+                eprintln!("no Go toolchain to build the control plane with: not run");
+                return None;
+            }
+            let plane = Self::start(Tier::ApiServer).await.expect("a control plane");
+            plane.install_kinds().await.expect("our kinds");
+            Some(plane)
+        });
+        started.await.as_ref()
+    }
+
+    /// Where the programs are, built first if they must be (minutes, once); `None` without a Go toolchain to build them.
+    pub fn programs() -> Result<Option<PathBuf>> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/plane/plane.sh");
+        let built = Command::new(&script).arg("path").output().context("run hack/plane/plane.sh")?;
+        ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let folder = PathBuf::from(String::from_utf8(built.stdout)?.trim());
+        if folder.join("plane").exists() {
+            return Ok(Some(folder));
+        }
+        if Command::new("go").arg("version").output().is_err() {
+            return Ok(None);
+        }
+        let status = Command::new(&script).arg("build").status().context("run hack/plane/plane.sh")?;
+        ensure!(status.success(), "hack/plane/plane.sh build failed");
+        Ok(Some(folder))
+    }
+
+    /// Starts one, and waits until it is ready.
+    pub async fn start(tier: Tier) -> Result<Self> {
+        // A second provider in the process is no error: tests start several planes.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let programs =
+            Self::programs()?.context("there is no Go toolchain to build the control plane with")?;
+        let folder = tempfile::Builder::new().prefix("plane-").tempdir()?;
+        keys::write(folder.path())?;
+        let port = free_port()?;
+        kubeconfig(folder.path(), port)?;
+        let processes = start(tier, &programs, folder.path(), port)?;
+        let watchdog = Watchdog::over(&processes, folder.path())?;
+        let kubeconfig = Kubeconfig::read_from(folder.path().join("kubeconfig"))?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let mut plane = Self { processes, _watchdog: watchdog, folder, config };
+        plane.until_ready().await?;
+        Ok(plane)
+    }
+
+    /// How to reach it, as its administrator.
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// A client of its administrator, which lives as long as the runtime that it is made on.
+    pub fn client(&self) -> Client {
+        Client::try_from(self.config()).expect("one was made of the same configuration when it started")
+    }
+
+    /// The file that points kubectl at it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// Installs the seven kinds, and waits until they are served.
+    pub async fn install_kinds(&self) -> Result<()> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client());
+        for kind in Kind::ALL {
+            let crd = kind.crd();
+            let name = crd.metadata.name.clone().context("every kind has a name")?;
+            let params = PatchParams::apply("e2e").force();
+            api.patch(&name, &params, &Patch::Apply(&crd))
+                .await
+                .with_context(|| format!("install {name}"))?;
+            wait::until(&format!("{name} is established"), || async {
+                let crd = api.get(&name).await?;
+                let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
+                Ok(conditions
+                    .iter()
+                    .any(|condition| condition.type_ == "Established" && condition.status == "True")
+                    .then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A namespace of one's own.
+    pub async fn namespace(&self, name: &str) -> Result<String> {
+        let api: Api<Namespace> = Api::all(self.client());
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.to_owned());
+        api.create(&PostParams::default(), &namespace).await.with_context(|| format!("create {name}"))?;
+        Ok(name.to_owned())
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let client = Client::try_from(self.config())?;
+        loop {
+            let request = http_get("/readyz")?;
+            if client.request_text(request).await.is_ok_and(|answer| answer == "ok") {
+                return Ok(());
+            }
+            if let Some(ended) = self.processes.iter_mut().find_map(|p| (!p.is_running()).then_some(&*p)) {
+                bail!("{} ended; the end of what it said:\n{}", ended.name(), ended.tail());
+            }
+            if began.elapsed() > wait::PATIENCE {
+                let tails: Vec<_> = self.processes.iter().map(Process::tail).collect();
+                bail!("the API server is not ready:\n{}", tails.join("\n--\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    Ok(http::Request::get(path).body(Vec::new())?)
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn kubeconfig(folder: &Path, port: u16) -> Result<()> {
+    let at = folder.display();
+    let text = format!(
+        "apiVersion: v1\nkind: Config\n\
+         clusters: [{{name: plane, cluster: {{server: \"https://127.0.0.1:{port}\", certificate-authority: {at}/ca.crt}}}}]\n\
+         users: [{{name: admin, user: {{client-certificate: {at}/admin.crt, client-key: {at}/admin.key}}}}]\n\
+         contexts: [{{name: plane, context: {{cluster: plane, user: admin}}}}]\ncurrent-context: plane\n"
+    );
+    std::fs::write(folder.join("kubeconfig"), text).context("write the kubeconfig")
+}
+
+fn start(tier: Tier, programs: &Path, folder: &Path, port: u16) -> Result<Vec<Process>> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let run = |name: &str, args: Vec<String>| Process::start(folder, name, &programs.join(name), &args);
+    let (client, peer) = (free_port()?, free_port()?);
+    let (store, peers) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let etcd = run(
+        "etcd",
+        [
+            "--data-dir",
+            &at("etcd"),
+            "--unsafe-no-fsync",
+            "--log-level",
+            "warn",
+            "--listen-client-urls",
+            &store,
+            "--advertise-client-urls",
+            &store,
+            "--listen-peer-urls",
+            &peers,
+            "--initial-advertise-peer-urls",
+            &peers,
+            "--initial-cluster",
+            &format!("default={peers}"),
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    )?;
+    let mut flags = vec![
+        ("etcd-servers", store),
+        ("secure-port", port.to_string()),
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("endpoint-reconciler-type", "none".to_owned()),
+        ("tls-cert-file", at("server.crt")),
+        ("tls-private-key-file", at("server.key")),
+        ("client-ca-file", at("ca.crt")),
+        ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+        ("service-account-key-file", at("accounts.pub")),
+        ("service-account-signing-key-file", at("accounts.key")),
+        ("service-cluster-ip-range", "10.96.0.0/16".to_owned()),
+        ("authorization-mode", "Node,RBAC".to_owned()),
+        ("allow-privileged", "true".to_owned()),
+    ];
+    let args = |flags: Vec<(&str, String)>| {
+        flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+    };
+    let apiserver = run("kube-apiserver", args(std::mem::take(&mut flags)))?;
+    let mut processes = vec![apiserver];
+    if tier == Tier::Controllers {
+        let shared = || {
+            vec![
+                ("kubeconfig", at("kubeconfig")),
+                ("leader-elect", "false".to_owned()),
+                ("secure-port", "0".to_owned()),
+            ]
+        };
+        let mut manager = shared();
+        manager.extend([
+            ("service-account-private-key-file", at("accounts.key")),
+            ("root-ca-file", at("ca.crt")),
+            ("use-service-account-credentials", "true".to_owned()),
+        ]);
+        processes.push(run("kube-controller-manager", args(manager))?);
+        processes.push(run("kube-scheduler", args(shared()))?);
+    }
+    processes.push(etcd);
+    Ok(processes)
+}

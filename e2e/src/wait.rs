@@ -1,0 +1,75 @@
+//! Waiting for something to become so, and saying what there was when it did not.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, ListParams};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+/// How long anything may take. Machines stall.
+pub const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Asks again and again until there is an answer.
+pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) if began.elapsed() > PATIENCE => {
+                bail!("after {} s it is still not so: {what}", PATIENCE.as_secs())
+            }
+            Err(error) if began.elapsed() > PATIENCE => return Err(error.context(what.to_owned())),
+            Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Waits until an object is as `holds` says; when it does not come to that, the object and its Events are told.
+pub async fn object<K>(
+    api: &Api<K>,
+    client: &Client,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&K) -> bool,
+) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
+{
+    let waited = until(what, || async { Ok(api.get_opt(name).await?.filter(|object| holds(object))) }).await;
+    match waited {
+        Ok(object) => Ok(object),
+        Err(error) => {
+            let mut told = String::new();
+            match api.get_opt(name).await {
+                Ok(Some(mut object)) => {
+                    object.meta_mut().managed_fields = None;
+                    let _ = writeln!(told, "{}", serde_yaml_ng::to_string(&object).unwrap_or_default());
+                    told += &events(client, &object.namespace().unwrap_or_default(), name).await;
+                }
+                Ok(None) => told += "it does not exist",
+                Err(error) => told += &error.to_string(),
+            }
+            Err(error.context(told))
+        }
+    }
+}
+
+/// Events about an object, a line each.
+pub async fn events(client: &Client, namespace: &str, name: &str) -> String {
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let Ok(events) = api.list(&ListParams::default()).await else { return String::new() };
+    let about =
+        |event: &&Event| event.regarding.as_ref().is_some_and(|about| about.name.as_deref() == Some(name));
+    let line = |event: &Event| {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        format!("{} {}: {}\n", text(&event.type_), text(&event.reason), text(&event.note))
+    };
+    events.items.iter().filter(about).map(line).collect()
+}

@@ -1,0 +1,295 @@
+//! The reconcile kernel before a real API server: what it writes, what it leaves alone, and who leads. Nothing acts on objects
+//! here, no garbage is collected and no pod runs; what is left is what the kernel itself does.
+
+use std::collections::BTreeMap;
+
+use aistack_api::operator::OperatorConfig;
+use aistack_crds::{KVCluster, KVClusterSpec};
+use anyhow::{Context as _, Result};
+use e2e::{Plane, Running, wait};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::json;
+
+/// A namespace with an operator that sees it alone.
+struct Story {
+    plane: &'static Plane,
+    client: Client,
+    namespace: String,
+    operator: Running,
+}
+
+impl Story {
+    async fn begin(name: &str) -> Result<Option<Self>> {
+        let Some(plane) = Plane::shared().await else { return Ok(None) };
+        let client = plane.client();
+        let namespace = plane.namespace(name).await?;
+        let operator = Running::start(plane, &namespace).await?;
+        Ok(Some(Self { plane, client, namespace, operator }))
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn create(&self, name: &str, spec: KVClusterSpec) -> Result<KVCluster> {
+        self.api().create(&PostParams::default(), &KVCluster::new(name, spec)).await.context("create")
+    }
+
+    /// Waits until the cluster says why it is not ready yet: with no pods, it is being founded.
+    async fn until(&self, name: &str, reason: &str) -> Result<KVCluster> {
+        let what = format!("{name} says {reason}");
+        let says = |kv: &KVCluster| condition(kv, "Ready").is_some_and(|ready| ready.1 == reason);
+        wait::object(&self.api(), &self.client, name, &what, says).await
+    }
+
+    async fn annotate(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        let patch = json!({"metadata": {"annotations": {key: value}}});
+        let params = PatchParams::default();
+        self.api::<KVCluster>()
+            .patch(name, &params, &Patch::Merge(&patch))
+            .await
+            .map(drop)
+            .context("annotate")
+    }
+
+    /// Versions of all that the operator may write, by kind and name.
+    async fn versions(&self) -> Result<BTreeMap<String, String>> {
+        let mut versions = BTreeMap::new();
+        macro_rules! of {
+            ($($kind:ty),*) => { $(
+                for object in self.api::<$kind>().list(&ListParams::default()).await?.items {
+                    let name = format!("{} {}", stringify!($kind), object.name_any());
+                    versions.insert(name, object.resource_version().unwrap_or_default());
+                }
+            )* };
+        }
+        of!(KVCluster, StatefulSet, ConfigMap, Service, Secret, PodDisruptionBudget);
+        Ok(versions)
+    }
+}
+
+/// Status and reason of a condition.
+fn condition(kv: &KVCluster, kind: &str) -> Option<(String, String)> {
+    let conditions = kv.status.as_ref()?.conditions.iter();
+    conditions
+        .filter(|condition| condition.type_ == kind)
+        .map(|condition| (condition.status.clone(), condition.reason.clone()))
+        .next()
+}
+
+fn three() -> KVClusterSpec {
+    KVClusterSpec { replicas: 3, ..KVClusterSpec::default() }
+}
+
+#[tokio::test]
+async fn an_object_becomes_its_children_and_says_so() -> Result<()> {
+    let Some(story) = Story::begin("becomes").await? else { return Ok(()) };
+    story.create("kv", three()).await?;
+    let kv = story.until("kv", "WaitingForPods").await?;
+    let status = kv.status.clone().context("a status")?;
+    assert_eq!(status.observed_generation, kv.metadata.generation);
+    assert_eq!(status.summary.as_deref(), Some("0/3 voters"));
+    assert_eq!(status.endpoint.as_deref(), Some("http://kv.becomes.svc:2379"));
+    assert_eq!(condition(&kv, "Reconciling").map(|said| said.0).as_deref(), Some("True"), "kstatus waits");
+    assert!(
+        status.conditions.iter().all(|condition| condition.observed_generation == kv.metadata.generation)
+    );
+    let set = story.api::<StatefulSet>().get("kv").await?;
+    let owner =
+        set.metadata.owner_references.as_ref().and_then(|owners| owners.first()).context("an owner")?;
+    assert_eq!((owner.kind.as_str(), owner.controller), ("KVCluster", Some(true)));
+    assert_eq!(Some(&owner.uid), kv.metadata.uid.as_ref());
+    let managers: Vec<_> = set.managed_fields().iter().filter_map(|entry| entry.manager.as_deref()).collect();
+    assert_eq!(managers, ["aistack-operator"]);
+    for name in ["kv", "kv-members"] {
+        story.api::<Service>().get(name).await?;
+    }
+    wait::until("an Event tells of it", || async {
+        let told = wait::events(&story.client, "becomes", "kv").await;
+        Ok(told.contains("Normal").then_some(()))
+    })
+    .await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn at_rest_and_after_a_restart_nothing_is_written() -> Result<()> {
+    let Some(story) = Story::begin("rest").await? else { return Ok(()) };
+    for number in 0..5 {
+        story.create(&format!("kv-{number}"), three()).await?;
+    }
+    for number in 0..5 {
+        story.until(&format!("kv-{number}"), "WaitingForPods").await?;
+    }
+    story.operator.until_reconciled(5).await?;
+    let (versions, writes) = (story.versions().await?, story.operator.writes());
+    // Each is looked at again every few seconds while its pods are missing.
+    story.operator.until_reconciled(story.operator.reconciled() + 10).await?;
+    assert_eq!(story.versions().await?, versions);
+    assert_eq!(story.operator.writes(), writes, "a request that changes nothing is one too many");
+
+    let Story { plane, namespace, operator, .. } = story;
+    operator.stop().await?;
+    let second = Running::start(plane, &namespace).await?;
+    second.until_reconciled(10).await?;
+    assert_eq!(second.writes(), 0, "what was applied is read off the objects");
+    let story = Story { plane, client: plane.client(), namespace, operator: second };
+    assert_eq!(story.versions().await?, versions);
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn drift_is_healed_and_what_others_add_is_left() -> Result<()> {
+    let Some(story) = Story::begin("drift").await? else { return Ok(()) };
+    story.create("kv", three()).await?;
+    story.until("kv", "WaitingForPods").await?;
+    let maps = story.api::<ConfigMap>();
+    let before = maps.get("kv-config").await?.data.context("data")?;
+    let edit = json!({"data": {"tinykv.yaml": "quota_bytes: 1", "theirs": "stays"}});
+    maps.patch("kv-config", &PatchParams::default(), &Patch::Merge(&edit)).await?;
+    let healed = |map: &ConfigMap| {
+        let data = map.data.clone().unwrap_or_default();
+        data.get("tinykv.yaml") == before.get("tinykv.yaml") && data.contains_key("theirs")
+    };
+    wait::object(&maps, &story.client, "kv-config", "the edit is taken back", healed).await?;
+    let sets = story.api::<StatefulSet>();
+    sets.delete("kv", &DeleteParams::background()).await?;
+    wait::object(&sets, &story.client, "kv", "what was deleted is made anew", |_| true).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Result<()> {
+    let Some(story) = Story::begin("edit").await? else { return Ok(()) };
+    let kv = story.create("kv", three()).await?;
+    story.until("kv", "WaitingForPods").await?;
+    // A child of an earlier version of the operator, which this one does not make.
+    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
+    let orphan = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
+        "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
+    let maps = story.api::<ConfigMap>();
+    maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&orphan)).await?;
+    wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
+        .await?;
+    let edit = json!({"spec": {"quota": "4Gi"}});
+    story.api::<KVCluster>().patch("kv", &PatchParams::default(), &Patch::Merge(&edit)).await?;
+    let reached = |map: &ConfigMap| {
+        map.data
+            .as_ref()
+            .and_then(|data| data.get("tinykv.yaml"))
+            .is_some_and(|text| text.contains("4294967296"))
+    };
+    wait::object(&maps, &story.client, "kv-config", "the edit reaches the configuration", reached).await?;
+    let seen =
+        |kv: &KVCluster| kv.status.as_ref().is_some_and(|status| status.observed_generation == Some(2));
+    wait::object(&story.api(), &story.client, "kv", "the status is of the edit", seen).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn somebody_elses_object_is_never_adopted() -> Result<()> {
+    let Some(story) = Story::begin("taken").await? else { return Ok(()) };
+    let services = story.api::<Service>();
+    let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kv"}, "spec": {"ports": [{"port": 80}]}});
+    let theirs = services.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
+    story.create("kv", three()).await?;
+    let kv = story.until("kv", "NameTaken").await?;
+    assert_eq!(condition(&kv, "Stalled").map(|said| said.0).as_deref(), Some("True"), "kstatus gives up");
+    let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
+    assert!(message.contains("Service kv") && message.contains("delete or rename it"), "{message}");
+    let now = services.get("kv").await?;
+    assert_eq!(now.resource_version(), theirs.resource_version(), "it was not touched");
+    services.delete("kv", &DeleteParams::default()).await?;
+    story.until("kv", "WaitingForPods").await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn nothing_is_done_to_what_is_paused() -> Result<()> {
+    let Some(story) = Story::begin("paused").await? else { return Ok(()) };
+    story.create("kv", three()).await?;
+    story.until("kv", "WaitingForPods").await?;
+    story.annotate("kv", "platform.dev/paused", Some("true")).await?;
+    let is_paused = |kv: &KVCluster| condition(kv, "Paused").is_some();
+    wait::object(&story.api(), &story.client, "kv", "it says that it is paused", is_paused).await?;
+    let edit = json!({"spec": {"quota": "4Gi"}});
+    story.api::<KVCluster>().patch("kv", &PatchParams::default(), &Patch::Merge(&edit)).await?;
+    let seen = |kv: &KVCluster| {
+        let conditions = kv.status.iter().flat_map(|status| &status.conditions);
+        conditions.filter(|condition| condition.type_ == "Paused").any(|it| it.observed_generation == Some(2))
+    };
+    wait::object(&story.api(), &story.client, "kv", "the edit was seen", seen).await?;
+    let map = story.api::<ConfigMap>().get("kv-config").await?;
+    assert!(!map.data.context("data")?["tinykv.yaml"].contains("4294967296"), "and nothing was done");
+    story.annotate("kv", "platform.dev/paused", None).await?;
+    let goes_on = |kv: &KVCluster| condition(kv, "Paused").is_none();
+    wait::object(&story.api(), &story.client, "kv", "it goes on", goes_on).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_is_named_and_its_arrival_is_noticed() -> Result<()> {
+    let Some(story) = Story::begin("secrets").await? else { return Ok(()) };
+    let tls = aistack_crds::kv_cluster::KvTls { secret_name: "kv-tls".to_owned() };
+    story.create("kv", KVClusterSpec { tls: Some(tls), ..three() }).await?;
+    let kv = story.until("kv", "SecretMissing").await?;
+    assert!(kv.status.context("a status")?.conditions[0].message.contains("kv-tls"));
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kv-tls"}});
+    story.api::<Secret>().create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+    story.until("kv", "WaitingForPods").await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn one_leads_and_hands_over() -> Result<()> {
+    let Some(plane) = Plane::shared().await else { return Ok(()) };
+    let namespace = plane.namespace("leads").await?;
+    let mut config = OperatorConfig { namespace: Some(namespace.clone()), ..OperatorConfig::default() };
+    config.lease.namespace = Some(namespace.clone());
+    (config.lease.renew_seconds, config.lease.deadline_seconds, config.lease.duration_seconds) = (1, 4, 5);
+    let clusters: Api<KVCluster> = Api::namespaced(plane.client(), &namespace);
+    let client = plane.client();
+    let made = |name: &'static str| {
+        let (clusters, client) = (clusters.clone(), client.clone());
+        async move {
+            clusters.create(&PostParams::default(), &KVCluster::new(name, three())).await?;
+            let says = |kv: &KVCluster| condition(kv, "Ready").is_some();
+            wait::object(&clusters, &client, name, "somebody works", says).await
+        }
+    };
+    let first = Running::begin(plane, &config)?;
+    made("one").await?;
+    assert!(first.leads());
+    let second = Running::begin(plane, &config)?;
+    wait::until("the second is ready to take over", || async { Ok(second.health.is_ready().then_some(())) })
+        .await?;
+    assert!(!second.leads(), "one leads at a time");
+    assert_eq!(second.writes(), 0);
+
+    let began = std::time::Instant::now();
+    first.stop().await?;
+    wait::until("the second leads", || async { Ok(second.leads().then_some(())) }).await?;
+    println!("handed over in {} ms", began.elapsed().as_millis());
+    made("two").await?;
+
+    let third = Running::begin(plane, &config)?;
+    wait::until("the third is ready to take over", || async { Ok(third.health.is_ready().then_some(())) })
+        .await?;
+    let began = std::time::Instant::now();
+    second.kill().await;
+    wait::until("the third leads", || async { Ok(third.leads().then_some(())) }).await?;
+    println!(
+        "taken over {} ms after a death, of a Lease of {} s",
+        began.elapsed().as_millis(),
+        config.lease.duration_seconds
+    );
+    made("three").await?;
+    third.stop().await
+}

@@ -1,0 +1,65 @@
+//! An EnvPool becomes a StatefulSet of environments on forks of its world.
+
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
+};
+
+use super::{ADMIN_PORT, COMPONENT, HTTP_PORT, ValidatedEnvPool};
+use crate::job::Mounted;
+use crate::manifest::{Manifest, Manifests};
+use crate::workload::{ADMIN_PORT as ADMIN, ConfigFile, Port, Probes, Reach, Workload};
+use crate::{task_set, world};
+
+/// What an EnvPool becomes.
+pub fn build(pool: &ValidatedEnvPool) -> Manifests {
+    let file = ConfigFile::spec("pool", &pool.spec);
+    let mut inputs = vec![Mounted::of_another(world::claim_name(&pool.spec.world_ref.name), "world")];
+    if let Some(tasks) = &pool.spec.task_set_ref {
+        inputs.push(Mounted::of_another(task_set::claim_name(&tasks.name), "tasks"));
+    }
+    let mut arguments = vec!["serve".to_owned(), "--spec".to_owned(), file.path()];
+    for input in &inputs {
+        arguments.extend([format!("--{}", input.volume), input.path.clone()]);
+    }
+    let name = format!("{COMPONENT}-{}", pool.name);
+    let mut workload = Workload::that_ends(name, pool.owner.clone(), pool.image.clone(), COMPONENT);
+    workload.replicas = u16::try_from(pool.spec.replicas).unwrap_or(1);
+    workload.args = arguments;
+    workload.config = vec![file];
+    workload.resources = pool.spec.resources.clone();
+    workload.overrides = pool.spec.pod.clone();
+    workload.ports = vec![
+        Port { name: "http", number: HTTP_PORT, reach: Reach::Clients },
+        Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
+    ];
+    workload.probes = Probes::admin(600);
+    let mut manifests = workload.stateful_without_volumes();
+    for manifest in &mut manifests.0 {
+        if let Manifest::StatefulSet(set) = manifest {
+            mount(&mut set.spec.template, &inputs);
+        }
+    }
+    manifests
+}
+
+fn mount(template: &mut PodTemplateSpec, inputs: &[Mounted]) {
+    let spec: &mut PodSpec = template.spec.get_or_insert_default();
+    let volume = |input: &Mounted| Volume {
+        name: input.volume.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: input.claim.clone(),
+            read_only: Some(true),
+        }),
+        ..Volume::default()
+    };
+    spec.volumes.get_or_insert_default().extend(inputs.iter().map(volume));
+    for container in &mut spec.containers {
+        let mounts = inputs.iter().map(|input| VolumeMount {
+            name: input.volume.to_owned(),
+            mount_path: input.path.clone(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+        container.volume_mounts.get_or_insert_default().extend(mounts);
+    }
+}

@@ -1,0 +1,365 @@
+//! From what is wanted to what is there: server-side apply that writes only what differs, prunes, and keeps its hands off
+//! what is somebody else's.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::DynamicObject;
+use kube::core::Status as ApiStatus;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::child::{APPLIED, ChildKey, ChildKind, Observed, Progress};
+use super::cluster::Cluster;
+use super::controller::StepError;
+use super::covers::covers;
+use super::key::ObjectName;
+use super::watch::holder;
+use crate::manifest::{GENERATE_ANNOTATION, Manifests};
+use crate::meta::MANAGER;
+
+/// Why a child is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It could not be read.
+    #[error("read {child}: {source}")]
+    Read {
+        /// Which.
+        child: ChildKey,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The API server would not have it.
+    #[error("apply {child}: {source}")]
+    Write {
+        /// Which.
+        child: ChildKey,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// It could not be deleted.
+    #[error("delete {child}: {source}")]
+    Delete {
+        /// Which.
+        child: ChildKey,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// Its name is taken by something that is not ours.
+    #[error(
+        "{child} is there already and belongs to {holder}; delete or rename it, or give this object another name"
+    )]
+    Taken {
+        /// Which.
+        child: ChildKey,
+        /// Whom it belongs to.
+        holder: String,
+    },
+    /// An object of the same name is on its way out.
+    #[error("{child} of an earlier object of this name is still being deleted")]
+    Leaving {
+        /// Which.
+        child: ChildKey,
+    },
+}
+
+impl ApplyError {
+    /// Reason of the condition and label of the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "ReadFailed",
+            Self::Write { .. } => "ApplyFailed",
+            Self::Delete { .. } => "DeleteFailed",
+            Self::Taken { .. } => "NameTaken",
+            Self::Leaving { .. } => "StillDeleting",
+        }
+    }
+
+    /// Whether somebody has to change something.
+    pub fn is_stalled(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
+
+    /// A sentence that stays the same while the failure does: without versions and times that an answer may carry.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Read { child, source } => format!("{child} could not be read: {}", said(source)),
+            Self::Write { child, source } => format!("{child} was refused: {}", said(source)),
+            Self::Delete { child, source } => format!("{child} could not be deleted: {}", said(source)),
+            Self::Taken { .. } | Self::Leaving { .. } => self.to_string(),
+        }
+    }
+}
+
+/// What the API server said, or that it did not answer.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => aistack_api::cause::innermost(other),
+    }
+}
+
+/// A child that is as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedChild {
+    /// Which.
+    pub key: ChildKey,
+    /// How it fares.
+    pub progress: Progress,
+}
+
+/// All children of an object, as they are after they were applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied(pub Vec<AppliedChild>);
+
+impl Applied {
+    /// How one of them fares.
+    pub fn progress(&self, kind: ChildKind, name: &str) -> Option<&Progress> {
+        let found = self.0.iter().find(|child| child.key.kind == kind && child.key.object.name == name);
+        found.map(|child| &child.progress)
+    }
+
+    /// Those of a kind.
+    pub fn of_kind(&self, kind: ChildKind) -> impl Iterator<Item = &AppliedChild> {
+        self.0.iter().filter(move |child| child.key.kind == kind)
+    }
+}
+
+/// Whose children are applied.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// Its namespace.
+    pub namespace: String,
+    /// How its children point at it.
+    pub reference: OwnerReference,
+}
+
+/// Makes the children of `parent` what `wanted` says, and deletes those that are wanted no more.
+pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests) -> Result<Applied, ApplyError> {
+    let mut applied = Applied::default();
+    let mut kept = BTreeSet::new();
+    for manifest in wanted {
+        let kind = ChildKind::from_name(manifest.kind()).expect("every manifest is of a kind of children");
+        let key = ChildKey { kind, object: ObjectName::new(parent.namespace.as_str(), manifest.name()) };
+        let value = serde_json::to_value(manifest).expect("Kubernetes objects are plain data");
+        let progress = one(cluster, parent, &key, value).await?;
+        kept.insert(key.clone());
+        applied.0.push(AppliedChild { key, progress });
+    }
+    prune(cluster, parent, &kept).await?;
+    Ok(applied)
+}
+
+async fn one(
+    cluster: &Cluster,
+    parent: &Parent,
+    key: &ChildKey,
+    value: Value,
+) -> Result<Progress, ApplyError> {
+    let child = Child::new(cluster, parent, key, value);
+    if let Some(observed) = cluster.children.observed(key)
+        && observed.is_as_applied
+        && observed.applied == child.hash
+    {
+        return Ok(observed.progress);
+    }
+    child.settle().await
+}
+
+/// How a child of `owner` fares, whatever is wanted of it; `None` when there is none.
+pub async fn look<K: kube::Resource>(
+    cluster: &Cluster,
+    owner: &K,
+    key: &ChildKey,
+) -> Result<Option<Progress>, StepError> {
+    if let Some(observed) = cluster.children.observed(key) {
+        return Ok(Some(observed.progress));
+    }
+    let resource = key.kind.resource();
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), &key.object.namespace, &resource);
+    let live = api.get_opt(&key.object.name).await.map_err(|error| StepError {
+        reason: "ReadFailed",
+        message: format!("{key} could not be read: {}", said(&error)),
+    })?;
+    let ours = live.filter(|live| {
+        holder(&live.metadata).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
+    });
+    Ok(ours.map(|live| Progress::of(key.kind, &serde_json::to_value(live).expect("it came as JSON"))))
+}
+
+/// A child on its way to what is wanted of it.
+struct Child<'a> {
+    cluster: &'a Cluster,
+    parent: &'a Parent,
+    key: &'a ChildKey,
+    api: Api<DynamicObject>,
+    wanted: Value,
+    hash: String,
+}
+
+impl<'a> Child<'a> {
+    fn new(cluster: &'a Cluster, parent: &'a Parent, key: &'a ChildKey, mut wanted: Value) -> Self {
+        let resource = key.kind.resource();
+        let api = Api::namespaced_with(cluster.client.clone(), &parent.namespace, &resource);
+        // What a kind of ours says of itself is its own controller's.
+        if let Some(object) = wanted.as_object_mut() {
+            object.remove("status");
+        }
+        let meta = &mut wanted["metadata"];
+        meta["namespace"] = json!(parent.namespace);
+        meta["ownerReferences"] = json!([parent.reference]);
+        let hash = hash(&wanted);
+        wanted["metadata"]["annotations"][APPLIED] = json!(hash);
+        Self { cluster, parent, key, api, wanted, hash }
+    }
+
+    /// Reads what is there, and writes when it has to.
+    async fn settle(self) -> Result<Progress, ApplyError> {
+        let live = self.api.get_opt(&self.key.object.name).await;
+        let live = live
+            .map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?
+            .map(|object| serde_json::to_value(object).expect("it came as JSON"));
+        if let Some(live) = &live {
+            self.must_be_ours(live)?;
+            if applied_hash(live) == self.hash && covers(live, &self.wanted) {
+                return Ok(self.observe(live));
+            }
+        }
+        let written = self.write(live.as_ref()).await?;
+        Ok(self.observe(&written))
+    }
+
+    fn must_be_ours(&self, live: &Value) -> Result<(), ApplyError> {
+        let meta: ObjectMeta =
+            serde_json::from_value(live["metadata"].clone()).expect("every object has metadata");
+        let child = || self.key.clone();
+        match holder(&meta) {
+            Some(holder) if holder.uid == self.parent.reference.uid => {
+                if meta.deletion_timestamp.is_some() {
+                    return Err(ApplyError::Leaving { child: child() });
+                }
+                Ok(())
+            }
+            // The garbage collector is about to take what an earlier object of this name left.
+            Some(holder)
+                if holder.kind == self.parent.reference.kind && holder.name == self.parent.reference.name =>
+            {
+                Err(ApplyError::Leaving { child: child() })
+            }
+            Some(holder) => {
+                Err(ApplyError::Taken { child: child(), holder: format!("{} {}", holder.kind, holder.name) })
+            }
+            None => Err(ApplyError::Taken { child: child(), holder: "nobody that it names".to_owned() }),
+        }
+    }
+
+    async fn write(&self, live: Option<&Value>) -> Result<Value, ApplyError> {
+        let mut wanted = self.wanted.clone();
+        if let Some(live) = live {
+            // Another object that takes this name meanwhile is refused rather than written over.
+            wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
+        }
+        fill_generated(&mut wanted, live);
+        let params = PatchParams::apply(MANAGER).force();
+        let written = self.api.patch(&self.key.object.name, &params, &Patch::Apply(&wanted)).await;
+        let written = written
+            .map_err(|source| ApplyError::Write { child: self.key.clone(), source: Box::new(source) })?;
+        tracing::info!(child = %self.key, created = live.is_none(), "applied");
+        Ok(serde_json::to_value(written).expect("it came as JSON"))
+    }
+
+    fn observe(&self, live: &Value) -> Progress {
+        let progress = Progress::of(self.key.kind, live);
+        let text =
+            |pointer: &str| live.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let observed = Observed {
+            uid: text("/metadata/uid"),
+            resource_version: text("/metadata/resourceVersion"),
+            applied: self.hash.clone(),
+            is_as_applied: true,
+            progress: progress.clone(),
+        };
+        self.cluster.children.observe(self.key, observed);
+        progress
+    }
+}
+
+/// Deletes what belongs to `parent` and is not among `kept`.
+pub async fn prune(cluster: &Cluster, parent: &Parent, kept: &BTreeSet<ChildKey>) -> Result<(), ApplyError> {
+    for (key, meta) in cluster.children.of(&parent.reference.uid) {
+        if kept.contains(&key) || meta.is_leaving {
+            continue;
+        }
+        let resource = key.kind.resource();
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(cluster.client.clone(), &key.object.namespace, &resource);
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions { uid: Some(meta.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(&key.object.name, &params).await {
+            Ok(_) => tracing::info!(child = %key, "deleted: it is wanted no more"),
+            Err(kube::Error::Api(status)) if is_gone(&status) => {}
+            Err(source) => return Err(ApplyError::Delete { child: key, source: Box::new(source) }),
+        }
+    }
+    Ok(())
+}
+
+/// Deleted already, or another object of that name by now.
+fn is_gone(status: &ApiStatus) -> bool {
+    status.code == 404 || status.code == 409
+}
+
+fn applied_hash(live: &Value) -> &str {
+    live["metadata"]["annotations"][APPLIED].as_str().unwrap_or_default()
+}
+
+fn hash(wanted: &Value) -> String {
+    let text = serde_json::to_string(wanted).expect("JSON is text");
+    hex::encode(&Sha256::digest(text.as_bytes())[..10])
+}
+
+/// A Secret that asks for it gets random text under the keys that it names: once, and the same ever after.
+fn fill_generated(wanted: &mut Value, live: Option<&Value>) {
+    let keys = wanted["metadata"]["annotations"][GENERATE_ANNOTATION].as_str().unwrap_or_default().to_owned();
+    for key in keys.split(',').filter(|key| !key.is_empty()) {
+        let kept = live.and_then(|live| live["data"].get(key)).filter(|value| value.is_string()).cloned();
+        // Not as stringData, which server-side apply does not keep track of.
+        wanted["data"][key] =
+            kept.unwrap_or_else(|| json!(BASE64_STANDARD.encode(hex::encode(rand::random::<[u8; 32]>()))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_text_is_made_once() {
+        let wanted = || json!({"metadata": {"annotations": {GENERATE_ANNOTATION: "admin-key,other"}}});
+        let mut first = wanted();
+        fill_generated(&mut first, None);
+        let text = first["data"]["admin-key"].as_str().expect("text");
+        assert_eq!(BASE64_STANDARD.decode(text).expect("base64").len(), 64);
+        assert_ne!(first["data"]["other"], first["data"]["admin-key"]);
+        let mut second = wanted();
+        fill_generated(&mut second, Some(&json!({"data": {"admin-key": "a2VwdA=="}})));
+        assert_eq!(second["data"]["admin-key"], "a2VwdA==");
+        assert!(second["data"]["other"].is_string());
+        let mut none = json!({"metadata": {}});
+        fill_generated(&mut none, None);
+        assert!(none.get("data").is_none());
+    }
+
+    #[test]
+    fn the_hash_is_of_what_is_wanted() {
+        assert_eq!(hash(&json!({"a": 1})), hash(&json!({"a": 1})));
+        assert_ne!(hash(&json!({"a": 1})), hash(&json!({"a": 2})));
+    }
+}

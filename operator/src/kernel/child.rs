@@ -1,0 +1,349 @@
+//! What the operator makes: the kinds, and what it keeps in mind of each object.
+
+use aistack_crds::{InferenceService, KVCluster, Kind, VectorCollection};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::ApiResource;
+use serde_json::Value;
+
+use super::key::{Key, ObjectName};
+
+/// Annotation of a child with the hash of what was applied.
+pub const APPLIED: &str = "platform.dev/applied";
+
+/// Kinds of objects that the operator makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChildKind {
+    /// Text that pods read.
+    ConfigMap,
+    /// Text that pods read and nobody else should.
+    Secret,
+    /// A name in front of pods.
+    Service,
+    /// How many pods may be away at a time.
+    PodDisruptionBudget,
+    /// Pods with a name and a volume each.
+    StatefulSet,
+    /// Pods that are all alike.
+    Deployment,
+    /// Pods that end.
+    Job,
+    /// A volume that outlives its pods.
+    PersistentVolumeClaim,
+    /// A child of an AIStack.
+    KVCluster,
+    /// A child of an AIStack.
+    InferenceService,
+    /// A child of an AIStack.
+    VectorCollection,
+}
+
+impl ChildKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::ConfigMap,
+        Self::Secret,
+        Self::Service,
+        Self::PodDisruptionBudget,
+        Self::StatefulSet,
+        Self::Deployment,
+        Self::Job,
+        Self::PersistentVolumeClaim,
+        Self::KVCluster,
+        Self::InferenceService,
+        Self::VectorCollection,
+    ];
+
+    /// Name of the kind as a manifest writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+            Self::Service => "Service",
+            Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::StatefulSet => "StatefulSet",
+            Self::Deployment => "Deployment",
+            Self::Job => "Job",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::KVCluster => "KVCluster",
+            Self::InferenceService => "InferenceService",
+            Self::VectorCollection => "VectorCollection",
+        }
+    }
+
+    /// The kind that a manifest's `kind` names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Where the API server has it.
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
+            Self::Secret => ApiResource::erase::<Secret>(&()),
+            Self::Service => ApiResource::erase::<Service>(&()),
+            Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+            Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+            Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::Job => ApiResource::erase::<Job>(&()),
+            Self::PersistentVolumeClaim => ApiResource::erase::<PersistentVolumeClaim>(&()),
+            Self::KVCluster => ApiResource::erase::<KVCluster>(&()),
+            Self::InferenceService => ApiResource::erase::<InferenceService>(&()),
+            Self::VectorCollection => ApiResource::erase::<VectorCollection>(&()),
+        }
+    }
+
+    /// The kind of ours that it is, if it is one: those are watched already.
+    pub fn of_ours(self) -> Option<Kind> {
+        match self {
+            Self::KVCluster => Some(Kind::KVCluster),
+            Self::InferenceService => Some(Kind::InferenceService),
+            Self::VectorCollection => Some(Kind::VectorCollection),
+            _ => None,
+        }
+    }
+
+    /// The same, from the other side.
+    pub fn from_ours(kind: Kind) -> Option<Self> {
+        Self::ALL.into_iter().find(|child| child.of_ours() == Some(kind))
+    }
+}
+
+/// A child object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChildKey {
+    /// Its kind.
+    pub kind: ChildKind,
+    /// Its name.
+    pub object: ObjectName,
+}
+
+impl std::fmt::Display for ChildKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.object.name)
+    }
+}
+
+/// Whom an object belongs to by its controlling owner reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// `kind` of the reference.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+impl Holder {
+    /// The object of ours that it is.
+    pub fn key(&self, namespace: &str) -> Option<Key> {
+        Some(Key::new(Kind::from_name(&self.kind)?, ObjectName::new(namespace, self.name.as_str())))
+    }
+}
+
+/// What is kept in mind of a child: never the object itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Its uid.
+    pub uid: String,
+    /// Its version when it was looked at.
+    pub resource_version: String,
+    /// Hash of what was applied to it.
+    pub applied: String,
+    /// Whether all that was applied is still so.
+    pub is_as_applied: bool,
+    /// How it fares, for what runs pods or is a kind of ours.
+    pub progress: Progress,
+}
+
+/// How a child fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// It is there, and that is all there is to say.
+    #[default]
+    Present,
+    /// It runs pods.
+    Pods(Pods),
+    /// A Job.
+    Job(JobProgress),
+    /// A kind of ours, by its own conditions.
+    Ours(OwnProgress),
+}
+
+/// Pods of a StatefulSet or Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// Whether the status is about the present spec.
+    pub is_current: bool,
+    /// Wanted.
+    pub wanted: i32,
+    /// There.
+    pub replicas: i32,
+    /// Ready.
+    pub ready: i32,
+    /// Of the newest template.
+    pub updated: i32,
+    /// Name of the newest template's revision, of a StatefulSet.
+    pub update_revision: String,
+    /// Why no pods can be made, when the controller of the workload said so.
+    pub failure: Option<String>,
+}
+
+impl Pods {
+    /// Whether all that are wanted run the newest template and are ready.
+    pub fn is_complete(&self) -> bool {
+        self.is_current
+            && self.replicas == self.wanted
+            && self.ready == self.wanted
+            && self.updated == self.wanted
+    }
+}
+
+/// A Job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobProgress {
+    /// It succeeded.
+    pub is_complete: bool,
+    /// Why it failed for good.
+    pub failure: Option<String>,
+}
+
+/// A kind of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnProgress {
+    /// Ready, for the present spec.
+    pub is_ready: bool,
+    /// Nothing more will happen until somebody changes something.
+    pub is_stalled: bool,
+    /// Reason of its condition Ready.
+    pub reason: String,
+    /// Message of the same.
+    pub message: String,
+    /// Its line for people.
+    pub summary: String,
+}
+
+impl Progress {
+    /// Reads it off an object.
+    pub fn of(kind: ChildKind, object: &Value) -> Self {
+        match kind {
+            ChildKind::StatefulSet | ChildKind::Deployment => Self::Pods(pods(object)),
+            ChildKind::Job => Self::Job(job(object)),
+            ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
+                Self::Ours(own(object))
+            }
+            ChildKind::ConfigMap
+            | ChildKind::Secret
+            | ChildKind::Service
+            | ChildKind::PodDisruptionBudget
+            | ChildKind::PersistentVolumeClaim => Self::Present,
+        }
+    }
+}
+
+fn number(object: &Value, pointer: &str) -> i64 {
+    object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    object.pointer("/status/conditions")?.as_array()?.iter().find(|condition| condition["type"] == kind)
+}
+
+fn is_true(condition: Option<&Value>) -> bool {
+    condition.is_some_and(|condition| condition["status"] == "True")
+}
+
+fn pods(object: &Value) -> Pods {
+    let count = |pointer: &str| i32::try_from(number(object, pointer)).unwrap_or(i32::MAX);
+    let failure = condition(object, "ReplicaFailure")
+        .filter(|condition| condition["status"] == "True")
+        .and_then(|condition| condition["message"].as_str())
+        .map(str::to_owned);
+    Pods {
+        is_current: number(object, "/status/observedGeneration") == number(object, "/metadata/generation"),
+        wanted: object
+            .pointer("/spec/replicas")
+            .and_then(Value::as_i64)
+            .and_then(|wanted| i32::try_from(wanted).ok())
+            .unwrap_or(1),
+        replicas: count("/status/replicas"),
+        ready: count("/status/readyReplicas"),
+        updated: count("/status/updatedReplicas"),
+        update_revision: text(object, "/status/updateRevision").to_owned(),
+        failure,
+    }
+}
+
+fn job(object: &Value) -> JobProgress {
+    let failed = condition(object, "Failed").filter(|condition| condition["status"] == "True");
+    JobProgress {
+        is_complete: is_true(condition(object, "Complete")),
+        failure: failed
+            .map(|condition| condition["message"].as_str().unwrap_or("its pods keep failing").to_owned()),
+    }
+}
+
+fn own(object: &Value) -> OwnProgress {
+    let ready = condition(object, "Ready");
+    let said =
+        |field: &str| ready.and_then(|ready| ready[field].as_str()).map(str::to_owned).unwrap_or_default();
+    let is_current = number(object, "/status/observedGeneration") == number(object, "/metadata/generation");
+    OwnProgress {
+        is_ready: is_current && is_true(ready),
+        is_stalled: is_current && is_true(condition(object, "Stalled")),
+        reason: said("reason"),
+        message: said("message"),
+        summary: text(object, "/status/summary").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_their_names() {
+        for kind in ChildKind::ALL {
+            assert_eq!(ChildKind::from_name(kind.name()), Some(kind));
+            assert_eq!(kind.resource().kind, kind.name());
+        }
+    }
+
+    #[test]
+    fn pods_are_complete_when_the_newest_are_ready() {
+        let object = |observed: i64, updated: i64| {
+            json!({"metadata": {"generation": 2}, "spec": {"replicas": 3},
+                "status": {"observedGeneration": observed, "replicas": 3, "readyReplicas": 3, "updatedReplicas": updated}})
+        };
+        for (observed, updated, is_complete) in [(2, 3, true), (1, 3, false), (2, 2, false)] {
+            let Progress::Pods(pods) = Progress::of(ChildKind::StatefulSet, &object(observed, updated))
+            else {
+                panic!("a StatefulSet runs pods");
+            };
+            assert_eq!(pods.is_complete(), is_complete, "{observed} {updated}");
+        }
+    }
+
+    #[test]
+    fn a_status_of_another_generation_says_nothing() {
+        let object = |generation: i64| {
+            json!({"metadata": {"generation": generation}, "status": {"observedGeneration": 1, "conditions": [
+                {"type": "Ready", "status": "True", "reason": "Ready", "message": "all voters answer"}]}})
+        };
+        for (generation, is_ready) in [(1, true), (2, false)] {
+            let Progress::Ours(own) = Progress::of(ChildKind::KVCluster, &object(generation)) else {
+                panic!("a kind of ours");
+            };
+            assert_eq!(own.is_ready, is_ready, "{generation}");
+        }
+    }
+}

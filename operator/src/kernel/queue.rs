@@ -1,0 +1,415 @@
+//! What is to be reconciled, in which order, and what has to wait.
+//!
+//! A key is in the queue at most once and is worked on by one worker at a time; what happens to it meanwhile has it come
+//! again. What a user changed comes before what a child's change asks for, and that before what is only looked at again;
+//! so that nothing starves, every eighth turn goes to whoever waits longest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::backoff::Backoff;
+use super::key::Key;
+use super::metrics::QueueMetrics;
+
+/// Every so many turns the longest waiting comes first.
+const FAIR_TURN: u64 = 8;
+
+/// Why an object is to be reconciled: the later in this list, the sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Nothing happened that we know of.
+    Resync,
+    /// Something that belongs to it, or that it refers to, changed; or it failed before.
+    Child,
+    /// Somebody changed the object.
+    Edit,
+}
+
+/// How a reconciliation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as wanted.
+    Done,
+    /// All is as wanted for now; look again.
+    Again(Duration),
+    /// Something failed; try again, later each time.
+    Failed,
+    /// The object is no more.
+    Gone,
+}
+
+/// A key that a worker took; it says [`Queue::done`] when it is through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Which object.
+    pub key: Key,
+    /// Why.
+    pub priority: Priority,
+    /// How long it waited.
+    pub waited: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    priority: Priority,
+    number: u64,
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Ready to be taken.
+    waiting: HashMap<Key, Waiting>,
+    by_priority: BTreeMap<(std::cmp::Reverse<Priority>, u64), Key>,
+    by_age: BTreeMap<u64, Key>,
+    /// Not before a time.
+    delayed: BTreeSet<(Instant, Key)>,
+    due: HashMap<Key, Instant>,
+    /// Being worked on, and the priority with which they are to come again.
+    running: HashMap<Key, Option<Priority>>,
+    failures: HashMap<Key, u32>,
+    numbers: u64,
+    turns: u64,
+    is_closed: bool,
+}
+
+/// The queue of all kinds.
+#[derive(Debug)]
+pub struct Queue {
+    inner: Mutex<Inner>,
+    wake: Notify,
+    backoff: Backoff,
+    metrics: QueueMetrics,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(backoff: Backoff, metrics: QueueMetrics) -> Self {
+        Self { inner: Mutex::default(), wake: Notify::new(), backoff, metrics }
+    }
+
+    /// Asks for a reconciliation as soon as it is its turn.
+    pub fn add(&self, key: Key, priority: Priority) {
+        let mut inner = self.inner.lock();
+        self.metrics.added(key.kind);
+        inner.add(key, priority, Instant::now());
+        self.changed(&inner);
+    }
+
+    /// Asks for one in a while, unless one is asked for before then.
+    pub fn add_after(&self, key: Key, wait: Duration) {
+        let mut inner = self.inner.lock();
+        inner.delay(key, Instant::now() + wait);
+        self.changed(&inner);
+    }
+
+    /// The next key in turn; `None` once the queue is closed.
+    pub async fn next(&self) -> Option<Taken> {
+        loop {
+            let notified = self.wake.notified();
+            let until = {
+                let mut inner = self.inner.lock();
+                if inner.is_closed {
+                    // Whoever else waits has to hear of it too.
+                    self.wake.notify_one();
+                    return None;
+                }
+                if let Some(taken) = inner.take(Instant::now()) {
+                    self.metrics.taken(&taken);
+                    self.changed(&inner);
+                    return Some(taken);
+                }
+                inner.delayed.first().map(|(due, _)| *due)
+            };
+            match until {
+                Some(due) => tokio::select! {
+                    () = notified => {}
+                    () = tokio::time::sleep_until(due.into()) => {}
+                },
+                None => notified.await,
+            }
+        }
+    }
+
+    /// Gives a key back.
+    pub fn done(&self, key: &Key, outcome: Outcome) {
+        let mut inner = self.inner.lock();
+        if outcome == Outcome::Failed {
+            self.metrics.retried(key.kind);
+        }
+        inner.done(key, outcome, Instant::now(), |failures| self.backoff.wait(failures, rand::random()));
+        self.changed(&inner);
+    }
+
+    /// Nothing is handed out any more.
+    pub fn close(&self) {
+        self.inner.lock().is_closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Keys that are ready to be taken.
+    pub fn depth(&self) -> usize {
+        self.inner.lock().waiting.len()
+    }
+
+    /// Whether nothing is ready and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.waiting.is_empty() && inner.running.is_empty()
+    }
+
+    fn changed(&self, inner: &Inner) {
+        self.metrics.depth(inner.waiting.len());
+        if !inner.waiting.is_empty() || !inner.delayed.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Inner {
+    fn add(&mut self, key: Key, priority: Priority, now: Instant) {
+        match self.running.get_mut(&key) {
+            Some(again) => *again = (*again).max(Some(priority)),
+            None => self.make_ready(key, priority, now),
+        }
+    }
+
+    fn done(&mut self, key: &Key, outcome: Outcome, now: Instant, backoff: impl FnOnce(u32) -> Duration) {
+        let again = self.running.remove(key).flatten();
+        let wait = match outcome {
+            Outcome::Failed => {
+                let failures = self.failures.entry(key.clone()).or_default();
+                *failures = failures.saturating_add(1);
+                Some(backoff(*failures))
+            }
+            Outcome::Again(_) | Outcome::Done | Outcome::Gone => {
+                self.failures.remove(key);
+                if let Outcome::Again(wait) = outcome { Some(wait) } else { None }
+            }
+        };
+        match (again, wait) {
+            // What was changed by a user is tried at once; what keeps failing while its children change keeps its distance.
+            (Some(priority), _) if outcome != Outcome::Failed || priority == Priority::Edit => {
+                self.make_ready(key.clone(), priority, now);
+            }
+            (_, Some(wait)) => self.delay(key.clone(), now + wait),
+            (_, None) => {}
+        }
+    }
+
+    fn make_ready(&mut self, key: Key, priority: Priority, now: Instant) {
+        if let Some(due) = self.due.remove(&key) {
+            self.delayed.remove(&(due, key.clone()));
+        }
+        if let Some(before) = self.waiting.get_mut(&key) {
+            if priority > before.priority {
+                self.by_priority.remove(&(std::cmp::Reverse(before.priority), before.number));
+                before.priority = priority;
+                self.by_priority.insert((std::cmp::Reverse(priority), before.number), key);
+            }
+            return;
+        }
+        self.numbers += 1;
+        let waiting = Waiting { priority, number: self.numbers, since: now };
+        self.by_priority.insert((std::cmp::Reverse(priority), waiting.number), key.clone());
+        self.by_age.insert(waiting.number, key.clone());
+        self.waiting.insert(key, waiting);
+    }
+
+    fn delay(&mut self, key: Key, due: Instant) {
+        if self.waiting.contains_key(&key) {
+            return;
+        }
+        if let Some(before) = self.due.get(&key).copied() {
+            if before <= due {
+                return;
+            }
+            self.delayed.remove(&(before, key.clone()));
+        }
+        self.due.insert(key.clone(), due);
+        self.delayed.insert((due, key));
+    }
+
+    fn wake_due(&mut self, now: Instant) {
+        while let Some((due, key)) = self.delayed.first().cloned() {
+            if due > now {
+                break;
+            }
+            self.make_ready(key, Priority::Child, now);
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Taken> {
+        self.wake_due(now);
+        self.turns += 1;
+        let key = if self.turns.is_multiple_of(FAIR_TURN) {
+            self.by_age.first_key_value().map(|(_, key)| key.clone())?
+        } else {
+            self.by_priority.first_key_value().map(|(_, key)| key.clone())?
+        };
+        let waiting = self.waiting.remove(&key)?;
+        self.by_priority.remove(&(std::cmp::Reverse(waiting.priority), waiting.number));
+        self.by_age.remove(&waiting.number);
+        self.running.insert(key.clone(), None);
+        Some(Taken { key, priority: waiting.priority, waited: now.saturating_duration_since(waiting.since) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::Kind;
+
+    use super::super::key::ObjectName;
+    use super::*;
+
+    /// A queue whose time the test tells.
+    struct Story {
+        inner: Inner,
+        now: Instant,
+    }
+
+    impl Story {
+        fn new() -> Self {
+            Self { inner: Inner::default(), now: Instant::now() }
+        }
+
+        fn add(&mut self, name: &str, priority: Priority) {
+            self.inner.add(key(name), priority, self.now);
+        }
+
+        fn take(&mut self) -> Option<String> {
+            self.inner.take(self.now).map(|taken| taken.key.object.name)
+        }
+
+        fn done(&mut self, name: &str, outcome: Outcome) {
+            let backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_mins(1) };
+            self.inner.done(&key(name), outcome, self.now, |failures| backoff.wait(failures, 0.5));
+        }
+
+        fn passes(&mut self, millis: u64) -> &mut Self {
+            self.now += Duration::from_millis(millis);
+            self
+        }
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(Kind::KVCluster, ObjectName::new("n", name))
+    }
+
+    #[test]
+    fn a_users_edit_comes_before_children_and_these_before_a_resync() {
+        let mut story = Story::new();
+        story.add("resync", Priority::Resync);
+        story.add("child", Priority::Child);
+        story.add("edit", Priority::Edit);
+        story.add("raised", Priority::Resync);
+        story.add("raised", Priority::Edit);
+        let order: Vec<_> = std::iter::from_fn(|| story.take()).collect();
+        assert_eq!(order, ["edit", "raised", "child", "resync"]);
+    }
+
+    #[test]
+    fn edits_without_end_starve_nobody() {
+        let mut story = Story::new();
+        story.add("patient", Priority::Resync);
+        let mut order = Vec::new();
+        for turn in 0..2 * FAIR_TURN {
+            story.add(&format!("edit-{turn}"), Priority::Edit);
+            order.extend(story.take());
+        }
+        assert!(order.contains(&"patient".to_owned()), "{order:?}");
+    }
+
+    #[test]
+    fn a_key_is_worked_on_once_at_a_time_and_comes_again_when_it_changed_meanwhile() {
+        let mut story = Story::new();
+        story.add("a", Priority::Child);
+        story.add("a", Priority::Child);
+        assert_eq!(story.take().as_deref(), Some("a"));
+        story.add("a", Priority::Child);
+        assert_eq!(story.take(), None, "it runs");
+        story.done("a", Outcome::Done);
+        assert_eq!(story.take().as_deref(), Some("a"));
+        story.done("a", Outcome::Done);
+        assert_eq!(story.take(), None);
+    }
+
+    #[test]
+    fn what_fails_waits_longer_each_time_and_an_edit_ends_the_wait() {
+        let mut story = Story::new();
+        story.add("a", Priority::Child);
+        for nominal in [0, 1000, 2000, 4000] {
+            if nominal > 0 {
+                assert_eq!(story.passes(nominal - 1).take(), None, "{nominal}");
+                story.passes(1);
+            }
+            assert_eq!(story.take().as_deref(), Some("a"), "{nominal}");
+            story.done("a", Outcome::Failed);
+        }
+        story.add("a", Priority::Edit);
+        assert_eq!(story.take().as_deref(), Some("a"), "no time passed");
+        story.done("a", Outcome::Done);
+        story.add("a", Priority::Child);
+        story.take();
+        story.done("a", Outcome::Failed);
+        assert_eq!(story.passes(1000).take().as_deref(), Some("a"), "what succeeded once begins anew");
+    }
+
+    #[test]
+    fn children_that_change_do_not_hurry_what_keeps_failing_and_users_do() {
+        for (priority, comes) in [(Priority::Child, None), (Priority::Edit, Some("a"))] {
+            let mut story = Story::new();
+            story.add("a", Priority::Child);
+            story.take();
+            story.add("a", priority);
+            story.done("a", Outcome::Failed);
+            assert_eq!(story.take().as_deref(), comes, "{priority:?}");
+        }
+    }
+
+    #[test]
+    fn it_looks_again_when_it_was_asked_to_and_not_twice() {
+        let mut story = Story::new();
+        story.add("a", Priority::Edit);
+        story.take();
+        story.done("a", Outcome::Again(Duration::from_secs(10)));
+        assert_eq!(story.passes(9_999).take(), None);
+        story.add("a", Priority::Child);
+        assert_eq!(story.take().as_deref(), Some("a"));
+        story.done("a", Outcome::Again(Duration::from_secs(10)));
+        assert_eq!(story.passes(1).take(), None, "the earlier time was replaced");
+    }
+
+    #[tokio::test]
+    async fn many_workers_share_and_all_hear_that_it_closes() {
+        let queue = std::sync::Arc::new(Queue::new(Backoff::default(), QueueMetrics::default()));
+        let all = std::sync::Arc::new(tokio::sync::Barrier::new(2));
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(100));
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let (queue, all, left) = (queue.clone(), all.clone(), left.clone());
+                tokio::spawn(async move {
+                    while let Some(taken) = queue.next().await {
+                        tokio::task::yield_now().await;
+                        queue.done(&taken.key, Outcome::Done);
+                        if left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1 {
+                            all.wait().await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for number in 0..100 {
+            queue.add(key(&number.to_string()), Priority::Edit);
+        }
+        all.wait().await;
+        assert!(queue.is_idle());
+        queue.close();
+        for worker in workers {
+            worker.await.expect("no worker panics");
+        }
+    }
+}

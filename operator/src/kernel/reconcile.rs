@@ -1,0 +1,356 @@
+//! One reconciliation: the order of the steps, and what is said of each way that they end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aistack_crds::Kind;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use serde_json::json;
+use tracing::Instrument as _;
+
+use super::apply::{self, Applied, ApplyError, Parent};
+use super::cluster::Cluster;
+use super::conditions::{self, Because, Report, Status};
+use super::controller::{Controller, StepError, Typed};
+use super::key::{Key, ObjectName};
+use super::queue::Outcome;
+use super::references::Reference;
+use super::watch::{self, Objects};
+use crate::meta::MANAGER;
+use crate::problem::Problem;
+
+/// Annotation: nothing is done while it is `"true"`.
+pub const PAUSED: &str = "platform.dev/paused";
+/// Annotation of an object that is deleted: let it go although what it has outside Kubernetes could not be taken away.
+pub const SKIP_CLEAN_UP: &str = "platform.dev/skip-cleanup";
+
+/// When an object that nothing happened to is looked at again.
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// Why a reconciliation ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    /// A step of the kind's own.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// A child.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The status could not be written.
+    #[error("write the status: {}", apply::said(.0))]
+    Status(#[source] Box<kube::Error>),
+    /// A finalizer could not be set or taken away.
+    #[error("change the finalizers: {}", apply::said(.0))]
+    Finalizer(#[source] Box<kube::Error>),
+}
+
+impl ReconcileError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Step(step) => step.reason,
+            Self::Apply(apply) => apply.reason(),
+            Self::Status(_) => "StatusFailed",
+            Self::Finalizer(_) => "FinalizerFailed",
+        }
+    }
+
+    /// What the object says of it; `None` when it cannot say anything.
+    fn report(&self) -> Option<Report> {
+        match self {
+            Self::Step(step) => {
+                Some(Report::degraded(step.message.clone(), Because::new(step.reason, step.message.clone())))
+            }
+            Self::Apply(error) => {
+                let because = Because::new(error.reason(), error.message());
+                let summary = error.message();
+                Some(match error {
+                    ApplyError::Leaving { .. } => Report::progressing(summary, because),
+                    _ if error.is_stalled() => Report::stalled(summary, because),
+                    _ => Report::degraded(summary, because),
+                })
+            }
+            Self::Status(_) | Self::Finalizer(_) => None,
+        }
+    }
+}
+
+/// A controller of any kind.
+pub(super) trait Reconciler: Send + Sync {
+    /// One reconciliation of the object of this name.
+    fn reconcile<'a>(&'a self, cluster: &'a Cluster, name: &'a ObjectName) -> BoxFuture<'a, Outcome>;
+    /// Follows its kind.
+    fn watch(&self, cluster: Arc<Cluster>) -> BoxFuture<'static, ()>;
+    /// Names of its objects.
+    fn names(&self) -> Vec<ObjectName>;
+    /// Its kind.
+    fn kind(&self) -> Kind;
+}
+
+impl<C: Controller> Reconciler for Typed<C> {
+    fn reconcile<'a>(&'a self, cluster: &'a Cluster, name: &'a ObjectName) -> BoxFuture<'a, Outcome> {
+        let span = tracing::info_span!("reconcile", kind = C::KIND.name(), namespace = %name.namespace, name = %name.name);
+        self.measured(cluster, name).instrument(span).boxed()
+    }
+
+    fn watch(&self, cluster: Arc<Cluster>) -> BoxFuture<'static, ()> {
+        watch::objects(C::KIND, cluster, self.objects.clone()).boxed()
+    }
+
+    fn names(&self) -> Vec<ObjectName> {
+        self.objects.names()
+    }
+
+    fn kind(&self) -> Kind {
+        C::KIND
+    }
+}
+
+impl<C: Controller> Typed<C> {
+    async fn measured(&self, cluster: &Cluster, name: &ObjectName) -> Outcome {
+        let Some(object) = self.objects.get(name) else { return Outcome::Gone };
+        let began = Instant::now();
+        cluster.metrics.began();
+        let turn = Turn { cluster, controller: &self.controller, objects: &self.objects, object };
+        let (outcome, result) = match turn.run().await {
+            Ok(look_again) => (Outcome::Again(look_again), "success"),
+            Err(error) => {
+                tracing::warn!(reason = error.reason(), %error, "not as it should be; it is tried again");
+                cluster.metrics.failed(C::KIND, error.reason());
+                (Outcome::Failed, "error")
+            }
+        };
+        cluster.metrics.ended(C::KIND, result, began.elapsed());
+        outcome
+    }
+}
+
+/// One object's turn.
+struct Turn<'a, C: Controller> {
+    cluster: &'a Cluster,
+    controller: &'a C,
+    objects: &'a Objects<C::Object>,
+    object: Arc<C::Object>,
+}
+
+impl<C: Controller> Turn<'_, C> {
+    async fn run(&self) -> Result<Duration, ReconcileError> {
+        let meta = self.object.meta();
+        if meta.deletion_timestamp.is_some() {
+            return self.leave().await.map(|()| RESYNC);
+        }
+        if self.annotation(PAUSED) == Some("true") {
+            self.say_paused().await?;
+            return Ok(RESYNC);
+        }
+        if let Some(finalizer) = self.controller.finalizer(&self.object)
+            && !self.object.finalizers().iter().any(|set| set == finalizer)
+        {
+            let mut finalizers = self.object.finalizers().to_vec();
+            finalizers.push(finalizer.to_owned());
+            self.set_finalizers(finalizers).await?;
+        }
+        match self.steps().await {
+            Ok(report) => {
+                let look_again = report.look_again.unwrap_or(RESYNC);
+                self.say(report).await?;
+                Ok(look_again.mul_f64(0.9 + 0.2 * rand::random::<f64>()))
+            }
+            Err(error) => {
+                if let Some(report) = error.report() {
+                    self.say(report).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn steps(&self) -> Result<Report, ReconcileError> {
+        let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
+        let references = controller.references(object);
+        let missing = missing(cluster, &references);
+        cluster.references.set(&self.key(), references);
+        let found =
+            controller.dereference(cluster, object).instrument(tracing::info_span!("dereference")).await?;
+        let validated = match controller.validate(object, &found) {
+            Ok(validated) => validated,
+            // What runs keeps running: a mistake in an edit takes nothing away.
+            Err(problems) => return Ok(invalid(&problems)),
+        };
+        let applied = match controller.build(&validated, &found) {
+            Some(manifests) => {
+                apply::apply(cluster, &self.parent(), &manifests)
+                    .instrument(tracing::info_span!("apply"))
+                    .await?
+            }
+            None => Applied::default(),
+        };
+        controller
+            .act(cluster, object, &validated, &found, &applied)
+            .instrument(tracing::info_span!("act"))
+            .await?;
+        Ok(lacking(controller.report(&validated, &found, &applied), &missing))
+    }
+
+    fn key(&self) -> Key {
+        Key::new(C::KIND, ObjectName::of(self.object.as_ref()))
+    }
+
+    fn parent(&self) -> Parent {
+        let reference = self.object.controller_owner_ref(&()).expect("what a watch told of has name and uid");
+        Parent { namespace: self.object.namespace().unwrap_or_default(), reference }
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.object.annotations().get(name).map(String::as_str)
+    }
+
+    fn api(&self) -> Api<C::Object> {
+        Api::namespaced(self.cluster.client.clone(), &self.object.namespace().unwrap_or_default())
+    }
+
+    /// Takes away what is outside Kubernetes; the garbage collector takes the rest.
+    async fn leave(&self) -> Result<(), ReconcileError> {
+        let Some(finalizer) = self.controller.finalizer(&self.object) else { return Ok(()) };
+        if !self.object.finalizers().iter().any(|set| set == finalizer) {
+            return Ok(());
+        }
+        let cleaned = self.controller.clean_up(self.cluster, &self.object).await;
+        if let Err(error) = cleaned {
+            if self.annotation(SKIP_CLEAN_UP) != Some("true") {
+                let note = format!(
+                    "{}; to delete the object all the same: kubectl annotate {} {} {SKIP_CLEAN_UP}=true",
+                    error.message,
+                    C::KIND.name().to_lowercase(),
+                    self.object.name_any(),
+                );
+                self.cluster.tell(&self.about(), true, error.reason, note).await;
+                return Err(error.into());
+            }
+            tracing::warn!(%error, "let go as its annotation asks, although not all was taken away");
+        }
+        let finalizers = self.object.finalizers().iter().filter(|set| *set != finalizer).cloned().collect();
+        self.set_finalizers(finalizers).await
+    }
+
+    async fn set_finalizers(&self, finalizers: Vec<String>) -> Result<(), ReconcileError> {
+        let meta = self.object.meta();
+        // Others set finalizers too: the list is only replaced while it is the one that was read.
+        let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": meta.resource_version}});
+        let name = self.object.name_any();
+        let patched = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        match patched {
+            Ok(object) => {
+                self.objects.wrote(meta.resource_version.as_deref().unwrap_or_default(), object);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(ReconcileError::Finalizer(Box::new(error))),
+        }
+    }
+
+    async fn say(&self, report: Report) -> Result<(), ReconcileError> {
+        let before = self.status();
+        let generation = self.object.meta().generation;
+        let conditions = conditions::conditions(&report, before.conditions(), generation, Timestamp::now());
+        let status =
+            <C::Object as kube::core::object::HasStatus>::Status::of(generation, conditions, &report);
+        self.write_status(&before, &status).await?;
+        self.tell_of_turn(before.conditions(), &report).await;
+        Ok(())
+    }
+
+    async fn say_paused(&self) -> Result<(), ReconcileError> {
+        let before = self.status();
+        let generation = self.object.meta().generation;
+        let conditions = conditions::paused(before.conditions(), generation, Timestamp::now());
+        self.write_status(&before, &before.with_conditions(conditions)).await
+    }
+
+    fn status(&self) -> <C::Object as kube::core::object::HasStatus>::Status {
+        use kube::core::object::HasStatus as _;
+        // The object may have been written by us a moment ago, in an earlier step of this turn.
+        let name = ObjectName::of(self.object.as_ref());
+        let newest = self.objects.get(&name).unwrap_or_else(|| self.object.clone());
+        newest.status().cloned().unwrap_or_default()
+    }
+
+    async fn write_status<S: Status>(&self, before: &S, status: &S) -> Result<(), ReconcileError> {
+        if before == status {
+            return Ok(());
+        }
+        let name = ObjectName::of(self.object.as_ref());
+        let base = self.objects.get(&name).and_then(|object| object.resource_version()).unwrap_or_default();
+        let patch = json!({
+            "apiVersion": C::Object::api_version(&()),
+            "kind": C::Object::kind(&()),
+            "metadata": {"uid": self.object.meta().uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        match self.api().patch_status(&name.name, &params, &Patch::Apply(&patch)).await {
+            Ok(object) => {
+                self.objects.wrote(&base, object);
+                Ok(())
+            }
+            // It was deleted meanwhile: nobody is there to be told.
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(ReconcileError::Status(Box::new(error))),
+        }
+    }
+
+    /// An Event for each new reason, so that `kubectl describe` tells the story.
+    async fn tell_of_turn(
+        &self,
+        before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+        report: &Report,
+    ) {
+        let (is_ready, because) = &report.ready;
+        let earlier = before.iter().find(|condition| condition.type_ == "Ready");
+        let word = if *is_ready { "True" } else { "False" };
+        if earlier.is_some_and(|earlier| earlier.reason == because.reason && earlier.status == word) {
+            return;
+        }
+        let is_bad = report.degraded.is_some();
+        self.cluster.tell(&self.about(), is_bad, because.reason, because.message.clone()).await;
+    }
+
+    fn about(&self) -> ObjectReference {
+        self.object.object_ref(&())
+    }
+}
+
+/// Secrets that are referred to and not there.
+fn missing(cluster: &Cluster, references: &[Reference]) -> Vec<String> {
+    let is_missing = |reference: &&Reference| match reference {
+        Reference::Secret(secret) => !cluster.has_secret(secret),
+        Reference::Object(..) => false,
+    };
+    let name = |reference: &Reference| match reference {
+        Reference::Secret(name) | Reference::Object(_, name) => name.name.clone(),
+    };
+    references.iter().filter(is_missing).map(name).collect()
+}
+
+/// A report of pods that wait for a Secret that is not there says so.
+fn lacking(report: Report, missing: &[String]) -> Report {
+    if missing.is_empty() || report.is_stalled {
+        return report;
+    }
+    let names = missing.join(", ");
+    let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
+    let because = Because::new("SecretMissing", message.clone());
+    Report { degraded: Some(because.clone()), ready: (false, because), summary: message, ..report }
+}
+
+/// What is wrong with a spec that the API server accepted.
+fn invalid(problems: &[Problem]) -> Report {
+    let said: Vec<String> =
+        problems.iter().map(|problem| problem.to_string().replace("\n  ", "; ")).collect();
+    let message = said.join(" | ");
+    Report::stalled(message.clone(), Because::new("Invalid", message))
+}

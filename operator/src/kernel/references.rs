@@ -1,0 +1,89 @@
+//! Who refers to what: a change of a Secret or of another object begins the reconciliations that it matters to.
+
+use std::collections::{HashMap, HashSet};
+
+use aistack_crds::Kind;
+use parking_lot::Mutex;
+
+use super::key::{Key, ObjectName};
+
+/// Something that an object refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reference {
+    /// A Secret in its namespace.
+    Secret(ObjectName),
+    /// An object of ours.
+    Object(Kind, ObjectName),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    of: HashMap<Key, Vec<Reference>>,
+    to: HashMap<Reference, HashSet<Key>>,
+}
+
+/// All references, both ways.
+#[derive(Debug, Default)]
+pub struct References {
+    inner: Mutex<Inner>,
+}
+
+impl References {
+    /// From now on, `key` refers to these and to nothing else.
+    pub fn set(&self, key: &Key, references: Vec<Reference>) {
+        let mut inner = self.inner.lock();
+        if inner.of.get(key).map(Vec::as_slice).unwrap_or_default() == references.as_slice() {
+            return;
+        }
+        inner.forget(key);
+        for reference in &references {
+            inner.to.entry(reference.clone()).or_default().insert(key.clone());
+        }
+        inner.of.insert(key.clone(), references);
+    }
+
+    /// `key` is no more.
+    pub fn forget(&self, key: &Key) {
+        self.inner.lock().forget(key);
+    }
+
+    /// Who refers to it.
+    pub fn to(&self, reference: &Reference) -> Vec<Key> {
+        self.inner.lock().to.get(reference).into_iter().flatten().cloned().collect()
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, key: &Key) {
+        for reference in self.of.remove(key).unwrap_or_default() {
+            if let Some(keys) = self.to.get_mut(&reference) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.to.remove(&reference);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_found_from_the_other_side_until_they_change() {
+        let references = References::default();
+        let name = |name: &str| ObjectName::new("n", name);
+        let key = |of: &str| Key::new(Kind::KVCluster, name(of));
+        let secret = |of: &str| Reference::Secret(name(of));
+        references.set(&key("a"), vec![secret("s"), secret("t")]);
+        references.set(&key("b"), vec![secret("s")]);
+        let mut to = references.to(&secret("s"));
+        to.sort();
+        assert_eq!(to, [key("a"), key("b")]);
+        references.set(&key("a"), vec![secret("t")]);
+        assert_eq!(references.to(&secret("s")), [key("b")]);
+        references.forget(&key("b"));
+        assert!(references.to(&secret("s")).is_empty());
+    }
+}

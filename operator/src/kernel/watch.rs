@@ -1,0 +1,469 @@
+//! Watches and what is kept of them: our own kinds in full, everything else as metadata.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aistack_crds::Kind;
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, PartialObjectMeta};
+use kube::core::DynamicObject;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Resource, ResourceExt as _};
+use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use super::child::{ChildKey, ChildKind, Holder, Observed};
+use super::cluster::Cluster;
+use super::key::{Key, ObjectName};
+use super::queue::Priority;
+use super::references::Reference;
+use crate::meta::MANAGER;
+
+/// Label that the operator's children carry.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Whether all watches have listed what there is.
+#[derive(Debug, Default)]
+pub struct Synced {
+    pending: RwLock<BTreeSet<&'static str>>,
+    changed: Notify,
+}
+
+impl Synced {
+    fn expect(&self, watch: &'static str) {
+        self.pending.write().insert(watch);
+    }
+
+    fn listed(&self, watch: &'static str) {
+        self.pending.write().remove(watch);
+        self.changed.notify_waiters();
+    }
+
+    /// Watches that have not listed yet.
+    pub fn pending(&self) -> Vec<&'static str> {
+        self.pending.read().iter().copied().collect()
+    }
+
+    /// Completes when there are none.
+    pub async fn wait(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.pending.read().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Objects of one of our kinds, without their managed fields.
+#[derive(Debug)]
+pub struct Objects<K> {
+    by_name: RwLock<HashMap<ObjectName, Arc<K>>>,
+}
+
+impl<K> Default for Objects<K> {
+    fn default() -> Self {
+        Self { by_name: RwLock::default() }
+    }
+}
+
+impl<K: Resource + Clone> Objects<K> {
+    /// One of them.
+    pub fn get(&self, name: &ObjectName) -> Option<Arc<K>> {
+        self.by_name.read().get(name).cloned()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_name.read().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All names.
+    pub fn names(&self) -> Vec<ObjectName> {
+        self.by_name.read().keys().cloned().collect()
+    }
+
+    /// Takes what a write of ours answered, unless a watch told of something else meanwhile.
+    pub(super) fn wrote(&self, base: &str, mut object: K) {
+        object.meta_mut().managed_fields = None;
+        let name = ObjectName::of(&object);
+        let mut by_name = self.by_name.write();
+        if by_name.get(&name).is_some_and(|known| known.resource_version().as_deref() == Some(base)) {
+            by_name.insert(name, Arc::new(object));
+        }
+    }
+
+    fn insert(&self, object: K) -> Option<Arc<K>> {
+        self.by_name.write().insert(ObjectName::of(&object), Arc::new(object))
+    }
+}
+
+/// What metadata says of a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildMeta {
+    /// Its uid.
+    pub uid: String,
+    /// Its version.
+    pub resource_version: String,
+    /// Whom it belongs to.
+    pub holder: Option<Holder>,
+    /// Whether it is being deleted.
+    pub is_leaving: bool,
+}
+
+impl ChildMeta {
+    fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            holder: holder(meta),
+            is_leaving: meta.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// Whom an object belongs to.
+pub fn holder(meta: &ObjectMeta) -> Option<Holder> {
+    let owner = meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
+    Some(Holder { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
+}
+
+#[derive(Debug, Default)]
+struct ChildrenInner {
+    known: HashMap<ChildKey, ChildMeta>,
+    of: HashMap<String, HashSet<ChildKey>>,
+    observed: HashMap<ChildKey, Observed>,
+}
+
+/// All children of all objects, as metadata, and what was observed of those that were looked at.
+#[derive(Debug, Default)]
+pub struct Children {
+    inner: RwLock<ChildrenInner>,
+}
+
+impl Children {
+    /// What a watch says of a child.
+    pub fn meta(&self, key: &ChildKey) -> Option<ChildMeta> {
+        self.inner.read().known.get(key).cloned()
+    }
+
+    /// Children of the object with this uid.
+    pub fn of(&self, uid: &str) -> Vec<(ChildKey, ChildMeta)> {
+        let inner = self.inner.read();
+        let keys = inner.of.get(uid).into_iter().flatten();
+        keys.filter_map(|key| Some((key.clone(), inner.known.get(key)?.clone()))).collect()
+    }
+
+    /// What was observed, if the child has not changed since.
+    pub(crate) fn observed(&self, key: &ChildKey) -> Option<Observed> {
+        let inner = self.inner.read();
+        let observed = inner.observed.get(key)?;
+        let meta = inner.known.get(key)?;
+        (meta.uid == observed.uid && meta.resource_version == observed.resource_version)
+            .then(|| observed.clone())
+    }
+
+    pub(super) fn observe(&self, key: &ChildKey, observed: Observed) {
+        self.inner.write().observed.insert(key.clone(), observed);
+    }
+
+    fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
+        let mut inner = self.inner.write();
+        let before = inner.known.get(&key).cloned();
+        if let Some(before) = before.as_ref().and_then(|before| before.holder.as_ref())
+            && let Some(keys) = inner.of.get_mut(&before.uid)
+        {
+            keys.remove(&key);
+        }
+        if let Some(holder) = &meta.holder {
+            inner.of.entry(holder.uid.clone()).or_default().insert(key.clone());
+        }
+        inner.known.insert(key, meta);
+        before
+    }
+
+    fn remove(&self, key: &ChildKey) -> Option<ChildMeta> {
+        let mut inner = self.inner.write();
+        inner.observed.remove(key);
+        let meta = inner.known.remove(key)?;
+        if let Some(holder) = &meta.holder
+            && let Some(keys) = inner.of.get_mut(&holder.uid)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                inner.of.remove(&holder.uid);
+            }
+        }
+        Some(meta)
+    }
+
+    fn names(&self, kind: ChildKind) -> HashSet<ObjectName> {
+        let inner = self.inner.read();
+        inner.known.keys().filter(|key| key.kind == kind).map(|key| key.object.clone()).collect()
+    }
+}
+
+/// Follows our own kind `K` for as long as it is polled.
+pub async fn objects<K>(kind: Kind, cluster: Arc<Cluster>, objects: Arc<Objects<K>>)
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut sink = ObjectSink { kind, cluster: cluster.clone(), objects, gone: HashSet::new() };
+    follow(kind.name(), &cluster, cluster.api::<K>(), watcher::Config::default(), move |event| {
+        sink.take(event);
+    })
+    .await;
+}
+
+struct ObjectSink<K> {
+    kind: Kind,
+    cluster: Arc<Cluster>,
+    objects: Arc<Objects<K>>,
+    /// Known before a list, and not seen in it yet.
+    gone: HashSet<ObjectName>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
+    fn take(&mut self, event: Event<K>) {
+        match event {
+            Event::Init => self.gone = self.objects.names().into_iter().collect(),
+            Event::InitApply(object) => {
+                self.gone.remove(&ObjectName::of(&object));
+                self.applied(object, Priority::Resync);
+            }
+            Event::InitDone => {
+                for name in std::mem::take(&mut self.gone) {
+                    self.deleted(&name);
+                }
+            }
+            Event::Apply(object) => self.applied(object, Priority::Edit),
+            Event::Delete(object) => self.deleted(&ObjectName::of(&object)),
+        }
+    }
+
+    fn applied(&self, mut object: K, priority: Priority) {
+        object.meta_mut().managed_fields = None;
+        let name = ObjectName::of(&object);
+        self.as_child(&name, Some(object.meta()));
+        let meta = object.meta().clone();
+        let before = self.objects.insert(object);
+        // A status that we wrote ourselves is no news to us; whoever refers to the object may think otherwise.
+        if before.as_ref().is_none_or(|before| is_edited(before.meta(), &meta)) {
+            self.cluster.queue.add(Key::new(self.kind, name.clone()), priority);
+        }
+        if before.is_none_or(|before| before.meta().resource_version != meta.resource_version) {
+            self.wake_referrers(&name);
+        }
+    }
+
+    fn deleted(&self, name: &ObjectName) {
+        self.objects.by_name.write().remove(name);
+        self.as_child(name, None);
+        let key = Key::new(self.kind, name.clone());
+        self.cluster.references.forget(&key);
+        self.cluster.queue.add(key, Priority::Edit);
+        self.wake_referrers(name);
+    }
+
+    fn wake_referrers(&self, name: &ObjectName) {
+        for key in self.cluster.references.to(&Reference::Object(self.kind, name.clone())) {
+            self.cluster.queue.add(key, Priority::Child);
+        }
+    }
+
+    /// An object of ours may be a child of a stack.
+    fn as_child(&self, name: &ObjectName, meta: Option<&ObjectMeta>) {
+        let Some(kind) = ChildKind::from_ours(self.kind) else { return };
+        let key = ChildKey { kind, object: name.clone() };
+        let is_managed = |meta: &&ObjectMeta| {
+            meta.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
+        };
+        match meta.filter(is_managed) {
+            Some(meta) => child_applied(&self.cluster, key, meta),
+            None => child_deleted(&self.cluster, &key),
+        }
+    }
+}
+
+/// Whether something changed that is not the status.
+fn is_edited(before: &ObjectMeta, after: &ObjectMeta) -> bool {
+    before.uid != after.uid
+        || before.generation != after.generation
+        || before.annotations != after.annotations
+        || before.labels != after.labels
+        || before.finalizers != after.finalizers
+        || before.deletion_timestamp != after.deletion_timestamp
+}
+
+fn child_applied(cluster: &Cluster, key: ChildKey, meta: &ObjectMeta) {
+    let now = ChildMeta::of(meta);
+    let namespace = key.object.namespace.clone();
+    let before = cluster.children.insert(key, now.clone());
+    if before.as_ref() == Some(&now) {
+        return;
+    }
+    let holders = [before.and_then(|before| before.holder), now.holder];
+    for key in holders.into_iter().flatten().filter_map(|holder| holder.key(&namespace)) {
+        cluster.queue.add(key, Priority::Child);
+    }
+}
+
+fn child_deleted(cluster: &Cluster, key: &ChildKey) {
+    let Some(holder) = cluster.children.remove(key).and_then(|meta| meta.holder) else { return };
+    if let Some(key) = holder.key(&key.object.namespace) {
+        cluster.queue.add(key, Priority::Child);
+    }
+}
+
+/// Follows a kind of children, as metadata. Of Secrets all are followed, since users' own are referred to.
+pub async fn children(kind: ChildKind, cluster: Arc<Cluster>) {
+    let resource = kind.resource();
+    let api: Api<PartialObjectMeta<DynamicObject>> = cluster.api_with(&resource);
+    let config = match kind {
+        ChildKind::Secret => watcher::Config::default(),
+        _ => watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}")),
+    };
+    let mut gone: HashSet<ObjectName> = HashSet::new();
+    let sink = cluster.clone();
+    follow(kind.name(), &cluster, api, config, move |event| {
+        let key =
+            |object: &PartialObjectMeta<DynamicObject>| ChildKey { kind, object: ObjectName::of(object) };
+        match event {
+            Event::Init => gone = sink.children.names(kind),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = key(&object);
+                gone.remove(&key.object);
+                let is_news = sink.children.meta(&key).is_none_or(|known| {
+                    Some(known.resource_version.as_str()) != object.metadata.resource_version.as_deref()
+                });
+                if is_news && kind == ChildKind::Secret {
+                    wake_secret(&sink, &key.object);
+                }
+                child_applied(&sink, key, &object.metadata);
+            }
+            Event::Delete(object) => forget(&sink, &key(&object)),
+            Event::InitDone => {
+                for object in std::mem::take(&mut gone) {
+                    forget(&sink, &ChildKey { kind, object });
+                }
+            }
+        }
+    })
+    .await;
+}
+
+fn forget(cluster: &Cluster, key: &ChildKey) {
+    child_deleted(cluster, key);
+    if key.kind == ChildKind::Secret {
+        wake_secret(cluster, &key.object);
+    }
+}
+
+fn wake_secret(cluster: &Cluster, name: &ObjectName) {
+    for key in cluster.references.to(&Reference::Secret(name.clone())) {
+        cluster.queue.add(key, Priority::Child);
+    }
+}
+
+/// Says before the watches begin which there will be.
+pub fn expect(cluster: &Cluster, watches: impl Iterator<Item = &'static str>) {
+    for watch in watches {
+        cluster.synced.expect(watch);
+    }
+}
+
+async fn follow<K>(
+    name: &'static str,
+    cluster: &Cluster,
+    api: Api<K>,
+    config: watcher::Config,
+    mut sink: impl FnMut(Event<K>),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let stream = watcher(api, config.any_semantic()).default_backoff();
+    tokio::pin!(stream);
+    let is_broken = AtomicBool::new(false);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                is_broken.store(false, Ordering::Relaxed);
+                let is_listed = matches!(event, Event::InitDone);
+                sink(event);
+                if is_listed {
+                    cluster.synced.listed(name);
+                }
+            }
+            Err(error) => {
+                cluster.metrics.watch_broke(name);
+                // Watches end all the time; that one cannot begin is said once.
+                if !is_broken.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(kind = name, %error, "a watch broke; it is begun again");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(uid: &str, version: &str, owner: Option<&str>) -> ChildMeta {
+        ChildMeta {
+            uid: uid.to_owned(),
+            resource_version: version.to_owned(),
+            holder: owner.map(|owner| Holder {
+                kind: "KVCluster".to_owned(),
+                name: owner.to_owned(),
+                uid: owner.to_owned(),
+            }),
+            is_leaving: false,
+        }
+    }
+
+    #[test]
+    fn what_was_observed_holds_until_the_version_changes() {
+        let children = Children::default();
+        let key = ChildKey { kind: ChildKind::ConfigMap, object: ObjectName::new("n", "c") };
+        let observed =
+            Observed { uid: "u".to_owned(), resource_version: "1".to_owned(), ..Observed::default() };
+        children.observe(&key, observed.clone());
+        assert_eq!(children.observed(&key), None, "no watch has told of it yet");
+        children.insert(key.clone(), meta("u", "1", Some("a")));
+        assert_eq!(children.observed(&key), Some(observed));
+        children.insert(key.clone(), meta("u", "2", Some("a")));
+        assert_eq!(children.observed(&key), None);
+    }
+
+    #[test]
+    fn children_are_found_by_whom_they_belong_to() {
+        let children = Children::default();
+        let key = ChildKey { kind: ChildKind::ConfigMap, object: ObjectName::new("n", "c") };
+        children.insert(key.clone(), meta("u", "1", Some("a")));
+        assert_eq!(children.of("a").len(), 1);
+        children.insert(key.clone(), meta("u", "2", Some("b")));
+        assert_eq!((children.of("a").len(), children.of("b").len()), (0, 1));
+        children.remove(&key);
+        assert!(children.of("b").is_empty());
+    }
+}

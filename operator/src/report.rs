@@ -1,0 +1,104 @@
+//! What all reports have in common: names, selectors, pods in words, and what this version leaves undone.
+
+use kube::Resource;
+
+use crate::gap::{Gap, Outlet};
+use crate::kernel::child::Pods;
+use crate::kernel::conditions::{Because, Extra, Report};
+use crate::meta::{Image, Owner};
+
+/// The namespace of an object that a watch told of.
+pub(crate) fn namespace<K: Resource>(object: &K) -> String {
+    object.meta().namespace.clone().unwrap_or_default()
+}
+
+/// Labels of an owner's pods in text form, for the scale subresource.
+pub(crate) fn selector(owner: &Owner) -> String {
+    let labels: Vec<String> =
+        owner.selector().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(",")
+}
+
+/// Version that an image names.
+pub(crate) fn tag(image: &Image) -> String {
+    let last = image.reference.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').map_or("latest", |(_, tag)| tag).to_owned()
+}
+
+/// How pods fare that are all alike.
+pub(crate) fn of_pods(summary: String, pods: &Pods) -> Report {
+    if let Some(failure) = &pods.failure {
+        return Report::degraded(summary, Because::new("PodsRefused", failure.clone()));
+    }
+    let said = format!("{} of {} pods are ready", pods.ready, pods.wanted);
+    if pods.is_complete() {
+        return Report::ready(summary, Because::new("Ready", said));
+    }
+    let mut report = Report::progressing(summary, Because::new("WaitingForPods", said.clone()));
+    if pods.is_current && pods.wanted > 0 && pods.ready >= pods.wanted {
+        // All serve; some still run the old template.
+        report.ready = (true, Because::new("Ready", said));
+    }
+    report
+}
+
+/// Says what the spec asks for and this version does not do.
+pub(crate) fn with_gaps(mut report: Report, gaps: &[Gap]) -> Report {
+    let said: Vec<String> = gaps
+        .iter()
+        .filter(|gap| gap.concerns(Outlet::Cluster))
+        .map(|gap| format!("{}: {}; {}", gap.path, gap.what, gap.instead))
+        .collect();
+    if said.is_empty() {
+        return report;
+    }
+    let because = Because::new("NotInThisVersion", said.join(" | "));
+    if report.degraded.is_none() {
+        report.degraded = Some(because.clone());
+    }
+    report.extra.push(Extra { kind: "Supported", is_so: Some(false), because });
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::parts::PullPolicy;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_read_off_images() {
+        for (reference, expected) in
+            [("aistack/tinykv:0.1.0", "0.1.0"), ("host:5000/tinykv", "latest"), ("host:5000/a/b:v2", "v2")]
+        {
+            let image = Image::named(reference.to_owned(), PullPolicy::Always);
+            assert_eq!(tag(&image), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn pods_in_words() {
+        let pods = |ready, updated, is_current| Pods {
+            is_current,
+            wanted: 2,
+            replicas: 2,
+            ready,
+            updated,
+            ..Pods::default()
+        };
+        let table = [
+            (pods(2, 2, true), true, false),
+            (pods(1, 2, true), false, true),
+            (pods(2, 1, true), true, true),
+            (pods(2, 2, false), false, true),
+        ];
+        for (pods, is_ready, is_progressing) in table {
+            let report = of_pods(String::new(), &pods);
+            assert_eq!(
+                (report.ready.0, report.progressing.is_some()),
+                (is_ready, is_progressing),
+                "{pods:?}"
+            );
+        }
+    }
+}

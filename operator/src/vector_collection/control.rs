@@ -1,0 +1,214 @@
+//! The controller of VectorCollections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aistack_crds::{AIStack, Kind, VectorCollection};
+use serde_json::Value;
+
+use super::engine::{self, Collection};
+use super::{COMPONENT, Home, REST_PORT, ValidatedVectorCollection, build, validate};
+use crate::kernel::apply::{self, Applied};
+use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
+use crate::kernel::cluster::Cluster;
+use crate::kernel::conditions::{Because, Report, Scaled};
+use crate::kernel::controller::StepError;
+use crate::kernel::references::Reference;
+use crate::kernel::watch::Objects;
+use crate::kernel::{Controller, ObjectName};
+use crate::manifest::Manifests;
+use crate::problem::Problem;
+use crate::report;
+
+/// Name of the finalizer of a collection on a stack's servers.
+const FINALIZER: &str = "platform.dev/vectorcollection";
+/// While a server is waited for.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The controller.
+#[derive(Clone, Debug, Default)]
+pub struct VectorController {
+    stacks: Arc<Objects<AIStack>>,
+}
+
+/// The server of a collection, and the collection on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pods: Option<Pods>,
+    collection: Collection,
+}
+
+impl VectorController {
+    /// With the stacks that collections may live on.
+    pub fn new(stacks: Arc<Objects<AIStack>>) -> Self {
+        Self { stacks }
+    }
+
+    fn server(object: &VectorCollection) -> ChildKey {
+        let name = match &object.spec.stack_ref {
+            Some(_) => COMPONENT.to_owned(),
+            None => format!("{COMPONENT}-{}", object.metadata.name.clone().unwrap_or_default()),
+        };
+        ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new(report::namespace(object), name) }
+    }
+}
+
+fn url(server: &ChildKey) -> String {
+    format!("http://{}.{}.svc:{REST_PORT}", server.object.name, server.object.namespace)
+}
+
+impl Controller for VectorController {
+    type Object = VectorCollection;
+    type Found = Found;
+    type Validated = ValidatedVectorCollection;
+
+    const KIND: Kind = Kind::VectorCollection;
+
+    fn references(&self, object: &VectorCollection) -> Vec<Reference> {
+        let stack = object.spec.stack_ref.iter();
+        let name = |name: &str| ObjectName::new(report::namespace(object), name);
+        stack.map(|stack| Reference::Object(Kind::AIStack, name(&stack.name))).collect()
+    }
+
+    async fn dereference(&self, cluster: &Cluster, object: &VectorCollection) -> Result<Found, StepError> {
+        let server = Self::server(object);
+        let progress = match &object.spec.stack_ref {
+            // The stack's own turn keeps this up to date.
+            Some(_) => cluster.children.observed(&server).map(|observed| observed.progress),
+            None => apply::look(cluster, object, &server).await?,
+        };
+        let pods = match progress {
+            Some(Progress::Pods(pods)) => Some(pods),
+            _ => None,
+        };
+        let collection = match &pods {
+            Some(pods) if pods.ready > 0 => {
+                engine::look(&url(&server), &object.metadata.name.clone().unwrap_or_default()).await
+            }
+            _ => Collection::NoServer,
+        };
+        Ok(Found { pods, collection })
+    }
+
+    fn validate(
+        &self,
+        object: &VectorCollection,
+        _: &Found,
+    ) -> Result<ValidatedVectorCollection, Vec<Problem>> {
+        let validated = validate(object, "")?;
+        if let Home::Stack(name) = validated.home() {
+            let stack = self.stacks.get(&ObjectName::new(report::namespace(object), name.as_str()));
+            let what = match stack {
+                None => format!("there is no AIStack {name} in this namespace"),
+                Some(stack) if stack.spec.vectorforge.is_none() => {
+                    format!("AIStack {name} has no vectorforge")
+                }
+                Some(_) => return Ok(validated),
+            };
+            let fix = "create it, or remove stackRef for a server of the collection's own";
+            return Err(vec![Problem::new("spec.stackRef.name", what, fix)]);
+        }
+        Ok(validated)
+    }
+
+    fn build(&self, collection: &ValidatedVectorCollection, _: &Found) -> Option<Manifests> {
+        Some(build(collection))
+    }
+
+    async fn act(
+        &self,
+        _: &Cluster,
+        object: &VectorCollection,
+        collection: &ValidatedVectorCollection,
+        found: &Found,
+        _: &Applied,
+    ) -> Result<(), StepError> {
+        let url = url(&Self::server(object));
+        let request = super::build::request(collection);
+        engine::settle(&url, &request.name, &request.create, &request.indexes, &found.collection).await
+    }
+
+    fn report(&self, collection: &ValidatedVectorCollection, found: &Found, applied: &Applied) -> Report {
+        let own = format!("{COMPONENT}-{}", collection.name);
+        let pods = match applied.progress(ChildKind::StatefulSet, &own) {
+            Some(Progress::Pods(pods)) => pods.clone(),
+            _ => found.pods.clone().unwrap_or_default(),
+        };
+        let mut report = match &found.collection {
+            Collection::NoServer => {
+                let said = format!("{} of {} servers are ready", pods.ready, pods.wanted);
+                Report::progressing(shape(collection), Because::new("WaitingForPods", said))
+            }
+            Collection::Unknown(why) => Report::degraded(
+                shape(collection),
+                Because::new(
+                    "ServerFailed",
+                    format!("the server does not say whether it has the collection: {why}"),
+                ),
+            ),
+            Collection::Absent => Report::progressing(
+                shape(collection),
+                Because::new("Creating", "the collection was created just now"),
+            ),
+            Collection::Present(there) => of_collection(collection, there),
+        };
+        if !matches!(found.collection, Collection::Present(_)) {
+            report.look_again = Some(SOON);
+        }
+        if let (Home::Own(_), Some(failure)) = (collection.home(), &pods.failure) {
+            report.degraded = Some(Because::new("PodsRefused", failure.clone()));
+        }
+        if let Home::Own(server) = collection.home() {
+            report.scaled = Scaled {
+                replicas: pods.replicas,
+                ready_replicas: pods.ready,
+                selector: Some(report::selector(&collection.owner)),
+                version: (pods.is_complete() && pods.ready > 0).then(|| report::tag(&server.image)),
+                endpoint: Some(format!("http://{own}.{}.svc:{REST_PORT}", collection.owner.namespace)),
+                ..Scaled::default()
+            };
+        }
+        report::with_gaps(report, collection.gaps())
+    }
+
+    fn finalizer(&self, object: &VectorCollection) -> Option<&'static str> {
+        object.spec.stack_ref.is_some().then_some(FINALIZER)
+    }
+
+    async fn clean_up(&self, cluster: &Cluster, object: &VectorCollection) -> Result<(), StepError> {
+        let Some(stack) = &object.spec.stack_ref else { return Ok(()) };
+        let stack = self.stacks.get(&ObjectName::new(report::namespace(object), stack.name.as_str()));
+        let server = Self::server(object);
+        let is_leaving = stack.is_none_or(|stack| stack.metadata.deletion_timestamp.is_some());
+        // With its server the collection goes too.
+        if is_leaving || cluster.children.meta(&server).is_none() {
+            return Ok(());
+        }
+        engine::remove(&url(&server), &object.metadata.name.clone().unwrap_or_default()).await
+    }
+}
+
+fn shape(collection: &ValidatedVectorCollection) -> String {
+    format!("{} d, {:?}", collection.dimension, collection.distance)
+}
+
+/// What a server says of a collection.
+fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Report {
+    let status = there["status"].as_str().unwrap_or("unknown");
+    // Counts of points change all the time, and a status that tells them would be written all the time.
+    let summary = format!("{}, {status}", shape(collection));
+    let size = there.pointer("/config/params/vectors/size").and_then(Value::as_u64);
+    if size.is_some_and(|size| size != u64::from(collection.dimension)) {
+        let said = format!(
+            "the server has a collection of this name with {} numbers a vector; delete it there, or choose another name",
+            size.unwrap_or_default()
+        );
+        return Report::stalled(summary, Because::new("OtherCollection", said));
+    }
+    match status {
+        "red" => {
+            Report::degraded(summary, Because::new("EngineFailed", "the server calls the collection red"))
+        }
+        _ => Report::ready(summary, Because::new("Ready", "the collection is there")),
+    }
+}

@@ -1,0 +1,71 @@
+//! What World, TaskSet and EnvPool become once their components are there: the same pods as everybody's.
+
+use aistack_crds::{EnvPool, TaskSet, World};
+use aistack_operator::{Manifests, env_pool, task_set, world};
+use serde_json::{Value, json};
+
+fn read<K: serde::de::DeserializeOwned>(kind: &str, spec: &Value) -> K {
+    let object = json!({"apiVersion": "platform.dev/v1", "kind": kind,
+        "metadata": {"name": "shop", "namespace": "team"}, "spec": spec});
+    serde_json::from_value(object).expect("an object of this kind")
+}
+
+fn all() -> Vec<(&'static str, Manifests)> {
+    let made: World =
+        read("World", &json!({"schema": {"builtin": "shop"}, "seed": 7, "resources": {"memory": "1Gi"}}));
+    let away: World = read(
+        "World",
+        &json!({"schema": {"inline": "CREATE TABLE a (b INT)"}, "output": {"url": "s3://b/w"}}),
+    );
+    let tasks: TaskSet =
+        read("TaskSet", &json!({"worldRef": {"name": "shop"}, "levels": {"1": 200, "3": 50}}));
+    let pool: EnvPool = read(
+        "EnvPool",
+        &json!({"worldRef": {"name": "shop"}, "taskSetRef": {"name": "shop"}, "replicas": 2,
+            "pod": {"nodeSelector": {"pool": "cpu"}}}),
+    );
+    vec![
+        ("world", world::build(&world::validate(&made).expect("valid"))),
+        ("world_in_object_storage", world::build(&world::validate(&away).expect("valid"))),
+        ("task_set", task_set::build(&task_set::validate(&tasks).expect("valid"))),
+        ("env_pool", env_pool::build(&env_pool::validate(&pool).expect("valid"))),
+    ]
+}
+
+#[test]
+fn manifests() {
+    for (name, manifests) in all() {
+        insta::assert_snapshot!(name, manifests.to_yaml());
+    }
+}
+
+#[test]
+fn every_pod_is_restricted_and_mounts_what_it_names() {
+    for (name, manifests) in all() {
+        let workload = manifests.iter().map(|manifest| serde_json::to_value(manifest).expect("plain data"));
+        let pods: Vec<Value> =
+            workload.filter_map(|object| object.pointer("/spec/template/spec").cloned()).collect();
+        assert_eq!(pods.len(), 1, "{name}");
+        for pod in pods {
+            let at = |pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
+            assert_eq!(at("/securityContext/runAsNonRoot"), true, "{name}");
+            assert_eq!(at("/securityContext/seccompProfile/type"), "RuntimeDefault", "{name}");
+            assert_eq!(at("/automountServiceAccountToken"), false, "{name}");
+            assert_eq!(at("/containers/0/securityContext/readOnlyRootFilesystem"), true, "{name}");
+            assert_eq!(at("/containers/0/securityContext/capabilities/drop/0"), "ALL", "{name}");
+            let mounts = at("/containers/0/volumeMounts");
+            for volume in at("/volumes").as_array().expect("volumes") {
+                let is_mounted =
+                    mounts.as_array().expect("mounts").iter().any(|mount| mount["name"] == volume["name"]);
+                assert!(is_mounted, "{name} mounts {} nowhere", volume["name"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_that_are_none_are_refused() {
+    let tasks: TaskSet = read("TaskSet", &json!({"worldRef": {"name": "shop"}, "levels": {"1": 0}}));
+    let problems = task_set::validate(&tasks).expect_err("no task");
+    assert_eq!(problems[0].path, "spec.levels");
+}
