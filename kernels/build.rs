@@ -91,7 +91,6 @@ fn collect(folder: &Path, extension: &str, sources: &mut Vec<PathBuf>) -> Result
 
 /// Every source's report or error, in order; as many compilers at a time as cargo allows.
 fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Result<String, String>> {
-    let headers = fingerprint_of_headers(sources);
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(vec![Err(String::new()); sources.len()]);
@@ -103,7 +102,7 @@ fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Res
                     sources.get(at).map(|source| (at, source))
                 } {
                     let cubin = out.join(source.with_extension("cubin").file_name().unwrap_or_default());
-                    let report = compile_changed(nvcc, source, &cubin, headers);
+                    let report = compile_changed(nvcc, source, &cubin);
                     if let Ok(mut done) = done.lock() {
                         done[at] = report;
                     }
@@ -114,24 +113,23 @@ fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Res
     done.into_inner().unwrap_or_default()
 }
 
-/// Of every header under the folder of the kernels, two above a source.
-fn fingerprint_of_headers(sources: &[PathBuf]) -> u64 {
-    let mut files = Vec::new();
-    if let Some(root) = sources.first().and_then(|s| s.parent()).and_then(Path::parent) {
-        let _ = collect(root, "cuh", &mut files);
+/// Of a source and every header it includes by a relative path, and they in turn.
+fn fingerprint(source: &Path, hasher: &mut DefaultHasher) {
+    let text = std::fs::read_to_string(source).unwrap_or_default();
+    text.hash(hasher);
+    let folder = source.parent().unwrap_or(Path::new("."));
+    for line in text.lines() {
+        if let Some(header) = line.trim().strip_prefix("#include \"").and_then(|l| l.split('"').next()) {
+            fingerprint(&folder.join(header), hasher);
+        }
     }
-    files.sort();
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        (std::fs::read(&file).unwrap_or_default(), file).hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
-/// [`compile`], or the report of last time where neither the source, a header nor the compiler changed.
-fn compile_changed(nvcc: &Path, source: &Path, cubin: &Path, headers: u64) -> Result<String, String> {
+/// [`compile`], or the report of last time where neither the source, a header of its nor the compiler changed.
+fn compile_changed(nvcc: &Path, source: &Path, cubin: &Path) -> Result<String, String> {
     let mut hasher = DefaultHasher::new();
-    (nvcc, headers, ARGUMENTS, std::fs::read(source).map_err(|e| e.to_string())?).hash(&mut hasher);
+    (nvcc, ARGUMENTS).hash(&mut hasher);
+    fingerprint(source, &mut hasher);
     let kept = cubin.with_extension(format!("{:016x}.report", hasher.finish()));
     if let (true, Ok(report)) = (cubin.exists(), std::fs::read_to_string(&kept)) {
         return Ok(report);

@@ -13,7 +13,8 @@ cp $from/scalar_type.py $peers/ 2>/dev/null
 status=0
 for step in "${@:-check}"; do
   case $step in
-  check) python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
+  check) wait; [ -e $peers/vllm_c.so ] && export TINYKERNELS_PEERS=$peers
+    python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize)

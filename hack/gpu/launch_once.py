@@ -40,6 +40,44 @@ def sample():
     tk.sample(logits, ones, ones * 0.9, ones * 0, ones.int() * 0, torch.randint(0, 2**62, (rows,), device=DEV))
 
 
+def linear():
+    tk.linear(rand(8192, 8192), rand(8192, 8192))
+    tk.linear(rand(1, 4096), rand(28672, 4096))
+
+
+def fp8():
+    x, w = rand(8192, 8192).to(torch.float8_e4m3fn), rand(8192, 8192).to(torch.float8_e4m3fn)
+    tk.linear_scaled(x, w, torch.ones(8192, device=DEV), torch.ones(8192, device=DEV))
+
+
+def attention():
+    q, k, v = rand(8192, 32, 128), rand(8192, 8, 128), rand(8192, 8, 128)
+    out, log_sum = tk.attention(q, k, v, [8192], [8192], 0.088)
+    tk.attention_gradient(out, q, k, v, out, log_sum, [8192], [8192], 0.088)
+
+
+def rows():
+    x, w = rand(32768, 4096), rand(4096)
+    tk.silu_mul(x)
+    tk.layer_norm(x, w, w, 1e-5)
+    tk.softmax(x)
+    tk.gelu(x)
+    logits, targets = rand(4096, 128256), torch.zeros(4096, device=DEV, dtype=torch.int32)
+    loss, log_sum = tk._fused.cross_entropy_rows(logits, targets)
+    tk._fused.cross_entropy_gradient(logits, targets, log_sum, loss)
+
+
+def primitives():
+    n = 1 << 27
+    x = torch.randint(0, 1 << 20, (n,), device=DEV, dtype=torch.int32)
+    tk.scan(x)
+    tk.histogram(x % 256, 256)
+    tk.reduce(x.float())
+    tk.transpose(rand(16384, 16384))
+    tk.topk(torch.randn(64, 128256, device=DEV), 50)
+    tk.Sorter(1 << 24, DEV)(x[: 1 << 24].clone().view(torch.uint32))
+
+
 for part in sys.argv[1:]:
     globals()[part]()
 torch.cuda.synchronize()

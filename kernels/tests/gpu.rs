@@ -104,6 +104,7 @@ fn prefill_matches_float64_through_the_rust_api() -> Result<(), CudaError> {
     prefill_attention(
         &stream,
         &mut out.view_mut([8, heads, dim])?,
+        None,
         dq.view([8, heads, dim])?,
         dk.view(rows)?,
         dv.view(rows)?,

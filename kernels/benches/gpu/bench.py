@@ -222,7 +222,7 @@ def w4():
         linear = tk.W4Linear(nibbles, scales, torch.full(scales.shape, 8, dtype=torch.uint8), DEV)
         dense = rand(features, columns)
         marlin = "vllm" in PEERS and marlin_weights(nibbles, scales)
-        for rows in (1, 8, 16, 32):
+        for rows in (1, 8, 16, 32, 64):
             x = rand(rows, columns)
             y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
             device, stream = tk._at(x)
@@ -269,7 +269,15 @@ def sampling():
         token, logprob = torch.empty(rows, dtype=torch.int32, device=DEV), torch.empty(rows, device=DEV)
         device, stream = tk._at(logits)
         from ctypes import byref
-        s = tk._native.Sample(token.data_ptr(), logprob.data_ptr(), logits.data_ptr(), 0, *(t.data_ptr() for t in arguments), rows, vocabulary, vocabulary, 0, 0)
+
+        from tinykernels import _sampling
+        s = _sampling._call(token, logprob, logits, arguments, None, vocabulary, None)
+        if top_p == 0.9 and sigma == 1.0:
+            counts = torch.zeros(rows, vocabulary, dtype=torch.int16, device=DEV)
+            for r in range(rows):
+                tk.Penalties.start(counts, r, torch.randint(0, vocabulary, (2000,), device=DEV, dtype=torch.int32))
+            penalised = _sampling._call(token, logprob, logits, arguments, None, vocabulary, tk.Penalties(ones * 1.1, ones * 0.2, ones * 0.1, torch.arange(rows, device=DEV, dtype=torch.int32), counts))
+            compare("K6", f"sample {rows} x {vocabulary} f32 with penalties, logits N(0, {sigma}), top-p {top_p}", lambda: tk._native.lib.tk_sample(device, stream, byref(penalised)), [])
         ours = lambda: tk._native.lib.tk_sample(device, stream, byref(s))
         def peer():
             values, index = torch.sort(logits, -1, descending=True)
@@ -378,8 +386,10 @@ del big, target
 PEERS = load_peers()
 sys.modules["bench"] = sys.modules["__main__"]  # the further parts measure as these do
 import bench_low_bits  # noqa: E402
+import bench_primitives  # noqa: E402
+import bench_training  # noqa: E402
 
-for part in (fused, decode, gemm, w4, sampling, sorting, prefill, rope, *bench_low_bits.PARTS):
+for part in (fused, decode, gemm, w4, sampling, sorting, prefill, rope, *bench_low_bits.PARTS, *bench_training.PARTS, *bench_primitives.PARTS):
     if not ARGS.only or part.__name__ in ARGS.only.split(","):
         try:
             part()

@@ -28,10 +28,12 @@ struct alignas(32) Item {
 
 struct Problem {
   __nv_bfloat16* out;
+  float* lse;  // [heads, queries]: the natural logarithm of the sum of a row's exponentials; or null
   const Item* items;
   const int* block_table;  // null: dense keys
   int tiles, heads, group, table_width, page_tokens, box;
   int causal, window;      // window: keys a row sees, itself included
+  int queries;             // of all sequences
   float scale;             // log2(e) · scale; under a cap 2 · log2(e) · scale / cap
   float cap;               // log2(e) · cap
 };
@@ -272,7 +274,7 @@ struct Prefill {
   }
 
   // Writes a tile's rows; true when one of them is to be walked again.
-  __device__ __forceinline__ bool store(const Problem& p, int round, int row, const float (&o)[D / 2], const float (&sum)[2]) const {
+  __device__ __forceinline__ bool store(const Problem& p, int round, int row, const float (&o)[D / 2], const float (&sum)[2], const float (&reference)[2]) const {
     const int lane = threadIdx.x % 32, first = row + threadIdx.x / 32 % 4 * 16 + lane / 4;
     float scale[2], total[2];
 #pragma unroll
@@ -285,6 +287,12 @@ struct Prefill {
     int head;
     tile(p, round, item, head);
     const bool again = (first < item.q_rows && !(total[0] <= kAccepted)) || (first + 8 < item.q_rows && !(total[1] <= kAccepted));
+    if (p.lse && lane % 4 == 0) {
+      float* to = p.lse + static_cast<size_t>(head) * p.queries + item.q_row + first;
+#pragma unroll
+      for (int r = 0; r < 2; r++)
+        if (first + 8 * r < item.q_rows) to[8 * r] = total[r] == 0.0f ? -INFINITY : (reference[r] + __log2f(total[r])) * 0.6931471805599453f;
+    }
     const size_t pitch = static_cast<size_t>(p.heads) * D;
     __nv_bfloat16* low_row = p.out + (item.q_row + first) * pitch + static_cast<size_t>(head) * D;
 #pragma unroll
@@ -386,7 +394,7 @@ struct Prefill {
       }
       release(q_empty + served % 2 * 8);
       served++;
-      if (store(p, round, row, o, sum)) {
+      if (store(p, round, row, o, sum, reference)) {
         const int mark = round / rounds_a_mark(p);
         atomicOr(marks + mark / 32, 1u << mark % 32);
         marks[kMarks / 32] = 1;
@@ -434,7 +442,7 @@ struct Prefill {
       }
       release(q_empty + served % 2 * 8);
       served++;
-      store(p, round, row, o, sum);
+      store(p, round, row, o, sum, reference);
     }
   }
 

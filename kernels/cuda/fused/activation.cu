@@ -1,6 +1,7 @@
-// SiLU·mul of a gated MLP: out[r][c] = silu(in[r][c]) * in[r][inner + c], in bf16 [rows, 2*inner].
+// SiLU·mul of a gated MLP: out[r][c] = silu(in[r][c]) * in[r][inner + c], in bf16 [rows, 2*inner]; and GELU, in its erf and its tanh form, of a
+// bf16 tensor.
 //
-// Memory-bound: 6 bytes an output. A thread takes the same eight columns of ROWS consecutive rows, so 2*ROWS independent 16-byte loads are
+// Memory-bound: 6 bytes an output (GELU: 4). A thread takes the same eight columns of ROWS consecutive rows, so 2*ROWS independent 16-byte loads are
 // in flight and a grid row has no remainder when inner is a multiple of 2048.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
@@ -52,4 +53,43 @@ extern "C" __global__ void __launch_bounds__(256) silu_mul_2(__nv_bfloat16* out,
 }
 extern "C" __global__ void __launch_bounds__(256) silu_mul_4(__nv_bfloat16* out, const __nv_bfloat16* in, int rows, int inner) {
   silu_mul_tile<4>(out, in, rows, inner);
+}
+
+namespace {
+
+constexpr int kGeluVectors = 4;
+
+__device__ __forceinline__ float gelu_by_tanh(float x) {
+  const float at = x < -3.0e38f ? -3.0e38f : x;  // 0 times -inf is no number
+  return __fdividef(at, 1.f + tk::exp2_fast(-tk::kLog2e * 1.5957691f * fmaf(0.044715f * at, at * at, at)));
+}
+
+// kGeluVectors loads in flight in a thread.
+template <bool TANH>
+__device__ __forceinline__ void gelu(__nv_bfloat16* out, const __nv_bfloat16* in, long long vectors) {
+  const long long first = static_cast<long long>(blockIdx.x) * kGeluVectors * 256 + threadIdx.x;
+  uint4 x[kGeluVectors];
+#pragma unroll
+  for (int i = 0; i < kGeluVectors; i++)
+    if (first + i * 256 < vectors) x[i] = tk::load_stream(in + (first + i * 256) * 8);
+#pragma unroll
+  for (int i = 0; i < kGeluVectors; i++) {
+    if (first + i * 256 >= vectors) return;
+    uint32_t* words = reinterpret_cast<uint32_t*>(&x[i]);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const float2 v = tk::unpack_bf16(words[k]);
+      words[k] = TANH ? tk::pack_bf16(gelu_by_tanh(v.x), gelu_by_tanh(v.y)) : tk::pack_bf16(tk::gelu_erf(v.x), tk::gelu_erf(v.y));
+    }
+    tk::store_stream(out + (first + i * 256) * 8, x[i]);
+  }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) gelu_erf(__nv_bfloat16* out, const __nv_bfloat16* in, long long vectors) {
+  gelu<false>(out, in, vectors);
+}
+extern "C" __global__ void __launch_bounds__(256) gelu_tanh(__nv_bfloat16* out, const __nv_bfloat16* in, long long vectors) {
+  gelu<true>(out, in, vectors);
 }

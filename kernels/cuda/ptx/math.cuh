@@ -29,6 +29,41 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
+// The sum over a block, the same in every thread, in an order that the block's size fixes. `partial` holds 32 floats; calls one after the other need
+// one each.
+__device__ __forceinline__ float block_sum(float v, float* partial) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = v;
+  __syncthreads();
+  const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
+  return warp_sum(lane < warps ? partial[lane] : 0.f);
+}
+// The greatest of a block; a NaN is passed over.
+__device__ __forceinline__ float block_max(float v, float* partial) {
+#pragma unroll
+  for (int step = 16; step > 0; step >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = v;
+  __syncthreads();
+  const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
+  v = lane < warps ? partial[lane] : -INFINITY;
+#pragma unroll
+  for (int step = 16; step > 0; step >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+  return v;
+}
+
+// x · Φ(x), the exact GELU, to 2^-17 of its value, without a cancellation in the tail; 0 at -inf. Φ(-|x|) = t/2 · 2^(p(t) - x² log2(e) / 2) with
+// t = 1 / (1 + |x| / √8) and p a fit of erfc's logarithm to 7.6e-6 (the form is that of Press et al., Numerical Recipes, section 6.2).
+__device__ __forceinline__ float gelu_erf(float x) {
+  const float t = __fdividef(1.f, fmaf(0.35355339f, fabsf(x), 1.f));
+  float p = fmaf(0.33006545f, t, -1.02311947f);
+  p = fmaf(p, t, 0.68451951f);
+  p = fmaf(p, t, 0.36709931f);
+  p = fmaf(p, t, 1.46867933f);
+  p = fmaf(p, t, -1.82723317f);
+  const float tail = 0.5f * x * t * exp2_fast(fmaf(-0.72134752f * x, x, p)), inner = x > 0.f ? x - tail : tail;
+  return x > 20.f ? x : x < -20.f ? 0.f : inner;
+}
+
 // D = A·B + D, A 16x16 row-major, B 16x8 column-major, bf16 in and f32 accumulated.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                          uint32_t b1) {

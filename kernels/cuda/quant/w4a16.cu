@@ -6,7 +6,7 @@
 // Packed weights, [N / 16, K / 128] tiles of kTileBytes each, so that a warp's reads are contiguous:
 //   bytes    0 … 1023   word w of lane l at (w / 4) * 512 + l * 16 + (w % 4) * 4: the A fragment of k-step w (16 of the tile's 128 columns).
 //                       Nibble i and nibble 4 + i are the low and high element of fragment register i: one shift and one lop3 make a register.
-//   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -15 … 0
+//   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -16 … 0
 // lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16; 128 - offset taken from that leaves nibble + offset: both exact.
 //
 // One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a

@@ -1,11 +1,12 @@
-// One token a row from [rows, vocabulary] logits: grammar bitmask, temperature, top-k, top-p, min-p, and the token's log-probability.
+// One token a row from [rows, vocabulary] logits: penalties, grammar bitmask, temperature, top-k, top-p, min-p, and the token's log-probability.
 //
-// Nothing is sorted and no probability is stored; a row is read from device memory once and later passes hit L2:
+// Nothing is sorted and no probability is stored. A row is read from device memory once, by asynchronous copies that are all in flight at once; its
+// scores stay in shared memory and registers, 131,072 of them, and only what lies beyond is read (from L2) again by later passes:
 //   pass 1   the row's maximum and each thread's share of the mass
-//   draw     a uniform number times the mass names the thread whose share holds it; that thread's warp finds the token
-//   pass 2…  the mass and count of the tokens before the drawn one (greater logit, or equal and lower index), thread by thread. Under the
-//            limits: the token is kept, done. Else the next draw is among exactly those tokens: what lies at or behind a dropped token is
-//            dropped too. Each round moves strictly forward, and a draw from the kept set given by rejection is exact.
+//   draw     uniform numbers times the mass name the threads whose shares hold them; such a thread's warp finds the token. kDraws tokens at once.
+//   pass 2…  of each drawn token the mass and count of the tokens before it (greater logit, or equal and lower index), thread by thread. The first
+//            one under the limits is the row's token. If none is, the next draws are among the tokens before all of them: what lies at or behind a
+//            dropped token is dropped too. Each round moves strictly forward, and a draw from the kept set given by rejection is exact.
 // Source: sampling by rejection without sorting (FlashInfer, 2025).
 //
 // Both limits apply to the full distribution. If all is masked: token -1 and log-probability -inf. NaN and -inf count as masked, +inf as the
@@ -21,8 +22,13 @@ namespace {
 constexpr int kCluster = 2;
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
-constexpr int kUnroll = 4;
+// Vectors of four scores a thread keeps in shared memory, 224 KB a block, and behind those in registers.
+constexpr int kKept = 14, kHeld = 2;
+constexpr int kDraws = 2;
+constexpr int kStride = kCluster * kThreads;
 constexpr float kLargest = 3.0e38f;
+// A token's entry in the counts of a sequence: whether its prompt has it, and how often it was drawn.
+constexpr unsigned int kInPrompt = 0x8000u, kMostDrawn = 0x7fffu;
 
 struct Problem {
   int* token;
@@ -34,8 +40,14 @@ struct Problem {
   const float* min_p;
   const int* top_k;             // 0 is off
   const unsigned long long* seed;
-  int vocabulary, mask_words;
+  const float* repetition;      // [rows] each, where counts is not null
+  const float* presence;
+  const float* frequency;
+  const int* slot;              // row of the counts; one that they do not have is without penalties
+  unsigned short* counts;       // [slots, counts_stride]; the drawn token is counted
+  long long counts_stride;      // a multiple of 4
   long long row_stride;         // in elements, a multiple of 4 and at least the vocabulary rounded up to one
+  int vocabulary, mask_words, slots;
 };
 
 // The row as the passes see it: scores y = logit / temperature * log2(e).
@@ -43,6 +55,8 @@ template <typename T>
 struct Row {
   const T* logits;
   const unsigned int* mask;
+  const unsigned short* counts;  // null: no penalties
+  const float* penalties;        // in shared memory: repetition, presence, frequency
   float factor;
   int vocabulary;
 };
@@ -85,20 +99,32 @@ __device__ __forceinline__ void remote_store(const void* shared, unsigned int ra
                : "memory");
 }
 
-__device__ __forceinline__ void load4(const float* p, float (&x)[4]) {
-  const float4 v = *reinterpret_cast<const float4*>(p);
-  x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
-}
-__device__ __forceinline__ void load4(const __nv_bfloat16* p, float (&x)[4]) {
-  const uint2 v = *reinterpret_cast<const uint2*>(p);
-  const float2 a = tk::unpack_bf16(v.x), b = tk::unpack_bf16(v.y);
+__device__ __forceinline__ void unpack4(const float4& v, const float*, float (&x)[4]) { x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w; }
+__device__ __forceinline__ void unpack4(const float4& v, const __nv_bfloat16*, float (&x)[4]) {
+  const float2 a = tk::unpack_bf16(__float_as_uint(v.x)), b = tk::unpack_bf16(__float_as_uint(v.y));
   x[0] = a.x, x[1] = a.y, x[2] = b.x, x[3] = b.y;
 }
+__device__ __forceinline__ float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ float4 load4(const __nv_bfloat16* p) {
+  const float2 v = *reinterpret_cast<const float2*>(p);
+  return make_float4(v.x, v.y, 0.f, 0.f);
+}
 
-// Four scores; -inf for what is masked, NaN or past the vocabulary.
+// Four scores out of four logits; -inf for what is masked, NaN or past the vocabulary.
 template <typename T>
-__device__ __forceinline__ void scores(const Row<T>& row, int vector, float (&y)[4]) {
-  load4(row.logits + 4 * static_cast<size_t>(vector), y);
+__device__ __forceinline__ void scores(const Row<T>& row, int vector, const float4& raw, float (&y)[4]) {
+  unpack4(raw, row.logits, y);
+  if (row.counts) {
+    const uint2 packed = *reinterpret_cast<const uint2*>(row.counts + 4 * static_cast<size_t>(vector));
+    if (packed.x | packed.y) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const unsigned int entry = (i < 2 ? packed.x : packed.y) >> (i % 2 * 16) & 0xffffu, drawn = entry & kMostDrawn;
+        if (entry) y[i] = y[i] > 0.f ? __fdividef(y[i], row.penalties[0]) : y[i] * row.penalties[0];
+        if (drawn) y[i] -= row.penalties[2] * static_cast<float>(drawn) + row.penalties[1];
+      }
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     y[i] *= row.factor;
@@ -115,24 +141,73 @@ __device__ __forceinline__ void scores(const Row<T>& row, int vector, float (&y)
   }
 }
 
-// Calls use(vector, scores) for this thread's vectors in order, kUnroll loads in flight.
+extern __shared__ float4 kept[];  // [kKept][kThreads]
+
+// What a thread has of the row beyond shared memory.
+struct Held {
+  float4 y[kHeld];
+};
+
+__device__ __forceinline__ void copy4(uint32_t shared, const float* p) { tk::copy_async16(shared, p); }
+__device__ __forceinline__ void copy4(uint32_t shared, const __nv_bfloat16* p) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(p) : "memory");
+}
+
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+template <int FROM, int TO, typename F>
+__device__ __forceinline__ void count_up(F f) {
+  if constexpr (FROM < TO) {
+    f(Index<FROM>());
+    count_up<FROM + 1, TO>(f);
+  }
+}
+
+// The first pass: calls use(vector, scores) for this thread's vectors in order, and keeps what there is room for. Unrolled, as the wait for a copy names
+// how many behind it may still be under way; the later passes are short code rather, which is waited for where it comes from device memory.
 template <typename T, typename Use>
-__device__ __forceinline__ void each_vector(const Row<T>& row, Use use) {
-  const int vectors = (row.vocabulary + 3) / 4;
-  constexpr int kStride = kCluster * kThreads;
-  int v = cluster_rank() * kThreads + threadIdx.x;
-  for (; v + (kUnroll - 1) * kStride < vectors; v += kUnroll * kStride) {
-    float y[kUnroll][4];
+__device__ __forceinline__ void first_pass(const Row<T>& row, Held& held, Use use) {
+  const int vectors = (row.vocabulary + 3) / 4, v = cluster_rank() * kThreads + threadIdx.x;
 #pragma unroll
-    for (int u = 0; u < kUnroll; u++) scores(row, v + u * kStride, y[u]);
-#pragma unroll
-    for (int u = 0; u < kUnroll; u++) use(v + u * kStride, y[u]);
+  for (int i = 0; i < kKept; i++) {
+    if (v + i * kStride < vectors) copy4(tk::smem_address(kept + i * kThreads + threadIdx.x), row.logits + 4 * static_cast<size_t>(v + i * kStride));
+    tk::copy_async_commit();
   }
-  for (; v < vectors; v += kStride) {
+#pragma unroll
+  for (int i = 0; i < kHeld; i++)
+    if (v + (kKept + i) * kStride < vectors) held.y[i] = load4(row.logits + 4 * static_cast<size_t>(v + (kKept + i) * kStride));
+  const auto take = [&](int at, float4& place) {
+    if (at >= vectors) return;
     float y[4];
-    scores(row, v, y);
-    use(v, y);
+    scores(row, at, place, y);
+    place = make_float4(y[0], y[1], y[2], y[3]);
+    use(at, y);
+  };
+  count_up<0, kKept>([&](auto index) {
+    constexpr int i = decltype(index)::value;
+    tk::copy_async_wait<kKept - 1 - i>();
+    take(v + i * kStride, kept[i * kThreads + threadIdx.x]);
+  });
+#pragma unroll
+  for (int i = 0; i < kHeld; i++) take(v + (kKept + i) * kStride, held.y[i]);
+#pragma unroll 1
+  for (int at = v + (kKept + kHeld) * kStride; at < vectors; at += kStride) {
+    float4 four = load4(row.logits + 4 * static_cast<size_t>(at));
+    take(at, four);
   }
+}
+
+// Four scores of a later pass: of turn `turn` of column `column` of the block's threads, this thread's own unless it holds none in registers.
+template <typename T>
+__device__ __forceinline__ float4 kept_scores(const Row<T>& row, const Held& held, int turn, int column, int v) {
+  if (turn < kKept) return kept[turn * kThreads + column];
+  if (turn == kKept) return held.y[0];
+  if (turn == kKept + 1) return held.y[1];
+  float y[4];
+  scores(row, v, load4(row.logits + 4 * static_cast<size_t>(v)), y);
+  return make_float4(y[0], y[1], y[2], y[3]);
 }
 
 // Which tokens count: those before (score, token) in the order of falling score, then rising index.
@@ -142,10 +217,17 @@ struct Bound {
 };
 __device__ __forceinline__ bool before(float y, int token, const Bound& b) { return y > b.score || (y == b.score && token < b.token); }
 
+// What a row's tokens are kept by, and where its draws begin.
+struct Limits {
+  float mass, score;  // the greatest mass before a kept token, and its least score
+  int top_k;
+  unsigned long long seed;
+};
+
 struct Board {
-  float warps[4][kWarps];
-  float block[4];
-  float drawn[2];
+  float warps[kDraws > 1 ? 2 * kDraws : 3][kWarps];
+  float block[kDraws > 1 ? 2 * kDraws : 3];
+  float drawn[2 * kDraws];
 };
 
 // Joins (peak, mass, best token) of all threads of the cluster: the running softmax of Milakov and Gimelshein (2018).
@@ -189,104 +271,180 @@ struct Share {
   float low, high, total;
   int count;
 };
-__device__ __forceinline__ Share cluster_share(float mass, int count, Board& board) {
+// Of kDraws sets at once.
+__device__ __forceinline__ void cluster_shares(const float (&mass)[kDraws], const int (&count)[kDraws], Share (&shares)[kDraws], Board& board) {
+  constexpr int N = kDraws;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float sum = mass;
+  float sum[N], previous[N], base[N];
 #pragma unroll
-  for (int step = 1; step < 32; step <<= 1) {
-    const float other = __shfl_up_sync(0xffffffffu, sum, step);
-    if (lane >= step) sum += other;
+  for (int d = 0; d < N; d++) {
+    sum[d] = mass[d];
+#pragma unroll
+    for (int step = 1; step < 32; step <<= 1) {
+      const float other = __shfl_up_sync(0xffffffffu, sum[d], step);
+      if (lane >= step) sum[d] += other;
+    }
+    previous[d] = __shfl_up_sync(0xffffffffu, sum[d], 1);
+    const int all = __reduce_add_sync(0xffffffffu, count[d]);
+    if (lane == 31) board.warps[2 * d][warp] = sum[d], board.warps[2 * d + 1][warp] = __int_as_float(all);
   }
-  const float previous = __shfl_up_sync(0xffffffffu, sum, 1);
-  count = __reduce_add_sync(0xffffffffu, count);
-  if (lane == 31) board.warps[0][warp] = sum, board.warps[1][warp] = __int_as_float(count);
   __syncthreads();
-  float base = 0.f;
-  for (int w = 0; w < warp; w++) base += board.warps[0][w];
-  if (threadIdx.x == kThreads - 1) {
-    int all = 0;
-    for (int w = 0; w < kWarps; w++) all += __float_as_int(board.warps[1][w]);
-    board.block[0] = base + sum;
-    board.block[1] = __int_as_float(all);
+#pragma unroll
+  for (int d = 0; d < N; d++) {
+    base[d] = 0.f;
+#pragma unroll 4
+    for (int w = 0; w < warp; w++) base[d] += board.warps[2 * d][w];
+  }
+  if (warp == kWarps - 1) {
+#pragma unroll
+    for (int d = 0; d < N; d++) {
+      const int all = __reduce_add_sync(0xffffffffu, __float_as_int(board.warps[2 * d + 1][lane]));
+      if (lane == 31) board.block[2 * d] = base[d] + sum[d], board.block[2 * d + 1] = __int_as_float(all);
+    }
   }
   cluster_sync();
-  Share s = {0.f, 0.f, 0.f, 0};
-  float start = 0.f;
 #pragma unroll
-  for (unsigned int r = 0; r < kCluster; r++) {
-    if (r == cluster_rank()) start = s.total;
-    s.total += remote_load(&board.block[0], r);
-    s.count += __float_as_int(remote_load(&board.block[1], r));
+  for (int d = 0; d < N; d++) {
+    Share& s = shares[d];
+    s = {0.f, 0.f, 0.f, 0};
+    float start = 0.f;
+#pragma unroll
+    for (unsigned int r = 0; r < kCluster; r++) {
+      if (r == cluster_rank()) start = s.total;
+      s.total += remote_load(&board.block[2 * d], r);
+      s.count += __float_as_int(remote_load(&board.block[2 * d + 1], r));
+    }
+    s.low = start + (lane == 0 ? base[d] : base[d] + previous[d]);
+    s.high = start + (base[d] + sum[d]);
   }
-  s.low = start + (lane == 0 ? base : base + previous);
-  s.high = start + (base + sum);
-  return s;
 }
 
-// The token at `target` of the mass before the bound. The owning thread's warp walks its vectors, a lane each.
+// The token at `target` of the mass before the bound, where it lies in this warp: the warp walks its owner's vectors, a lane each.
 template <typename T>
-__device__ __forceinline__ Bound draw(const Row<T>& row, const Bound& bound, float peak, const Share& share, float u, Board& board) {
-  float target = u * share.total;
-  if (target >= share.total) target = __uint_as_float(__float_as_uint(share.total) - 1);
+__device__ __forceinline__ void find(const Row<T>& row, const Held& held, const Bound& bound, float peak, const Share& share, float target, int number, Board& board) {
   const unsigned int owners = __ballot_sync(0xffffffffu, share.low <= target && target < share.high);
-  if (owners) {
-    const int lane = threadIdx.x % 32, owner = __ffs(owners) - 1;
-    float run = __shfl_sync(0xffffffffu, share.low, owner);
-    const int vectors = (row.vocabulary + 3) / 4;
-    int v = cluster_rank() * kThreads + (threadIdx.x & ~31) + owner + lane * kCluster * kThreads;
-    Bound found = {-INFINITY, -1}, last = {-INFINITY, -1};
-    for (bool more = true; more;) {
-      float y[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, mass = 0.f;
-      if (v < vectors) scores(row, v, y);
+  if (!owners) return;
+  const int lane = threadIdx.x % 32, owner = __ffs(owners) - 1;
+  float run = __shfl_sync(0xffffffffu, share.low, owner);
+  const int vectors = (row.vocabulary + 3) / 4;
+  int turn = lane, v = cluster_rank() * kThreads + (threadIdx.x & ~31) + owner + lane * kStride;
+  Bound found = {-INFINITY, -1}, last = {-INFINITY, -1};
+  for (bool more = true; more;) {
+    // What the owner holds in registers it gives to the lanes that ask for it.
+    Held theirs;
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (!before(y[i], 4 * v + i, bound)) y[i] = -INFINITY;
-        mass += tk::exp2_fast(y[i] - peak);
-      }
-      float sum = mass;
-#pragma unroll
-      for (int step = 1; step < 32; step <<= 1) {
-        const float other = __shfl_up_sync(0xffffffffu, sum, step);
-        if (lane >= step) sum += other;
-      }
-      float at = run + (sum - mass);
-      for (int i = 0; i < 4; i++) {
-        if (y[i] == -INFINITY) continue;
-        at += tk::exp2_fast(y[i] - peak);
-        last = {y[i], 4 * v + i};
-        if (found.token < 0 && at > target) found = last;
-      }
-      run += __shfl_sync(0xffffffffu, sum, 31);
-      more = !__any_sync(0xffffffffu, found.token >= 0) && __shfl_sync(0xffffffffu, v, 31) + kCluster * kThreads < vectors;
-      v += 32 * kCluster * kThreads;
+    for (int i = 0; i < kHeld; i++) {
+      theirs.y[i].x = __shfl_sync(0xffffffffu, held.y[i].x, owner), theirs.y[i].y = __shfl_sync(0xffffffffu, held.y[i].y, owner);
+      theirs.y[i].z = __shfl_sync(0xffffffffu, held.y[i].z, owner), theirs.y[i].w = __shfl_sync(0xffffffffu, held.y[i].w, owner);
     }
-    // Rounding may leave the target past the last token of the owner: then that token is the one.
-    const unsigned int hit = __ballot_sync(0xffffffffu, found.token >= 0), any = __ballot_sync(0xffffffffu, last.token >= 0);
-    const int from = hit ? __ffs(hit) - 1 : 31 - __clz(any);
-    if (!hit) found = last;
-    if (lane == from) {
+    float4 four = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    if (v < vectors) four = kept_scores(row, theirs, turn, (threadIdx.x & ~31) + owner, v);
+    float y[4] = {four.x, four.y, four.z, four.w}, mass = 0.f;
 #pragma unroll
-      for (unsigned int r = 0; r < kCluster; r++) {
-        remote_store(&board.drawn[0], r, found.score);
-        remote_store(&board.drawn[1], r, __int_as_float(found.token));
+    for (int i = 0; i < 4; i++) {
+      if (!before(y[i], 4 * v + i, bound)) y[i] = -INFINITY;
+      mass += tk::exp2_fast(y[i] - peak);
+    }
+    float sum = mass;
+#pragma unroll
+    for (int step = 1; step < 32; step <<= 1) {
+      const float other = __shfl_up_sync(0xffffffffu, sum, step);
+      if (lane >= step) sum += other;
+    }
+    float at = run + (sum - mass);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (y[i] == -INFINITY) continue;
+      at += tk::exp2_fast(y[i] - peak);
+      last = {y[i], 4 * v + i};
+      if (found.token < 0 && at > target) found = last;
+    }
+    run += __shfl_sync(0xffffffffu, sum, 31);
+    more = !__any_sync(0xffffffffu, found.token >= 0) && __shfl_sync(0xffffffffu, v, 31) + kStride < vectors;
+    v += 32 * kStride, turn += 32;
+  }
+  // Rounding may leave the target past the last token of the owner: then that token is the one.
+  const unsigned int hit = __ballot_sync(0xffffffffu, found.token >= 0), any = __ballot_sync(0xffffffffu, last.token >= 0);
+  const int from = hit ? __ffs(hit) - 1 : 31 - __clz(any);
+  if (!hit) found = last;
+  if (lane == from) {
+#pragma unroll
+    for (unsigned int r = 0; r < kCluster; r++) {
+      remote_store(&board.drawn[2 * number], r, found.score);
+      remote_store(&board.drawn[2 * number + 1], r, __int_as_float(found.token));
+    }
+  }
+}
+
+// kDraws tokens of the mass before the bound, one after the other independent of each other.
+template <typename T>
+__device__ __forceinline__ void draw(const Row<T>& row, const Held& held, const Bound& bound, float peak, const Share& share, const Limits& limits,
+                                     int round, Board& board, Bound (&drawn)[kDraws]) {
+#pragma unroll 1
+  for (int d = 0; d < kDraws; d++) {
+    float target = uniform(limits.seed, round * kDraws + d) * share.total;
+    if (target >= share.total) target = __uint_as_float(__float_as_uint(share.total) - 1);
+    find(row, held, bound, peak, share, target, d, board);
+  }
+  cluster_sync();
+#pragma unroll
+  for (int d = 0; d < kDraws; d++) drawn[d] = {board.drawn[2 * d], __float_as_int(board.drawn[2 * d + 1])};
+}
+
+// Mass and count of this thread's tokens before each of the drawn ones.
+template <typename T>
+__device__ __forceinline__ void later_pass(const Row<T>& row, const Held& held, float peak, const Bound (&drawn)[kDraws], float (&masses)[kDraws],
+                                           int (&counts)[kDraws]) {
+  const int vectors = (row.vocabulary + 3) / 4;
+  int v = cluster_rank() * kThreads + threadIdx.x;
+#pragma unroll 1
+  for (int i = 0; v < vectors; i++, v += kStride) {
+    const float4 four = kept_scores(row, held, i, threadIdx.x, v);
+    const float y[4] = {four.x, four.y, four.z, four.w};
+    float weight[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) weight[e] = tk::exp2_fast(y[e] - peak);
+#pragma unroll
+    for (int d = 0; d < kDraws; d++) {
+      // Before the drawn token's place its equals count too, behind it they do not: above the next lower number, or above its own.
+      const float score = drawn[d].score, lower = __int_as_float(__float_as_int(score) + (score > 0.f ? -1 : 1));
+      const int within = drawn[d].token - 4 * v;  // places of this vector before the token
+      const float low = score == 0.f ? __uint_as_float(0x80000001u) : lower;
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const float above = e < within ? low : score;
+        asm("{\n\t.reg .pred p;\n\tsetp.gt.f32 p, %2, %3;\n\t@p add.f32 %0, %0, %4;\n\t@p add.s32 %1, %1, 1;\n\t}"
+            : "+f"(masses[d]), "+r"(counts[d])
+            : "f"(y[e]), "f"(above), "f"(weight[e]));
       }
     }
   }
-  cluster_sync();
-  return {board.drawn[0], __float_as_int(board.drawn[1])};
 }
 
 template <typename T>
 __device__ __forceinline__ void sample_row(const Problem& p) {
   // Used in turn: a block may still read one while another writes the next.
   __shared__ Board boards[2];
+  __shared__ float penalties[3];
+  // What later passes seldom need lies in shared memory, not in registers.
+  __shared__ Row<T> stored;
+  __shared__ Limits limits;
   const int r = blockIdx.x / kCluster;
-  const float temperature = p.temperature[r], top_p = p.top_p[r], min_p = p.min_p[r];
-  const int top_k = p.top_k[r];
-  const Row<T> row = {reinterpret_cast<const T*>(p.logits) + r * p.row_stride, p.bitmask ? p.bitmask + static_cast<size_t>(r) * p.mask_words : nullptr,
-                      tk::kLog2e / (temperature > 0.f ? temperature : 1.f), p.vocabulary};
+  const float temperature = p.temperature[r];
+  Row<T> row = {reinterpret_cast<const T*>(p.logits) + r * p.row_stride, p.bitmask ? p.bitmask + static_cast<size_t>(r) * p.mask_words : nullptr,
+                nullptr, penalties, tk::kLog2e / (temperature > 0.f ? temperature : 1.f), p.vocabulary};
+  const int slot = p.counts ? p.slot[r] : -1;
+  unsigned short* counts = slot >= 0 && slot < p.slots ? p.counts + slot * p.counts_stride : nullptr;
+  if (counts) {
+    const float given = p.repetition[r], repetition = given > 0.f ? given : 1.f, presence = p.presence[r], frequency = p.frequency[r];
+    // Neutral penalties read no counts. Every thread writes the same, and reads what it wrote.
+    if (repetition != 1.f || presence != 0.f || frequency != 0.f) row.counts = counts;
+    penalties[0] = repetition, penalties[1] = presence, penalties[2] = frequency;
+  }
+  if (threadIdx.x == 0) stored = row;
   Peak mine = {-INFINITY, 0.f, -1};
-  each_vector(row, [&](int v, const float (&y)[4]) {
+  Held held;
+  first_pass(row, held, [&](int v, const float (&y)[4]) {
     const float top = fmaxf(fmaxf(y[0], y[1]), fmaxf(y[2], y[3]));
     if (top > mine.score) {
       mine.mass *= tk::exp2_fast(mine.score - top);
@@ -302,32 +460,47 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
   Bound chosen = {peak.score, peak.token};
   if (temperature > 0.f && peak.token >= 0) {
     const Bound all = {-INFINITY, 0};
-    const float limit = top_p < 1.f ? top_p * peak.mass : INFINITY;
-    const float floor = min_p > 0.f ? peak.score + __log2f(min_p) : -INFINITY;
-    const bool limited = top_p < 1.f || top_k > 0 || min_p > 0.f;
-    Share share = cluster_share(mine.mass * tk::exp2_fast(mine.score - peak.score), 0, boards[1]);
-    chosen = draw(row, all, peak.score, share, uniform(p.seed[r], 0), boards[1]);
-    for (int round = 1; limited; round++) {
-      float mass = 0.f;
-      int count = 0;
-      const Bound bound = chosen;
-      each_vector(row, [&](int v, const float (&y)[4]) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const bool counts = before(y[i], 4 * v + i, bound);
-          mass += counts ? tk::exp2_fast(y[i] - peak.score) : 0.f;
-          count += counts;
-        }
-      });
+    const float top_p = p.top_p[r], min_p = p.min_p[r];
+    const bool limited = top_p < 1.f || p.top_k[r] > 0 || min_p > 0.f;
+    if (threadIdx.x == 0) {
+      limits.mass = top_p < 1.f ? top_p * peak.mass : INFINITY;
+      limits.score = min_p > 0.f ? peak.score + __log2f(min_p) : -INFINITY;
+      limits.top_k = p.top_k[r] > 0 ? p.top_k[r] : 0x7fffffff;
+      limits.seed = p.seed[r];
+    }
+    float masses[kDraws] = {mine.mass * tk::exp2_fast(mine.score - peak.score)};
+    int counts[kDraws] = {};
+    Bound bound = {-INFINITY, 0}, drawn[kDraws];  // before which the draws are: at first before none
+#pragma unroll 1
+    for (int round = 0;; round++) {
       Board& board = boards[round + 1 & 1];
-      share = cluster_share(mass, count, board);
-      const bool kept = share.total < limit && (top_k <= 0 || share.count < top_k) && chosen.score >= floor;
-      if (kept || share.count == 0) break;
-      chosen = draw(row, bound, peak.score, share, uniform(p.seed[r], round), board);
+      Share shares[kDraws];
+      cluster_shares(masses, counts, shares, board);
+      Share share = shares[0];
+      if (round > 0) {
+        bool kept_one = false;
+        bound = drawn[0];
+#pragma unroll
+        for (int d = 0; d < kDraws; d++) {
+          const bool kept = shares[d].count == 0 || (shares[d].total < limits.mass && shares[d].count < limits.top_k && drawn[d].score >= limits.score);
+          if (kept && !kept_one) kept_one = true, chosen = drawn[d];
+          // The one furthest forward, with its own shares.
+          if (d > 0 && shares[d].count < share.count) share = shares[d], bound = drawn[d];
+        }
+        if (kept_one) break;
+      }
+      draw(stored, held, bound, peak.score, share, limits, round, board, drawn);
+      chosen = drawn[0];
+      if (!limited) break;
+#pragma unroll
+      for (int d = 0; d < kDraws; d++) masses[d] = 0.f, counts[d] = 0;
+      later_pass(stored, held, peak.score, drawn, masses, counts);
     }
   }
   if (threadIdx.x == 0 && cluster_rank() == 0) {
     p.token[r] = chosen.token;
+    // Every thread of the row has read what it reads of the counts before the last barrier.
+    if (counts && chosen.token >= 0 && (counts[chosen.token] & kMostDrawn) < kMostDrawn) counts[chosen.token]++;
     p.logprob[r] = chosen.token < 0 ? -INFINITY : (chosen.score - peak.score - __log2f(peak.mass)) * 0.6931471805599453f;
   }
   // No block leaves while another may still read its board.
@@ -341,4 +514,13 @@ extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kT
 }
 extern "C" __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) sample_bf16(const __grid_constant__ Problem p) {
   sample_row<__nv_bfloat16>(p);
+}
+
+// A sequence begins: its prompt's tokens are marked in counts that the caller zeroed. A token that the vocabulary does not have is passed over.
+extern "C" __global__ void __launch_bounds__(256) mark_prompt(unsigned short* counts, const int* tokens, int n, int vocabulary) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const int token = tokens[i];
+  // Marks are ORed into words of two entries.
+  if (token >= 0 && token < vocabulary) atomicOr(reinterpret_cast<unsigned int*>(counts) + token / 2, kInPrompt << (token % 2 * 16));
 }

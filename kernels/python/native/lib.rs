@@ -3,10 +3,12 @@
 //! Every function returns 0, or 1 after which [`tk_error`] gives the reason.
 #![allow(unsafe_code, clippy::too_many_arguments)] // a C interface: its callers are the ctypes declarations in tinykernels/_native.py
 
+mod fused;
 mod linear;
 mod prefill;
 mod primitives;
 mod rope;
+mod sampling;
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -14,9 +16,9 @@ use std::sync::Arc;
 
 use half::bf16;
 use tinykernels::cuda::{
-    CacheElement, CacheScales, CudaError, DecodeScores, DecodeShape, DecodeWorkspace, Device, E4m3, Logits,
-    PackedW4, PagedCache, SamplingParameters, Stream, Tensor, TensorMut, add_rms_norm, linear_bf16,
-    paged_decode, rms_norm, sample, silu_mul, w4a16_linear,
+    CacheElement, CacheScales, Checkpoint, CheckpointFormat, CudaError, DecodeScores, DecodeShape,
+    DecodeWorkspace, Device, E4m3, PackedW4, PagedCache, Stream, Tensor, TensorMut, add_rms_norm,
+    linear_bf16, paged_decode, rms_norm, silu_mul, w4a16_linear,
 };
 
 thread_local! {
@@ -309,60 +311,6 @@ pub unsafe extern "C" fn tk_paged_decode(
     }
 }
 
-/// Extents and addresses of a sampling call. `bitmask` null allows every token.
-#[repr(C)]
-pub struct Sample {
-    token: u64,
-    log_probability: u64,
-    logits: u64,
-    bitmask: u64,
-    temperature: u64,
-    top_p: u64,
-    min_p: u64,
-    top_k: u64,
-    seed: u64,
-    rows: usize,
-    stride: usize,
-    vocabulary: usize,
-    mask_words: usize,
-    half_precision: c_int,
-}
-
-/// # Safety
-/// Pointers as the shapes say, on the handle's GPU.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_sample(handle: *const Handle, queue: *mut c_void, s: *const Sample) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let s = &*s;
-        let shape = [s.rows, s.stride];
-        let logits = if s.half_precision == 0 {
-            Logits::F32(input(s.logits, shape))
-        } else {
-            Logits::Bf16(input(s.logits, shape))
-        };
-        let mask = (s.bitmask != 0).then(|| input(s.bitmask, [s.rows, s.mask_words]));
-        let parameters = SamplingParameters {
-            temperature: input(s.temperature, [s.rows]),
-            top_p: input(s.top_p, [s.rows]),
-            min_p: input(s.min_p, [s.rows]),
-            top_k: input(s.top_k, [s.rows]),
-            seed: input(s.seed, [s.rows]),
-        };
-        let (mut token, mut log_probability) =
-            (output(s.token, [s.rows]), output(s.log_probability, [s.rows]));
-        status(sample(
-            &stream(handle, queue),
-            &mut token,
-            &mut log_probability,
-            logits,
-            s.vocabulary,
-            mask,
-            parameters,
-        ))
-    }
-}
-
 /// Packs 4-bit weights from host memory; null on error.
 ///
 /// # Safety
@@ -387,6 +335,38 @@ pub unsafe extern "C" fn tk_w4_pack(
         made(handle, |stream| {
             PackedW4::from_host(stream, [features, columns], nibbles, scales, zeros).map(Weights)
         })
+    }
+}
+
+/// Packs a layer of a checkpoint from host memory; null on error. `format` is 0 for GPTQ, 1 for its second version, 2 for AWQ.
+///
+/// # Safety
+/// The tensors hold what [`Checkpoint`] says for `[features, columns]` in groups of `group`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_w4_checkpoint(
+    handle: *const Handle,
+    qweight: *const i32,
+    qzeros: *const i32,
+    scales: *const half::f16,
+    shape: *const [usize; 3],
+    format: c_int,
+) -> *mut Weights {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [features, columns, group] = *shape;
+        let groups = columns / group.max(1);
+        let of = Checkpoint {
+            qweight: std::slice::from_raw_parts(qweight, features / 8 * columns),
+            qzeros: std::slice::from_raw_parts(qzeros, groups * features / 8),
+            scales: std::slice::from_raw_parts(scales, groups * features),
+            group,
+        };
+        let format = match format {
+            0 => CheckpointFormat::Gptq,
+            1 => CheckpointFormat::GptqV2,
+            _ => CheckpointFormat::Awq,
+        };
+        made(handle, |stream| PackedW4::from_checkpoint(stream, [features, columns], format, of).map(Weights))
     }
 }
 

@@ -4,7 +4,8 @@ use std::ffi::{c_int, c_void};
 
 use half::bf16;
 use tinykernels::cuda::{
-    PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
+    AttentionGradients, AttentionInputs, GradientPlan, PagedKeys, PrefillPlan, PrefillSequence, PrefillShape,
+    paged_prefill_attention, prefill_attention, prefill_attention_gradient,
 };
 
 use super::{Handle, input, made, output, status, stream};
@@ -21,6 +22,27 @@ pub struct Shape {
     causal: c_int,
 }
 
+impl Shape {
+    fn get(&self) -> PrefillShape {
+        PrefillShape {
+            query_heads: self.query_heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scale,
+            causal: self.causal != 0,
+            window: (self.window != 0).then_some(self.window),
+            soft_cap: (self.soft_cap != 0.0).then_some(self.soft_cap),
+        }
+    }
+}
+
+/// # Safety
+/// `queries` and `keys` hold `count` entries.
+unsafe fn sequences(queries: *const usize, keys: *const usize, count: usize) -> Vec<PrefillSequence> {
+    // SAFETY: the caller's promise.
+    (0..count).map(|i| unsafe { PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) } }).collect()
+}
+
 /// Makes a plan for sequences of `queries[i]` query and `keys[i]` key tokens; null on error.
 ///
 /// # Safety
@@ -35,19 +57,77 @@ pub unsafe extern "C" fn tk_prefill_plan(
 ) -> *mut PrefillPlan {
     // SAFETY: the caller's promise.
     unsafe {
-        let s = &*shape;
-        let shape = PrefillShape {
-            query_heads: s.query_heads,
-            kv_heads: s.kv_heads,
-            head_dim: s.head_dim,
-            scale: s.scale,
-            causal: s.causal != 0,
-            window: (s.window != 0).then_some(s.window),
-            soft_cap: (s.soft_cap != 0.0).then_some(s.soft_cap),
-        };
-        let sequences: Vec<_> =
-            (0..count).map(|i| PrefillSequence { queries: *queries.add(i), keys: *keys.add(i) }).collect();
+        let (shape, sequences) = ((*shape).get(), sequences(queries, keys, count));
         made(handle, |stream| PrefillPlan::new(stream, shape, &sequences))
+    }
+}
+
+/// The same for gradients.
+///
+/// # Safety
+/// As [`tk_prefill_plan`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_gradient_plan(
+    handle: *const Handle,
+    shape: *const Shape,
+    queries: *const usize,
+    keys: *const usize,
+    count: usize,
+) -> *mut GradientPlan {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (shape, sequences) = ((*shape).get(), sequences(queries, keys, count));
+        made(handle, |stream| GradientPlan::new(stream, shape, &sequences))
+    }
+}
+
+/// # Safety
+/// `plan` is from [`tk_gradient_plan`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_gradient_plan_free(plan: *mut GradientPlan) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(plan) });
+}
+
+/// Addresses of a backward step.
+#[repr(C)]
+pub struct GradientStep {
+    dq: u64,
+    dk: u64,
+    dv: u64,
+    q: u64,
+    keys: u64,
+    values: u64,
+    out: u64,
+    log_sum: u64,
+    gradient: u64,
+}
+
+/// # Safety
+/// Pointers as the plan says, on the handle's GPU; `plan` is from [`tk_gradient_plan`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_prefill_gradient(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const GradientStep,
+    plan: *mut GradientPlan,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (c, plan) = (&*call, &mut *plan);
+        let (shape, (queries, keys)) = (plan.shape(), plan.tokens());
+        let rows = [queries, shape.query_heads, shape.head_dim];
+        let cache = [keys, shape.kv_heads, shape.head_dim];
+        let (mut dq, mut dk, mut dv) = (output(c.dq, rows), output(c.dk, cache), output(c.dv, cache));
+        let into = AttentionGradients { q: &mut dq, keys: &mut dk, values: &mut dv };
+        let of = AttentionInputs {
+            q: input(c.q, rows),
+            keys: input(c.keys, cache),
+            values: input(c.values, cache),
+            out: input(c.out, rows),
+            log_sum: input(c.log_sum, [shape.query_heads, queries]),
+        };
+        status(prefill_attention_gradient(&stream(handle, queue), &into, of, input(c.gradient, rows), plan))
     }
 }
 
@@ -63,6 +143,8 @@ pub unsafe extern "C" fn tk_prefill_plan_free(plan: *mut PrefillPlan) {
 #[repr(C)]
 pub struct Prefill {
     out: u64,
+    /// 0 where nobody asks for it.
+    log_sum: u64,
     q: u64,
     keys: u64,
     values: u64,
@@ -89,9 +171,11 @@ pub unsafe extern "C" fn tk_prefill(
         let rows = [queries, shape.query_heads, shape.head_dim];
         let (mut out, q) = (output::<bf16, 3>(c.out, rows), input::<bf16, 3>(c.q, rows));
         let stream = stream(handle, queue);
+        let mut sums = output(c.log_sum, [shape.query_heads, queries]);
+        let sums = (c.log_sum != 0).then_some(&mut sums);
         status(if c.block_table == 0 {
             let dense = [keys, shape.kv_heads, shape.head_dim];
-            prefill_attention(&stream, &mut out, q, input(c.keys, dense), input(c.values, dense), plan)
+            prefill_attention(&stream, &mut out, sums, q, input(c.keys, dense), input(c.values, dense), plan)
         } else {
             let cache = [c.pages, shape.kv_heads, c.page_tokens, shape.head_dim];
             let pages = PagedKeys {
@@ -99,7 +183,7 @@ pub unsafe extern "C" fn tk_prefill(
                 values: input(c.values, cache),
                 block_table: input(c.block_table, [c.sequences, c.table_width]),
             };
-            paged_prefill_attention(&stream, &mut out, q, pages, plan)
+            paged_prefill_attention(&stream, &mut out, sums, q, pages, plan)
         })
     }
 }

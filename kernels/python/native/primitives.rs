@@ -1,10 +1,10 @@
-//! Sorting, the linear layer with a tile or a back end of the caller's choice, the norm in place.
+//! Sorting and the other primitives, the linear layer with a tile or a back end of the caller's choice, the norm in place.
 
 use std::ffi::{c_int, c_void};
 
 use tinykernels::cuda::{
-    Backend, CublasLt, SortWorkspace, Tile, add_rms_norm_in_place, linear_bf16_by, linear_bf16_tiled,
-    sort_pairs_u32, sort_u32,
+    Backend, CublasLt, Reduction, Scratch, SortWorkspace, Tile, add_rms_norm_in_place, histogram_u32,
+    linear_bf16_by, linear_bf16_tiled, reduce, scan_u32, sort_pairs_u32, sort_u32, top_k, transpose,
 };
 
 use super::{Handle, input, made, output, status, stream};
@@ -149,5 +149,116 @@ pub unsafe extern "C" fn tk_add_rms_norm_in_place(
             input(weight, [hidden]),
             epsilon,
         ))
+    }
+}
+
+/// Scratch for [`tk_reduce`] and [`tk_scan`]; null on error.
+///
+/// # Safety
+/// `handle` is from [`super::tk_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_scratch(handle: *const Handle, elements: usize) -> *mut Scratch {
+    // SAFETY: the caller's promise.
+    unsafe { made(handle, |stream| Scratch::new(stream, elements)) }
+}
+
+/// `with` is 0 for the sum, 1 for the greatest, 2 for the least.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `scratch` is from [`tk_scratch`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_reduce(
+    handle: *const Handle,
+    queue: *mut c_void,
+    out: u64,
+    x: u64,
+    n: usize,
+    with: c_int,
+    scratch: *mut Scratch,
+) -> c_int {
+    let with = [Reduction::Sum, Reduction::Max, Reduction::Min][with.clamp(0, 2) as usize];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut out = output(out, [1]);
+        status(reduce(&stream(handle, queue), &mut out, input(x, [n]), with, &mut *scratch))
+    }
+}
+
+/// # Safety
+/// As [`tk_reduce`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_scan(
+    handle: *const Handle,
+    queue: *mut c_void,
+    out: u64,
+    x: u64,
+    n: usize,
+    exclusive: c_int,
+    scratch: *mut Scratch,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut out = output(out, [n]);
+        status(scan_u32(&stream(handle, queue), &mut out, input(x, [n]), exclusive == 1, &mut *scratch))
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_histogram(
+    handle: *const Handle,
+    queue: *mut c_void,
+    counts: u64,
+    bins: usize,
+    x: u64,
+    n: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { status(histogram_u32(&stream(handle, queue), &mut output(counts, [bins]), input(x, [n]))) }
+}
+
+/// `wide` is 1 for elements of 4 bytes, 0 for 2.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_transpose(
+    handle: *const Handle,
+    queue: *mut c_void,
+    out: u64,
+    x: u64,
+    rows: usize,
+    columns: usize,
+    wide: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (stream, shape) = (stream(handle, queue), [rows, columns]);
+        status(if wide == 1 {
+            transpose::<f32>(&stream, &mut output(out, [columns, rows]), input(x, shape))
+        } else {
+            transpose::<half::bf16>(&stream, &mut output(out, [columns, rows]), input(x, shape))
+        })
+    }
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_top_k(
+    handle: *const Handle,
+    queue: *mut c_void,
+    values: u64,
+    places: u64,
+    x: u64,
+    rows: usize,
+    columns: usize,
+    k: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mut values, mut places) = (output(values, [rows, k]), output(places, [rows, k]));
+        status(top_k(&stream(handle, queue), &mut values, &mut places, input(x, [rows, columns])))
     }
 }

@@ -15,12 +15,15 @@ from ._native import TinyKernelsError
 from ._linear import (
     add_rms_norm_quantize, interleave_gate, linear_blocks, linear_fused, linear_scaled, quantize, rms_norm_quantize, silu_mul_quantize,
 )
-from ._prefill import paged_prefill, prefill
+from ._prefill import attention, attention_gradient, paged_prefill, prefill, scaled_dot_product_attention
+from ._fused import add_layer_norm, cross_entropy, embedding, gelu, layer_norm, softmax
+from ._primitives import histogram, reduce, scan, topk, transpose
 from ._rope import rope_cache
+from ._sampling import Penalties, sample
 
 __all__ = [
-    "Sorter", "TinyKernelsError", "W4Linear", "add_rms_norm", "add_rms_norm_quantize", "interleave_gate", "linear", "linear_blocks", "linear_fused", "linear_scaled",
-    "paged_decode", "paged_prefill", "prefill", "quantize", "rms_norm", "rms_norm_quantize", "rope_cache", "sample", "silu_mul", "silu_mul_quantize",
+    "Penalties", "Sorter", "TinyKernelsError", "W4Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "linear", "linear_blocks", "linear_fused", "linear_scaled",
+    "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
 ]
 
 
@@ -190,33 +193,8 @@ def _(q, keys, values, block_table, lengths, scale, key_scales=None, value_scale
     return torch.empty_like(q)
 
 
-def sample(logits, temperature, top_p, min_p, top_k, seed, bitmask=None, vocabulary=None):
-    """One token a row: (token int32 [rows], log-probability f32 [rows]). Parameters are [rows]: f32, f32, f32, int32, int64."""
-    if logits.dtype not in (torch.float32, torch.bfloat16):
-        raise TinyKernelsError(f"logits must be float32 or bfloat16, not {logits.dtype}")
-    _need("logits", logits, logits.dtype)
-    rows, stride = logits.shape
-    named = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "top_k": top_k, "seed": seed}
-    for (name, tensor), dtype in zip(named.items(), (torch.float32,) * 3 + (torch.int32, torch.int64)):
-        _need(name, tensor, dtype)
-        if tensor.shape != (rows,):
-            raise TinyKernelsError(f"{name} must be [{rows}], not {tuple(tensor.shape)}")
-    if bitmask is not None:
-        _need("bitmask", bitmask, torch.int32)
-    token = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    log_probability = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    device, stream = _at(logits)
-    call = _native.Sample(
-        token.data_ptr(), log_probability.data_ptr(), logits.data_ptr(), bitmask.data_ptr() if bitmask is not None else 0,
-        *(t.data_ptr() for t in named.values()), rows, stride, vocabulary or stride, bitmask.shape[1] if bitmask is not None else 0,
-        int(logits.dtype == torch.bfloat16),
-    )
-    _native.check(_native.lib.tk_sample(device, stream, ctypes.byref(call)))
-    return token, log_probability
-
-
 class W4Linear:
-    """x [rows <= 32, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
+    """x [rows <= 64, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
 
     def __init__(self, nibbles: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
         self.features, self.columns = nibbles.shape
@@ -227,6 +205,26 @@ class W4Linear:
             raise TinyKernelsError(f"nibbles {tuple(nibbles.shape)}, scales {tuple(scales.shape)}, zeros {tuple(zeros.shape)} do not belong together")
         self._handle = _native.handle(self.device.index or 0)
         self._weights = _native.made(_native.lib.tk_w4_pack(self._handle, nibbles.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self.features, self.columns))
+
+    @classmethod
+    def from_checkpoint(cls, qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, layout: str, device: torch.device, g_idx: torch.Tensor | None = None):
+        """A layer of a GPTQ ("gptq", "gptq_v2") or AWQ ("awq") checkpoint, its tensors as they lie in the file."""
+        if layout not in ("gptq", "gptq_v2", "awq"):
+            raise TinyKernelsError(f'layout {layout!r} is none of "gptq", "gptq_v2", "awq"')
+        self = cls.__new__(cls)
+        qweight, qzeros, scales = (t.to("cpu", kind).contiguous() for t, kind in ((qweight, torch.int32), (qzeros, torch.int32), (scales, torch.float16)))
+        groups, self.features = scales.shape
+        self.columns = qweight.shape[0] * (1 if layout == "awq" else 8)
+        group = self.columns // max(groups, 1)
+        if qweight.numel() * 8 != self.features * self.columns or qzeros.shape != (groups, self.features // 8):
+            raise TinyKernelsError(f"qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)}, scales {tuple(scales.shape)} do not belong together as {layout}")
+        if g_idx is not None and not torch.equal(g_idx.cpu().long(), torch.arange(self.columns) // group):
+            raise TinyKernelsError("g_idx has columns out of order (desc_act): such a checkpoint is not supported")
+        self.device = torch.device(device)
+        self._handle = _native.handle(self.device.index or 0)
+        shape = (ctypes.c_size_t * 3)(self.features, self.columns, group)
+        self._weights = _native.made(_native.lib.tk_w4_checkpoint(self._handle, qweight.data_ptr(), qzeros.data_ptr(), scales.data_ptr(), shape, ("gptq", "gptq_v2", "awq").index(layout)))
+        return self
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         _need("x", x, torch.bfloat16)

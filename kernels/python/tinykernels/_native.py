@@ -18,9 +18,13 @@ class PrefillShape(c.Structure):
 
 
 class Prefill(c.Structure):
-    _fields_ = [(n, _u64) for n in ("out", "q", "keys", "values", "block_table")] + [
+    _fields_ = [(n, _u64) for n in ("out", "log_sum", "q", "keys", "values", "block_table")] + [
         (n, _size) for n in ("pages", "page_tokens", "sequences", "table_width")
     ]
+
+
+class GradientStep(c.Structure):
+    _fields_ = [(n, _u64) for n in ("dq", "dk", "dv", "q", "keys", "values", "out", "log_sum", "gradient")]
 
 
 class Rope(c.Structure):
@@ -44,11 +48,18 @@ class Quantize(c.Structure):
 class Sample(c.Structure):
     _fields_ = [
         (n, _u64)
-        for n in ("token", "log_probability", "logits", "bitmask", "temperature", "top_p", "min_p", "top_k", "seed")
-    ] + [(n, _size) for n in ("rows", "stride", "vocabulary", "mask_words")] + [("half_precision", c.c_int)]
+        for n in ("token", "log_probability", "logits", "bitmask", "temperature", "top_p", "min_p", "top_k", "seed",
+                  "repetition", "presence", "frequency", "slot", "counts")
+    ] + [(n, _size) for n in ("rows", "stride", "vocabulary", "mask_words", "slots", "counts_stride")] + [("half_precision", c.c_int)]
 
 
+class Rows(c.Structure):
+    _fields_ = [("out", _u64), ("x", _u64), ("more", _u64 * 3), ("rows", _size), ("columns", _size), ("number", c.c_float), ("flag", c.c_int), ("wide", c.c_int)]
+
+
+_ROWS = (c.c_int, [_p, _p, c.POINTER(Rows)])
 _SIGNATURES = {
+    **dict.fromkeys(("tk_layer_norm", "tk_gelu", "tk_embedding", "tk_softmax", "tk_cross_entropy", "tk_cross_entropy_gradient"), _ROWS),
     "tk_error": (c.c_char_p, []),
     "tk_open": (_p, [_size]),
     "tk_add_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _u64, _size, _size, c.c_float]),
@@ -69,10 +80,21 @@ _SIGNATURES = {
     "tk_paged_decode": (c.c_int, [_p, _p, c.POINTER(Decode), _p]),
     "tk_prefill_plan": (_p, [_p, c.POINTER(PrefillShape), c.POINTER(_size), c.POINTER(_size), _size]),
     "tk_prefill_plan_free": (None, [_p]),
+    "tk_gradient_plan": (_p, [_p, c.POINTER(PrefillShape), c.POINTER(_size), c.POINTER(_size), _size]),
+    "tk_gradient_plan_free": (None, [_p]),
+    "tk_prefill_gradient": (c.c_int, [_p, _p, c.POINTER(GradientStep), _p]),
     "tk_prefill": (c.c_int, [_p, _p, c.POINTER(Prefill), _p]),
     "tk_rope_cache": (c.c_int, [_p, _p, c.POINTER(Rope)]),
     "tk_sample": (c.c_int, [_p, _p, c.POINTER(Sample)]),
+    "tk_start_counts": (c.c_int, [_p, _p, _u64, _size, _size, _size, _u64, _size]),
+    "tk_scratch": (_p, [_p, _size]),
+    "tk_reduce": (c.c_int, [_p, _p, _u64, _u64, _size, c.c_int, _p]),
+    "tk_scan": (c.c_int, [_p, _p, _u64, _u64, _size, c.c_int, _p]),
+    "tk_histogram": (c.c_int, [_p, _p, _u64, _size, _u64, _size]),
+    "tk_transpose": (c.c_int, [_p, _p, _u64, _u64, _size, _size, c.c_int]),
+    "tk_top_k": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, _size]),
     "tk_w4_pack": (_p, [_p, _p, _p, _p, _size, _size]),
+    "tk_w4_checkpoint": (_p, [_p, _p, _p, _p, c.POINTER(_size), c.c_int]),
     "tk_w4_free": (None, [_p]),
     "tk_w4a16_linear": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
 }

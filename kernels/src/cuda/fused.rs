@@ -212,3 +212,99 @@ pub fn silu_mul(
     // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("gate_up {gate_up:?}")) }
 }
+
+/// Which of its two forms a GELU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x · Φ(x)`, to 2^-17 of its value in f32.
+    Erf,
+    /// `x / (1 + exp(−2 · √(2/π) · (x + 0.044715 x³)))`.
+    Tanh,
+}
+
+/// `out ← gelu(x)`, element by element; bf16 `[n]`, n a multiple of 8, 16-byte aligned. 0 at −∞.
+///
+/// # Errors
+/// As for [`add_rms_norm`].
+pub fn gelu(
+    stream: &Stream,
+    out: &mut TensorMut<'_, bf16, 1>,
+    x: Tensor<'_, bf16, 1>,
+    form: Gelu,
+) -> Result<(), CudaError> {
+    const CALL: &str = "gelu";
+    /// Elements of a block: 256 threads of four 16-byte vectors.
+    const BLOCK: usize = 256 * 4 * 8;
+    let n = x.shape[0];
+    if out.shape() != x.shape || !n.is_multiple_of(8) || n.div_ceil(BLOCK) > i32::MAX as usize {
+        return Err(shape_error(
+            CALL,
+            format!("out {out:?}, x {x:?}"),
+            "out and x must have one length, a multiple of 8 under 2^44",
+        ));
+    }
+    check(CALL, stream, 16, &[("out", out.span())], &[("x", x.span())])?;
+    if n == 0 {
+        return Ok(());
+    }
+    let m = &stream.device.modules;
+    let kernel = if form == Gelu::Erf { m.gelu_erf } else { m.gelu_tanh };
+    let vectors = (n / 8) as i64;
+    let grid = Grid { blocks: (n.div_ceil(BLOCK) as u32, 1), threads: 256, shared: 0 };
+    let mut arguments = [argument(&out.view.pointer), argument(&x.pointer), argument(&vectors)];
+    // SAFETY: parameters in the kernel's order; the checks above cover its reads and writes.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+}
+
+/// `out[t] ← table[ids[t]]`: rows of bf16. An id that the table does not have gives a row of NaN.
+///
+/// Shapes: `out` `[tokens, hidden]`, `table` `[entries, hidden]`, `ids` `[tokens]`; hidden a multiple of 8; rows 16-byte aligned.
+///
+/// # Errors
+/// As for [`add_rms_norm`].
+pub fn embedding(
+    stream: &Stream,
+    out: &mut TensorMut<'_, bf16, 2>,
+    table: Tensor<'_, bf16, 2>,
+    ids: Tensor<'_, i32, 1>,
+) -> Result<(), CudaError> {
+    const CALL: &str = "embedding";
+    const TOKENS: usize = 4;
+    let [tokens, hidden] = out.shape();
+    let entries = table.shape[0];
+    let fits = table.shape[1] == hidden && ids.shape == [tokens] && hidden % 8 == 0;
+    if !fits || hidden > 1 << 20 || tokens.max(entries) > i32::MAX as usize {
+        return Err(shape_error(
+            CALL,
+            format!("out {out:?}, table {table:?}, ids {ids:?}"),
+            "out must be [tokens, hidden] for a table [entries, hidden] and ids [tokens], hidden a multiple of 8 up to 2^20, under 2^31 rows",
+        ));
+    }
+    check(CALL, stream, 16, &[("out", out.span())], &[("table", table.span())])?;
+    check(CALL, stream, 4, &[("out", out.span())], &[("ids", ids.span())])?;
+    if tokens == 0 || hidden == 0 {
+        return Ok(());
+    }
+    let vectors = hidden / 8;
+    let threads = vectors.next_multiple_of(32).min(256);
+    let grid = Grid {
+        blocks: (tokens.div_ceil(TOKENS) as u32, vectors.div_ceil(threads) as u32),
+        threads: threads as u32,
+        shared: 0,
+    };
+    let (tokens, entries, vectors) = (tokens as i32, entries as i32, vectors as i32);
+    let mut arguments = [
+        argument(&out.view.pointer),
+        argument(&table.pointer),
+        argument(&ids.pointer),
+        argument(&tokens),
+        argument(&entries),
+        argument(&vectors),
+    ];
+    // SAFETY: parameters in the kernel's order, which bounds ids; the checks above cover its reads and writes.
+    unsafe {
+        launch(CALL, stream, stream.device.modules.embedding, grid, &mut arguments, || {
+            format!("out {out:?}, table {table:?}")
+        })
+    }
+}

@@ -9,20 +9,25 @@
 #![allow(unsafe_code)] // the driver's API; each block says why it is sound
 
 mod attention;
+mod checkpoint;
 mod cublas;
 mod device;
 mod error;
 mod fused;
 mod gemm;
+mod gradient;
 mod launch;
+mod layer_norm;
 mod linear;
 mod maps;
 mod module;
 mod prefill;
+mod primitives;
 mod quant;
 mod quantize;
 mod rope;
 mod sampling;
+mod softmax;
 mod sort;
 mod tensor;
 mod tuning;
@@ -30,20 +35,25 @@ mod tuning;
 pub use attention::{
     CacheElement, CacheScales, DecodeScores, DecodeShape, DecodeWorkspace, PagedCache, paged_decode,
 };
+pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cublas::{Backend, CublasLt, linear_bf16_by};
 pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
-pub use fused::{add_rms_norm, add_rms_norm_in_place, rms_norm, silu_mul};
+pub use fused::{Gelu, add_rms_norm, add_rms_norm_in_place, embedding, gelu, rms_norm, silu_mul};
 pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
+pub use gradient::{AttentionGradients, AttentionInputs, GradientPlan, prefill_attention_gradient};
+pub use layer_norm::layer_norm;
 pub use linear::{
     Activation, Epilogue, Operand, OperandKind, SCALE_BLOCK, Scales, interleave_gate, linear, linear_blocks,
 };
 pub use prefill::{
     PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
 };
+pub use primitives::{Reduction, Scratch, histogram_u32, reduce, scan_u32, top_k, transpose};
 pub use quant::{GROUP, PackedW4, w4a16_linear};
 pub use quantize::{QuantizeScales, QuantizeSource, Quantized, quantize};
 pub use rope::{QkNorm, RopeStep, rope_cache};
-pub use sampling::{Logits, SamplingParameters, sample};
+pub use sampling::{Logits, Penalties, SamplingParameters, sample, start_counts};
+pub use softmax::{Score, cross_entropy, cross_entropy_gradient, softmax};
 pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
 pub use tensor::{Buffer, E4m3, Element, Tensor, TensorMut};

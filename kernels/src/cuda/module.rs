@@ -39,7 +39,18 @@ macro_rules! kernels {
 
 kernels! {
     norm { add_rms_norm_1, add_rms_norm_2, add_rms_norm_4, rms_norm_1, rms_norm_2, rms_norm_4 }
-    activation { silu_mul_1, silu_mul_2, silu_mul_4 }
+    activation { silu_mul_1, silu_mul_2, silu_mul_4, gelu_erf, gelu_tanh }
+    layer_norm {
+        add_layer_norm_1, add_layer_norm_2, add_layer_norm_4, layer_norm_1, layer_norm_2, layer_norm_4,
+    }
+    softmax {
+        softmax_bf16_1, softmax_bf16_2, softmax_bf16_4, softmax_bf16_long,
+        softmax_f32_1, softmax_f32_2, softmax_f32_4, softmax_f32_long,
+    }
+    cross_entropy {
+        cross_entropy_bf16, cross_entropy_f32, cross_entropy_gradient_bf16, cross_entropy_gradient_f32,
+    }
+    embedding { embedding }
     paged_decode {
         paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8,
         paged_decode_d64_g1, paged_decode_d64_g2, paged_decode_d64_g4, paged_decode_d64_g8,
@@ -49,8 +60,12 @@ kernels! {
         prefill_d64, prefill_d64_cap, prefill_paged_d64, prefill_paged_d64_cap,
         prefill_d128, prefill_d128_cap, prefill_paged_d128, prefill_paged_d128_cap,
     }
+    gradient {
+        attention_gradient_keys_d64, attention_gradient_keys_d128, attention_gradient_queries_d64, attention_gradient_queries_d128,
+        attention_statistics_d64, attention_statistics_d128,
+    }
     rope_cache { rope_cache_d64, rope_cache_d128, rope_cache_norm_d64, rope_cache_norm_d128 }
-    sample { sample_f32, sample_bf16 }
+    sample { sample_f32, sample_bf16, mark_prompt }
     w4a16 { w4a16_m8, w4a16_m16, w4a16_m32 }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
@@ -75,6 +90,11 @@ kernels! {
         silu_mul_quantize_1, silu_mul_quantize_2, silu_mul_quantize_4,
     }
     linear_few { linear_few_8, linear_few_16, linear_few_32, linear_few_64 }
+    reduce { reduce_sum, reduce_max, reduce_min }
+    scan { scan_inclusive, scan_exclusive }
+    histogram { histogram }
+    transpose { transpose_16, transpose_32 }
+    topk { topk_f32 }
     sort { radix_histogram, radix_starts, radix_pass_keys, radix_pass_pairs }
 }
 

@@ -15,7 +15,7 @@ const PANEL: u32 = 64;
 /// Integers of the kernel's `Item`.
 const ITEM: usize = 8;
 /// A window that hides nothing.
-const NO_WINDOW: i32 = 1 << 30;
+pub(super) const NO_WINDOW: i32 = 1 << 30;
 
 /// One sequence of a prefill step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct PrefillShape {
 /// The order of work of a prefill step: made once a step on the host, used by each of its layers.
 #[derive(Debug)]
 pub struct PrefillPlan {
-    shape: PrefillShape,
+    pub(super) shape: PrefillShape,
     items: Buffer<i32>,
     tiles: usize,
     sequences: usize,
@@ -77,34 +77,17 @@ impl PrefillPlan {
         sequences: &[PrefillSequence],
     ) -> Result<Self, CudaError> {
         const CALL: &str = "PrefillPlan::new";
-        let refuse = |limit: &str| {
-            Err(shape_error(CALL, format!("{shape:?} of {} sequences", sequences.len()), limit))
-        };
-        if !matches!(shape.head_dim, 64 | 128)
-            || shape.kv_heads == 0
-            || !shape.query_heads.is_multiple_of(shape.kv_heads)
-        {
-            return refuse("head_dim must be 64 or 128, query heads a multiple of the key heads");
-        }
-        let positive = |x: f32| x > 0.0 && x.is_finite();
-        if !positive(shape.scale) || shape.soft_cap.is_some_and(|c| !positive(c)) {
-            return refuse("the scale and the soft cap must be finite and above zero");
-        }
-        if shape.window.is_some_and(|w| w == 0 || !shape.causal) {
-            return refuse("a window holds at least one key and is causal");
-        }
-        let total = |f: fn(&PrefillSequence) -> usize| {
-            sequences.iter().try_fold(0_usize, |n, s| n.checked_add(f(s))).filter(|&n| n <= 1 << 30)
-        };
-        let (Some(queries), Some(keys)) = (total(|s| s.queries), total(|s| s.keys)) else {
-            return refuse("at most 2^30 tokens");
-        };
+        let (queries, keys) = checked_tokens(CALL, &shape, sequences)?;
         let (rows, ..) = geometry(&shape);
         let mut items = tiles_of(&shape, sequences, rows);
         items.sort_by_key(|item| item[5] - item[6]);
         let tiles = items.len().saturating_mul(shape.query_heads);
         if tiles > 1 << 30 || shape.query_heads.saturating_mul(shape.head_dim) > 1 << 30 {
-            return refuse("at most 2^30 tiles, and 2^30 elements a token");
+            return Err(shape_error(
+                CALL,
+                format!("{shape:?} of {} sequences", sequences.len()),
+                "at most 2^30 tiles, and 2^30 elements a token",
+            ));
         }
         Ok(Self {
             shape,
@@ -126,6 +109,36 @@ impl PrefillPlan {
     pub fn shape(&self) -> PrefillShape {
         self.shape
     }
+}
+
+/// Query and key tokens of all sequences, of a shape that the kernels take.
+pub(super) fn checked_tokens(
+    call: &'static str,
+    shape: &PrefillShape,
+    sequences: &[PrefillSequence],
+) -> Result<(usize, usize), CudaError> {
+    let refuse =
+        |limit: &str| Err(shape_error(call, format!("{shape:?} of {} sequences", sequences.len()), limit));
+    if !matches!(shape.head_dim, 64 | 128)
+        || shape.kv_heads == 0
+        || !shape.query_heads.is_multiple_of(shape.kv_heads)
+    {
+        return refuse("head_dim must be 64 or 128, query heads a multiple of the key heads");
+    }
+    let positive = |x: f32| x > 0.0 && x.is_finite();
+    if !positive(shape.scale) || shape.soft_cap.is_some_and(|c| !positive(c)) {
+        return refuse("the scale and the soft cap must be finite and above zero");
+    }
+    if shape.window.is_some_and(|w| w == 0 || !shape.causal) {
+        return refuse("a window holds at least one key and is causal");
+    }
+    let total = |f: fn(&PrefillSequence) -> usize| {
+        sequences.iter().try_fold(0_usize, |n, s| n.checked_add(f(s))).filter(|&n| n <= 1 << 30)
+    };
+    let (Some(queries), Some(keys)) = (total(|s| s.queries), total(|s| s.keys)) else {
+        return refuse("at most 2^30 tokens");
+    };
+    Ok((queries, keys))
 }
 
 /// The kernel's items, in the order of the sequences: first row, rows, first key row, keys, position, first block, last block, sequence.
@@ -168,6 +181,7 @@ pub struct PagedKeys<'a> {
 #[repr(C)]
 struct Problem {
     out: u64,
+    lse: u64,
     items: u64,
     block_table: u64,
     tiles: i32,
@@ -178,6 +192,7 @@ struct Problem {
     rows: i32,
     causal: i32,
     window: i32,
+    queries: i32,
     scale: f32,
     cap: f32,
 }
@@ -199,13 +214,16 @@ struct Source<'a> {
 /// Shapes: `out`, `q` `[query tokens, query_heads, head_dim]`, `keys`, `values` `[key tokens, kv_heads, head_dim]`, bf16, 16-byte aligned.
 /// Products in bf16, sums and softmax in f32, after FlashAttention-3 (Shah et al., 2024). A row's bits depend neither on the other sequences
 /// nor on where its prompt was cut into chunks; nothing past a sequence's end is read into its result. A query without a key gets zeros. Not a
-/// number in a value reaches every query of its sequence whose block of 128 keys it lies in, seen or not.
+/// number in a value reaches every query of its sequence whose block of 128 keys it lies in, seen or not. `log_sum` `[query_heads, query tokens]` takes the
+/// logarithm of the sum of each row's exponentials, −∞ for a query without a key: what [`super::prefill_attention_gradient`] needs, or whoever joins
+/// attention over parts of the keys.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
 pub fn prefill_attention(
     stream: &Stream,
     out: &mut TensorMut<'_, bf16, 3>,
+    log_sum: Option<&mut TensorMut<'_, f32, 2>>,
     q: Tensor<'_, bf16, 3>,
     keys: Tensor<'_, bf16, 3>,
     values: Tensor<'_, bf16, 3>,
@@ -234,7 +252,7 @@ pub fn prefill_attention(
         rows: BLOCK as usize,
         pages: None,
     };
-    run(CALL, stream, out, q, &source, plan)
+    run(CALL, stream, (out, log_sum), q, &source, plan)
 }
 
 /// As [`prefill_attention`], with keys and values in pages: a prompt's chunk over all that is in the cache, its own tokens included.
@@ -246,6 +264,7 @@ pub fn prefill_attention(
 pub fn paged_prefill_attention(
     stream: &Stream,
     out: &mut TensorMut<'_, bf16, 3>,
+    log_sum: Option<&mut TensorMut<'_, f32, 2>>,
     q: Tensor<'_, bf16, 3>,
     pages: PagedKeys<'_>,
     plan: &PrefillPlan,
@@ -278,13 +297,13 @@ pub fn paged_prefill_attention(
         rows: 1 << page_tokens.trailing_zeros().min(7),
         pages: Some((page_tokens, pages.block_table)),
     };
-    run(CALL, stream, out, q, &source, plan)
+    run(CALL, stream, (out, log_sum), q, &source, plan)
 }
 
 fn run(
     call: &'static str,
     stream: &Stream,
-    out: &mut TensorMut<'_, bf16, 3>,
+    (out, log_sum): (&mut TensorMut<'_, bf16, 3>, Option<&mut TensorMut<'_, f32, 2>>),
     q: Tensor<'_, bf16, 3>,
     source: &Source<'_>,
     plan: &PrefillPlan,
@@ -294,6 +313,14 @@ fn run(
     if out.shape() != q.shape || q.shape != [plan.queries, s.query_heads, s.head_dim] {
         let limit = format!("out and q must be [{}, query_heads, head_dim] as planned", plan.queries);
         return Err(shape_error(call, shapes(), limit));
+    }
+    if let Some(sums) = &log_sum {
+        if sums.shape() != [s.query_heads, plan.queries] {
+            let limit = format!("the logarithms of the sums must be [query_heads, {}]", plan.queries);
+            return Err(shape_error(call, format!("log_sum {sums:?} for {s:?}"), limit));
+        }
+        let others = [("out", out.span()), ("q", q.span())];
+        check(call, stream, 4, &[("log_sum", sums.span())], &others)?;
     }
     let items = plan.items.view([plan.items.len()])?;
     check(call, stream, 16, &[("out", out.span())], &[("plan", items.span())])?;
@@ -315,6 +342,7 @@ fn run(
     let scale = s.scale * std::f32::consts::LOG2_E;
     let problem = Problem {
         out: out.view.pointer,
+        lse: log_sum.map_or(0, |l| l.view.pointer),
         items: items.pointer,
         block_table: table.map_or(0, |t| t.pointer),
         tiles: plan.tiles as i32,
@@ -325,6 +353,7 @@ fn run(
         rows: source.rows as i32,
         causal: i32::from(s.causal),
         window: s.window.map_or(NO_WINDOW, |w| w.min(NO_WINDOW as usize) as i32),
+        queries: plan.queries as i32,
         scale: s.soft_cap.map_or(scale, |cap| 2.0 * scale / cap),
         cap: s.soft_cap.map_or(0.0, |cap| cap * std::f32::consts::LOG2_E),
     };

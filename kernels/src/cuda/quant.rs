@@ -13,8 +13,9 @@ pub const GROUP: usize = 128;
 /// Bytes of a packed tile of 16 features × 128 columns.
 const TILE_BYTES: usize = 1088;
 const WARPS: usize = 16;
-/// Rows of activations one launch handles.
-const MOST_ROWS: usize = 32;
+/// Rows of activations one launch handles, and one call.
+const LAUNCH_ROWS: usize = 32;
+const MOST_ROWS: usize = 64;
 /// The kernel counts bytes of weights in 32 bits.
 const MOST_BYTES: usize = u32::MAX as usize;
 /// Stages of activations: of a slice, beyond which more in flight only delays the first weights; and of all slices together.
@@ -31,10 +32,10 @@ pub struct PackedW4 {
 
 impl PackedW4 {
     /// Packs on the host. `nibbles` `[features, columns]` holds 0 … 15 a byte, `scales` and `zeros` `[features, columns / 128]`:
-    /// weight = scale · (nibble − zero), the convention of GPTQ and AWQ; zero is 0 … 15 (8 for symmetric weights).
+    /// weight = scale · (nibble − zero), the convention of GPTQ and AWQ; zero is 0 … 16 (8 for symmetric weights).
     ///
     /// # Errors
-    /// [`CudaError::Shape`] unless features is a multiple of 16, columns of 128, and every nibble and zero is under 16.
+    /// [`CudaError::Shape`] unless features is a multiple of 16, columns of 128, every nibble under 16 and every zero at most 16.
     pub fn from_host(
         stream: &Stream,
         shape: [usize; 2],
@@ -80,8 +81,8 @@ fn pack(
     {
         return refuse("one nibble a weight, one scale and one zero a group of 128");
     }
-    if nibbles.iter().chain(zeros).any(|&n| n > 15) {
-        return refuse("nibbles and zeros must be under 16");
+    if nibbles.iter().any(|&n| n > 15) || zeros.iter().any(|&z| z > 16) {
+        return refuse("nibbles must be under 16, zeros at most 16");
     }
     if (features / 16 * groups).saturating_mul(TILE_BYTES) > MOST_BYTES {
         return refuse("at most 4 GiB packed");
@@ -166,7 +167,8 @@ struct Problem {
     stages: i32,
 }
 
-/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 32 rows.
+/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 64 rows (from 33 on in two launches: the
+/// second finds most of the weights in L2).
 ///
 /// Products of bf16 activations with exactly represented differences of nibble and zero point, sums in f32, scales applied in f32.
 /// A row's bits do not depend on how many rows there are.
@@ -189,13 +191,31 @@ pub fn w4a16_linear(
         return refuse("y must be [rows, features] for x [rows, columns] and weights [features, columns]");
     }
     if rows > MOST_ROWS {
-        return refuse("at most 32 rows a call");
+        return refuse("at most 64 rows a call");
     }
     let tiles = weights.tiles.view([weights.tiles.len()])?;
     check(CALL, stream, 16, &[("y", y.span())], &[("x", x.span()), ("weights", tiles.span())])?;
     if rows == 0 {
         return Ok(());
     }
+    for first in (0..rows).step_by(LAUNCH_ROWS) {
+        let count = LAUNCH_ROWS.min(rows - first);
+        let (to, from) =
+            (y.view.pointer + (2 * first * features) as u64, x.pointer + (2 * first * columns) as u64);
+        queue(stream, to, from, tiles.pointer, [count, features, columns])?;
+    }
+    Ok(())
+}
+
+/// One launch, after the checks: `y` and `x` of `rows` rows.
+fn queue(
+    stream: &Stream,
+    y: u64,
+    x: u64,
+    w: u64,
+    [rows, features, columns]: [usize; 3],
+) -> Result<(), CudaError> {
+    const CALL: &str = "w4a16_linear";
     let device = &stream.device;
     let plan = Plan::new(rows, [features, columns], device.multiprocessors as usize, device.shared_memory);
     let kernel = match plan.rows {
@@ -204,8 +224,8 @@ pub fn w4a16_linear(
         _ => device.modules.w4a16_m32,
     };
     let problem = Problem {
-        y: y.view.pointer,
-        w: tiles.pointer,
+        y,
+        w,
         m: rows as i32,
         n: features as i32,
         k: columns as i32,
@@ -218,7 +238,7 @@ pub fn w4a16_linear(
     let halves = columns as u64 / 64;
     let map = bf16_boxes(
         CALL,
-        x.pointer,
+        x,
         [64, rows as u64, halves],
         &[columns as u64 * 2, 128],
         [64, plan.rows as u32, 2],
@@ -228,10 +248,10 @@ pub fn w4a16_linear(
         threads: (WARPS * 32 + 128) as u32,
         shared: plan.shared as u32,
     };
-    // SAFETY: the values mirror the kernel's parameters; the checks above cover its reads and writes.
+    // SAFETY: the values mirror the kernel's parameters; the caller's checks cover its reads and writes.
     unsafe {
         launch(CALL, stream, kernel, grid, &mut [argument(&map), argument(&problem)], || {
-            format!("x {x:?}, weights [{features}, {columns}]")
+            format!("{rows} rows, weights [{features}, {columns}]")
         })
     }
 }
@@ -273,6 +293,8 @@ mod tests {
         assert!(limit([24, 128], 0).is_some_and(|e| e.contains("multiple of 16")));
         assert!(limit([16, 100], 0).is_some_and(|e| e.contains("of 128")));
         assert!(limit([16, 128], 16).is_some_and(|e| e.contains("under 16")));
+        let zero = |z| pack([16, 128], &[0; 2048], &[bf16::ONE; 16], &[z; 16]).is_ok();
+        assert!(zero(16) && !zero(17));
         assert_eq!(limit([16, 128], 15), None);
     }
 
@@ -287,7 +309,7 @@ mod tests {
             ([16, 8192], 1, 16),
             ([128_256, 4096], 16, 1),
         ] {
-            for rows in 1..=MOST_ROWS {
+            for rows in 1..=LAUNCH_ROWS {
                 let plan = Plan::new(rows, shape, 132, HOPPER);
                 assert!(plan.shared + 2 * 8 * ALL_STAGES <= HOPPER && plan.stages > 0, "{plan:?}");
                 assert!(plan.rows >= rows && plan.slices * plan.stages <= ALL_STAGES, "{plan:?}");

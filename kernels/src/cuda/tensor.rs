@@ -18,7 +18,7 @@ pub trait Element: bytemuck::Pod + fmt::Debug + Send + Sync {
 macro_rules! element {
     ($($type:ty => $name:literal),*) => { $(impl Element for $type { const NAME: &'static str = $name; })* };
 }
-element!(bf16 => "bf16", f16 => "f16", E4m3 => "e4m3", f32 => "f32", i32 => "i32", u32 => "u32", u64 => "u64", u8 => "u8", i8 => "i8");
+element!(bf16 => "bf16", f16 => "f16", E4m3 => "e4m3", f32 => "f32", i32 => "i32", u16 => "u16", u32 => "u32", u64 => "u64", u8 => "u8", i8 => "i8");
 
 /// A float of 8 bits: sign, 4 of exponent (bias 7), 3 of mantissa; 448 the largest, no infinities, NaN is 0x7f and 0xff.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

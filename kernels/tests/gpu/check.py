@@ -4,6 +4,7 @@ Prints one line a check and exits 1 when any failed. Run through hack/gpu/device
 """
 
 import math
+import os
 import sys
 
 import torch
@@ -244,15 +245,46 @@ def check_w4():
         group = torch.arange(columns) // 128
         weight = (scales.to(DEV).double()[:, group] * (nibbles.to(DEV).double() - zeros.to(DEV).double()[:, group]))
         worst, same = 0.0, True
-        x32 = rand(32, columns)
-        full = linear(x32, torch.full((32, features), math.nan, device=DEV, dtype=torch.bfloat16))
-        for rows in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32):
-            x = x32[:rows].contiguous()
+        x64 = rand(64, columns)
+        full = linear(x64, torch.full((64, features), math.nan, device=DEV, dtype=torch.bfloat16))
+        for rows in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64):
+            x = x64[:rows].contiguous()
             y = linear(x, torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16))
             worst = max(worst, error(y, x.double() @ weight.T))
             same = same and torch.equal(y, full[:rows])
-        expect(f"w4a16_linear: [{features}, {columns}], 1 to 32 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e}")
-    refuses("w4a16_linear refuses 33 rows", lambda: linear(rand(33, columns)), "at most 32 rows")
+        expect(f"w4a16_linear: [{features}, {columns}], 1 to 64 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e}")
+    refuses("w4a16_linear refuses 65 rows", lambda: linear(rand(65, columns)), "at most 64 rows")
+    check_checkpoints()
+
+
+def check_checkpoints():
+    """Layers packed as the formats' own packers do: words of eight nibbles, the lowest first."""
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    words = lambda t: (t.long() << (4 * torch.arange(8))).sum(-1).to(torch.uint32).view(torch.int32)
+    for features, columns, group in [(64, 256, 128), (1024, 2048, 128), (128, 512, 512)]:
+        w, zeros = torch.randint(0, 16, (columns, features)), torch.randint(1, 16, (columns // group, features))
+        scales = (torch.rand(columns // group, features) * 0.02 + 0.001).half()
+        dense = (w - zeros.repeat_interleave(group, 0)).double() * scales.bfloat16().double().repeat_interleave(group, 0)
+        by_column = words(w.view(columns // 8, 8, features).transpose(1, 2))
+        by_feature = lambda t, o: words(t.view(t.shape[0], features // 8, 8)[..., o])
+        x, worst = rand(7, columns), 0.0
+        for layout, tensors in (("gptq", (by_column, by_feature(zeros - 1, list(range(8))))), ("gptq_v2", (by_column, by_feature(zeros, list(range(8))))), ("awq", (by_feature(w, order), by_feature(zeros, order)))):
+            worst = max(worst, error(tk.W4Linear.from_checkpoint(*tensors, scales, layout, DEV)(x), x.double() @ dense.to(DEV)))
+        expect(f"W4Linear of gptq, gptq_v2 and awq checkpoints [{features}, {columns}], groups of {group}", worst < 3e-3, f"worst {worst:.2e}")
+    if vllm := os.environ.get("TINYKERNELS_PEERS"):  # and as another reader of such checkpoints has them
+        torch.ops.load_library(vllm + "/vllm_c.so")
+        features, columns, groups = 512, 1024, 8
+        qweight, by_row = torch.randint(-(2**31), 2**31 - 1, (columns, features // 8), dtype=torch.int32), torch.randint(-(2**31), 2**31 - 1, (columns // 8, features), dtype=torch.int32)
+        qzeros, scales = torch.randint(-(2**31), 2**31 - 1, (groups, features // 8), dtype=torch.int32), (torch.rand(groups, features) * 0.02 + 0.001).bfloat16().half()
+        x = rand(7, columns)
+        on = [t.to(DEV) for t in (qweight, scales, qzeros)]
+        worst = error(tk.W4Linear.from_checkpoint(qweight, qzeros, scales, "awq", DEV)(x), x.double() @ torch.ops._C.awq_dequantize(*on, 0, 0, 0).double())
+        for layout in ("gptq", "gptq_v2"):
+            g_idx = (torch.arange(columns, device=DEV) // 128).int()
+            want = torch.ops._C.gptq_gemm(torch.eye(columns, device=DEV).half(), by_row.to(DEV), on[2], on[1], g_idx, False, layout == "gptq_v2", 4)
+            worst = max(worst, error(tk.W4Linear.from_checkpoint(by_row, qzeros, scales, layout, DEV, g_idx)(x), x.double() @ want.double()))
+        expect("W4Linear of random awq, gptq and gptq_v2 words beside vLLM's reading of them", worst < 3e-3, f"worst {worst:.2e}")
+    refuses("W4Linear refuses an activation order", lambda: tk.W4Linear.from_checkpoint(by_column, by_feature(zeros, list(range(8))), scales, "gptq", DEV, torch.randperm(columns)), "desc_act")
 
 
 def check_linear():
@@ -432,10 +464,13 @@ def check_rope():
 if __name__ == "__main__":
     print(torch.cuda.get_device_name(), "seed", SEED, flush=True)
     sys.modules["check"] = sys.modules["__main__"]  # the further parts take their tools, and note their failures, here
+    import check_fused
+    import check_gradients
     import check_linear8
+    import check_primitives
 
     parts = (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort, check_prefill, check_rope)
-    for part in parts + check_linear8.PARTS:
+    for part in parts + check_linear8.PARTS + check_fused.PARTS + check_gradients.PARTS + check_primitives.PARTS:
         if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
             continue
         try:

@@ -1,0 +1,95 @@
+"""The memory-bound kernels once more in Triton, as peers: what a day with a compiler for tiles gives."""
+
+import torch
+import triton
+import triton.language as tl
+
+VERSION = triton.__version__
+
+
+@triton.jit
+def _rms_norm(y, x, residual, w, hidden, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    v = tl.load(x + row * hidden + at, at < hidden, 0).to(tl.float32)
+    if ADD:
+        v = (v + tl.load(residual + row * hidden + at, at < hidden, 0).to(tl.float32)).to(tl.bfloat16)
+        tl.store(residual + row * hidden + at, v, at < hidden)
+        v = v.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(v * v) / hidden + eps)
+    tl.store(y + row * hidden + at, (v * scale * tl.load(w + at, at < hidden, 0).to(tl.float32)).to(tl.bfloat16), at < hidden)
+
+
+def add_rms_norm(x, residual, w, y, eps):
+    n, hidden = x.shape
+    _rms_norm[(n,)](y, x, residual, w, hidden, eps, True, triton.next_power_of_2(hidden), num_warps=8)
+
+
+@triton.jit
+def _layer_norm(y, x, w, b, hidden, eps, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    v = tl.load(x + row * hidden + at, at < hidden, 0).to(tl.float32)
+    centred = tl.where(at < hidden, v - tl.sum(v) / hidden, 0)
+    scale = tl.rsqrt(tl.sum(centred * centred) / hidden + eps)
+    out = centred * scale * tl.load(w + at, at < hidden, 0).to(tl.float32) + tl.load(b + at, at < hidden, 0).to(tl.float32)
+    tl.store(y + row * hidden + at, out.to(tl.bfloat16), at < hidden)
+
+
+def layer_norm(x, w, b, y, eps):
+    n, hidden = x.shape
+    _layer_norm[(n,)](y, x, w, b, hidden, eps, triton.next_power_of_2(hidden), num_warps=8)
+
+
+@triton.jit
+def _gelu(y, x, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + at, at < n, 0).to(tl.float32)
+    tl.store(y + at, (0.5 * v * (1 + tl.erf(v * 0.7071067811865476))).to(tl.bfloat16), at < n)
+
+
+def gelu(x, y):
+    _gelu[(triton.cdiv(x.numel(), 4096),)](y, x, x.numel(), 4096, num_warps=8)
+
+
+@triton.jit
+def _silu_mul(y, x, inner, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x + row * 2 * inner + at, at < inner, 0).to(tl.float32)
+    up = tl.load(x + row * 2 * inner + inner + at, at < inner, 0).to(tl.float32)
+    tl.store(y + row * inner + at, (gate * tl.sigmoid(gate) * up).to(tl.bfloat16), at < inner)
+
+
+def silu_mul(x, y):
+    n, inner = y.shape
+    _silu_mul[(n, triton.cdiv(inner, 4096))](y, x, inner, 4096, num_warps=8)
+
+
+@triton.jit
+def _softmax(y, x, columns, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    v = tl.load(x + row * columns + at, at < columns, -float("inf")).to(tl.float32)
+    e = tl.exp(v - tl.max(v))
+    tl.store(y + row * columns + at, (e / tl.sum(e)).to(tl.bfloat16), at < columns)
+
+
+def softmax(x, y):
+    n, columns = x.shape
+    _softmax[(n,)](y, x, columns, triton.next_power_of_2(columns), num_warps=8)
+
+
+@triton.jit
+def _cross_entropy(loss, log_sum, x, target, columns, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    top, total = -float("inf"), 0.0
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        v = tl.load(x + row * columns + at, at < columns, -float("inf")).to(tl.float32)
+        most = tl.maximum(top, tl.max(v))
+        total = total * tl.exp(top - most) + tl.sum(tl.exp(v - most))
+        top = most
+    lse = top + tl.log(total)
+    tl.store(log_sum + row, lse)
+    tl.store(loss + row, lse - tl.load(x + row * columns + tl.load(target + row)).to(tl.float32))
+
+
+def cross_entropy(logits, targets, loss, log_sum):
+    _cross_entropy[(logits.shape[0],)](loss, log_sum, logits, targets, logits.shape[1], 4096, num_warps=8)

@@ -1,0 +1,159 @@
+"""Layer norm, GELU, softmax, embedding and cross-entropy: torch operators."""
+
+import ctypes
+
+import torch
+
+from . import _native
+from ._native import TinyKernelsError
+
+
+def _dense(name, tensor, *dtypes):
+    if tensor is not None and (not tensor.is_cuda or tensor.dtype not in dtypes or not tensor.is_contiguous()):
+        raise TinyKernelsError(f"{name} must be a contiguous CUDA tensor of {' or '.join(map(str, dtypes))}, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+
+
+def _rows(out, x, more=(), rows=None, columns=None, number=0.0, flag=0):
+    address = lambda t: t.data_ptr() if t is not None else 0
+    more = (ctypes.c_uint64 * 3)(*(address(t) for t in more))
+    columns = out.shape[-1] if columns is None else columns
+    rows = out.numel() // max(columns, 1) if rows is None else rows
+    return _native.Rows(address(out), address(x), more, rows, columns, number, flag, int(x is not None and x.dtype == torch.float32))
+
+
+def _run(function, tensor, call):
+    ordinal = tensor.device.index
+    _native.check(function(_native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream, ctypes.byref(call)))
+
+
+def _layer_norm(x, residual, weight, bias, epsilon):
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("residual", residual)):
+        _dense(name, tensor, torch.bfloat16)
+    if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape) or (residual is not None and residual.shape != x.shape):
+        raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, bias and residual do not belong together")
+    y = torch.empty_like(x)
+    _run(_native.lib.tk_layer_norm, x, _rows(y, x, (residual, weight, bias), number=epsilon))
+    return y
+
+
+@torch.library.custom_op("tinykernels::layer_norm", mutates_args=())
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    """(x - mean) / sqrt(var + epsilon) * weight + bias over the last dimension."""
+    return _layer_norm(x, None, weight, bias, epsilon)
+
+
+@layer_norm.register_fake
+def _(x, weight, bias, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::add_layer_norm", mutates_args=("residual",))
+def add_layer_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    """residual += x; returns layer_norm(residual)."""
+    return _layer_norm(x, residual, weight, bias, epsilon)
+
+
+@add_layer_norm.register_fake
+def _(x, residual, weight, bias, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::gelu", mutates_args=())
+def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+    """x · Φ(x), or with approximate "tanh" its tanh form; as F.gelu."""
+    _dense("x", x, torch.bfloat16)
+    if approximate not in ("none", "tanh"):
+        raise TinyKernelsError(f'approximate {approximate!r} is neither "none" nor "tanh"')
+    y = torch.empty_like(x)
+    _run(_native.lib.tk_gelu, x, _rows(y, x, rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
+    return y
+
+
+@gelu.register_fake
+def _(x, approximate="none"):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::softmax", mutates_args=())
+def softmax(x: torch.Tensor, scale: float = 1.0, logarithm: bool = False) -> torch.Tensor:
+    """softmax(scale · x) over the last dimension, or its logarithm; bf16 or f32."""
+    _dense("x", x, torch.bfloat16, torch.float32)
+    y = torch.empty_like(x)
+    _run(_native.lib.tk_softmax, x, _rows(y, x, number=scale, flag=int(logarithm)))
+    return y
+
+
+@softmax.register_fake
+def _(x, scale=1.0, logarithm=False):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::embedding", mutates_args=())
+def embedding(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """table[ids], rows of bf16 by int32 ids; an id that the table does not have gives NaN."""
+    _dense("ids", ids, torch.int32)
+    _dense("table", table, torch.bfloat16)
+    out = table.new_empty(ids.shape + table.shape[1:])
+    _run(_native.lib.tk_embedding, table, _rows(out, table, (ids,), ids.numel(), table.shape[1], flag=table.shape[0]))
+    return out
+
+
+@embedding.register_fake
+def _(ids, table):
+    return table.new_empty(ids.shape + table.shape[1:])
+
+
+@torch.library.custom_op("tinykernels::cross_entropy_rows", mutates_args=())
+def cross_entropy_rows(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, log of the sum) f32 [rows] of logits [rows, vocabulary], bf16 or f32, and int32 targets [rows]."""
+    _dense("logits", logits, torch.bfloat16, torch.float32)
+    _dense("targets", targets, torch.int32)
+    if logits.dim() != 2 or targets.shape != logits.shape[:1]:
+        raise TinyKernelsError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} do not belong together")
+    loss = torch.empty(logits.shape[0], device=logits.device)
+    log_sum = torch.empty_like(loss)
+    _run(_native.lib.tk_cross_entropy, logits, _rows(loss, logits, (log_sum, targets), *logits.shape))
+    return loss, log_sum
+
+
+@cross_entropy_rows.register_fake
+def _(logits, targets):
+    return tuple(logits.new_empty(logits.shape[0], dtype=torch.float32) for _ in range(2))
+
+
+@torch.library.custom_op("tinykernels::cross_entropy_gradient", mutates_args=())
+def cross_entropy_gradient(logits: torch.Tensor, targets: torch.Tensor, log_sum: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """factor · (softmax(logits) - one at the target), of each row."""
+    _dense("logits", logits, torch.bfloat16, torch.float32)
+    for name, tensor, dtype in (("targets", targets, torch.int32), ("log_sum", log_sum, torch.float32), ("factor", factor, torch.float32)):
+        _dense(name, tensor, dtype)
+    gradient = torch.empty_like(logits)
+    _run(_native.lib.tk_cross_entropy_gradient, logits, _rows(gradient, logits, (log_sum, targets, factor), *logits.shape))
+    return gradient
+
+
+@cross_entropy_gradient.register_fake
+def _(logits, targets, log_sum, factor):
+    return torch.empty_like(logits)
+
+
+def _saves(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _backward(ctx, of_loss, of_log_sum):
+    logits, targets, log_sum = ctx.saved_tensors
+    return cross_entropy_gradient(logits, targets, log_sum, of_loss.contiguous()), None
+
+
+cross_entropy_rows.register_autograd(_backward, setup_context=_saves)
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """As F.cross_entropy of classes: int32 targets, of which negative ones are left out; the log of the sum passes no gradient of its own."""
+    if reduction not in ("mean", "sum", "none"):
+        raise TinyKernelsError(f'reduction {reduction!r} is none of "mean", "sum", "none"')
+    loss, _ = cross_entropy_rows(logits, targets)
+    if reduction == "none":
+        return loss
+    return loss.sum() / (targets >= 0).sum() if reduction == "mean" else loss.sum()

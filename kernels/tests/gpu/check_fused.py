@@ -1,0 +1,136 @@
+"""Layer norm, GELU, softmax, embedding, and penalties in sampling: parts of check.py."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+import tinykernels as tk
+from check import DEV, error, expect, rand, refuses
+
+
+def check_layer_norm():
+    worst, same = 0.0, True
+    for rows, hidden in [(1, 4096), (7, 768), (3, 8), (5, 576), (2, 32768), (33, 2056), (129, 12288), (300, 1024), (0, 64)]:
+        x, r, w, b = rand(rows, hidden) + 3, rand(rows, hidden, scale=3), rand(hidden), rand(hidden)
+        of = lambda v, bias: F.layer_norm(v.double(), (hidden,), w.double(), bias.double() if bias is not None else None, 1e-5)
+        got_r = r.clone()
+        y = tk.add_layer_norm(x, got_r, w, b, 1e-5)
+        if rows == 0:
+            continue
+        worst = max(worst, error(y, of(x + r, b)), error(tk.layer_norm(x, w, None, 1e-5), of(x, None)))
+        same = same and torch.equal(got_r, x + r)
+        alone_r = r[-1:].clone()
+        same = same and torch.equal(tk.add_layer_norm(x[-1:].contiguous(), alone_r, w, b, 1e-5)[0], y[-1])
+    expect("layer_norm: 8 shapes, alone and behind an addition, against float64; last row bitwise the same alone", worst < 4e-3 and same, f"worst {worst:.2e} same {same}")
+    x = rand(2, 512) * 0.01 + 1000
+    wide = error(tk.layer_norm(x, torch.ones_like(x[0]), None, 1e-5), F.layer_norm(x.double(), (512,), eps=1e-5))
+    x[1, 3] = math.nan
+    y = tk.layer_norm(x, torch.ones_like(x[0]), None, 1e-5)
+    expect("layer_norm: rows far from zero; a NaN stays in its row", wide < 4e-3 and bool(torch.isfinite(y[0]).all()) and bool(y[1].isnan().all()), f"{wide:.2e}")
+    refuses("layer_norm refuses 12 columns", lambda: tk.layer_norm(rand(2, 12), rand(12), None, 1e-5), "[2, 12]", "multiple of 8")
+
+
+def check_gelu():
+    worst = 0.0
+    for shape in [(8,), (3, 1000), (77, 14336), (1, 8192 * 3 + 8)]:
+        x = rand(*shape, scale=3)
+        for form in ("none", "tanh"):
+            worst = max(worst, error(tk.gelu(x, form), F.gelu(x.double(), approximate=form)))
+    x = torch.linspace(-12, 12, 4096, device=DEV).bfloat16()
+    exact = 0.5 * x.double() * torch.special.erfc(-x.double() * 0.5**0.5)  # F.gelu's own float64 cancels
+    tail = float(((tk.gelu(x).double() - exact).abs() / exact.abs().clamp_min(1e-37)).max())
+    expect("gelu: 4 shapes, erf and tanh, against float64; every value from -12 to 12 to its last bit", worst < 3e-3 and tail < 0.0045, f"worst {worst:.2e}, of a value {tail:.2e}")
+    y = tk.gelu(torch.tensor([-math.inf, -3e38, 0.0, 3e38, math.inf, math.nan, -1.0, 1.0], device=DEV).bfloat16()).tolist()
+    expect("gelu: -inf, -3e38, 0, 3e38, inf, NaN", y[:3] == [0, 0, 0] and y[3] > 2.9e38 and y[4] == math.inf and math.isnan(y[5]), str(y))
+    refuses("gelu refuses 12 elements", lambda: tk.gelu(rand(12)), "multiple of 8")
+    refuses("gelu refuses another form", lambda: tk.gelu(rand(8), "erf"), "approximate 'erf'")
+
+
+def check_softmax():
+    for dtype, limit in ((torch.bfloat16, 4e-3), (torch.float32, 1e-5)):
+        worst, same = 0.0, True
+        for rows, columns in [(1, 8), (7, 1000), (33, 4096), (5, 16384), (3, 32768), (2, 32776), (4, 128256), (300, 72)]:
+            x = rand(rows, columns, dtype=dtype, scale=4)
+            x[0, columns // 2:] = -math.inf
+            for scale, logarithm in ((1.0, False), (0.3, True)):
+                y, z = tk.softmax(x, scale, logarithm), x.double() * scale
+                want = torch.log_softmax(z, -1) if logarithm else torch.softmax(z, -1)
+                seen = torch.isfinite(want)
+                same = same and torch.equal(torch.isfinite(y), seen) and torch.equal(tk.softmax(x[-1:].contiguous(), scale, logarithm)[0], y[-1])
+                worst = max(worst, error(y[seen], want[seen]))
+        expect(f"softmax {dtype}: 8 shapes and their logarithms against float64, -inf in a row, last row bitwise the same alone", worst < limit and same, f"worst {worst:.2e} same {same}")
+    x = rand(3, 64)
+    x[1], x[2, 5] = -math.inf, math.nan
+    y = tk.softmax(x)
+    expect("softmax: a row of -inf and a row with a NaN become NaN, alone", bool(torch.isfinite(y[0]).all()) and bool(y[1:].isnan().all()))
+    refuses("softmax refuses 12 columns", lambda: tk.softmax(rand(2, 12)), "multiple of 8")
+    refuses("softmax refuses a scale of zero", lambda: tk.softmax(rand(2, 16), 0.0), "above zero")
+
+
+def check_embedding():
+    good = True
+    for entries, hidden, tokens in [(10, 8, 1), (50257, 768, 513), (128256, 4096, 77), (7, 2056, 1000), (3, 16, 0)]:
+        table, ids = rand(entries, hidden), torch.randint(0, entries, (tokens,), device=DEV, dtype=torch.int32)
+        good = good and torch.equal(tk.embedding(ids, table), table[ids.long()])
+    ids = torch.tensor([0, -1, 9, 10, 2**31 - 1], device=DEV, dtype=torch.int32)
+    table = rand(10, 24)
+    y = tk.embedding(ids, table)
+    good = good and torch.equal(y[[0, 2]], table[[0, 9]]) and bool(y[[1, 3, 4]].isnan().all())
+    expect("embedding: 5 shapes bitwise; an id that the table does not have gives NaN", good)
+    refuses("embedding refuses 12 columns", lambda: tk.embedding(ids, rand(10, 12)), "multiple of 8")
+
+
+def check_penalties():
+    for dtype, vocabulary in ((torch.float32, 128256), (torch.bfloat16, 50256), (torch.float32, 40), (torch.float32, 262144)):
+        rows, slots, stride = 17, 23, vocabulary + 8
+        logits = rand(rows, vocabulary, dtype=dtype, scale=3)
+        counts = torch.full((slots, stride), 77, device=DEV, dtype=torch.int16)
+        slot = torch.randperm(slots, device=DEV)[:rows].int()
+        slot[3], slot[4] = -1, slots
+        prompts = [torch.randint(-3, vocabulary + 3, (n,), device=DEV, dtype=torch.int32) for n in torch.randint(0, 4000, (slots,)).tolist()]
+        for s, prompt in enumerate(prompts):
+            tk.Penalties.start(counts, s, prompt)
+        want = torch.zeros(slots, stride, dtype=torch.long, device=DEV)
+        for s, prompt in enumerate(prompts):
+            want[s, prompt[(prompt >= 0) & (prompt < stride)].long()] = 32768
+        unsigned = lambda: counts.long() & 0xFFFF
+        good = torch.equal(unsigned(), want)
+        counts[1:, :5] = (torch.randint(0, 9, (slots - 1, 5), device=DEV)).short()
+        counts[0, :40] = 32767  # as many as there can be
+        want = unsigned()
+        repetition, presence, frequency = torch.rand(rows, device=DEV) + 0.6, torch.rand(rows, device=DEV) - 0.3, torch.rand(rows, device=DEV) * 0.5
+        repetition[5], presence[5], frequency[5] = 1, 0, 0
+        repetition[6] = 0
+        temperature = torch.linspace(0, 1.2, rows, device=DEV)
+        penalties = tk.Penalties(repetition, presence, frequency, slot, counts)
+        ones, none = torch.ones(rows, device=DEV), torch.zeros(rows, device=DEV)
+        one = torch.ones(rows, dtype=torch.int32, device=DEV)
+        off = 0.0
+        for step in range(6):
+            token, logprob = tk.sample(logits, temperature, ones, none, one, torch.randint(0, 2**62, (rows,), device=DEV), None, vocabulary, penalties)
+            for r in range(rows):
+                x, s = logits[r].double(), int(slot[r])
+                if 0 <= s < slots:
+                    entry = want[s, :vocabulary]
+                    factor = float(repetition[r]) if float(repetition[r]) > 0 else 1.0
+                    x = torch.where(entry > 0, torch.where(x > 0, x / factor, x * factor), x)
+                    drawn = entry & 32767
+                    x = x - float(frequency[r]) * drawn - float(presence[r]) * (drawn > 0)
+                x = x / float(temperature[r]) if temperature[r] > 0 else x
+                t = int(token[r])
+                off = max(off, float(x.max() - x[t]), abs(float(torch.log_softmax(x, 0)[t]) - float(logprob[r])))
+                if 0 <= s < slots and want[s, t] & 32767 < 32767:
+                    want[s, t] += 1
+        good = good and torch.equal(unsigned(), want)
+        few = [5, 11, 2]
+        again = tk.Penalties(*(t[few].contiguous() for t in (repetition, presence, frequency, slot)), counts.clone())
+        seed = torch.randint(0, 2**62, (rows,), device=DEV)
+        full = tk.sample(logits, temperature, ones * 0.9, none, one * 0, seed, None, vocabulary, tk.Penalties(repetition, presence, frequency, slot, counts.clone()))[0]
+        part = tk.sample(logits[few].contiguous(), *(t[few].contiguous() for t in (temperature, ones * 0.9, none, one * 0, seed)), None, vocabulary, again)[0]
+        expect(f"sample with penalties: {dtype} vocabulary {vocabulary}: 6 steps of 17 rows against float64, counts as expected, the same in a smaller batch", good and off < 2e-3 and torch.equal(part, full[few]), f"off {off:.1e}, counts {good}")
+    refuses("sample refuses counts narrower than the vocabulary", lambda: tk.sample(logits, ones, ones, none, one, seed, None, vocabulary, tk.Penalties(repetition, presence, frequency, slot, counts[:, :100].contiguous())), "hold the vocabulary")
+    refuses("start_counts refuses a slot that is not there", lambda: tk.Penalties.start(counts, slots, prompts[0]), "slot 23")
+
+
+PARTS = (check_layer_norm, check_gelu, check_softmax, check_embedding, check_penalties)
