@@ -50,7 +50,7 @@ pub struct Shared {
     guarded: AtomicBool,
     /// What is counted.
     pub figures: Arc<Figures>,
-    /// Held while a batch is written; a checkpoint takes it to stand between two batches.
+    /// Held while a batch is applied and written; a checkpoint and a sweep take it to stand between two batches.
     between_batches: Mutex<()>,
     /// Rung when there is something to sweep.
     compacted: Notify,
@@ -242,10 +242,13 @@ impl Shared {
                 break;
             }
         }
-        let db = self.db();
-        let mut batch = db.batch();
-        batch.drop_events_before(compacted.max(0));
-        batch.write()?;
+        {
+            let _between = self.between_batches.lock();
+            let db = self.db();
+            let mut batch = db.batch();
+            batch.drop_events_before(compacted.max(0));
+            batch.write()?;
+        }
         if compacted >= 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             self.figures.swept_at.store(now, Ordering::Relaxed);
@@ -255,6 +258,9 @@ impl Shared {
     }
 
     fn prune(&self, keys: &mut std::slice::Iter<'_, Blob>) -> io::Result<()> {
+        // Of a batch that is applied and not yet written, memory would forget what the batch then puts on disk: a version that
+        // nobody knows of any more, and that lives again at the next start once its key is deleted.
+        let _between = self.between_batches.lock();
         let (dropped, db) = {
             let mut keyspace = self.keyspace.write();
             (keyspace.prune(keys, SWEEP_DROPS), self.db())

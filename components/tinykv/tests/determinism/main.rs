@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use tinykv::mvcc::{Keyspace, Origin, Query, Span};
+use tinykv::mvcc::{self, Command, Delete, Keyspace, Origin, Put, Query, Span};
 use tinykv::store::{KvMachine, Loaded, Shared, SharedParts};
 use tinykv::tokens::Tokens;
 
@@ -261,4 +261,44 @@ fn one_log_comes_to_one_state_on_every_machine_and_every_way_through_it() {
     for way in &WAYS {
         assert_eq!(go(&log, way), EXPECTED, "{}", way.name);
     }
+}
+
+/// A sweep that goes on while a batch is written forgets versions that the batch is about to put on disk. What it leaves there
+/// comes to life when the key is deleted for good.
+#[test]
+fn what_was_swept_while_it_was_written_does_not_come_back() {
+    const KEYS: usize = 3_000;
+    let key = |number: usize| Bytes::from(format!("app/{number:05}"));
+    let put = |number| {
+        let (key, value) = (key(number), "v".into());
+        Command::Put(Put { key, value, lease: 0, prev_kv: false, keep_value: false, keep_lease: false })
+    };
+    let delete = |number| Command::Delete(Delete { span: Span::Key(key(number)), prev_kv: false });
+    let batches = (0..20).map(|round: i64| -> Vec<Bytes> {
+        // Each batch brings the store two revisions a key further, or one, and compacts there.
+        let (writes, further) = (2 * KEYS as i64, 3 * KEYS as i64);
+        let end = |half: i64| Command::Compact(1 + round / 2 * further + writes + half * KEYS as i64);
+        let commands: Vec<Command> = if round % 2 == 0 {
+            (0..KEYS).flat_map(|number| [put(number), put(number)]).chain([end(0)]).collect()
+        } else {
+            (0..KEYS).map(delete).chain([end(1)]).collect()
+        };
+        // They change nothing, and the batch is not on disk before they are done.
+        let idle = std::iter::repeat_n(delete(KEYS), 2 * KEYS);
+        commands.into_iter().chain(idle).map(|command| mvcc::encode(&Origin::Anyone, &command)).collect()
+    });
+    let dir = tempfile::tempdir().expect("dir");
+    let way = Way { name: "swept", batch: 0, sweepers: 1, ..PLAIN };
+    let mut member = Member::open(dir.path(), &way);
+    for (position, batch) in (1_u64..).zip(batches) {
+        let answers = member.machine.apply(batch, Bytes::copy_from_slice(&position.to_be_bytes()));
+        let refused = answers.expect("commands are applied").iter().filter(|answer| answer.is_err()).count();
+        assert_eq!(refused, 0);
+    }
+    let compacted = member.shared.with(Keyspace::compacted);
+    member.beside.as_ref().expect("it sweeps").block_on(member.shared.swept(compacted));
+    member.close();
+    let member = Member::open(dir.path(), &PLAIN);
+    assert_eq!(member.shared.with(Keyspace::keys), 0, "all keys are deleted");
+    member.close();
 }
