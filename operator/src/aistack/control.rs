@@ -63,15 +63,14 @@ impl Controller for StackController {
         let (spec, namespace) = (&object.spec, report::namespace(object));
         let mut externals = Vec::new();
         if let Some(kv) = &spec.kv_store {
-            let mut reached = Reached::No("no endpoint is named".to_owned());
-            // One member that answers is enough: clients go to another when one is gone.
-            for endpoint in &kv.endpoints {
+            let asked = kv.endpoints.iter().map(|endpoint| async {
                 let url = format!("{}/health", endpoint.trim_end_matches('/'));
-                reached = probe::http(cluster, &namespace, &url, kv.tls.as_ref()).await;
-                if reached == Reached::Yes {
-                    break;
-                }
-            }
+                probe::http(cluster, &namespace, &url, kv.tls.as_ref()).await
+            });
+            let answers = futures::future::join_all(asked).await;
+            // One member that answers is enough: clients go to another when one is gone.
+            let one = answers.iter().find(|answer| **answer == Reached::Yes).or(answers.first()).cloned();
+            let reached = one.unwrap_or_else(|| Reached::No("no endpoint is named".to_owned()));
             let endpoint = kv.endpoints.join(", ");
             externals.push(External { condition: "KvStoreReachable", endpoint, reached });
         }

@@ -112,7 +112,11 @@ impl<C: Controller> Reconciler for Typed<C> {
 
 impl<C: Controller> Typed<C> {
     async fn measured(&self, cluster: &Cluster, name: &ObjectName) -> Outcome {
-        let Some(object) = self.objects.get(name) else { return Outcome::Gone };
+        let Some(object) = self.objects.get(name) else {
+            // A turn that ran while it was deleted may have noted them again.
+            cluster.references.forget(&Key::new(C::KIND, name.clone()));
+            return Outcome::Gone;
+        };
         let began = Instant::now();
         cluster.metrics.began();
         let turn = Turn { cluster, controller: &self.controller, objects: &self.objects, object };
@@ -315,7 +319,7 @@ impl<C: Controller> Turn<'_, C> {
         if earlier.is_some_and(|earlier| earlier.reason == because.reason && earlier.status == word) {
             return;
         }
-        let is_bad = report.degraded.is_some();
+        let is_bad = report.degraded.as_ref().is_some_and(|degraded| degraded.reason == because.reason);
         self.cluster.tell(&self.about(), is_bad, because.reason, because.message.clone()).await;
     }
 

@@ -154,6 +154,11 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
     }
     let mut report = Report::ready(summary, Because::new("Ready", format!("{up} of {voters} voters answer")));
     match step {
+        // Which pods are of the newest template is known once Kubernetes has seen it.
+        Step::Rest if !pods.is_current => {
+            report.progressing =
+                Some(Because::new("Rolling", "Kubernetes has not seen the newest template yet"));
+        }
         Step::Rest => {}
         Step::Wait(Waiting::Voter(_) | Waiting::Leader) => report.degraded = Some(because),
         _ => report.progressing = Some(because),
@@ -308,12 +313,28 @@ mod tests {
         ];
         for (group, expected, summary) in table {
             let found = Found { step: planner::plan(&group), group };
-            let report = KvController.report(&kv(), &found, &Applied::default());
+            let report = KvController.report(&kv(), &found, &seen(true));
             let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
             let word = if report.ready.0 { "True" } else { "False" };
             let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
             assert_eq!(format!("{word} {} / {progressing} / {degraded}", report.ready.1.reason), expected);
             assert_eq!(report.summary, summary);
+        }
+    }
+
+    fn seen(is_current: bool) -> Applied {
+        let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
+        let progress = Progress::Pods(Pods { is_current, ..Pods::default() });
+        Applied(vec![apply::AppliedChild { key, progress }])
+    }
+
+    #[test]
+    fn it_is_not_settled_before_kubernetes_has_seen_the_template() {
+        let group = group(&[true; 3]);
+        let found = Found { step: planner::plan(&group), group };
+        for is_current in [true, false] {
+            let report = KvController.report(&kv(), &found, &seen(is_current));
+            assert_eq!(report.progressing.is_none(), is_current);
         }
     }
 
