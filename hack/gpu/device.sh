@@ -20,9 +20,11 @@ for step in "${@:-check}"; do
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for script in "check.py norm silu decode prefill rope" memcheck.py; do
-      timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/$script >>"$out/sanitize.txt" 2>&1 || status=1
-      tail -3 "$out/sanitize.txt"
+      log=$out/sanitize-${script%% *}.txt
+      { timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/$script >"$log" 2>&1 || echo "memcheck of $script ended with $?" >>"$log"; } &
     done
+    wait
+    for log in "$out"/sanitize-*.txt; do tail -2 "$log"; grep -q "ERROR SUMMARY: 0 errors" "$log" || status=1; done
     unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
   esac
 done

@@ -111,4 +111,35 @@ def check_gradient():
     refuses("attention refuses d 96", lambda: tk.attention(rand(4, 4, 96), rand(4, 4, 96), rand(4, 4, 96), [4], [4], 1.0), "64 or 128")
 
 
-PARTS = (check_cross_entropy, check_gradient)
+def check_functional():
+    """The drop-ins beside torch's functions in a small model: loss and gradients, eager and compiled as a whole graph."""
+    import tinykernels.functional as tkf
+
+    torch.manual_seed(int(torch.randint(0, 2**31, ())))
+    batch, n, heads, dim, hidden, vocabulary = 2, 96, 4, 64, 256, 512
+    shapes = [(3 * hidden, hidden), (3 * hidden,), (hidden, hidden), (4 * hidden, hidden), (4 * hidden,), (hidden, 4 * hidden), (vocabulary, hidden)]
+    weights = [rand(*shape, scale=0.06).requires_grad_() for shape in shapes]
+    x, targets = rand(batch, n, hidden), torch.randint(0, vocabulary, (batch * n,), device=DEV)
+
+    def loss(f, x, targets, qkv, qkv_bias, proj, up, up_bias, down, head):
+        q, k, v = f.linear(x, qkv, qkv_bias).view(batch, n, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + f.linear(f.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2), proj)
+        x = x + f.linear(torch.relu(f.linear(x, up, up_bias)), down)
+        return f.cross_entropy(f.linear(x, head).flatten(0, 1), targets)
+
+    wide = [w.detach().double().requires_grad_() for w in weights]
+    want = loss(F, x.double(), targets, *wide)
+    theirs = torch.autograd.grad(want, wide)
+    peer = torch.autograd.grad(loss(F, x, targets, *weights), weights)
+    peer = max(error(a, b) for a, b in zip(peer, theirs))
+    short = targets.int()
+    for name, run in (("eager", loss), ("compiled", torch.compile(loss, fullgraph=True))):
+        got = run(tkf, x, short, *weights)
+        ours = torch.autograd.grad(got, weights)
+        worst = max(error(a, b) for a, b in zip(ours, theirs))
+        off = abs(float(got.detach()) - float(want.detach()))
+        expect(f"functional: a layer and a loss with its gradients, {name}, as near to float64 as torch's", worst < 1.5 * peer + 1e-3 and off < 2e-2, f"worst {worst:.2e}, torch {peer:.2e}, loss {off:.1e}")
+    refuses("functional.linear refuses f32", lambda: tkf.linear(x.float(), weights[0]), "bfloat16")
+
+
+PARTS = (check_cross_entropy, check_gradient, check_functional)

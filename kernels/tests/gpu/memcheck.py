@@ -29,7 +29,7 @@ for features, columns in [(16, 128), (48, 384), (2128, 1280), (40000, 128)]:
     zeros = torch.randint(0, 16, scales.shape, dtype=torch.uint8)
     linear = tk.W4Linear(nibbles, scales, zeros, DEV)
     w = ((nibbles.double() - zeros.double().repeat_interleave(128, 1)) * scales.double().repeat_interleave(128, 1)).to(DEV)
-    for rows in (1, 8, 9, 17, 32):
+    for rows in (1, 8, 9, 17, 32, 33):
         x = rand(rows, columns)
         close(linear(x), x.double() @ w.T)
 for n in (2, 5, 8193, 100003):
@@ -70,5 +70,39 @@ for rows, hidden in [(3, 128), (5, 1152), (2, 32768)]:
             tk.rms_norm_quantize(rand(rows, hidden), rand(hidden), 1e-5, dtype, blocks)
             tk.add_rms_norm_quantize(rand(rows, hidden), rand(rows, hidden), rand(hidden), 1e-5, dtype, blocks)
             tk.silu_mul_quantize(rand(rows, 2 * hidden), dtype, blocks)
+for rows, hidden in [(3, 8), (5, 2056), (2, 32768)]:
+    x, w = rand(rows, hidden), rand(hidden)
+    tk.layer_norm(x, w, w, 1e-5), tk.add_layer_norm(x, rand(rows, hidden), w, None, 1e-5)
+    for approximate in ("none", "tanh"):
+        tk.gelu(x, approximate)
+    for dtype in (torch.bfloat16, torch.float32):
+        scores = x.to(dtype)
+        tk.softmax(scores), tk.softmax(scores, 0.5, True)
+        targets = torch.randint(-1, hidden + 1, (rows,), device=DEV, dtype=torch.int32)
+        loss, log_sum = tk._fused.cross_entropy_rows(scores, targets)
+        tk._fused.cross_entropy_gradient(scores, targets, log_sum, loss)
+    tk.embedding(torch.randint(-1, rows + 1, (7,), device=DEV, dtype=torch.int32), x)
+tk.softmax(rand(2, 40000)), tk.softmax(torch.randn(2, 20000, device=DEV))
+for dtype, vocabulary in ((torch.float32, 40), (torch.bfloat16, 50260), (torch.float32, 140004)):
+    rows = 3
+    logits, ones = torch.randn(rows, vocabulary, device=DEV).to(dtype), torch.ones(rows, device=DEV)
+    counts = torch.zeros(4, vocabulary, device=DEV, dtype=torch.int16)
+    tk.Penalties.start(counts, 1, torch.randint(-2, vocabulary + 2, (99,), device=DEV, dtype=torch.int32))
+    penalties = tk.Penalties(ones * 1.1, ones * 0.1, ones * 0.1, torch.tensor([1, -1, 3], device=DEV, dtype=torch.int32), counts)
+    bitmask = torch.full((rows, -(-vocabulary // 32)), -1, device=DEV, dtype=torch.int32)
+    for top_p in (0.5, 1.0):
+        tk.sample(logits, ones, ones * top_p, ones * 0, ones.int() * 5, ones.long(), bitmask, vocabulary - 1, penalties)
+for dim in (64, 128):
+    for lengths in ([(1, 1), (130, 130)], [(70, 200), (0, 5), (3, 0)]):
+        queries, keys = map(list, zip(*lengths))
+        q, k, v = (rand(sum(n), h, dim).requires_grad_() for n, h in ((queries, 4), (keys, 2), (keys, 2)))
+        out, _ = tk.attention(q, k, v, queries, keys, 0.1, True, 50)
+        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+for n in (1, 5, 20003):
+    x = torch.randn(n, device=DEV)
+    tk.reduce(x), tk.reduce(x, "max"), tk.scan(x.int()), tk.scan(x.int(), True), tk.histogram(x.int(), 7), tk.histogram(x.int(), 24575)
+for rows, columns in [(1, 4), (65, 132), (3, 70000)]:
+    tk.transpose(rand(rows, columns)), tk.transpose(rand(rows, columns + 1)), tk.transpose(torch.randn(rows, columns, device=DEV))
+    tk.topk(torch.randn(rows, columns, device=DEV).round(), min(columns, 100))
 torch.cuda.synchronize()
 print("memcheck: all as expected")

@@ -1,0 +1,235 @@
+"""The operators of the package: what `tinykernels` gives where torch is installed."""
+
+import ctypes
+
+import torch
+
+from . import _native
+from ._native import TinyKernelsError
+from ._linear import (
+    add_rms_norm_quantize, interleave_gate, linear_blocks, linear_fused, linear_scaled, quantize, rms_norm_quantize, silu_mul_quantize,
+)
+from ._prefill import attention, attention_gradient, paged_prefill, prefill, scaled_dot_product_attention
+from ._fused import add_layer_norm, cross_entropy, embedding, gelu, layer_norm, softmax
+from ._primitives import histogram, reduce, scan, topk, transpose
+from ._rope import rope_cache
+from ._sampling import Penalties, sample
+
+__all__ = [
+    "Penalties", "Sorter", "W4Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "linear", "linear_blocks", "linear_fused", "linear_scaled",
+    "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
+]
+
+
+def _at(tensor: torch.Tensor) -> tuple[int, int]:
+    ordinal = tensor.device.index
+    return _native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream
+
+
+def _need(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    if not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous():
+        raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+
+
+@torch.library.custom_op("tinykernels::add_rms_norm", mutates_args=("residual",))
+def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """residual += x; returns residual / rms(residual) * weight."""
+    for name, tensor in (("x", x), ("residual", residual), ("weight", weight)):
+        _need(name, tensor, torch.bfloat16)
+    if residual.shape != x.shape or weight.shape != x.shape[-1:]:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, residual {tuple(residual.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = torch.empty_like(x)
+    device, stream = _at(x)
+    hidden = x.shape[-1]
+    _native.check(_native.lib.tk_add_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), residual.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    return y
+
+
+@add_rms_norm.register_fake
+def _(x, residual, weight, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::rms_norm", mutates_args=())
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """x / rms(x) * weight."""
+    _need("x", x, torch.bfloat16)
+    _need("weight", weight, torch.bfloat16)
+    if weight.shape != x.shape[-1:]:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = torch.empty_like(x)
+    device, stream = _at(x)
+    hidden = x.shape[-1]
+    _native.check(_native.lib.tk_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    return y
+
+
+@rms_norm.register_fake
+def _(x, weight, epsilon):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::silu_mul", mutates_args=())
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(first half of the columns) * second half."""
+    _need("gate_up", gate_up, torch.bfloat16)
+    inner = gate_up.shape[-1] // 2
+    out = gate_up.new_empty(gate_up.shape[:-1] + (inner,))
+    device, stream = _at(gate_up)
+    _native.check(_native.lib.tk_silu_mul(device, stream, out.data_ptr(), gate_up.data_ptr(), out.numel() // max(inner, 1), inner))
+    return out
+
+
+@silu_mul.register_fake
+def _(gate_up):
+    return gate_up.new_empty(gate_up.shape[:-1] + (gate_up.shape[-1] // 2,))
+
+
+@torch.library.custom_op("tinykernels::linear", mutates_args=())
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x · weightᵀ, as F.linear without bias: x [..., columns], weight [features, columns]."""
+    _need("x", x, torch.bfloat16)
+    _need("weight", weight, torch.bfloat16)
+    features, columns = weight.shape
+    if x.shape[-1] != columns:
+        raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
+    y = x.new_empty(x.shape[:-1] + (features,))
+    device, stream = _at(x)
+    _native.check(_native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // columns, features, columns))
+    return y
+
+
+@linear.register_fake
+def _(x, weight):
+    return x.new_empty(x.shape[:-1] + (weight.shape[0],))
+
+
+def _linear_saves(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _linear_backward(ctx, grad):
+    """The two products of the backward pass, of which neither has its operands as `linear` reads them: torch's own."""
+    x, weight = ctx.saved_tensors
+    grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+    grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_weight
+
+
+linear.register_autograd(_linear_backward, setup_context=_linear_saves)
+
+
+class Sorter:
+    """Sorts uint32 tensors of up to `keys` elements in place, ascending; with `pairs`, uint32 values along with them, stable."""
+
+    def __init__(self, keys: int, device: torch.device, pairs: bool = False):
+        self.device = torch.device(device)
+        self._handle = _native.handle(self.device.index or 0)
+        self._workspace = _native.made(_native.lib.tk_sort_workspace(self._handle, keys, int(pairs)))
+
+    def __call__(self, keys: torch.Tensor, values: torch.Tensor | None = None) -> None:
+        for name, tensor in (("keys", keys), ("values", values)):
+            if tensor is not None:
+                _need(name, tensor, torch.uint32)
+                if tensor.shape != keys.shape or tensor.dim() != 1:
+                    raise TinyKernelsError(f"keys {tuple(keys.shape)}, {name} {tuple(tensor.shape)} must be one-dimensional and as long")
+        device, stream = _at(keys)
+        address = 0 if values is None else values.data_ptr()
+        _native.check(_native.lib.tk_sort_u32(device, stream, keys.data_ptr(), address, keys.numel(), self._workspace))
+
+    def __del__(self):
+        if getattr(self, "_workspace", None):
+            torch.cuda.synchronize(self.device)
+            _native.lib.tk_sort_workspace_free(self._workspace)
+
+
+_workspaces: dict[tuple, int] = {}
+
+
+def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
+    device, stream = _at(q)
+    sequences, heads, dim = q.shape
+    pages, kv_heads, page_tokens, _ = keys.shape
+    width = block_table.shape[1]
+    key = (q.device.index, stream, sequences, heads, kv_heads, width * page_tokens)
+    if key not in _workspaces:
+        _workspaces[key] = _native.made(_native.lib.tk_decode_workspace(device, sequences, heads, kv_heads, width * page_tokens))
+    scales = (t.data_ptr() if t is not None else 0 for t in (key_scales, value_scales))
+    step = _native.Decode(
+        out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(), *scales,
+        sequences, heads, kv_heads, dim, pages, page_tokens, width, window, scale, soft_cap,
+    )
+    return device, stream, step, _workspaces[key]
+
+
+@torch.library.custom_op("tinykernels::paged_decode", mutates_args=())
+def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor, scale: float,
+                 key_scales: torch.Tensor | None = None, value_scales: torch.Tensor | None = None, window: int = 0, soft_cap: float = 0.0) -> torch.Tensor:
+    """One query token a sequence over a paged cache: q [sequences, heads, d], keys and values [pages, kv_heads, page_tokens, d], bf16 with d 64 or 128,
+    or float8_e4m3fn with d 128 and f32 scales [kv_heads]. window and soft_cap 0 mean none."""
+    kind = torch.bfloat16 if key_scales is None else torch.float8_e4m3fn
+    named = (("q", q, torch.bfloat16), ("keys", keys, kind), ("values", values, kind), ("block_table", block_table, torch.int32), ("lengths", lengths, torch.int32),
+             ("key_scales", key_scales, torch.float32), ("value_scales", value_scales, torch.float32))
+    for name, tensor, dtype in named:
+        if tensor is not None:
+            _need(name, tensor, dtype)
+    scaled = (key_scales is None) == (value_scales is None) and (key_scales is None or key_scales.shape == value_scales.shape == keys.shape[1:2])
+    if keys.shape != values.shape or keys.shape[3] != q.shape[2] or block_table.shape[0] != q.shape[0] or lengths.shape[0] != q.shape[0] or not scaled or window < 0:
+        raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, lengths {tuple(lengths.shape)}, window {window} and the scales do not belong together")
+    out = torch.empty_like(q)
+    device, stream, step, workspace = _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales, value_scales, window, soft_cap)
+    _native.check(_native.lib.tk_paged_decode(device, stream, ctypes.byref(step), workspace))
+    return out
+
+
+@paged_decode.register_fake
+def _(q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
+    return torch.empty_like(q)
+
+
+class W4Linear:
+    """x [rows <= 64, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
+
+    def __init__(self, nibbles: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
+        self.features, self.columns = nibbles.shape
+        self.device = torch.device(device)
+        nibbles, zeros = nibbles.to("cpu", torch.uint8).contiguous(), zeros.to("cpu", torch.uint8).contiguous()
+        scales = scales.to("cpu", torch.bfloat16).contiguous()
+        if scales.shape != (self.features, self.columns // 128) or zeros.shape != scales.shape:
+            raise TinyKernelsError(f"nibbles {tuple(nibbles.shape)}, scales {tuple(scales.shape)}, zeros {tuple(zeros.shape)} do not belong together")
+        self._handle = _native.handle(self.device.index or 0)
+        self._weights = _native.made(_native.lib.tk_w4_pack(self._handle, nibbles.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self.features, self.columns))
+
+    @classmethod
+    def from_checkpoint(cls, qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, layout: str, device: torch.device, g_idx: torch.Tensor | None = None):
+        """A layer of a GPTQ ("gptq", "gptq_v2") or AWQ ("awq") checkpoint, its tensors as they lie in the file."""
+        if layout not in ("gptq", "gptq_v2", "awq"):
+            raise TinyKernelsError(f'layout {layout!r} is none of "gptq", "gptq_v2", "awq"')
+        self = cls.__new__(cls)
+        qweight, qzeros, scales = (t.to("cpu", kind).contiguous() for t, kind in ((qweight, torch.int32), (qzeros, torch.int32), (scales, torch.float16)))
+        groups, self.features = scales.shape
+        self.columns = qweight.shape[0] * (1 if layout == "awq" else 8)
+        group = self.columns // max(groups, 1)
+        if qweight.numel() * 8 != self.features * self.columns or qzeros.shape != (groups, self.features // 8):
+            raise TinyKernelsError(f"qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)}, scales {tuple(scales.shape)} do not belong together as {layout}")
+        if g_idx is not None and not torch.equal(g_idx.cpu().long(), torch.arange(self.columns) // group):
+            raise TinyKernelsError("g_idx has columns out of order (desc_act): such a checkpoint is not supported")
+        self.device = torch.device(device)
+        self._handle = _native.handle(self.device.index or 0)
+        shape = (ctypes.c_size_t * 3)(self.features, self.columns, group)
+        self._weights = _native.made(_native.lib.tk_w4_checkpoint(self._handle, qweight.data_ptr(), qzeros.data_ptr(), scales.data_ptr(), shape, ("gptq", "gptq_v2", "awq").index(layout)))
+        return self
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        _need("x", x, torch.bfloat16)
+        if x.dim() != 2 or x.shape[1] != self.columns:
+            raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
+        out = x.new_empty(x.shape[0], self.features) if out is None else out
+        device, stream = _at(x)
+        _native.check(_native.lib.tk_w4a16_linear(device, stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
+        return out
+
+    def __del__(self):
+        if getattr(self, "_weights", None):
+            torch.cuda.synchronize(self.device)
+            _native.lib.tk_w4_free(self._weights)

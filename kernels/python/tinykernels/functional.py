@@ -1,0 +1,49 @@
+"""Drop-ins for functions of torch.nn.functional, with gradients.
+
+    import tinykernels.functional as F
+    y = F.linear(x, weight, bias)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+bf16 tensors on one NVIDIA Hopper GPU; what torch would take and these do not is a TinyKernelsError that says so.
+"""
+
+import torch
+
+from ._fused import cross_entropy, gelu, softmax
+from ._linear import linear_fused
+from ._operators import linear as _linear
+from ._prefill import scaled_dot_product_attention
+
+__all__ = ["cross_entropy", "gelu", "linear", "scaled_dot_product_attention", "softmax"]
+
+
+@torch.library.custom_op("tinykernels::linear_bias", mutates_args=())
+def _linear_bias(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return linear_fused(input, weight, bias)
+
+
+@_linear_bias.register_fake
+def _(input, weight, bias):
+    return input.new_empty(input.shape[:-1] + (weight.shape[0],))
+
+
+def _saves(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx, gradient):
+    """The two products are torch's own: neither has its operands as the forward kernel reads them."""
+    x, weight = ctx.saved_tensors
+    flat = gradient.flatten(0, -2)
+    of_x = gradient @ weight if ctx.needs_input_grad[0] else None
+    of_weight = flat.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+    return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+
+
+_linear_bias.register_autograd(_backward, setup_context=_saves)
+
+
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """input · weightᵀ + bias, as torch.nn.functional.linear."""
+    x = input.contiguous()
+    return _linear(x, weight.contiguous()) if bias is None else _linear_bias(x, weight.contiguous(), bias.contiguous())
