@@ -1,10 +1,12 @@
 //! An operator inside the test: the same that runs as a process, and its figures at hand.
 
+use std::time::Instant;
+
 use aistack_api::operator::OperatorConfig;
 use aistack_chassis::{Component, Health, Metrics, Shutdown};
 use aistack_operator::kernel::metrics::Requests;
 use aistack_operator::run::{Operator, OperatorError};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinHandle;
 
 use crate::plane::Plane;
@@ -77,6 +79,19 @@ impl Running {
             Ok((is_idle && self.reconciled() >= at_least).then_some(()))
         })
         .await
+    }
+
+    /// Waits until five reconciliations in a row wrote nothing, and says how much was written until then.
+    pub async fn until_settled(&self) -> Result<u64> {
+        let began = Instant::now();
+        loop {
+            let before = self.writes();
+            self.until_reconciled(self.reconciled() + 5).await?;
+            if self.writes() == before {
+                return Ok(before);
+            }
+            ensure!(began.elapsed() < wait::PATIENCE, "it writes and writes: {before} requests so far");
+        }
     }
 
     /// Asks it to stop, as SIGTERM does, and waits until it has.

@@ -198,10 +198,8 @@ async fn a_stack_becomes_its_children_and_says_in_a_line_how_they_fare() -> Resu
     assert_eq!(secrets.get("modelhub-admin").await?.data.context("data")?, key, "generated once");
 
     // The end of it: at rest nothing is written.
-    let quiet = story.operator.reconciled() + 4;
-    story.operator.until_reconciled(quiet).await?;
-    let writes = story.operator.writes();
-    story.operator.until_reconciled(quiet + 6).await?;
+    let writes = story.operator.until_settled().await?;
+    story.operator.until_reconciled(story.operator.reconciled() + 5).await?;
     assert_eq!(story.operator.writes(), writes);
     story.operator.stop().await
 }
