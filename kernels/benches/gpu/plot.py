@@ -25,6 +25,7 @@ rows = list(rows.values())
 def family(row):
     """What is measured, without its extents."""
     what = re.sub(r"(,? ?M \d+ N [\dx ]+ K \d+| \[.*?\]|,? \d+ x \d+.*)", "", row["what"]).strip()
+    what = re.sub(r' of$', '', what)
     return f"{what} / {re.sub(r' .rel.*?[)]| [(]torch.*?[)]| of vLLM.*| [(]cupy.*', '', row['peer_version'])}"
 
 
@@ -34,18 +35,37 @@ def peers():
         if row["ratio"]:
             better = row["ratio"] if row["better"] == "higher" else 1 / row["ratio"]
             families.setdefault((row["id"], family(row)), []).append((better, row["what"], row["peer_version"]))
-    left, width, step = 520, 480, 22
-    height = 60 + step * len(families)
-    at = lambda ratio: left + width * (math.log2(min(max(ratio, 0.5), 4)) + 1) / 3
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 40}" height="{height}">', '<rect width="100%" height="100%" fill="white"/>']
-    for ratio in (0.5, 0.71, 1, 1.41, 2, 2.83, 4):
-        out.append(f'<line x1="{at(ratio):.1f}" y1="30" x2="{at(ratio):.1f}" y2="{height - 12}" stroke="{"#222" if ratio == 1 else "#ddd"}"/>')
-        out.append(f'<text x="{at(ratio):.1f}" y="22" text-anchor="middle" {TEXT}>{ratio}</text>')
+    # Names take what width they need: about 6.4 pixels a letter.
+    names = [f"{id_} {name}" for id_, name in sorted(families)]
+    left, width, step, top = int(40 + 6.4 * max(map(len, names))), 520, 22, 96
+    height = top + step * len(families) + 40
+    clipped = 8.0
+    at = lambda ratio: left + width * (math.log2(min(max(ratio, 0.5), clipped)) + 1) / 4
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 60}" height="{height}">', '<rect width="100%" height="100%" fill="white"/>']
+    out.append(f'<text x="20" y="28" {TEXT.replace("12", "18")}>TinyKernels beside its peers on one H200</text>')
+    out.append(f'<text x="20" y="48" {TEXT}>One dot a shape: speed as a multiple of the peer’s in one interleaved run; right of the line at 1, TinyKernels is faster. Logarithmic; an arrow is beyond {clipped:g}.</text>')
+    for ratio in (0.5, 0.71, 1, 1.41, 2, 2.83, 4, 5.66, 8):
+        x = at(ratio)
+        out.append(f'<line x1="{x:.1f}" y1="{top - 14}" x2="{x:.1f}" y2="{height - 40}" stroke="{"#222" if ratio == 1 else "#ddd"}"/>')
+        for y in (top - 20, height - 22):
+            out.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle" {TEXT}>{ratio:g}×</text>')
+    out.append(f'<text x="{at(0.5):.1f}" y="{height - 6}" {TEXT}>← peer faster</text><text x="{at(8):.1f}" y="{height - 6}" text-anchor="end" {TEXT}>TinyKernels faster →</text>')
     for i, ((id_, name), dots) in enumerate(sorted(families.items())):
-        y = 48 + i * step
-        out.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" {TEXT}>{escape(f"{id_} {name}"[:84])}</text>')
+        y = top + 4 + i * step
+        colour = COLOURS[int(id_[1:]) % 8] if id_[1:].isdigit() else "#888"
+        if i % 2:
+            out.append(f'<rect x="0" y="{y - 11}" width="{left + width + 60}" height="{step}" fill="#000" fill-opacity="0.03"/>')
+        out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" {TEXT}>{escape(f"{id_} {name}")}</text>')
         for better, what, peer in dots:
-            out.append(f'<circle cx="{at(better):.1f}" cy="{y}" r="4" fill="{COLOURS[int(id_[1:]) % 8] if id_[1:].isdigit() else "#888"}" fill-opacity="0.55"><title>{escape(f"{what}: {better:.3f} of {peer}")}</title></circle>')
+            title = f'<title>{escape(f"{what}: {better:.3f} of {peer}")}</title>'
+            if better > clipped:
+                x = at(clipped)
+                out.append(f'<path d="M{x:.1f} {y - 5} l9 5 l-9 5 z" fill="{colour}" fill-opacity="0.55">{title}</path>')
+            else:
+                out.append(f'<circle cx="{at(better):.1f}" cy="{y}" r="4" fill="{colour}" fill-opacity="0.55">{title}</circle>')
+    beyond = {i: max(b for b, *_ in dots) for i, (_, dots) in enumerate(sorted(families.items())) if max(b for b, *_ in dots) > clipped}
+    for i, most in beyond.items():
+        out.append(f'<text x="{at(clipped) + 12:.1f}" y="{top + 8 + i * step}" {TEXT}>{most:.0f}×</text>')
     (FOLDER / "gpu-peers.svg").write_text("\n".join([*out, "</svg>"]) + "\n")
 
 
@@ -68,10 +88,13 @@ def points():
 
 def roofline():
     copy = max(r["ours"] for r in rows if r["id"] == "copy") / 1000
-    left, top, width, height = 70, 20, 760, 440
+    left, top, width, height = 90, 70, 760, 440
     x = lambda intensity: left + width * math.log10(intensity / 0.5) / 5
     y = lambda rate: top + height * (1 - math.log10(max(rate, 1) / 1) / 3.6)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 20}" height="{top + height + 60}">', '<rect width="100%" height="100%" fill="white"/>']
+    out.append(f'<text x="20" y="28" {TEXT.replace("12", "18")}>What one H200 would allow, and what TinyKernels does</text>')
+    out.append(f'<text x="20" y="48" {TEXT}>Slope: the measured copy rate, {copy:.2f} TB/s. Flat: the datasheet’s rates, which the card’s power limit keeps everyone from.</text>')
+    out.append(f'<text transform="translate(24 {top + height / 2}) rotate(-90)" text-anchor="middle" {TEXT}>TFLOP/s (logarithmic)</text>')
     for decade in (1, 10, 100, 1000, 10000):
         out.append(f'<line x1="{x(decade):.0f}" y1="{top}" x2="{x(decade):.0f}" y2="{top + height}" stroke="#eee"/><text x="{x(decade):.0f}" y="{top + height + 18}" text-anchor="middle" {TEXT}>{decade}</text>')
     for rate in (1, 10, 100, 1000):
@@ -87,7 +110,7 @@ def roofline():
         out.append(f'<circle cx="{x(intensity):.1f}" cy="{y(rate):.1f}" r="4" fill="{COLOURS[kinds.index(kind) % 8]}" fill-opacity="0.6"><title>{escape(f"{name}: {rate:.0f} TFLOP/s at {intensity:.0f} FLOP a byte")}</title></circle>')
     for i, kind in enumerate(kinds):
         out.append(f'<circle cx="{left + 20}" cy="{top + 20 + 18 * i}" r="4" fill="{COLOURS[i % 8]}"/><text x="{left + 32}" y="{top + 24 + 18 * i}" {TEXT}>{kind}</text>')
-    out.append(f'<text x="{left + width / 2}" y="{top + height + 42}" text-anchor="middle" {TEXT}>floating-point operations a byte that must move; slope: the copy rate, {copy:.2f} TB/s</text>')
+    out.append(f'<text x="{left + width / 2}" y="{top + height + 42}" text-anchor="middle" {TEXT}>floating-point operations for each byte that must move (logarithmic)</text>')
     (FOLDER / "gpu-roofline.svg").write_text("\n".join([*out, "</svg>"]) + "\n")
 
 

@@ -273,15 +273,15 @@ def check_checkpoints():
         expect(f"W4Linear of gptq, gptq_v2 and awq checkpoints [{features}, {columns}], groups of {group}", worst < 3e-3, f"worst {worst:.2e}")
     if vllm := os.environ.get("TINYKERNELS_PEERS"):  # and as another reader of such checkpoints has them
         torch.ops.load_library(vllm + "/vllm_c.so")
-        features, columns, groups = 512, 1024, 8
-        qweight, by_row = torch.randint(-(2**31), 2**31 - 1, (columns, features // 8), dtype=torch.int32), torch.randint(-(2**31), 2**31 - 1, (columns // 8, features), dtype=torch.int32)
-        qzeros, scales = torch.randint(-(2**31), 2**31 - 1, (groups, features // 8), dtype=torch.int32), (torch.rand(groups, features) * 0.02 + 0.001).bfloat16().half()
-        x = rand(7, columns)
+        rows, depth, groups = 512, 1024, 8
+        qweight, by_row = torch.randint(-(2**31), 2**31 - 1, (depth, rows // 8), dtype=torch.int32), torch.randint(-(2**31), 2**31 - 1, (depth // 8, rows), dtype=torch.int32)
+        qzeros, scales = torch.randint(-(2**31), 2**31 - 1, (groups, rows // 8), dtype=torch.int32), (torch.rand(groups, rows) * 0.02 + 0.001).bfloat16().half()
+        x = rand(7, depth)
         on = [t.to(DEV) for t in (qweight, scales, qzeros)]
         worst = error(tk.W4Linear.from_checkpoint(qweight, qzeros, scales, "awq", DEV)(x), x.double() @ torch.ops._C.awq_dequantize(*on, 0, 0, 0).double())
         for layout in ("gptq", "gptq_v2"):
-            g_idx = (torch.arange(columns, device=DEV) // 128).int()
-            want = torch.ops._C.gptq_gemm(torch.eye(columns, device=DEV).half(), by_row.to(DEV), on[2], on[1], g_idx, False, layout == "gptq_v2", 4)
+            g_idx = (torch.arange(depth, device=DEV) // 128).int()
+            want = torch.ops._C.gptq_gemm(torch.eye(depth, device=DEV).half(), by_row.to(DEV), on[2], on[1], g_idx, False, layout == "gptq_v2", 4)
             worst = max(worst, error(tk.W4Linear.from_checkpoint(by_row, qzeros, scales, layout, DEV, g_idx)(x), x.double() @ want.double()))
         expect("W4Linear of random awq, gptq and gptq_v2 words beside vLLM's reading of them", worst < 3e-3, f"worst {worst:.2e}")
     refuses("W4Linear refuses an activation order", lambda: tk.W4Linear.from_checkpoint(by_column, by_feature(zeros, list(range(8))), scales, "gptq", DEV, torch.randperm(columns)), "desc_act")
