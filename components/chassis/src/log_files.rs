@@ -222,7 +222,7 @@ mod tests {
         let to = vec![LogOutput::File(small.clone())];
         let writer = LogWriter::open(&LogOutputs { to, rotation: Some(rotation) }).expect("opened");
         for nth in 0..8 {
-            writeln!(&mut &writer, "line {nth} 90").expect("written");
+            (&writer).write_all(format!("line {nth} 90\n").as_bytes()).expect("written");
         }
         assert_eq!(fs::read_to_string(&small).expect("read"), "line 6 90\nline 7 90\n");
         let all = names(&dir.path().join("logs"));
@@ -235,7 +235,7 @@ mod tests {
         // It goes on where it ended.
         let to = vec![LogOutput::File(small.clone()), LogOutput::File(other.clone())];
         let writer = LogWriter::open(&LogOutputs { to, rotation: None }).expect("opened");
-        writeln!(&mut &writer, "more").expect("written");
+        (&writer).write_all(b"more\n").expect("written");
         assert_eq!(fs::read_to_string(&small).expect("read"), "line 6 90\nline 7 90\nmore\n");
         assert_eq!(fs::read_to_string(&other).expect("read"), "more\n");
         let to = vec![LogOutput::File(other.join("file"))];

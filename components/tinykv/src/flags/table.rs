@@ -104,7 +104,7 @@ pub(super) const FLAGS: &[(&str, Meaning)] = &[
     ("discovery-srv", Only(OFF, NO_DISCOVERY)),
     ("discovery-srv-name", Only(OFF, NO_DISCOVERY)),
     ("discovery-proxy", Only(OFF, NO_DISCOVERY)),
-    ("discovery-fallback", Only(&["", "exit"], "there is no proxy to fall back to")),
+    ("discovery-fallback", Needless("there is no proxy to fall back to: a member that finds nobody ends")),
     ("discovery-token", Set("discovery.token", text)),
     ("discovery-endpoints", Set("discovery.endpoints", names)),
     ("discovery-insecure-transport", Set("discovery.insecure_transport", either)),
