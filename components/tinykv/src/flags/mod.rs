@@ -72,6 +72,9 @@ pub enum FlagError {
     },
 }
 
+/// What says more of the encryption that a certificate brings.
+const OF_CERTIFICATE: [&str; 3] = ["cipher-suites", "client-crl-file", "client-cert-allowed-hostname"];
+
 /// Takes etcd's flags out of a command line, and adds what `ETCD_*` variables and etcd's file say. With a file, as with
 /// etcd, flags and variables do not count; else a flag goes before its variable.
 pub fn read(
@@ -140,7 +143,12 @@ pub fn read(
     tracing::read(&given, &mut flags.settings)?;
     // etcd's defaults, spelled out, ask for nothing.
     let discovers = ["discovery-token", "discovery-endpoints"].iter().any(|flag| is_on(flag));
+    let has_certificate = is_on("cert-file");
     for (flag, value) in given {
+        if OF_CERTIFICATE.contains(&flag.as_str()) && !has_certificate {
+            flags.warnings.push(format!("--{flag} changes nothing: it goes with --cert-file"));
+            continue;
+        }
         if discovers || !flag.starts_with("discovery-") || matches!(meaning(&flag), Some(Meaning::Only(..))) {
             flags.take(&flag, value)?;
         }

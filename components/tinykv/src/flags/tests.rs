@@ -53,9 +53,10 @@ fn etcds_flags_become_settings() {
         (&["--peer-auto-tls", "--auto-tls"], json!({"peer_tls": {"auto": true}, "auto_tls": true})),
         (&["--peer-auto-tls=false", "--peer-cert-file=", "--client-cert-auth=false"], json!({})),
         (&["--force-new-cluster"], json!({"force_new_cluster": true})),
+        (&["--auto-tls", "--cipher-suites=A"], json!({"auto_tls": true})),
         (
-            &["--client-crl-file=r", "--peer-crl-file=p", "--cipher-suites=A,B"],
-            json!({"server": {"tls": {"client_crl_file": "r", "cipher_suites": ["A", "B"]}}, "peer_tls": {"crl_file": "p"}}),
+            &["--cert-file=c", "--client-crl-file=r", "--peer-crl-file=p", "--cipher-suites=A,B"],
+            json!({"server": {"tls": {"cert_file": "c", "client_crl_file": "r", "cipher_suites": ["A", "B"]}}, "peer_tls": {"crl_file": "p"}}),
         ),
         (
             &["--discovery-token=t", "--discovery-endpoints=a,b", "--discovery-insecure-transport=false"],
@@ -109,8 +110,8 @@ fn flags_of_unit_files_become_settings() {
             json!({"http": {"cors_origins": ["http://a", "http://b"], "allowed_hosts": ["c"]}}),
         ),
         (
-            &["--client-cert-allowed-hostname=a,b"],
-            json!({"server": {"tls": {"allowed_client_hosts": ["a", "b"]}}}),
+            &["--cert-file=c", "--client-cert-allowed-hostname=a,b"],
+            json!({"server": {"tls": {"cert_file": "c", "allowed_client_hosts": ["a", "b"]}}}),
         ),
         (
             &["--wal-dir=/w", "--socket-reuse-port", "--socket-reuse-address"],
