@@ -47,7 +47,19 @@ gen: ## Write every generated file (CRDs, protocol code)
 tidy: ## Check the gates of the house style
 	cargo xtask tidy
 
+.PHONY: test-gpu
+test-gpu: ## On the machine with the GPU: every kernel against float64, under compute-sanitizer, in Rust, torch and JAX
+	@hack/gpu/build.sh && hack/gpu/device.sh rust check jax sanitize
+
+.PHONY: wheel
+wheel: ## The Python package tinykernels: built, installed into a clean environment, tried there (needs no GPU)
+	@hack/gpu/wheel.sh
+
 ##@ Measure it
+
+.PHONY: bench-gpu
+bench-gpu: ## On the machine with the GPU: every kernel beside its peer; writes docs/benchmarks/gpu.jsonl and its pictures
+	@hack/gpu/build.sh && hack/gpu/device.sh bench && grep '"what"' out/gpu/bench.jsonl >docs/benchmarks/gpu.jsonl && python3 kernels/benches/gpu/plot.py
 
 .PHONY: bench
 bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.jsonl

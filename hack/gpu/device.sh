@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into $GPU_FOLDER (default .gpu).
-#   hack/gpu/device.sh [check|bench|sanitize]...      OUT is where results go (default: out/gpu)
+#   hack/gpu/device.sh [check|jax|rust|bench|sanitize]...      OUT is where results go (default: out/gpu)
 set -u
 from=${GPU_FOLDER:-.gpu}
 out=${OUT:-out/gpu}; mkdir -p "$out"
@@ -15,6 +15,7 @@ for step in "${@:-check}"; do
   case $step in
   check) wait; [ -e $peers/vllm_c.so ] && export TINYKERNELS_PEERS=$peers
     python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
+  jax) python3 kernels/tests/gpu/check_jax.py 2>&1 | tee "$out/jax.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize)

@@ -26,8 +26,7 @@ __device__ __forceinline__ void layer_norm_row(__nv_bfloat16* y, const __nv_bflo
       if (ADD) old[i] = tk::load_once(residual + row + v * 8);
     }
   }
-  // Unpacked once: instructions, not memory, were the limit (72% of the issue slots) when each of the three passes unpacked its own.
-  float z[VECTORS][8], sum = 0.f;
+  float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
     const int v = threadIdx.x + i * blockDim.x;
@@ -40,7 +39,6 @@ __device__ __forceinline__ void layer_norm_row(__nv_bfloat16* y, const __nv_bflo
         a[k] = tk::pack_bf16(p.x + q.x, p.y + q.y);
       }
       const float2 s = tk::unpack_bf16(a[k]);
-      z[i][2 * k] = s.x, z[i][2 * k + 1] = s.y;
       sum += s.x + s.y;
     }
     if (ADD && v < vectors) tk::store_stream(residual + row + v * 8, in[i]);
@@ -49,11 +47,12 @@ __device__ __forceinline__ void layer_norm_row(__nv_bfloat16* y, const __nv_bflo
   float squares = 0.f;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
-    const bool live = threadIdx.x + i * blockDim.x < vectors;
+    const uint32_t* a = reinterpret_cast<const uint32_t*>(&in[i]);
+    if (threadIdx.x + i * blockDim.x >= vectors) continue;
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
-      z[i][k] -= mean;
-      squares = live ? fmaf(z[i][k], z[i][k], squares) : squares;
+    for (int k = 0; k < 4; k++) {
+      const float2 s = tk::unpack_bf16(a[k]);
+      squares += (s.x - mean) * (s.x - mean) + (s.y - mean) * (s.y - mean);
     }
   }
   const float scale = rsqrtf(tk::block_sum(squares, partial[1]) / static_cast<float>(hidden) + epsilon);
@@ -63,13 +62,13 @@ __device__ __forceinline__ void layer_norm_row(__nv_bfloat16* y, const __nv_bflo
     if (v >= vectors) continue;
     const uint4 w = __ldg(reinterpret_cast<const uint4*>(weight + v * 8));
     const uint4 c = bias ? __ldg(reinterpret_cast<const uint4*>(bias + v * 8)) : make_uint4(0, 0, 0, 0);
-    const uint32_t *g = reinterpret_cast<const uint32_t*>(&w), *h = reinterpret_cast<const uint32_t*>(&c);
+    const uint32_t *a = reinterpret_cast<const uint32_t*>(&in[i]), *g = reinterpret_cast<const uint32_t*>(&w), *h = reinterpret_cast<const uint32_t*>(&c);
     uint4 out;
     uint32_t* o = reinterpret_cast<uint32_t*>(&out);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      const float2 m = tk::unpack_bf16(g[k]), n = tk::unpack_bf16(h[k]);
-      o[k] = tk::pack_bf16(fmaf(z[i][2 * k] * scale, m.x, n.x), fmaf(z[i][2 * k + 1] * scale, m.y, n.y));
+      const float2 s = tk::unpack_bf16(a[k]), m = tk::unpack_bf16(g[k]), n = tk::unpack_bf16(h[k]);
+      o[k] = tk::pack_bf16(fmaf((s.x - mean) * scale, m.x, n.x), fmaf((s.y - mean) * scale, m.y, n.y));
     }
     tk::store_stream(y + row + v * 8, out);
   }
