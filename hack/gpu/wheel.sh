@@ -14,22 +14,27 @@ mkdir -p "$to"
 cp -r kernels/python/pyproject.toml kernels/python/tinykernels "$work"/
 find "$work" -name __pycache__ -prune -exec rm -rf {} +
 install -s "$target/release/examples/libtinykernels_native.so" "$work"/tinykernels/
-python3 -m venv "$work"/build
-"$work"/build/bin/pip install -q 'setuptools>=77' wheel
+python3 -m venv "$work"/tools
+"$work"/tools/bin/pip install -q 'setuptools>=77' wheel
 # The library is this machine's: the wheel is of its platform, and of every Python 3.
 platform=$(python3 -c 'import sysconfig; print(sysconfig.get_platform().replace("-", "_").replace(".", "_"))')
-(cd "$work" && build/bin/python - "$platform" <<'PYTHON'
+(cd "$work" && tools/bin/python - "$platform" <<'PYTHON'
 import sys
 from setuptools import build_meta
 built = build_meta.build_wheel("dist")
 print(built)
 PYTHON
 ) | tail -1
-"$work"/build/bin/python -m wheel tags --remove --platform-tag "$platform" "$work"/dist/*.whl >/dev/null
+"$work"/tools/bin/python -m wheel tags --remove --platform-tag "$platform" "$work"/dist/*.whl >/dev/null
 cp "$work"/dist/*.whl "$to"/
 wheel=$(ls "$to"/tinykernels-*"$platform".whl)
 python3 -m venv "$work"/clean
 "$work"/clean/bin/pip install -q --no-index "$wheel"
+"$work"/clean/bin/python - "$wheel" <<'PYTHON'
+import sys, zipfile
+strange = [n for n in zipfile.ZipFile(sys.argv[1]).namelist() if not n.startswith(("tinykernels/", "tinykernels-"))]
+assert not strange, strange
+PYTHON
 cd "$work"
 clean/bin/python -I - <<'PYTHON'
 import tinykernels
