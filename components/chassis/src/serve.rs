@@ -142,7 +142,8 @@ async fn serve_all(
 
 fn connection_builder(limits: &Limits, answering: Answering) -> auto::Builder<Answering> {
     const STREAM_WINDOW: u32 = 1 << 20;
-    const CONNECTION_WINDOW: u32 = 4 << 20;
+    // Half of it is the budget of h2 for small frames that nobody has read yet; over it the whole connection is closed.
+    const CONNECTION_WINDOW: u32 = 8 << 20;
     let mut builder = auto::Builder::new(answering);
     builder
         .http1()

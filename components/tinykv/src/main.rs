@@ -3,7 +3,7 @@
 use aistack_api::server::TelemetryConfig;
 use aistack_api::tinykv::TinykvConfig;
 use aistack_chassis::{CommonArgs, Component, Ctx, LogFormat, Metrics, config, run_beside, telemetry};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -53,6 +53,11 @@ enum Command {
     Bench(Workload),
     /// Print the commands that the Raft log still holds, oldest first, a line of JSON each; change nothing.
     Log,
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which one.
+        shell: clap_complete::Shell,
+    },
 }
 
 const EXAMPLES: &str = "Examples:
@@ -64,6 +69,7 @@ const EXAMPLES: &str = "Examples:
   tinykv restore kv.db --data-dir ./new        then  tinykv --data-dir ./new
   tinykv bench put --clients 200 --total 100000 --clean
   tinykv bench range --fill --rate 5000 --seconds 30 --serializable
+  source <(tinykv completions bash)
 
 Settings come from etcd's flags too (--name, --data-dir, --listen-client-urls, --listen-peer-urls, --initial-cluster,
 --advertise-client-urls, --quota-backend-bytes, --auth-token, --cert-file, --peer-cert-file and so on), from ETCD_* variables, and from etcd's
@@ -111,6 +117,10 @@ fn main() -> ExitCode {
         Some(Command::Backup(wanted)) => return backup(wanted),
         Some(Command::Gateway(wanted)) => return gateway(wanted, &cli),
         Some(Command::Bench(workload)) => return bench(workload),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(*shell, &mut Cli::command(), "tinykv", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
         Some(Command::Check | Command::Restore(_) | Command::Log) | None => {}
     }
     let overrides = overrides(&cli, &flags, is_etcd);
@@ -126,7 +136,8 @@ fn main() -> ExitCode {
         Some(Command::Check) => return check(&config),
         Some(Command::Restore(wanted)) => return restore(&config, wanted),
         Some(Command::Log) => return log(&config),
-        Some(Command::Backup(_) | Command::Bench(_) | Command::Gateway(_)) | None => {}
+        Some(Command::Backup(_) | Command::Bench(_) | Command::Gateway(_) | Command::Completions { .. })
+        | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
         return refuse(&error.to_string());

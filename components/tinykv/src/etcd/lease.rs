@@ -1,6 +1,7 @@
 //! The Lease service.
 
 use super::caller::Credentials;
+use super::inbox::Inbox;
 use super::{Door, oversize};
 use crate::mvcc::{Answer, Command};
 use crate::node::{Granted, LeaseLeft, NodeError};
@@ -50,7 +51,8 @@ impl Lease for Door {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (metadata, extensions, requests) = request.into_parts();
-        tokio::spawn(keep_alive(self.clone(), Credentials::of(&metadata, &extensions), requests, sender));
+        let credentials = Credentials::of(&metadata, &extensions);
+        tokio::spawn(keep_alive(self.clone(), credentials, Inbox::of(requests), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -91,12 +93,12 @@ impl Lease for Door {
 async fn keep_alive(
     door: Door,
     credentials: Credentials,
-    mut requests: Streaming<pb::LeaseKeepAliveRequest>,
+    mut requests: Inbox<pb::LeaseKeepAliveRequest>,
     sender: mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
     loop {
         let request = tokio::select! {
-            request = requests.message() => request,
+            request = requests.next() => request,
             () = sender.closed() => return,
             () = door.shutdown.cancelled() => {
                 // A full queue means a client that does not listen anyway.

@@ -12,6 +12,7 @@ mod error;
 mod gate;
 mod gateway;
 mod http;
+mod inbox;
 mod kv;
 mod lease;
 mod lock;

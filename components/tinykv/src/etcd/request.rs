@@ -52,6 +52,7 @@ pub fn query(request: pb::RangeRequest) -> Result<Query, Status> {
         revision: request.revision,
         limit: request.limit,
         sort,
+        limit_first: order == SortOrder::None && sort.is_some(),
         keys_only: request.keys_only,
         count_only: request.count_only,
         mod_bounds: (request.min_mod_revision, request.max_mod_revision),

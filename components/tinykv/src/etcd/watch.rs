@@ -1,6 +1,7 @@
 //! The Watch service: one task a stream turns requests and the store's progress into responses.
 
 use super::caller::Credentials;
+use super::inbox::Inbox;
 use super::{Door, kv::smallest_key, oversize, request, response};
 use crate::node::{Node, NodeError};
 use crate::watch::{Delivery, Filter, Session, WatchSpec};
@@ -35,7 +36,7 @@ impl Watch for Door {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (metadata, extensions, requests) = request.into_parts();
         let stream = Stream::new(self.clone(), Credentials::of(&metadata, &extensions), sender);
-        tokio::spawn(stream.run(requests));
+        tokio::spawn(stream.run(Inbox::of(requests)));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -75,7 +76,7 @@ impl Stream {
         Self { door, credentials, session, sender, _counted: counted }
     }
 
-    async fn run(mut self, mut requests: Streaming<pb::WatchRequest>) {
+    async fn run(mut self, mut requests: Inbox<pb::WatchRequest>) {
         let node = Arc::clone(&self.door.node);
         let bell = self.session.bell();
         let interval = Duration::from_millis(node.config.watch_progress_interval_ms);
@@ -86,7 +87,7 @@ impl Stream {
         loop {
             let before = self.session.len();
             let outcome = tokio::select! {
-                request = requests.message(), if asks => match request {
+                request = requests.next(), if asks => match request {
                     Ok(Some(request)) => self.request(request).await,
                     Ok(None) => {
                         asks = false;

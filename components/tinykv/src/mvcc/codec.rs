@@ -193,7 +193,8 @@ fn put_query(out: &mut Vec<u8>, query: &Query) {
         by | u8::from(descending) << 7
     });
     out.put_u8(sort);
-    out.put_u8(u8::from(query.keys_only) | u8::from(query.count_only) << 1);
+    let flags = [query.keys_only, query.count_only, query.limit_first];
+    out.put_u8(flags.into_iter().zip(0..).map(|(flag, bit)| u8::from(flag) << bit).sum());
     for bound in [query.mod_bounds.0, query.mod_bounds.1, query.create_bounds.0, query.create_bounds.1] {
         out.put_i64_le(bound);
     }
@@ -349,6 +350,7 @@ impl Reader {
             revision,
             limit,
             sort: by.map(|by| (by, sort & 0x80 != 0)),
+            limit_first: flags & 4 != 0,
             keys_only: flags & 1 != 0,
             count_only: flags & 2 != 0,
             mod_bounds: (self.i64()?, self.i64()?),

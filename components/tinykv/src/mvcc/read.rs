@@ -194,9 +194,10 @@ impl Reading<'_> {
     fn many(&self, query: &Query, span: &Span, at: i64) -> (Vec<Found>, usize) {
         let known = self.index.count(span, at).or_else(|| self.pages.count(self.index, span, at));
         // Sorting and bounds have to see everything before the limit cuts.
+        let cuts = (query.sort.is_none() || query.limit_first) && !query.has_bounds();
         let limit = match usize::try_from(query.limit) {
             _ if query.count_only => 0,
-            Ok(limit) if limit > 0 && query.sort.is_none() && !query.has_bounds() => limit.saturating_add(1),
+            Ok(limit) if limit > 0 && cuts => limit.saturating_add(1),
             _ => usize::MAX,
         };
         if let Some(count) = known {

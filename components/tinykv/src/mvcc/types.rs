@@ -76,6 +76,9 @@ pub struct Query {
     pub limit: i64,
     /// Order other than ascending keys: by what, and whether descending.
     pub sort: Option<(SortBy, bool)>,
+    /// Take the first keys up to the limit, and one more, before they are sorted: as etcd does where a request names what to
+    /// sort by and no order.
+    pub limit_first: bool,
     /// Leave values out.
     pub keys_only: bool,
     /// Only count.
@@ -94,6 +97,7 @@ impl Query {
             revision: 0,
             limit: 0,
             sort: None,
+            limit_first: false,
             keys_only: false,
             count_only: false,
             mod_bounds: (0, 0),

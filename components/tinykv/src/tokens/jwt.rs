@@ -204,6 +204,28 @@ impl Signer {
     }
 }
 
+/// Object identifiers, in DER: a key of an elliptic curve, and the curves (RFC 5480 §2.1.1).
+const EC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+
+/// A key as openssl writes it by `ecparam -genkey` (SEC 1, RFC 5915), in the envelope of PKCS#8 (RFC 5208 §5).
+fn pkcs8_of(sec1: &[u8], curve: &[u8]) -> Vec<u8> {
+    const VERSION_0: &[u8] = &[0x02, 0x01, 0x00];
+    const SEQUENCE: u8 = 0x30;
+    const OCTETS: u8 = 0x04;
+    let der = |tag: u8, content: &[u8]| {
+        let mut length = content.len().to_be_bytes().to_vec();
+        length.drain(..content.len().leading_zeros() as usize / 8);
+        match length[..] {
+            [short] if short < 0x80 => [&[tag, short], content].concat(),
+            _ => [&[tag, 0x80 | length.len() as u8], &length[..], content].concat(),
+        }
+    };
+    let algorithm = der(SEQUENCE, &[EC_KEY, curve].concat());
+    der(SEQUENCE, &[VERSION_0, &algorithm, &der(OCTETS, sec1)].concat())
+}
+
 fn signer(method: SigningMethod, path: &Path) -> Result<Signer, TokensError> {
     use SigningMethod as M;
     let key = PrivateKeyDer::from_pem_file(path)
@@ -213,13 +235,15 @@ fn signer(method: SigningMethod, path: &Path) -> Result<Signer, TokensError> {
         method,
         reason: reason.to_string(),
     };
-    let ec = |algorithm| match &key {
-        PrivateKeyDer::Pkcs8(der) => {
-            EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der(), &SystemRandom::new())
-                .map(Signer::Ec)
-                .map_err(|error| wrong(&error))
-        }
-        _ => Err(wrong(&"write it as PKCS#8: openssl pkcs8 -topk8 -nocrypt -in FILE")),
+    let ec = |algorithm, curve| {
+        let der = match &key {
+            PrivateKeyDer::Pkcs8(der) => der.secret_pkcs8_der().to_vec(),
+            PrivateKeyDer::Sec1(der) => pkcs8_of(der.secret_sec1_der(), curve),
+            _ => return Err(wrong(&"it is no key of an elliptic curve")),
+        };
+        EcdsaKeyPair::from_pkcs8(algorithm, &der, &SystemRandom::new())
+            .map(Signer::Ec)
+            .map_err(|error| wrong(&error))
     };
     let rsa = |encoding: &'static dyn signature::RsaEncoding| {
         let pair = match &key {
@@ -236,8 +260,8 @@ fn signer(method: SigningMethod, path: &Path) -> Result<Signer, TokensError> {
         M::PS256 => rsa(&signature::RSA_PSS_SHA256),
         M::PS384 => rsa(&signature::RSA_PSS_SHA384),
         M::PS512 => rsa(&signature::RSA_PSS_SHA512),
-        M::ES256 => ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
-        M::ES384 => ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
+        M::ES256 => ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, P256),
+        M::ES384 => ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, P384),
         M::EdDSA | M::HS256 | M::HS384 | M::HS512 => match &key {
             PrivateKeyDer::Pkcs8(der) => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der())
                 .map(Signer::Ed)
@@ -327,9 +351,19 @@ mod tests {
         let ed = Ed25519KeyPair::generate_pkcs8(&random).expect("drawn");
         let p256 = EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &random)
             .expect("drawn");
-        for (method, key) in [(SigningMethod::EdDSA, ed), (SigningMethod::ES256, p256)] {
-            let text = base64::engine::general_purpose::STANDARD.encode(key.as_ref());
-            let pem = format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
+        let p384 = EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, &random)
+            .expect("drawn");
+        let (p256, p384) = (p256.as_ref(), p384.as_ref());
+        // What the envelope of PKCS#8 holds of them is in SEC 1's form.
+        let (bare256, bare384) = (&p256[p256.len() - 109..], &p384[p384.len() - 158..]);
+        for (method, kind, key) in [
+            (SigningMethod::EdDSA, "PRIVATE KEY", ed.as_ref()),
+            (SigningMethod::ES256, "PRIVATE KEY", p256),
+            (SigningMethod::ES256, "EC PRIVATE KEY", bare256),
+            (SigningMethod::ES384, "EC PRIVATE KEY", bare384),
+        ] {
+            let text = base64::engine::general_purpose::STANDARD.encode(key);
+            let pem = format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n");
             let path = dir.path().join(format!("{method:?}"));
             std::fs::write(&path, pem).expect("written");
             let jwt = with(&path, method);

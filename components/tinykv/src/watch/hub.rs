@@ -23,7 +23,7 @@ struct Ring {
     floor: i64,
     /// The revision up to which everything has been published.
     revision: i64,
-    interests: Interests,
+    interests: Interests<Arc<Bell>>,
 }
 
 /// The recent changes.
@@ -108,7 +108,7 @@ impl Hub {
     /// From now on changes of `span` ring the bell. Answers the revision after which they do.
     pub fn join(&self, span: &Span, bell: &Arc<Bell>) -> i64 {
         let mut ring = self.ring.write();
-        ring.interests.add(span, bell);
+        ring.interests.add(span, Arc::clone(bell));
         ring.revision
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
 
-/// What a stream sleeps by.
+/// What a stream sleeps by. No two are the same one.
 #[derive(Debug, Default)]
 pub struct Bell {
     /// The first revision that concerns the stream and that it has not looked at; 0 for none.
@@ -32,19 +32,30 @@ impl Bell {
     }
 }
 
-/// Bells at one place, and how often each was hung up there.
-type Bells = Vec<(Arc<Bell>, usize)>;
+impl PartialEq for Bell {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
 
-/// The bells by what they are rung for.
+/// Those at one place, and how often each was put there.
+type Place<T> = Vec<(T, usize)>;
+
+/// Bells, or whatever else stands for those who watch, by what they are to hear of.
 ///
 /// Nearly every range that anybody watches is a prefix. A key's prefixes of the lengths in use are looked up, so that a
 /// change costs as many look-ups as there are lengths, however many streams there are. Other ranges are tried one by one.
-#[derive(Default)]
-pub(super) struct Interests {
-    keys: HashMap<Box<[u8]>, Bells>,
-    prefixes: BTreeMap<usize, HashMap<Box<[u8]>, Bells>>,
-    ranges: Vec<(Span, Bells)>,
-    every: Bells,
+pub(super) struct Interests<T> {
+    keys: HashMap<Box<[u8]>, Place<T>>,
+    prefixes: BTreeMap<usize, HashMap<Box<[u8]>, Place<T>>>,
+    ranges: Vec<(Span, Place<T>)>,
+    every: Place<T>,
+}
+
+impl<T> Default for Interests<T> {
+    fn default() -> Self {
+        Self { keys: HashMap::new(), prefixes: BTreeMap::new(), ranges: Vec::new(), every: Vec::new() }
+    }
 }
 
 /// What a span is watched as.
@@ -73,9 +84,9 @@ fn kind_of(span: &Span) -> Kind<'_> {
     }
 }
 
-impl Interests {
-    pub fn add(&mut self, span: &Span, bell: &Arc<Bell>) {
-        let bells = match kind_of(span) {
+impl<T: PartialEq> Interests<T> {
+    fn place(&mut self, span: &Span) -> &mut Place<T> {
+        match kind_of(span) {
             Kind::Key(key) => self.keys.entry(key.into()).or_default(),
             Kind::Prefix(prefix) => {
                 self.prefixes.entry(prefix.len()).or_default().entry(prefix.into()).or_default()
@@ -88,23 +99,33 @@ impl Interests {
                 });
                 &mut self.ranges[at].1
             }
-        };
-        match bells.iter_mut().find(|(known, _)| Arc::ptr_eq(known, bell)) {
-            Some((_, count)) => *count += 1,
-            None => bells.push((Arc::clone(bell), 1)),
         }
     }
 
-    pub fn remove(&mut self, span: &Span, bell: &Arc<Bell>) {
+    /// Adds one that may be there already: it is to be removed as often as it was added.
+    pub fn add(&mut self, span: &Span, one: T) {
+        let place = self.place(span);
+        match place.iter_mut().find(|(known, _)| *known == one) {
+            Some((_, count)) => *count += 1,
+            None => place.push((one, 1)),
+        }
+    }
+
+    /// Adds one that is not there.
+    pub fn add_new(&mut self, span: &Span, one: T) {
+        self.place(span).push((one, 1));
+    }
+
+    pub fn remove(&mut self, span: &Span, one: &T) {
         match kind_of(span) {
             Kind::Key(key) => {
-                if self.keys.get_mut(key).is_some_and(|bells| take(bells, bell)) {
+                if self.keys.get_mut(key).is_some_and(|place| take(place, one)) {
                     self.keys.remove(key);
                 }
             }
             Kind::Prefix(prefix) => {
                 let Some(all) = self.prefixes.get_mut(&prefix.len()) else { return };
-                if all.get_mut(prefix).is_some_and(|bells| take(bells, bell)) {
+                if all.get_mut(prefix).is_some_and(|place| take(place, one)) {
                     all.remove(prefix);
                 }
                 if all.is_empty() {
@@ -112,11 +133,11 @@ impl Interests {
                 }
             }
             Kind::Every => {
-                take(&mut self.every, bell);
+                take(&mut self.every, one);
             }
             Kind::Range(range) => {
                 if let Some(at) = self.ranges.iter().position(|(known, _)| known == range)
-                    && take(&mut self.ranges[at].1, bell)
+                    && take(&mut self.ranges[at].1, one)
                 {
                     self.ranges.swap_remove(at);
                 }
@@ -124,27 +145,21 @@ impl Interests {
         }
     }
 
+    /// Those that are to hear of a key.
+    pub fn of(&self, key: &[u8]) -> impl Iterator<Item = &T> {
+        let prefixes = self.prefixes.range(..=key.len());
+        let prefixes = prefixes.filter_map(|(length, all)| all.get(&key[..*length]));
+        let ranges = self.ranges.iter().filter(|(range, _)| range.contains(key)).map(|(_, place)| place);
+        let places = std::iter::once(&self.every).chain(self.keys.get(key)).chain(prefixes).chain(ranges);
+        places.flatten().map(|(one, _)| one)
+    }
+}
+
+impl Interests<Arc<Bell>> {
     /// Rings for a change.
     pub fn ring(&self, change: &Change) {
-        let key = &change.kv.key[..];
-        let ring = |bells: &Bells| {
-            for (bell, _) in bells {
-                bell.ring(change.kv.mod_revision);
-            }
-        };
-        ring(&self.every);
-        if let Some(bells) = self.keys.get(key) {
-            ring(bells);
-        }
-        for (length, all) in self.prefixes.range(..=key.len()) {
-            if let Some(bells) = all.get(&key[..*length]) {
-                ring(bells);
-            }
-        }
-        for (range, bells) in &self.ranges {
-            if range.contains(key) {
-                ring(bells);
-            }
+        for bell in self.of(&change.kv.key) {
+            bell.ring(change.kv.mod_revision);
         }
     }
 
@@ -160,15 +175,15 @@ impl Interests {
     }
 }
 
-/// Takes a bell down once; whether none is left.
-fn take(bells: &mut Bells, bell: &Arc<Bell>) -> bool {
-    if let Some(at) = bells.iter().position(|(known, _)| Arc::ptr_eq(known, bell)) {
-        bells[at].1 -= 1;
-        if bells[at].1 == 0 {
-            bells.swap_remove(at);
+/// Takes one away once; whether none is left.
+fn take<T: PartialEq>(place: &mut Place<T>, one: &T) -> bool {
+    if let Some(at) = place.iter().position(|(known, _)| known == one) {
+        place[at].1 -= 1;
+        if place[at].1 == 0 {
+            place.swap_remove(at);
         }
     }
-    bells.is_empty()
+    place.is_empty()
 }
 
 /// A copy that keeps no message of a client in memory.
@@ -219,7 +234,7 @@ mod tests {
                 Some((_, bell)) if round % 3 == 0 => Arc::clone(bell),
                 _ => Arc::default(),
             };
-            interests.add(&span, &bell);
+            interests.add(&span, Arc::clone(&bell));
             hung.push((span, bell));
             if hung.len() > 20 {
                 let (span, bell) = hung.remove(round as usize % 20);

@@ -1,10 +1,11 @@
 //! The watchers of one stream. They advance together: a response for one never says that the
 //! store is at an earlier revision than a response before it said.
 
-use super::interest::Bell;
+use super::hub::Revisioned;
+use super::interest::{Bell, Interests};
 use crate::mvcc::{Change, KeyValue, Span};
 use crate::store::Shared;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -80,20 +81,25 @@ pub struct Delivery {
 
 struct Watcher {
     spec: WatchSpec,
-    /// First revision not delivered yet.
+    /// First revision to deliver. Of one that is not behind it stays where it was.
     next: i64,
     /// Whether anything was delivered since progress was reported last.
     busy: bool,
     /// It starts before the last compaction, and can only be told so.
     too_old: bool,
-    /// Everything before `next` was delivered when the stream advanced last: until its bell rings, nothing concerns it.
-    synced: bool,
 }
 
-/// The watchers of one stream.
+/// The watchers of one stream. Those that have seen all are found by the keys that change; only the others are gone through
+/// one by one.
 pub struct Session {
     shared: Arc<Shared>,
     watchers: BTreeMap<i64, Watcher>,
+    /// Who wants which keys.
+    interests: Interests<i64>,
+    /// Those that are brought to where the store is by themselves.
+    behind: BTreeSet<i64>,
+    /// The first revision that the others have not seen and that may concern one of them.
+    due: Option<i64>,
     next_id: i64,
     bell: Arc<Bell>,
     /// Where the store was when the stream advanced last.
@@ -112,7 +118,16 @@ impl Session {
     /// A stream without watchers.
     pub fn new(shared: Arc<Shared>) -> Self {
         let seen = shared.hub.revision();
-        Self { shared, watchers: BTreeMap::new(), next_id: 0, bell: Arc::default(), seen }
+        Self {
+            shared,
+            watchers: BTreeMap::new(),
+            interests: Interests::default(),
+            behind: BTreeSet::new(),
+            due: None,
+            next_id: 0,
+            bell: Arc::default(),
+            seen,
+        }
     }
 
     /// Rings when there is something for one of the watchers.
@@ -149,17 +164,21 @@ impl Session {
         let id = spec.id;
         let compacted = self.shared.with(crate::mvcc::Keyspace::compacted);
         let too_old = spec.start != 0 && spec.start < compacted;
-        self.watchers.insert(id, Watcher { spec, next, busy: false, too_old, synced: next > revision });
+        if too_old || next <= revision {
+            self.behind.insert(id);
+        }
+        self.interests.add_new(&spec.span, id);
+        self.watchers.insert(id, Watcher { spec, next, busy: false, too_old });
         Ok(Created { id, revision })
     }
 
     /// Removes a watcher; whether there was one.
     pub fn cancel(&mut self, id: i64) -> bool {
-        let removed = self.watchers.remove(&id);
-        if let Some(watcher) = &removed {
-            self.shared.hub.leave(&watcher.spec.span, &self.bell);
-        }
-        removed.is_some()
+        let Some(Watcher { spec, .. }) = self.watchers.remove(&id) else { return false };
+        self.behind.remove(&id);
+        self.interests.remove(&spec.span, &id);
+        self.shared.hub.leave(&spec.span, &self.bell);
+        true
     }
 
     /// Brings all watchers to where the store is now, or some way there: then the second answer
@@ -167,56 +186,95 @@ impl Session {
     pub fn advance(&mut self) -> io::Result<(Vec<Delivery>, bool)> {
         let (target, rung) = self.shared.hub.look(&self.bell);
         self.seen = target;
-        // Whatever came before the first revision that rang concerns none of those who had seen all before it.
-        let concerned = rung.unwrap_or(target + 1);
-        for watcher in self.watchers.values_mut().filter(|watcher| watcher.synced) {
-            watcher.next = watcher.next.max(concerned);
-        }
+        self.due = self.due.into_iter().chain(rung).min();
         let mut deliveries = Vec::new();
         let mut more = self.catch_up(target, &mut deliveries)?;
-        more |= self.deliver_recent(target, &mut deliveries)?;
-        for watcher in self.watchers.values_mut() {
-            watcher.synced = watcher.next > target;
-        }
+        more |= self.deliver_due(target, &mut deliveries)?;
+        more |= self.deliver_behind(target, &mut deliveries)?;
         Ok((deliveries, more))
     }
 
-    /// Watchers that are not far behind read from the hub. Answers whether some are left behind.
-    fn deliver_recent(&mut self, target: i64, deliveries: &mut Vec<Delivery>) -> io::Result<bool> {
-        let behind = self.watchers.values().filter(|watcher| watcher.next <= target);
-        let Some(from) = behind.map(|watcher| watcher.next).min() else { return Ok(false) };
-        let compacted = self.shared.with(crate::mvcc::Keyspace::compacted);
-        // A watcher that is still too far behind for the hub has its turn again.
-        let Some(recent) = self.shared.hub.since(from, ROUND) else { return Ok(true) };
-        let covered =
-            if recent.len() == ROUND { recent.last().map_or(target, |last| last.revision) } else { target };
-        for (id, watcher) in &mut self.watchers {
-            if watcher.next > covered {
-                continue;
-            }
-            let mut pending = Pending::default();
-            for revisioned in recent.iter().filter(|revisioned| revisioned.revision >= watcher.next) {
-                if revisioned.revision > target {
-                    break;
+    /// Delivers what those who had seen all have not seen yet. Answers whether something is left.
+    fn deliver_due(&mut self, target: i64, deliveries: &mut Vec<Delivery>) -> io::Result<bool> {
+        let Some(from) = self.due.take() else { return Ok(false) };
+        let Some(recent) = self.shared.hub.since(from, ROUND) else {
+            // The hub has let go of it: each reads it from the store.
+            for (id, watcher) in &mut self.watchers {
+                if self.behind.insert(*id) {
+                    watcher.next = watcher.next.max(from);
                 }
-                let matching = revisioned.changes.iter().filter(|change| wanted(&watcher.spec, change));
-                for change in matching {
+            }
+            return Ok(true);
+        };
+        let mut concerned: Vec<i64> = Vec::new();
+        for change in recent.iter().flat_map(|revisioned| &revisioned.changes) {
+            concerned.extend(self.interests.of(&change.kv.key).filter(|id| !self.behind.contains(id)));
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+        let covered = covered(&recent, target);
+        self.deliver(&concerned, (from, &recent), target, deliveries)?;
+        if covered < target {
+            self.due = Some(covered + 1);
+        }
+        Ok(covered < target)
+    }
+
+    /// Those behind that are not far behind read from the hub. Answers whether some are left behind.
+    fn deliver_behind(&mut self, target: i64, deliveries: &mut Vec<Delivery>) -> io::Result<bool> {
+        let ids: Vec<i64> = self.behind.iter().copied().collect();
+        let next = |id: &i64| self.watchers.get(id).map(|watcher| watcher.next);
+        let Some(from) = ids.iter().filter_map(next).filter(|next| *next <= target).min() else {
+            self.behind.clear();
+            return Ok(false);
+        };
+        // One that is still too far behind for the hub has its turn again.
+        let Some(recent) = self.shared.hub.since(from, ROUND) else { return Ok(true) };
+        let covered = covered(&recent, target);
+        self.deliver(&ids, (from, &recent), target, deliveries)?;
+        for id in ids {
+            if let Some(watcher) = self.watchers.get_mut(&id) {
+                watcher.next = watcher.next.max(covered + 1);
+                if watcher.next > target {
+                    self.behind.remove(&id);
+                }
+            }
+        }
+        Ok(covered < target)
+    }
+
+    /// Delivers to each of some watchers what it wants of the changes from a revision on.
+    fn deliver(
+        &mut self,
+        ids: &[i64],
+        (from, recent): (i64, &[Arc<Revisioned>]),
+        target: i64,
+        deliveries: &mut Vec<Delivery>,
+    ) -> io::Result<()> {
+        let compacted = self.shared.with(crate::mvcc::Keyspace::compacted);
+        for id in ids {
+            let Some(watcher) = self.watchers.get_mut(id) else { continue };
+            let next = watcher.next.max(from);
+            let mut pending = Pending::default();
+            let is_new = |revisioned: &&Arc<Revisioned>| (next..=target).contains(&revisioned.revision);
+            for revisioned in recent.iter().filter(is_new) {
+                for change in revisioned.changes.iter().filter(|change| wanted(&watcher.spec, change)) {
                     pending.add(event(&self.shared, &watcher.spec, change, compacted)?);
                 }
                 pending.split(deliveries, *id, target, watcher.spec.fragment);
             }
             watcher.busy |= pending.delivered || !pending.events.is_empty();
             pending.flush(deliveries, *id, target, watcher.spec.fragment);
-            watcher.next = covered.min(target) + 1;
         }
-        Ok(covered < target)
+        Ok(())
     }
 
     /// Watchers that start in the past read it from the store, a piece at a time.
     fn catch_up(&mut self, target: i64, deliveries: &mut Vec<Delivery>) -> io::Result<bool> {
         let mut more = false;
         let mut ended = Vec::new();
-        for (id, watcher) in &mut self.watchers {
+        for id in &self.behind {
+            let Some(watcher) = self.watchers.get_mut(id) else { continue };
             let floor = self.shared.hub.floor().min(target);
             if watcher.next > floor && !watcher.too_old {
                 continue;
@@ -263,9 +321,9 @@ impl Session {
     /// true for one of them. Call it after [`Session::advance`] has nothing more.
     pub fn progress(&self) -> Option<Delivery> {
         let revision = self.seen;
-        let synced =
-            self.watchers.values().all(|watcher| watcher.next > revision && watcher.spec.start <= revision);
-        (synced && !self.watchers.is_empty()).then(|| progress_of(-1, revision))
+        let has_begun = |watcher: &Watcher| watcher.spec.start <= revision;
+        let is_true = self.behind.is_empty() && self.due.is_none() && self.watchers.values().all(has_begun);
+        (is_true && !self.watchers.is_empty()).then(|| progress_of(-1, revision))
     }
 
     /// Reports for each watcher that asked for it and heard nothing since the last time. Call it after
@@ -274,13 +332,21 @@ impl Session {
         let revision = self.seen;
         let mut deliveries = Vec::new();
         for (id, watcher) in &mut self.watchers {
-            let synced = watcher.next > revision && watcher.spec.start <= revision;
-            if watcher.spec.progress && !watcher.busy && synced {
+            let is_synced = self.due.is_none() && !self.behind.contains(id) && watcher.spec.start <= revision;
+            if watcher.spec.progress && !watcher.busy && is_synced {
                 deliveries.push(progress_of(*id, revision));
             }
             watcher.busy = false;
         }
         deliveries
+    }
+}
+
+/// The last revision that these changes, which follow one another, tell of.
+fn covered(recent: &[Arc<Revisioned>], target: i64) -> i64 {
+    match recent.last() {
+        Some(last) if recent.len() == ROUND => last.revision.min(target),
+        _ => target,
     }
 }
 

@@ -143,6 +143,10 @@ fn counts_ignore_limits_and_bounds() {
         (Query { create_bounds: (0, 3), limit: 1, ..whole.clone() }, "a count=4 more=true"),
         (Query { sort: Some((SortBy::Key, true)), limit: 1, ..whole.clone() }, "d count=4 more=true"),
         (
+            Query { sort: Some((SortBy::Key, true)), limit: 2, limit_first: true, ..whole.clone() },
+            "c,b count=4 more=true",
+        ),
+        (
             Query { sort: Some((SortBy::Value, true)), keys_only: true, ..whole.clone() },
             "d,c,b,a count=4 more=false",
         ),
