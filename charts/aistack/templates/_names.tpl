@@ -1,0 +1,121 @@
+{{/* Names and labels that several templates need. */}}
+
+{{- define "aistack.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "aistack.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "aistack.name" .) .Release.Name -}}
+{{- printf "%s-operator" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s-operator" .Release.Name (include "aistack.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Objects of the cluster are named by namespace too: two releases must not take each other's. */}}
+{{- define "aistack.clustername" -}}
+{{- printf "%s-%s" .Release.Namespace (include "aistack.fullname" .) -}}
+{{- end -}}
+
+{{- define "aistack.selector" -}}
+app.kubernetes.io/name: aistack-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "aistack.labels" -}}
+{{ include "aistack.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: aistack
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "aistack.account" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "aistack.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aistack.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The operator's settings, with what the chart knows. */}}
+{{- define "aistack.config" -}}
+{{- $lease := dict "namespace" .Release.Namespace "name" (include "aistack.fullname" .) -}}
+{{- $known := dict "lease" $lease -}}
+{{- with .Values.watch.namespace }}{{- $_ := set $known "namespace" . -}}{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.config) $known) -}}
+{{- end -}}
+
+{{/* Number of the admin port. */}}
+{{- define "aistack.port" -}}
+{{- .Values.config.server.admin_listen | regexFind "[0-9]+$" -}}
+{{- end -}}
+
+{{/* Whether the policies of the cluster are wanted: "true" or nothing. */}}
+{{- define "aistack.policies" -}}
+{{- $enabled := .Values.admissionPolicies.enabled -}}
+{{- if kindIs "invalid" $enabled -}}
+{{- if not .Values.watch.namespace -}}true{{- end -}}
+{{- else if $enabled -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether objects of Prometheus's operator are wanted. Given: context, value, kind. */}}
+{{- define "aistack.wanted" -}}
+{{- if kindIs "invalid" .value -}}
+{{- if .context.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind) -}}true{{- end -}}
+{{- else if .value -}}true{{- end -}}
+{{- end -}}
+
+{{/* Namespaces with stacks, as JSON. */}}
+{{- define "aistack.stacks" -}}
+{{- $all := .Values.networkPolicy.stacks.namespaces -}}
+{{- with .Values.watch.namespace }}{{- $all = append $all . -}}{{- end -}}
+{{- $all | uniq | toJson -}}
+{{- end -}}
+
+{{/* What Pod Security's level "restricted" asks of a pod. */}}
+{{- define "aistack.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "aistack.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* A field as CEL reads it when it may be absent: spec.tls.secretName is spec.?tls.?secretName. */}}
+{{- define "aistack.field" -}}
+spec.{{ trimPrefix "spec." . | splitList "." | join ".?" | printf "?%s" }}
+{{- end -}}
+
+{{/* Where a policy of the cluster holds: everywhere, or in the one namespace that is watched. */}}
+{{- define "aistack.where" -}}
+{{- with .Values.watch.namespace -}}
+namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+{{- else -}}
+namespaceSelector: {}
+{{- end -}}
+{{- end -}}
+
+{{/* A change that leaves the spec alone, such as taking a finalizer away, is nobody's business. */}}
+{{- define "aistack.specChanged" -}}
+- name: the-spec-changed
+  expression: oldObject == null || object.spec != oldObject.spec
+{{- end -}}
