@@ -1,0 +1,291 @@
+"""The charts before a real API server: installed by helm 3 and helm 4, upgraded, tried by people and by the operator, uninstalled.
+
+    walk.py CHARTS HELM OPERATOR
+
+KUBECONFIG points at an API server of one's own, which nothing acts on: no pod runs. So the operator runs here, as the program
+OPERATOR, with the service account's token and so with the chart's rights; whatever it may not do shows in its own figures.
+"""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import yaml
+
+CHARTS, HELM, OPERATOR = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+HERE = pathlib.Path(__file__).parent
+SYSTEM = "aistack-system"
+PATIENCE = 300
+
+
+def run(*command, stdin=None, fails=False):
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if (done.returncode != 0) != fails:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stderr if fails else done.stdout
+
+
+def kubectl(*arguments, stdin=None, fails=False):
+    return run("kubectl", *arguments, stdin=stdin, fails=fails)
+
+
+def helm(*arguments, fails=False):
+    return run(HELM, *arguments, fails=fails)
+
+
+def until(what, asked):
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE:
+        answer = asked()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    sys.exit(f"not within {PATIENCE} s: {what}")
+
+
+BEGAN = time.monotonic()
+
+
+def passed(what):
+    print(f"  ok    {what} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
+
+
+# -- templates
+
+VALUES = [
+    ("as it comes", [], 0),
+    ("namespaced", ["--set", "watch.namespace=team"], 0),
+    ("every switch", [
+        "--set", "dashboards.enabled=true", "--set", "metrics.monitors=true", "--set", "metrics.rules=true",
+        "--set", "networkPolicy.stacks.namespaces={team,blue}", "--set", "image.digest=sha256:" + "a" * 64,
+        "--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
+        "--set", "networkPolicy.apiServer.cidrs={10.0.0.1/32}", "--set", "priorityClassName=system-cluster-critical",
+    ], 0),
+    ("nothing that can be left out", [
+        "--set", "rbac.create=false", "--set", "serviceAccount.create=false", "--set", "networkPolicy.enabled=false",
+        "--set", "podDisruptionBudget.enabled=false", "--set", "admissionPolicies.enabled=false",
+    ], 0),
+    ("no replicas", ["--set", "replicas=0"], 1),
+    ("a word that is no value", ["--set", "replica=3"], 1),
+    ("a digest that is none", ["--set", "image.digest=sha256:abc"], 1),
+    ("a namespace that is none", ["--set", "watch.namespace=Team_A"], 1),
+    ("an address without a port", ["--set", "config.server.admin_listen=0.0.0.0"], 1),
+    ("settings of the operator that the chart sets", ["--set", "config.namespace=team"], 1),
+]
+
+
+def templates():
+    for chart in ("aistack-crds", "aistack"):
+        helm("lint", "--strict", str(CHARTS / chart))
+    for name, values, fails in VALUES:
+        said = helm("template", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, *values, fails=bool(fails))
+        if not fails:
+            objects = [one for one in yaml.safe_load_all(said) if one]
+            check_objects(name, objects)
+    passed(f"lint, and {len(VALUES)} sets of values")
+
+
+def check_objects(name, objects):
+    kinds = {one["kind"] for one in objects}
+    if name == "namespaced":
+        cluster = {kind for kind in kinds if kind.startswith(("Cluster", "Validating"))}
+        assert not cluster, f"nothing of the cluster in namespaced mode, but {cluster}"
+    if name == "every switch":
+        wanted = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+        assert wanted <= kinds, wanted - kinds
+    for one in objects:
+        template = one.get("spec", {}).get("template", {}).get("spec") if one["kind"] == "Deployment" else None
+        if template and name == "every switch":
+            assert template["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
+        assert "AIStack" not in kinds, "a chart installs no stack"
+
+
+# -- people
+
+def people():
+    secrets = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["own"], "verbs": ["get"]}
+    kinds = {"apiGroups": ["platform.dev"], "resources": ["*"], "verbs": ["*"]}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "alice", "namespace": "team"},
+            "rules": [secrets, kinds]}
+    kubectl("apply", "-f", "-", stdin=json.dumps(role))
+    kubectl("create", "rolebinding", "alice", "-n", "team", "--role", "alice", "--user", "alice")
+    for secret in ("own", "other"):
+        kubectl("create", "secret", "generic", secret, "-n", "team")
+
+
+def policies():
+    steps = yaml.safe_load((HERE / "policies.yaml").read_text())
+    # Policies hold a moment after they are there: until the first refusal of one, nothing is known.
+    probe = next(step for step in steps if "says" in step)
+    until("the policies hold", lambda: "you may not read" in attempt(probe, "--dry-run=server"))
+    for step in steps:
+        if "says" in step:
+            # Limits that were just written may not be known yet.
+            until(f"{step['name']}: {step['says']}", lambda: step["says"] in attempt(step, "--dry-run=server"))
+        else:
+            until(step["name"], lambda: attempt(step) == "")
+    passed(f"{len(steps)} writes that policies accept or refuse, each with its words")
+
+
+def attempt(step, *flags):
+    one = {"apiVersion": "platform.dev/v1", **step["object"]}
+    one["metadata"] = {"namespace": "team", **one["metadata"]}
+    by = [] if step["by"] == "admin" else ["--as", step["by"]]
+    done = subprocess.run(
+        ["kubectl", "apply", "--server-side", "--force-conflicts", "--field-manager", "walk", *by, *flags, "-f", "-"],
+        input=json.dumps(one), capture_output=True, text=True, check=False,
+    )
+    return "" if done.returncode == 0 else done.stderr
+
+
+# -- pods
+
+def pods():
+    """The pods of the chart are ones that Pod Security's strictest level lets in."""
+    # No controller makes a namespace's own service account here.
+    kubectl("create", "serviceaccount", "default", "-n", SYSTEM)
+    deployment = json.loads(kubectl("get", "deployment", "-n", SYSTEM, "aistack-operator", "-o", "json"))
+    template = deployment["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": "one", "namespace": SYSTEM}, "spec": template["spec"]}
+    hooks = [one for one in yaml.safe_load_all(helm("get", "hooks", "aistack", "-n", SYSTEM)) if one]
+    assert len(hooks) == 1, hooks
+    for one in [pod, *hooks]:
+        kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(one))
+    loose = json.loads(json.dumps(pod))
+    del loose["spec"]["containers"][0]["securityContext"]
+    said = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(loose), fails=True)
+    assert "restricted" in said, said
+    passed("the operator's and the test's pods pass Pod Security's level restricted, which holds")
+
+
+# -- the operator
+
+class Operator:
+    """The operator with the rights of a release's service account, and the settings of its ConfigMap."""
+
+    def __init__(self, folder, namespace, name):
+        self.folder = pathlib.Path(folder)
+        config = yaml.safe_load(kubectl("config", "view", "--raw"))
+        token = kubectl("create", "token", name, "-n", namespace).strip()
+        config["users"] = [{"name": "operator", "user": {"token": token}}]
+        config["contexts"] = [{"name": "plane", "context": {"cluster": config["clusters"][0]["name"], "user": "operator"}}]
+        config["current-context"] = "plane"
+        (self.folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        settings = json.loads(kubectl("get", "configmap", name, "-n", namespace, "-o", "json"))["data"]
+        (self.folder / "aistack-operator.yaml").write_text(settings["aistack-operator.yaml"])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        listen = self.url.removeprefix("http://")
+        self.log = (self.folder / "log").open("w")
+        self.process = subprocess.Popen(
+            [OPERATOR, "--config", str(self.folder / "aistack-operator.yaml"), "--set", f"server.admin_listen={listen}"],
+            env={**os.environ, "KUBECONFIG": str(self.folder / "kubeconfig")}, stdout=self.log, stderr=self.log,
+        )
+        until("the operator is ready", lambda: self.ask("/readyz") is not None)
+
+    def ask(self, path):
+        assert self.process.poll() is None, (self.folder / "log").read_text()[-4000:]
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.read().decode()
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return None
+
+    def asked(self):
+        """Requests by method and answer, as it counted them."""
+        found = re.findall(r'^rest_client_requests_total\{([^}]*)\} ([0-9.]+)$', self.ask("/metrics") or "", re.M)
+        return {tuple(sorted(re.findall(r'"([^"]*)"', labels))): float(count) for labels, count in found}
+
+    def stop(self):
+        self.process.terminate()
+        assert self.process.wait(PATIENCE) == 0
+        self.log.close()
+        log = (self.folder / "log").read_text()
+        refused = [line for line in log.splitlines() if "forbidden" in line.lower()]
+        assert not refused, "\n".join(refused[:5])
+
+
+def stack(namespace, replicas, hub):
+    spec = {"tinykv": {"replicas": replicas}, "vectorforge": {"replicas": 1}}
+    if hub:
+        spec |= {"modelhub": {"replicas": 1}, "tinyinfer": {"model": "smollm2-135m-instruct"}}
+    one = {"apiVersion": "platform.dev/v1", "kind": "AIStack", "metadata": {"name": "walk", "namespace": namespace}, "spec": spec}
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(one))
+
+
+def names(kind, namespace):
+    return set(kubectl("get", kind, "-n", namespace, "-o", "name").split())
+
+
+def operates(namespace, account_namespace, name):
+    """A stack is made, changed and pruned; a World and an EnvPool say what they lack; nothing that was asked for is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        operator = Operator(folder, account_namespace, name)
+        until("it leads", lambda: 'leader_election_master_status{name="aistack-operator"} 1' in (operator.ask("/metrics") or ""))
+        stack(namespace, 3, hub=True)
+        hub = "statefulset.apps/modelhub"
+        until("the stack's servers are made", lambda: {hub, "statefulset.apps/tinykv"} <= names("statefulset", namespace))
+        until("it says how it fares", lambda: kubectl("get", "stack", "walk", "-n", namespace, "-o", "jsonpath={.status.summary}"))
+        until("an Event tells of it", lambda: names("events.events.k8s.io", namespace))
+        stack(namespace, 3, hub=False)
+        until("what is wanted no more is deleted", lambda: hub not in names("statefulset", namespace))
+        asked = operator.asked()
+        refused = {key: count for key, count in asked.items() if "403" in key}
+        assert asked and not refused, asked
+        operator.stop()
+    passed(f"the operator in {namespace}: {int(sum(asked.values()))} requests, none refused")
+
+
+# -- the walk
+
+def main():
+    version = helm("version", "--short").strip()
+    print(f"helm {version}", flush=True)
+    templates()
+    kubectl("create", "namespace", "team")
+    kubectl("create", "namespace", SYSTEM)
+    kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+    helm("install", "aistack-crds", str(CHARTS / "aistack-crds"))
+    for kind in names("crd", "default"):
+        kubectl("wait", "--for=condition=Established", kind, "--timeout=60s")
+    notes = helm("install", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM)
+    assert "kubectl apply" in notes and "are not installed" not in notes.split("Network policies")[0], notes
+    helm("upgrade", "aistack-crds", str(CHARTS / "aistack-crds"), "--set", "annotations.example\\.com/a=b")
+    helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--set", "networkPolicy.stacks.namespaces={team}")
+    assert len(names("networkpolicy", "team")) == 4
+    passed("installed and upgraded")
+    people()
+    pods()
+    policies()
+    kubectl("delete", "aistacks,kvclusters,inferenceservices,vectorcollections", "--all", "-n", "team", "--wait=false")
+    kubectl("delete", "configmap", "aistack-limits", "-n", "team")
+    operates("team", SYSTEM, "aistack-operator")
+    # A second release, which has rights in one namespace only.
+    kubectl("create", "namespace", "blue")
+    kubectl("create", "namespace", "blue-ops")
+    helm("install", "aistack", str(CHARTS / "aistack"), "-n", "blue-ops", "--set", "watch.namespace=blue")
+    for verb, kind, namespace, allowed in [("list", "secrets", "blue", True), ("list", "secrets", "team", False),
+                                           ("get", "nodes", "blue", False), ("list", "secrets", "blue-ops", False)]:
+        said = subprocess.run(["kubectl", "auth", "can-i", verb, kind, "-n", namespace, "--as",
+                               "system:serviceaccount:blue-ops:aistack-operator"], capture_output=True, text=True, check=False)
+        assert said.stdout.strip() == ("yes" if allowed else "no"), (verb, kind, namespace, said.stdout, said.stderr)
+    operates("blue", "blue-ops", "aistack-operator")
+    for release, namespace in [("aistack", "blue-ops"), ("aistack", SYSTEM), ("aistack-crds", "default")]:
+        helm("uninstall", release, "-n", namespace)
+    left = {name.split("/")[1] for name in names("crd", "default")}
+    assert len(left) == 7, left
+    assert not names("validatingadmissionpolicies", "default")
+    assert names("stack", "team") == {"aistack.platform.dev/walk"}, "what people made stays"
+    passed("uninstalled: the kinds and what people made stay")
+
+
+main()
