@@ -1,0 +1,138 @@
+// The health checks of hack/argocd, run by the Lua that Argo CD runs them with, on its own kind of test data.
+package argocd
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	lua "github.com/yuin/gopher-lua"
+	"sigs.k8s.io/yaml"
+)
+
+const folder = "../../../hack/argocd"
+
+type verdict struct {
+	Status  string `json:"status"`
+	Message string `json:"message"`
+}
+
+type table struct {
+	Tests []struct {
+		HealthStatus verdict `json:"healthStatus"`
+		InputPath    string  `json:"inputPath"`
+	} `json:"tests"`
+}
+
+func read(t *testing.T, path string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(folder, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(text, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// As Argo CD hands an object to a script: JSON values as Lua's own.
+func value(state *lua.LState, from any) lua.LValue {
+	switch from := from.(type) {
+	case string:
+		return lua.LString(from)
+	case bool:
+		return lua.LBool(from)
+	case float64:
+		return lua.LNumber(from)
+	case []any:
+		list := state.NewTable()
+		for _, one := range from {
+			list.Append(value(state, one))
+		}
+		return list
+	case map[string]any:
+		fields := state.NewTable()
+		for key, one := range from {
+			fields.RawSetString(key, value(state, one))
+		}
+		return fields
+	}
+	return lua.LNil
+}
+
+// Argo CD gives scripts nothing but the base, table, string and math libraries.
+func health(t *testing.T, script string, object any) verdict {
+	t.Helper()
+	state := lua.NewState(lua.Options{SkipOpenLibs: true})
+	defer state.Close()
+	for name, open := range map[string]lua.LGFunction{
+		lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable, lua.StringLibName: lua.OpenString, lua.MathLibName: lua.OpenMath,
+	} {
+		state.Push(state.NewFunction(open))
+		state.Push(lua.LString(name))
+		state.Call(1, 0)
+	}
+	state.SetGlobal("obj", value(state, object))
+	if err := state.DoString(script); err != nil {
+		t.Fatal(err)
+	}
+	answer, ok := state.Get(-1).(*lua.LTable)
+	if !ok {
+		t.Fatalf("the script answered %v", state.Get(-1))
+	}
+	return verdict{answer.RawGetString("status").String(), answer.RawGetString("message").String()}
+}
+
+func TestHealthOfEveryKind(t *testing.T) {
+	script, err := os.ReadFile(filepath.Join(folder, "health/health.lua"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases table
+	read(t, "health/health_test.yaml", &cases)
+	kinds := map[string]bool{}
+	for _, one := range cases.Tests {
+		var object map[string]any
+		read(t, filepath.Join("health", one.InputPath), &object)
+		kinds[object["kind"].(string)] = true
+		if got := health(t, string(script), object); got != one.HealthStatus {
+			t.Errorf("%s: %+v, not %+v", one.InputPath, got, one.HealthStatus)
+		}
+	}
+	for _, kind := range []string{"AIStack", "KVCluster", "VectorCollection", "InferenceService", "World", "TaskSet", "EnvPool"} {
+		if !kinds[kind] {
+			t.Errorf("no test data for %s", kind)
+		}
+	}
+	t.Logf("%d objects", len(cases.Tests))
+}
+
+// What is installed is what is tested.
+func TestTheConfigMapHoldsTheScript(t *testing.T) {
+	script, err := os.ReadFile(filepath.Join(folder, "health/health.lua"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Data map[string]string `json:"data"`
+	}
+	read(t, "argocd-cm.yaml", &config)
+	var overrides map[string]map[string]string
+	if err := yaml.Unmarshal([]byte(config.Data["resource.customizations"]), &overrides); err != nil {
+		t.Fatal(err)
+	}
+	if strings.TrimSpace(overrides["platform.dev/*"]["health.lua"]) != strings.TrimSpace(string(script)) {
+		t.Error("hack/argocd/argocd-cm.yaml has another script than hack/argocd/health/health.lua; copy it there")
+	}
+	// An Application's health, without which waves of Applications do not wait for one another.
+	var application map[string]any
+	read(t, "apps/operator.yaml", &application)
+	if got := health(t, overrides["argoproj.io/Application"]["health.lua"], application); got.Status != "Progressing" {
+		t.Errorf("an Application without a status: %+v", got)
+	}
+	application["status"] = map[string]any{"health": map[string]any{"status": "Healthy"}}
+	if got := health(t, overrides["argoproj.io/Application"]["health.lua"], application); got.Status != "Healthy" {
+		t.Errorf("a healthy Application: %+v", got)
+	}
+}
