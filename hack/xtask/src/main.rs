@@ -1,5 +1,6 @@
 //! `cargo xtask`: generated files (`gen`), the gates of the house style (`tidy`), the models (`models`).
 
+mod charts;
 mod models;
 mod protos;
 mod reference;
@@ -19,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write every generated file: protocol code, CRDs, reference pages.
+    /// Write every generated file: protocol code, CRDs and their chart, reference pages.
     #[command(
         after_help = "Example:\n  cargo xtask gen          write them\n  cargo xtask gen --check  fail where one is out of date"
     )]
@@ -48,6 +49,8 @@ fn derived(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = protos::generate(root)?;
     files.extend(reference::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     for (name, text) in aistack_crds::generated() {
+        let template = charts::template(&name, &text)?;
+        files.push((root.join("charts/aistack-crds/templates").join(&name), template.into()));
         files.push((root.join("crds/generated").join(name), text.into()));
     }
     Ok(files)

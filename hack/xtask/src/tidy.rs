@@ -76,6 +76,7 @@ pub fn run(root: &Path) -> Result<()> {
     let mut findings = Vec::new();
     edges(root, &mut findings)?;
     top_level(root, &mut findings)?;
+    crate::charts::check(root, &mut findings)?;
     for file in sources(root) {
         source(root, &file, &mut findings)?;
     }
