@@ -232,7 +232,7 @@ fn calls_are_known(root: &Path, findings: &mut Vec<String>) -> Result<()> {
 /// Calls to the API server in a file: methods of what is called `api`, watches, and Events.
 fn calls(source: &str) -> Result<BTreeSet<String>> {
     let method = Regex::new(r"\bapi(?:\(\))?\s*\.\s*(\w+)\s*\(").context("a pattern")?;
-    let request = Regex::new(r"\bclient\s*\.\s*(request\w*|list\w*|send)\s*[(:]").context("a pattern")?;
+    let request = Regex::new(r"\bclient\s*\.\s*(request_\w+|list_\w+|send)\s*[(:]").context("a pattern")?;
     let watch = Regex::new(r"[^:\w](watcher)\(").context("a pattern")?;
     let event = Regex::new(r"recorder\s*\.\s*(publish)\(").context("a pattern")?;
     let found = [method, request, watch, event];

@@ -110,11 +110,16 @@ fn expression(known: &BTreeSet<String>, place: &str, text: &str, findings: &mut 
 
 /// Names of figures in an expression: words with an underscore or a colon outside labels, texts and groupings.
 fn figures(text: &str) -> Result<BTreeSet<String>> {
+    if text.starts_with("label_values(") {
+        // A variable: the values that a label of a figure has.
+        let figure = text.trim_start_matches("label_values(").split(',').next().unwrap_or_default();
+        return Ok(BTreeSet::from([figure.trim().to_owned()]));
+    }
     let noise = Regex::new(
         r#""[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"#,
     )
     .context("a pattern")?;
-    let functions = ["histogram_quantile", "label_values", "clamp_max", "count_values"];
+    let functions = ["histogram_quantile", "clamp_max", "count_values"];
     let word = Regex::new(r"[a-zA-Z_:][a-zA-Z0-9_:]*").context("a pattern")?;
     let bare = noise.replace_all(text, " ");
     let names = word.find_iter(&bare).map(|found| found.as_str().to_owned());
@@ -130,5 +135,7 @@ mod tests {
         let text = "histogram_quantile(0.99, sum by (le, app_kubernetes_io_instance) (rate(a_b_bucket{c_d=\"e_f\"}[5m]))) > vllm:g";
         let found: Vec<_> = figures(text).unwrap().into_iter().collect();
         assert_eq!(found, ["a_b_bucket", "vllm:g"]);
+        let found: Vec<_> = figures("label_values(a_b, label_c)").unwrap().into_iter().collect();
+        assert_eq!(found, ["a_b"]);
     }
 }

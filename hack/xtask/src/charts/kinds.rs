@@ -3,8 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 /// What a template adds to the metadata of a kind.
-const METADATA: &str = "\
-  labels:
+const METADATA: &str = "  labels:
     app.kubernetes.io/name: aistack-crds
     app.kubernetes.io/instance: {{ .Release.Name }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -38,6 +37,7 @@ mod tests {
     #[test]
     fn metadata_goes_between_the_name_and_the_spec() {
         let text = template("a.yaml", "kind: K\nmetadata:\n  name: a\nspec:\n  b: 1\n").unwrap();
+        // Two spaces: a label of the object, and not a field beside its metadata.
         assert!(text.starts_with("kind: K\nmetadata:\n  name: a\n  labels:\n"), "{text}");
         assert!(text.ends_with("  {{- end }}\nspec:\n  b: 1\n"), "{text}");
         assert!(template("a.yaml", "d: '{{ x }}'\nspec:\n").is_err());
