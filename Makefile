@@ -112,6 +112,10 @@ test-kubernetes: build ## Our kinds and manifests before a real API server, on e
 test-kubernetes-faults: build ## A Kubernetes control plane on three etcds, then three TinyKVs, whose leader is killed again and again
 	@e2e/kubernetes_faults.sh
 
+.PHONY: test-charts
+test-charts: build ## Packaging: both charts by helm 3 and 4 before a real API server, policies, rights, Argo CD's health checks
+	@e2e/charts.sh $(BIN)/aistack-operator
+
 .PHONY: plane
 plane: ## A Kubernetes API server on this machine; prints what points kubectl at it
 	@hack/plane/plane.sh up

@@ -1,20 +1,36 @@
 #!/usr/bin/env bash
-# The charts before a real API server, once with helm 3 and once with helm 4 (charts/walk.py says what is walked).
+# Packaging: scripts and manifests of hack/ are linted, Argo CD's health checks run, and the charts are walked before a real API
+# server, once with helm 3 and once with helm 4 (charts/walk.py says what is walked).
 #   e2e/charts.sh OPERATOR
 # HELM3, HELM4: programs to use in place of those that hack/helm.sh builds.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-operator=$1
+root=$here/..
+operator=$(realpath "$1")
+venv=$HOME/.cache/aistack/venvs/charts
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/charts/requirements.txt"
+
+echo '-- lint: what brings up kind and minikube, charts, Argo CD'
+"$venv/bin/shellcheck" "$root"/hack/{install,helm,gpu-ready,gpu-plugin}.sh "$root"/hack/{kind,minikube}/*.sh "$root/e2e/charts.sh"
+"$venv/bin/yamllint" --strict -c "$root/hack/.yamllint.yaml" "$root"/hack/{kind,argocd} "$root"/charts/*/{Chart,values}.yaml \
+  "$root/charts/aistack/files" "$here/charts"
+bash -n "$root/hack/kind/up.sh" "$root/hack/minikube/up.sh"
+
+echo '-- Argo CD: health of every kind, by the Lua that it runs'
+(cd "$here/peers/argocd" && go test ./...)
+
 for version in 3 4; do
+  echo "-- charts, helm $version"
   program=HELM$version
-  helm=${!program:-$("$here/../hack/helm.sh" "$version")}
+  helm=${!program:-$("$root/hack/helm.sh" "$version")}
   folder=$(mktemp -d)
-  trap '"$here/../hack/plane/plane.sh" down "$folder/plane"; rm -rf "$folder"' EXIT
-  eval "$("$here/../hack/plane/plane.sh" up "$folder/plane")"
+  trap '"$root/hack/plane/plane.sh" down "$folder/plane"; rm -rf "$folder"' EXIT
+  eval "$("$root/hack/plane/plane.sh" up "$folder/plane")"
   # helm keeps its own state where nobody's is.
   export HELM_CACHE_HOME=$folder/cache HELM_CONFIG_HOME=$folder/config HELM_DATA_HOME=$folder/data
-  python3 "$here/charts/walk.py" "$here/../charts" "$helm" "$operator"
-  "$here/../hack/plane/plane.sh" down "$folder/plane"
+  "$venv/bin/python" "$here/charts/walk.py" "$root/charts" "$helm" "$operator"
+  "$root/hack/plane/plane.sh" down "$folder/plane"
   rm -rf "$folder"
 done
 trap - EXIT
