@@ -238,6 +238,9 @@ def operates(namespace, account_namespace, name):
         until("an Event tells of it", lambda: names("events.events.k8s.io", namespace))
         stack(namespace, 3, hub=False)
         until("what is wanted no more is deleted", lambda: hub not in names("statefulset", namespace))
+        stack(namespace, 5, hub=False)
+        replicas = ["get", "kvcluster", "tinykv", "-n", namespace, "-o", "jsonpath={.spec.replicas}"]
+        until("an edit of the stack reaches its child, which no policy keeps from the operator", lambda: kubectl(*replicas) == "5")
         asked = operator.asked()
         refused = {key: count for key, count in asked.items() if "403" in key}
         assert asked and not refused, asked
