@@ -26,7 +26,7 @@ pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
         .as_array()
         .into_iter()
         .flatten()
-        .flat_map(|group| group["rules"].as_array())
+        .filter_map(|group| group["rules"].as_array())
         .flatten()
     {
         let alert = rule["alert"].as_str().context("every rule is an alert")?;
