@@ -86,7 +86,7 @@ def templates():
     for chart in ("aistack-crds", "aistack"):
         helm("lint", "--strict", str(CHARTS / chart))
     for name, values, fails in VALUES:
-        said = helm("template", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, *values, fails=bool(fails))
+        said = helm("template", "aistack", str(CHARTS / "aistack"), "--kube-version", "1.37.0", "-n", SYSTEM, *values, fails=bool(fails))
         if not fails:
             objects = [one for one in yaml.safe_load_all(said) if one]
             check_objects(name, objects)
