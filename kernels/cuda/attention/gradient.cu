@@ -1,6 +1,7 @@
 // The gradients of attention: dq, dk and dv of out = softmax(scale · q · Kᵀ) · V, causal or not, after FlashAttention-2 (Dao, 2023).
 //
 //   P = exp(scale · q · Kᵀ − lse)      dV = Pᵀ · dO      dP = dO · Vᵀ      dS = P ∘ (dP − Σ dO ∘ out)      dQ = scale · dS · K      dK = scale · dSᵀ · Q
+//   under a soft cap P = exp(z − lse) with z = cap · tanh(scale · q · Kᵀ / cap), and dS has the factor 1 − (z / cap)² besides
 //
 // Two kernels of one shape. A block owns 128 rows of a pair of tensors, (K, V) or (q, dO), and walks 64 rows at a time of the other pair: a
 // producer warp orders tensor copies into a ring of kStages; each of two consumer warpgroups multiplies its 64 rows of the pair with the stage, twice
@@ -32,21 +33,14 @@ struct Problem {
   const float *lse, *delta;       // [heads][stat_rows]: lse · log2(e), and Σ dO ∘ out
   int heads, group, stat_rows;
   int causal, window;
-  float scale, scale_log2;
-};
-
-struct Ring {
-  int slot;
-  uint32_t parity;
-  template <int SLOTS>
-  __device__ __forceinline__ void advance() {
-    if (++slot == SLOTS) slot = 0, parity ^= 1;
-  }
+  float scale;                    // of dq and dk
+  float scale_log2;               // scale · log2(e); under a cap 2 · log2(e) · scale / cap
+  float cap;                      // cap · log2(e)
 };
 
 __device__ __forceinline__ void meet(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
 
-template <int D, bool KEYS>
+template <int D, bool KEYS, bool CAPPED>
 struct Gradient {
   static constexpr int kRows = 128, kBlock = 64, kPanels = D / 64, kStages = D == 128 ? 4 : 6;
   static constexpr int kOwnPanel = kRows * 128, kOwn = kPanels * kOwnPanel;    // bytes of one of the pair
@@ -68,7 +62,7 @@ struct Gradient {
 #pragma unroll
       for (int panel = 0; panel < kPanels; panel++)
         tk::copy_tensor(own + i * kOwn + panel * kOwnPanel, i ? maps.own2 : maps.own1, head * D + panel * 64, item.row, ready);
-    Ring at{0, 0};
+    tk::Place at{0, 0};
 #pragma unroll 1
     for (int h = 0; h < heads; h++) {
 #pragma unroll 1
@@ -154,7 +148,7 @@ struct Gradient {
       }
     }
     tk::barrier_wait(ready, 0);
-    Ring at{0, 0};
+    tk::Place at{0, 0};
     const int heads = KEYS ? p.group : 1;
 #pragma unroll 1
     for (int h = 0; h < heads; h++) {
@@ -172,20 +166,42 @@ struct Gradient {
         tk::wgmma_commit();
         tk::wgmma_wait<1>();
         tk::wgmma_hold(s);
+        const bool all_seen = whole(p, item, block, group);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
           const float2 of = KEYS ? load2(stat + i * 32) : make_float2(0.f, 0.f);
+          float slope[4];  // of the capped scores: 1 − tanh²
 #pragma unroll
-          for (int e = 0; e < 4; e++) s[4 * i + e] = tk::exp2_fast(fmaf(s[4 * i + e], p.scale_log2, -(KEYS ? (e % 2 ? of.y : of.x) : lse[e / 2])));
+          for (int e = 0; e < 4; e++) {
+            const float log_sum = KEYS ? (e % 2 ? of.y : of.x) : lse[e / 2];
+            float& x = s[4 * i + e];
+            if constexpr (CAPPED) {
+              // As in prefill.cu: cap · tanh(x / cap) = cap · (1 − 2u) with u = 1 / (1 + e^(2x/cap)), and 1 − tanh² = 4u(1 − u).
+              const float u = tk::reciprocal(1.0f + tk::exp2_fast(x * p.scale_log2));
+              x = tk::exp2_fast(fmaf(-2.0f * p.cap, u, p.cap) - log_sum);
+              slope[e] = 4.0f * u * (1.0f - u);
+              if (!all_seen && !seen(p, item, block, row + e / 2 * 8, i * 8 + 2 * t + e % 2)) x = 0.f;
+            } else {
+              x = tk::exp2_fast(fmaf(x, p.scale_log2, -log_sum));
+            }
+          }
+          // Nothing but P goes into dV, and nothing but P times the slope into dS.
+          if constexpr (CAPPED) {
+            if constexpr (KEYS) w[2 * i] = tk::pack_bf16(s[4 * i], s[4 * i + 1]), w[2 * i + 1] = tk::pack_bf16(s[4 * i + 2], s[4 * i + 3]);
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[4 * i + e] *= slope[e];
+          }
         }
-        if (!whole(p, item, block, group)) {
+        if (!CAPPED && !all_seen) {
 #pragma unroll
           for (int i = 0; i < 32; i++)
             if (!seen(p, item, block, row + i / 2 % 2 * 8, i / 4 * 8 + 2 * t + i % 2)) s[i] = 0.f;
         }
         if constexpr (KEYS) {
+          if constexpr (!CAPPED) {
 #pragma unroll
-          for (int i = 0; i < 16; i++) w[i] = tk::pack_bf16(s[2 * i], s[2 * i + 1]);
+            for (int i = 0; i < 16; i++) w[i] = tk::pack_bf16(s[2 * i], s[2 * i + 1]);
+          }
           tk::wgmma_fence();
           queue_sums(second, w, stage + kSide);
           tk::wgmma_commit();
@@ -294,16 +310,20 @@ __device__ __forceinline__ void statistics(float* lse_out, float* delta, const f
 
 }  // namespace
 
-#define GRADIENT(NAME, D, KEYS)                                                                                                         \
+#define GRADIENT(NAME, D, KEYS, CAPPED)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                                  \
       NAME(const __grid_constant__ tk::TensorMap own1, const __grid_constant__ tk::TensorMap own2, const __grid_constant__ tk::TensorMap side1, \
            const __grid_constant__ tk::TensorMap side2, const __grid_constant__ Problem p) {                                            \
-    Gradient<D, KEYS>().run({own1, own2, side1, side2}, p);                                                                               \
+    Gradient<D, KEYS, CAPPED>().run({own1, own2, side1, side2}, p);                                                                     \
   }
-GRADIENT(attention_gradient_keys_d64, 64, true)
-GRADIENT(attention_gradient_keys_d128, 128, true)
-GRADIENT(attention_gradient_queries_d64, 64, false)
-GRADIENT(attention_gradient_queries_d128, 128, false)
+GRADIENT(attention_gradient_keys_d64, 64, true, false)
+GRADIENT(attention_gradient_keys_d128, 128, true, false)
+GRADIENT(attention_gradient_queries_d64, 64, false, false)
+GRADIENT(attention_gradient_queries_d128, 128, false, false)
+GRADIENT(attention_gradient_keys_d64_cap, 64, true, true)
+GRADIENT(attention_gradient_keys_d128_cap, 128, true, true)
+GRADIENT(attention_gradient_queries_d64_cap, 64, false, true)
+GRADIENT(attention_gradient_queries_d128_cap, 128, false, true)
 
 extern "C" __global__ void __launch_bounds__(256)
     attention_statistics_d64(float* lse_out, float* delta, const float* lse, const __nv_bfloat16* out, const __nv_bfloat16* gradient, const Item* items,

@@ -1,4 +1,4 @@
-// Paged decode attention: one query token a sequence, grouped heads, head dimension 64 or 128, bf16 cache, or e4m3 at 128; f32 softmax, with a
+// Paged decode attention: one query token a sequence, grouped heads, head dimension 64 or 128, bf16 or e4m3 cache; f32 softmax, with a
 // sliding window and a soft cap of scores where the model has them.
 //
 //   q      [sequences, kv_heads * group, d]
@@ -12,10 +12,11 @@
 // A fifth warp, the clerk, draws units and announces chunks, since a fence waits for all its thread's copies in flight.
 // Units are drawn from a counter, well ahead: multiprocessors do not get equal shares of the memory's bandwidth, and a fixed split waits for
 // the slowest (measured: a third of the time).
-//   tile = 16 tokens: K 4 KiB and V 4 KiB (d 64 or e4m3: 2 and 2)
+//   tile = 16 tokens: K 4 KiB and V 4 KiB (d 64 or e4m3: 2 and 2, both: 1 and 1)
 //   scores  S[head, token] = Q·Kᵀ   mma 16x8x16: A = Q (GROUP of 16 rows used), B = K rows as they lie in memory
 //   output  O[head, d]    += P·V    mma 16x8x16: A = P, which is S's own register layout; B = two V rows interleaved by byte permutes
 // The copies swizzle 16-byte chunks (K: bit 2 by the row's parity; V: bits 1 and 2 by the row's pair), so that no read meets a bank conflict;
+// rows of 64 bytes: K as it lies, V bit 2 of a pair of rows by the pair's parity;
 // bulk copies, which cannot, cost a quarter of the rate (four-way conflicts on V, two-way on K).
 // e4m3 becomes fp16 in registers, two numbers an instruction, exactly; queries and weights are fp16 then.
 // Both products sum over a permuted index (d in the first, the columns of V in the second), so that every shared-memory read is 16 bytes.
@@ -40,7 +41,8 @@ struct Cache {
   static constexpr bool kE4m3 = E4M3;
   static constexpr int kRowBytes = DIM * (E4M3 ? 1 : 2);
   static constexpr int kChunks = kRowBytes / 64;   // of 16 bytes, that a lane of four reads of a key
-  static constexpr int kHalves = kRowBytes / 128;  // of 16 bytes, that a lane of eight reads of a value
+  static constexpr bool kNarrow = kRowBytes == 64;  // a lane of eight reads 8 bytes of a value
+  static constexpr int kHalves = kNarrow ? 1 : kRowBytes / 128;  // of 16 bytes, that a lane of eight reads of a value
   static constexpr int kTileBytes = kTile * kRowBytes;
   static constexpr int kStageBytes = 2 * kTileBytes;
   static constexpr int kStages = 24576 / kStageBytes;
@@ -130,17 +132,17 @@ __device__ __forceinline__ int tile_place(const Problem& p, const Unit& u, int t
 }
 
 // A head's running softmax and its share of the output: thread (g, t) of a quad row holds head g, columns
-// (half*8 + 2t)*8 + i in o[half][i][0] and (half*8 + 2t + 1)*8 + i in o[half][i][1]; of an e4m3 cache (2t)*16 + half*8 + i and 16 on.
+// (half*8 + 2t)*8 + i in o[half][i][0] and (half*8 + 2t + 1)*8 + i in o[half][i][1]; of an e4m3 cache (2t)*(d/8) + half*8 + i and d/8 on.
 template <class C>
 struct State {
-  static constexpr int kHalves = C::kE4m3 ? 2 : C::kHalves;
+  static constexpr int kHalves = C::kDim / 64;
   float o[kHalves][8][4];
   float peak, sum;
 };
 template <class C>
 __device__ __forceinline__ int column_of(int half, int c, int i) {
   const int n = 2 * (threadIdx.x % 4) + c;
-  return C::kE4m3 ? n * 16 + half * 8 + i : (half * 8 + n) * 8 + i;
+  return C::kE4m3 ? n * (C::kDim / 8) + half * 8 + i : (half * 8 + n) * 8 + i;
 }
 
 // Scores: the raw product in, tanh of its capped share out; 1 - 2 / (1 + e^2x) to f32's own precision where it matters.
@@ -166,15 +168,23 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1,
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// In the lower half of sixteen bytes.
+__device__ __forceinline__ uint4 load_shared8(uint32_t address) {
+  uint4 v = make_uint4(0, 0, 0, 0);
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+  return v;
+}
+
 // Where a lane reads in its warp's tiles, as byte offsets in a stage; every other read is at a constant distance.
 struct Lanes {
   uint32_t even, odd;  // K: row g, chunk t of the even and of the odd groups of four chunks
-  uint32_t values;     // V: row 2t, chunk g
+  uint32_t values;     // V: row 2t, chunk g; of narrow rows the next row lies where bit 6 is the other
 };
 template <class C>
 __device__ __forceinline__ Lanes lanes_of() {
   const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t key = g * C::kRowBytes + t * 16, parity = g & 1;
+  if (C::kNarrow) return {key, key, C::kTileBytes + t * 128 + ((g / 2) ^ (t & 1) * 4) * 16 + g % 2 * 8};
   return {key + parity * 64, key + (1 - parity) * 64, C::kTileBytes + 2 * t * C::kRowBytes + (g ^ 2 * t) * 16};
 }
 
@@ -227,7 +237,12 @@ __device__ __forceinline__ void consume_tile(State<C>& s, const Query<C>& query,
 #pragma unroll
   for (int half = 0; half < C::kHalves; half++)
 #pragma unroll
-    for (int r = 0; r < 4; r++) v[half][r] = tk::load_shared16(stage + at.values + (r / 2 * 8 + r % 2) * C::kRowBytes + half * 128);
+    for (int r = 0; r < 4; r++) {
+      if constexpr (C::kNarrow)
+        v[half][r] = load_shared8((stage + at.values + r / 2 * 512) ^ r % 2 * 64);
+      else
+        v[half][r] = tk::load_shared16(stage + at.values + (r / 2 * 8 + r % 2) * C::kRowBytes + half * 128);
+    }
   float x[4] = {score[0][0][0] + score[0][1][0], score[0][0][1] + score[0][1][1], score[1][0][0] + score[1][1][0],
                 score[1][0][1] + score[1][1][1]};
   if (inner != 0.f) {
@@ -267,7 +282,7 @@ __device__ __forceinline__ void consume_tile(State<C>& s, const Query<C>& query,
   if constexpr (C::kE4m3) {
     const uint32_t a0 = pack_f16(x[0], x[1]), a2 = pack_f16(x[2], x[3]);
 #pragma unroll
-    for (int w = 0; w < 4; w++) {
+    for (int w = 0; w < C::kDim / 32; w++) {
       const uint32_t r0 = (&v[0][0].x)[w], r1 = (&v[0][1].x)[w], r2 = (&v[0][2].x)[w], r3 = (&v[0][3].x)[w];
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
@@ -428,10 +443,12 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
       const unsigned char *k = reinterpret_cast<const unsigned char*>(p.k) + from, *v = reinterpret_cast<const unsigned char*>(p.v) + from;
       const uint32_t chunk = lane % kParts, row = lane / kParts;
 #pragma unroll
-      for (int i = 0; i < kTile / kRows; i++) tk::copy_async16(to + i * 512 + (chunk ^ row % 2 * 4) * 16, k + i * 512);
+      for (int i = 0; i < kTile / kRows; i++) tk::copy_async16(to + i * 512 + (C::kNarrow ? chunk : chunk ^ row % 2 * 4) * 16, k + i * 512);
 #pragma unroll
-      for (int i = 0; i < kTile / kRows; i++)
-        tk::copy_async16(to + kTileBytes + i * 512 + (chunk ^ (i * kRows + row) / 2 % 4 * 2) * 16, v + i * 512);
+      for (int i = 0; i < kTile / kRows; i++) {
+        const uint32_t value = to + kTileBytes + i * 512;
+        tk::copy_async16(C::kNarrow ? (value + chunk * 16) ^ row / 2 % 2 * 64 : value + (chunk ^ (i * kRows + row) / 2 % 4 * 2) * 16, v + i * 512);
+      }
       tk::copy_async_commit();
       if (++feed.stage == kStages) feed.stage = 0;
       feed.flying++;
@@ -573,3 +590,7 @@ PAGED_DECODE(paged_decode_e4m3, 128, true, 1)
 PAGED_DECODE(paged_decode_e4m3, 128, true, 2)
 PAGED_DECODE(paged_decode_e4m3, 128, true, 4)
 PAGED_DECODE(paged_decode_e4m3, 128, true, 8)
+PAGED_DECODE(paged_decode_e4m3_d64, 64, true, 1)
+PAGED_DECODE(paged_decode_e4m3_d64, 64, true, 2)
+PAGED_DECODE(paged_decode_e4m3_d64, 64, true, 4)
+PAGED_DECODE(paged_decode_e4m3_d64, 64, true, 8)

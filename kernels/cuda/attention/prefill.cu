@@ -42,23 +42,8 @@ struct Problem {
 constexpr float kNone = -3.4028235e38f, kHeadroom = 32.0f, kLimit = 16.0f, kAccepted = 32768.0f;
 constexpr int kMarks = 2048;
 
-struct Ring {
-  int slot;
-  uint32_t parity;
-  template <int SLOTS>
-  __device__ __forceinline__ void advance() {
-    if (++slot == SLOTS) slot = 0, parity ^= 1;
-  }
-};
-
 __device__ __forceinline__ void order_wait(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 __device__ __forceinline__ void order_pass(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-
-__device__ __forceinline__ float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 template <int D, int WARPGROUPS, int COLUMNS, int SLOTS, bool ORDERED, bool PAGED, bool CAPPED>
 struct Prefill {
@@ -97,7 +82,7 @@ struct Prefill {
   }
 
   // A block of keys or values into the next slot; `row` is what look_up gave for it.
-  __device__ __forceinline__ void load_keys(const tk::TensorMap& map, const Problem& p, const Item& item, int kv_head, int block, int row, Ring& at) const {
+  __device__ __forceinline__ void load_keys(const tk::TensorMap& map, const Problem& p, const Item& item, int kv_head, int block, int row, tk::Place& at) const {
     const int lane = threadIdx.x % 32;
     const uint32_t to = ring + at.slot * kTileBytes, barrier = full + 8 * at.slot;
     tk::barrier_wait(empty + 8 * at.slot, at.parity ^ 1);
@@ -137,7 +122,7 @@ struct Prefill {
   }
 
   template <bool CHECKED>
-  __device__ __forceinline__ void produce(const tk::TensorMap& q_map, const tk::TensorMap& k_map, const tk::TensorMap& v_map, const Problem& p, Ring& at, int& served) const {
+  __device__ __forceinline__ void produce(const tk::TensorMap& q_map, const tk::TensorMap& k_map, const tk::TensorMap& v_map, const Problem& p, tk::Place& at, int& served) const {
     const bool has_keys = !PAGED || threadIdx.x < 32, has_values = !PAGED || threadIdx.x >= 32;
     Item item;
     int head;
@@ -199,7 +184,7 @@ struct Prefill {
     if constexpr (CAPPED) {
       // cap · tanh(x / cap) = cap · (1 − 2 / (1 + e^(2x/cap))): exact to f32 in absolute terms, unlike tanh.approx.
 #pragma unroll
-      for (int i = 0; i < kColumns / 2; i++) s[i] = fmaf(-2.0f * p.cap, reciprocal(1.0f + tk::exp2_fast(s[i] * p.scale)), p.cap);
+      for (int i = 0; i < kColumns / 2; i++) s[i] = fmaf(-2.0f * p.cap, tk::reciprocal(1.0f + tk::exp2_fast(s[i] * p.scale)), p.cap);
     }
     const int above = p.causal ? item.position + row : item.k_length - 1;  // the last key that the warpgroup's first row may see
     if (start + kColumns > min(item.k_length, above + 1) || (p.causal && start < item.position + row + 64 - p.window)) {
@@ -281,7 +266,7 @@ struct Prefill {
     for (int r = 0; r < 2; r++) {
       total[r] = sum[r] + __shfl_xor_sync(0xffffffffu, sum[r], 1);
       total[r] += __shfl_xor_sync(0xffffffffu, total[r], 2);
-      scale[r] = total[r] == 0.0f ? 0.0f : reciprocal(total[r]);
+      scale[r] = total[r] == 0.0f ? 0.0f : tk::reciprocal(total[r]);
     }
     Item item;
     int head;
@@ -322,7 +307,7 @@ struct Prefill {
     if (threadIdx.x % 32 == 0) tk::barrier_arrive(barrier);
   }
 
-  __device__ __forceinline__ void consume(const Problem& p, int group, Ring& at, int& served) const {
+  __device__ __forceinline__ void consume(const Problem& p, int group, tk::Place& at, int& served) const {
     const int row = 64 * group, turn = 1 + group, next = 1 + (group + 1) % WARPGROUPS;
     Item item;
     int head;
@@ -352,9 +337,9 @@ struct Prefill {
         tk::barrier_wait(full + 8 * at.slot, at.parity);
 #pragma unroll 1
         for (int block = item.last - 1; block >= item.first; block--) {
-          const Ring k_at = at;
+          const tk::Place k_at = at;
           at.template advance<SLOTS>();
-          const Ring v_at = at;
+          const tk::Place v_at = at;
           at.template advance<SLOTS>();
           if (past < kColumns) {
             tk::barrier_wait(full + 8 * v_at.slot, v_at.parity);
@@ -403,7 +388,7 @@ struct Prefill {
   }
 
   // The marked tiles again, one product after the other: seldom needed, so kept short. The same sums in the same order.
-  __device__ __forceinline__ void consume_checked(const Problem& p, int group, Ring& at, int& served) const {
+  __device__ __forceinline__ void consume_checked(const Problem& p, int group, tk::Place& at, int& served) const {
     const int row = 64 * group;
     Item item;
     int head;
@@ -465,7 +450,7 @@ struct Prefill {
     if (threadIdx.x < 128) {
       tk::registers_lower<WARPGROUPS == 2 ? 40 : 32>();
       if (threadIdx.x >= 32 * kProducers) return;
-      Ring at{0, 0};
+      tk::Place at{0, 0};
       int served = 0;
       produce<false>(q_map, k_map, v_map, p, at, served);
       order_wait(kMarksBarrier, kAll);
@@ -473,7 +458,7 @@ struct Prefill {
     } else {
       tk::registers_raise<WARPGROUPS == 2 ? 232 : 160>();
       const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);  // the same in every lane, and the compiler sees it
-      Ring at{0, 0};
+      tk::Place at{0, 0};
       int served = 0;
       if (ORDERED && group == WARPGROUPS - 1) order_pass(1, kTurns);
       consume(p, group, at, served);

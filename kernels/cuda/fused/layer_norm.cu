@@ -1,47 +1,28 @@
 // LayerNorm, with an addition before it where there is a residual: residual <- residual + x, y <- (r - mean(r)) / sqrt(var(r) + e) * weight + bias.
 //
-// As the RMS norm beside it (norm.cu): one block holds one row in registers, so the row is read once; its loads are all in flight before the first
-// use; the grid starts before the one ahead has ended. The variance is that of the centred row, in a second sum over the registers: a row far from
+// As the RMS norm beside it (norm.cu): one block holds one row in registers, so the row is read once. The variance is that of the centred row, in a second sum over the registers: a row far from
 // zero loses nothing. Sums are taken in an order that the row's length alone fixes.
-#include "../ptx/math.cuh"
-#include "../ptx/memory.cuh"
+#include "held_row.cuh"
 
 namespace {
 
 template <int VECTORS, bool ADD>
 __device__ __forceinline__ void layer_norm_row(__nv_bfloat16* y, const __nv_bfloat16* x, __nv_bfloat16* residual, const __nv_bfloat16* weight,
                                                const __nv_bfloat16* bias, int hidden, float epsilon) {
-  tk::start_next_grid();
-  tk::wait_for_previous_grid();
   __shared__ float partial[2][32];
   const size_t row = static_cast<size_t>(blockIdx.x) * hidden;
   const int vectors = hidden / 8;
-  uint4 in[VECTORS], old[VECTORS];
-#pragma unroll
-  for (int i = 0; i < VECTORS; i++) {
-    const int v = threadIdx.x + i * blockDim.x;
-    in[i] = old[i] = make_uint4(0, 0, 0, 0);
-    if (v < vectors) {
-      in[i] = ADD ? tk::load_once(x + row + v * 8) : tk::load_stream(x + row + v * 8);
-      if (ADD) old[i] = tk::load_once(residual + row + v * 8);
-    }
-  }
+  uint4 in[VECTORS];
+  tk::load_row<ADD>(in, x + row, residual + row, hidden);
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {
-    const int v = threadIdx.x + i * blockDim.x;
-    uint32_t* a = reinterpret_cast<uint32_t*>(&in[i]);
-    const uint32_t* b = reinterpret_cast<const uint32_t*>(&old[i]);
+    const uint32_t* a = reinterpret_cast<const uint32_t*>(&in[i]);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      if (ADD) {
-        const float2 p = tk::unpack_bf16(a[k]), q = tk::unpack_bf16(b[k]);
-        a[k] = tk::pack_bf16(p.x + q.x, p.y + q.y);
-      }
       const float2 s = tk::unpack_bf16(a[k]);
       sum += s.x + s.y;
     }
-    if (ADD && v < vectors) tk::store_stream(residual + row + v * 8, in[i]);
   }
   const float mean = tk::block_sum(sum, partial[0]) / static_cast<float>(hidden);
   float squares = 0.f;

@@ -56,11 +56,12 @@ __device__ __forceinline__ uint32_t four_int8(const float* v, float inverse) {
 template <Source SOURCE, int VECTORS>
 __device__ __forceinline__ void quantize_row(const Problem& p) {
   __shared__ float sums[32], maxima[32];
-  tk::start_next_grid();
-  tk::wait_for_previous_grid();
   const int vectors = p.hidden / 8;
   const size_t row = static_cast<size_t>(blockIdx.x) * p.hidden;
   const __nv_bfloat16* x = p.x + row * (SOURCE == kSiluMul ? 2 : 1);
+  tk::start_next_grid();
+  if (SOURCE == kAddNorm && threadIdx.x == 0) tk::prefetch_to_l2(x, p.hidden * 2), tk::prefetch_to_l2(p.residual + row, p.hidden * 2);
+  tk::wait_for_previous_grid();
   uint4 in[VECTORS], other[VECTORS];
 #pragma unroll
   for (int i = 0; i < VECTORS; i++) {

@@ -3,7 +3,8 @@
 //
 // Memory-bound: every element of qkv is read once and written once. D / 8 lanes hold a head: four elements of its lower half and the four of its
 // upper half that rotate with them, so that a rotation stays within a lane. A group of lanes takes kHeads heads of one token at a time: all their
-// loads are in flight together, and cosines and sines are read once for them. Norm and rotation are in f32, rounded once.
+// loads are in flight together, and cosines and sines are read once for them. Norm and rotation are in f32, rounded once to bf16; for
+// an e4m3 cache that is divided by its head's scale and rounded again.
 #include "../ptx/math.cuh"
 
 namespace {
@@ -11,13 +12,15 @@ namespace {
 constexpr int kHeads = 4;
 
 struct Problem {
-  __nv_bfloat16 *q, *k, *v;
+  __nv_bfloat16* q;
+  void *k, *v;  // of bf16 or e4m3
   const __nv_bfloat16* qkv;
   const __nv_bfloat16 *q_weight, *k_weight;
   const float* rotary;  // [positions, D]: cosines of D / 2 frequencies, then sines
   const int *position, *slot;
   int tokens, heads, kv_heads, positions, page_tokens, slots;
   float epsilon;
+  const float *k_scale, *v_scale;  // [kv_heads] each, of an e4m3 cache
 };
 
 struct Four {
@@ -37,7 +40,21 @@ __device__ __forceinline__ uint2 load8(const __nv_bfloat16* p) {
 }
 __device__ __forceinline__ void store8(__nv_bfloat16* p, uint2 v) { *reinterpret_cast<uint2*>(p) = v; }
 
-template <int D, bool NORM>
+// Four numbers of a cache, from element `at` on.
+template <bool E4M3>
+__device__ __forceinline__ void store_cached(void* cache, int64_t at, uint2 words, float inverse) {
+  if constexpr (E4M3) {
+    const Four f = unpack(words);
+    uint16_t low, high;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(f.x[1] * inverse), "f"(f.x[0] * inverse));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(f.x[3] * inverse), "f"(f.x[2] * inverse));
+    reinterpret_cast<uint32_t*>(cache)[at / 4] = low | static_cast<uint32_t>(high) << 16;
+  } else {
+    store8(static_cast<__nv_bfloat16*>(cache) + at, words);
+  }
+}
+
+template <int D, bool NORM, bool E4M3>
 __device__ __forceinline__ void rope_cache(const Problem& p) {
   constexpr int kLanes = D / 8;
   const int rows = p.heads + 2 * p.kv_heads, units = (rows + kHeads - 1) / kHeads;
@@ -88,18 +105,24 @@ __device__ __forceinline__ void rope_cache(const Problem& p) {
       store8(to + D / 2, pack(y));
     } else if (kept) {
       const int head = value < 0 ? key : value;
-      __nv_bfloat16* to = (value < 0 ? p.k : p.v) + ((page * p.kv_heads + head) * p.page_tokens + offset) * D + at;
-      store8(to, value < 0 ? pack(x) : low[i]);
-      store8(to + D / 2, value < 0 ? pack(y) : high[i]);
+      void* cache = value < 0 ? p.k : p.v;
+      const int64_t to = ((page * p.kv_heads + head) * p.page_tokens + offset) * D + at;
+      const float inverse = E4M3 ? 1.f / __ldg((value < 0 ? p.k_scale : p.v_scale) + head) : 1.f;
+      store_cached<E4M3>(cache, to, value < 0 ? pack(x) : low[i], inverse);
+      store_cached<E4M3>(cache, to + D / 2, value < 0 ? pack(y) : high[i], inverse);
     }
   }
 }
 
 }  // namespace
 
-#define ROPE_CACHE(NAME, D, NORM) \
-  extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Problem p) { rope_cache<D, NORM>(p); }
-ROPE_CACHE(rope_cache_d64, 64, false)
-ROPE_CACHE(rope_cache_d128, 128, false)
-ROPE_CACHE(rope_cache_norm_d64, 64, true)
-ROPE_CACHE(rope_cache_norm_d128, 128, true)
+#define ROPE_CACHE(NAME, D, NORM, E4M3) \
+  extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Problem p) { rope_cache<D, NORM, E4M3>(p); }
+ROPE_CACHE(rope_cache_d64, 64, false, false)
+ROPE_CACHE(rope_cache_d128, 128, false, false)
+ROPE_CACHE(rope_cache_norm_d64, 64, true, false)
+ROPE_CACHE(rope_cache_norm_d128, 128, true, false)
+ROPE_CACHE(rope_cache_e4m3_d64, 64, false, true)
+ROPE_CACHE(rope_cache_e4m3_d128, 128, false, true)
+ROPE_CACHE(rope_cache_e4m3_norm_d64, 64, true, true)
+ROPE_CACHE(rope_cache_e4m3_norm_d128, 128, true, true)

@@ -9,8 +9,6 @@
 
 namespace tk {
 
-enum Activation { kNone = 0, kSilu = 1, kGeluTanh = 2 };
-
 struct Epilogue {
   void* y;                    // [m, n], or [m, n / 2] when gated
   const void* bias;           // [n], or null
@@ -19,7 +17,8 @@ struct Epilogue {
   const float* column_scale;  // of w: [n] or [1]
   int m, n, k;
   int row_scales, column_scales;  // 1 where there is one a row and one a column, 0 where one serves all
-  int activation;
+  int active;                 // whether there is an activation: x / (1 + 2^(x · P(x²)))
+  float curve[7];             // P, its constant first; its argument is at most 49
   int gated;                  // rows of w lie as eight of the gate, eight of the other factor, and so on
   int features, stages;       // of the kernel for few rows
 };
@@ -60,16 +59,18 @@ __device__ __forceinline__ float row_scale(const Epilogue& p, int row) {
 __device__ __forceinline__ float scaled(float sum, float row_scale, float column_scale, float bias) {
   return __fadd_rn(__fmul_rn(sum, __fmul_rn(row_scale, column_scale)), bias);
 }
-// x · sigmoid(inner): SiLU with inner = x; GELU in its tanh form with inner = 2 sqrt(2 / pi) (x + 0.044715 x³). The least finite number stands for
-// -inf, of which 0 times itself would make a NaN.
-__device__ __forceinline__ float activate(float x, int activation) {
-  if (activation == kNone) return x;
-  const float at = x < -3.0e38f ? -3.0e38f : x;
-  const float inner = activation == kSilu ? at : __fmul_rn(1.5957691f, fmaf(__fmul_rn(0.044715f, at), __fmul_rn(at, at), at));
-  return __fdividef(at, __fadd_rn(1.f, exp2_fast(__fmul_rn(-kLog2e, inner))));
+// x / (1 + 2^(x · P(x²))): SiLU, and GELU in its tanh form and by erf, each a P of its own (linear.rs): one path for all, and no branch in it. The least
+// finite number stands for -inf, of which 0 times itself would make a NaN.
+__device__ __forceinline__ float activate(float x, const Epilogue& p) {
+  const float at = x < -3.0e38f ? -3.0e38f : x, square = fminf(__fmul_rn(at, at), 49.f);
+  float sum = p.curve[6];
+#pragma unroll
+  for (int i = 5; i >= 0; i--) sum = fmaf(sum, square, p.curve[i]);
+  return __fdividef(at, __fadd_rn(1.f, exp2_fast(__fmul_rn(at, sum))));
 }
 __device__ __forceinline__ float finished(float value, float other, const Epilogue& p) {
-  return p.gated ? __fmul_rn(activate(value, p.activation), other) : activate(value, p.activation);
+  const float active = p.active ? activate(value, p) : value;
+  return p.gated ? __fmul_rn(active, other) : active;
 }
 
 template <class OUT>
@@ -118,7 +119,7 @@ struct Many {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       float2 v = pair(block + i * kStep);
-      if (ACTIVE) v = {activate(v.x, p.activation), activate(v.y, p.activation)};
+      if (ACTIVE) v = {activate(v.x, p), activate(v.y, p)};
       if (GATED) {
         const float2 other = pair(block + i * kStep + 1);
         v = {__fmul_rn(v.x, other.x), __fmul_rn(v.y, other.y)};
@@ -128,6 +129,7 @@ struct Many {
         v = {__fadd_rn(v.x, r.x), __fadd_rn(v.y, r.y)};
       }
       word[i] = OUT::pack(v.x, v.y);
+      if (ACTIVE && COLUMNS == 256) asm volatile("" ::: "memory");  // one pair after the other, as above
     }
     return gather_block(word[0], word[1], word[2], word[3]);
   }
@@ -158,7 +160,7 @@ struct Many {
         return;
       }
     }
-    if (p.activation != kNone)
+    if (p.active)
       all<true, false>(d, row, column);
     else
       all<false, false>(d, row, column);

@@ -3,7 +3,7 @@
 // A tile is taken by a ticket, so that every earlier one is already at work; its threads keep their numbers in registers, its sum is published, and
 // what lies before it gathered by a warp that looks back over 32 tiles at a time (decoupled look-back: Merrill and Garland, 2016). A status word holds
 // a state above 32 bits of sum, so that one load reads both and no fence is needed. The caller zeroes the words.
-#include <stdint.h>
+#include "../ptx/math.cuh"
 
 namespace {
 
@@ -17,15 +17,6 @@ __device__ __forceinline__ unsigned long long load_status(const unsigned long lo
 }
 __device__ __forceinline__ void store_status(unsigned long long* p, unsigned long long v) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
-}
-
-__device__ __forceinline__ uint32_t warp_inclusive(uint32_t v) {
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const uint32_t low = __shfl_up_sync(0xffffffffu, v, step);
-    if (threadIdx.x % 32 >= step) v += low;
-  }
-  return v;
 }
 
 // The sum of all tiles before this one, by one warp.
@@ -69,7 +60,7 @@ __device__ __forceinline__ void scan(uint32_t* out, const uint32_t* in, unsigned
   uint32_t total = 0, place[kVectors];  // of the warp so far; and before a lane's vector in the warp
 #pragma unroll
   for (int i = 0; i < kVectors; i++) {
-    const uint32_t mine = x[i].x + x[i].y + x[i].z + x[i].w, up_to = warp_inclusive(mine);
+    const uint32_t mine = x[i].x + x[i].y + x[i].z + x[i].w, up_to = tk::warp_inclusive(mine);
     place[i] = total + up_to - mine;
     total += __shfl_sync(0xffffffffu, up_to, 31);
   }

@@ -8,7 +8,7 @@
 // the tile's sorted order, so that what leaves is runs of neighbours.
 //
 // A status word is 30 bits of count under two of state, so one load reads both and no fence is needed; the caller zeroes the words.
-#include <stdint.h>
+#include "../ptx/math.cuh"
 
 namespace {
 
@@ -102,12 +102,7 @@ __device__ __forceinline__ void radix_pass(const Pass& p) {
       total += mine;
     }
     store_status(p.status + static_cast<size_t>(tile) * kDigits + digit, (tile == 0 ? kSummed : kCounted) | total);
-    inclusive = total;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const uint32_t low = __shfl_up_sync(0xffffffffu, inclusive, step);
-      if (lane >= step) inclusive += low;
-    }
+    inclusive = tk::warp_inclusive(total);
     if (lane == 31) warp_sums[warp] = inclusive;
   }
   __syncthreads();
@@ -170,12 +165,7 @@ extern "C" __global__ void __launch_bounds__(kPasses* kDigits) radix_starts(uint
   __shared__ uint32_t sums[kPasses * kDigits / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const uint32_t mine = counts[threadIdx.x];
-  uint32_t inclusive = mine;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const uint32_t low = __shfl_up_sync(0xffffffffu, inclusive, step);
-    if (lane >= step) inclusive += low;
-  }
+  uint32_t inclusive = tk::warp_inclusive(mine);
   if (lane == 31) sums[warp] = inclusive;
   __syncthreads();
   for (int w = warp / 8 * 8; w < warp; w++) inclusive += sums[w];

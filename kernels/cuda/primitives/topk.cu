@@ -3,8 +3,7 @@
 // A cluster-free radix selection: a block has a row. Its 32-bit keys, ordered as the numbers are, are narrowed by three histograms (11, 11 and 10
 // bits) to the k-th greatest; then everything above it, and of its equals those of the lowest places, are gathered and sorted in shared memory.
 // Passes after the first mostly hit L2. NaN ranks above +inf, as torch.topk has it.
-#include <stdint.h>
-
+#include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 
 namespace {
@@ -52,12 +51,7 @@ struct Shared {
 __device__ __forceinline__ void find_bin(Shared& s, unsigned int wanted) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, top = kBins - 1 - 2 * threadIdx.x;
   const unsigned int a = s.counts[top], b = s.counts[top - 1];
-  unsigned int up_to = a + b;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const unsigned int low = __shfl_up_sync(0xffffffffu, up_to, step);
-    if (lane >= step) up_to += low;
-  }
+  unsigned int up_to = tk::warp_inclusive(a + b);
   if (lane == 31) s.warps[warp] = up_to;
   __syncthreads();
   for (int w = 0; w < warp; w++) up_to += s.warps[w];
@@ -132,12 +126,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) topk_f32(float* values, i
                (key_of(__uint_as_float(x.w)) == prefix);
       }
       const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-      unsigned int up_to = mine;
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const unsigned int low = __shfl_up_sync(0xffffffffu, up_to, step);
-        if (lane >= step) up_to += low;
-      }
+      const unsigned int up_to = tk::warp_inclusive(mine);
       if (lane == 31) s.warps[warp] = up_to;
       __syncthreads();
       unsigned int earlier = 0, all = 0;

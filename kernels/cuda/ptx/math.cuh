@@ -23,9 +23,26 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int step = 16; step > 0; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+  return v;
+}
+
+// The sum of this lane's and all lower lanes' values.
+template <typename T>
+__device__ __forceinline__ T warp_inclusive(T v) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const T low = __shfl_up_sync(0xffffffffu, v, step);
+    if (threadIdx.x % 32 >= step) v += low;
+  }
   return v;
 }
 
@@ -52,7 +69,8 @@ __device__ __forceinline__ float block_max(float v, float* partial) {
 }
 
 // x · Φ(x), the exact GELU, to 2^-17 of its value, without a cancellation in the tail; 0 at -inf. Φ(-|x|) = t/2 · 2^(p(t) - x² log2(e) / 2) with
-// t = 1 / (1 + |x| / √8) and p a fit of erfc's logarithm to 7.6e-6 (the form is that of Press et al., Numerical Recipes, section 6.2).
+// t = 1 / (1 + |x| / √8) and p a fit of erfc's logarithm to 7.6e-6 (the form is that of Press et al., Numerical Recipes, section 6.2). Every
+// rounding is spelled out: the same bits in every kernel.
 __device__ __forceinline__ float gelu_erf(float x) {
   const float t = __fdividef(1.f, fmaf(0.35355339f, fabsf(x), 1.f));
   float p = fmaf(0.33006545f, t, -1.02311947f);
@@ -60,7 +78,8 @@ __device__ __forceinline__ float gelu_erf(float x) {
   p = fmaf(p, t, 0.36709931f);
   p = fmaf(p, t, 1.46867933f);
   p = fmaf(p, t, -1.82723317f);
-  const float tail = 0.5f * x * t * exp2_fast(fmaf(-0.72134752f * x, x, p)), inner = x > 0.f ? x - tail : tail;
+  const float tail = __fmul_rn(__fmul_rn(__fmul_rn(0.5f, x), t), exp2_fast(fmaf(__fmul_rn(-0.72134752f, x), x, p)));
+  const float inner = x > 0.f ? __fsub_rn(x, tail) : tail;
   return x > 20.f ? x : x < -20.f ? 0.f : inner;
 }
 

@@ -58,6 +58,11 @@ __device__ __forceinline__ void copy_async_wait() {
 __device__ __forceinline__ void start_next_grid() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// Asks for bytes (a multiple of 16, from an address that is one) to be brought to L2. Nothing is read: what is written there later is what a load finds.
+__device__ __forceinline__ void prefetch_to_l2(const void* p, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+}
+
 // mbarrier: transaction barriers in shared memory.
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -99,6 +104,16 @@ __device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t 
       "r"(parity)
       : "memory");
 }
+
+// A place in a ring of slots, and the parity of the round that it is in.
+struct Place {
+  int slot;
+  uint32_t parity;
+  template <int SLOTS>
+  __device__ __forceinline__ void advance() {
+    if (++slot == SLOTS) slot = 0, parity ^= 1;
+  }
+};
 
 // One thread moves `bytes` (a multiple of 16) from global to shared memory and signals the barrier.
 __device__ __forceinline__ void copy_bulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {

@@ -279,12 +279,7 @@ __device__ __forceinline__ void cluster_shares(const float (&mass)[kDraws], cons
   float sum[N], previous[N], base[N];
 #pragma unroll
   for (int d = 0; d < N; d++) {
-    sum[d] = mass[d];
-#pragma unroll
-    for (int step = 1; step < 32; step <<= 1) {
-      const float other = __shfl_up_sync(0xffffffffu, sum[d], step);
-      if (lane >= step) sum[d] += other;
-    }
+    sum[d] = tk::warp_inclusive(mass[d]);
     previous[d] = __shfl_up_sync(0xffffffffu, sum[d], 1);
     const int all = __reduce_add_sync(0xffffffffu, count[d]);
     if (lane == 31) board.warps[2 * d][warp] = sum[d], board.warps[2 * d + 1][warp] = __int_as_float(all);
@@ -346,12 +341,7 @@ __device__ __forceinline__ void find(const Row<T>& row, const Held& held, const 
       if (!before(y[i], 4 * v + i, bound)) y[i] = -INFINITY;
       mass += tk::exp2_fast(y[i] - peak);
     }
-    float sum = mass;
-#pragma unroll
-    for (int step = 1; step < 32; step <<= 1) {
-      const float other = __shfl_up_sync(0xffffffffu, sum, step);
-      if (lane >= step) sum += other;
-    }
+    const float sum = tk::warp_inclusive(mass);
     float at = run + (sum - mass);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -438,9 +428,10 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
   unsigned short* counts = slot >= 0 && slot < p.slots ? p.counts + slot * p.counts_stride : nullptr;
   if (counts) {
     const float given = p.repetition[r], repetition = given > 0.f ? given : 1.f, presence = p.presence[r], frequency = p.frequency[r];
-    // Neutral penalties read no counts. Every thread writes the same, and reads what it wrote.
+    // Neutral penalties read no counts.
     if (repetition != 1.f || presence != 0.f || frequency != 0.f) row.counts = counts;
-    penalties[0] = repetition, penalties[1] = presence, penalties[2] = frequency;
+    if (threadIdx.x == 0) penalties[0] = repetition, penalties[1] = presence, penalties[2] = frequency;
+    __syncthreads();
   }
   if (threadIdx.x == 0) stored = row;
   Peak mine = {-INFINITY, 0.f, -1};

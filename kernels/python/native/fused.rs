@@ -4,8 +4,8 @@ use std::ffi::{c_int, c_void};
 
 use half::bf16;
 use tinykernels::cuda::{
-    CudaError, Gelu, Score, Stream, cross_entropy, cross_entropy_gradient, embedding, gelu, layer_norm,
-    softmax,
+    CudaError, Gelu, Norm, NormGradients, NormInputs, Score, Stream, cross_entropy, cross_entropy_gradient,
+    embedding, gelu, layer_norm, norm_gradient, softmax,
 };
 
 use super::{Handle, input, output, status, stream};
@@ -157,5 +157,64 @@ pub unsafe extern "C" fn tk_cross_entropy_gradient(
     unsafe {
         let (c, stream) = (&*call, stream(handle, queue));
         status(if c.wide == 1 { run::<f32>(&stream, c) } else { run::<bf16>(&stream, c) })
+    }
+}
+
+/// Addresses and extents of a norm's gradients; 0 for what there is none of.
+#[repr(C)]
+pub struct NormStep {
+    dx: u64,
+    dweight: u64,
+    dbias: u64,
+    slots: u64,
+    x: u64,
+    weight: u64,
+    gradient: u64,
+    further: u64,
+    rows: usize,
+    hidden: usize,
+    slot_count: usize,
+    epsilon: f32,
+    /// 1 for a `LayerNorm`.
+    layer: c_int,
+}
+
+const fn norm_of(layer: c_int) -> Norm {
+    if layer == 0 { Norm::Rms } else { Norm::Layer }
+}
+
+/// Numbers of scratch that [`tk_norm_gradient`] needs.
+#[unsafe(no_mangle)]
+pub extern "C" fn tk_norm_gradient_scratch(rows: usize, hidden: usize, layer: c_int) -> usize {
+    NormGradients::scratch(norm_of(layer), [rows, hidden])
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_norm_gradient(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const NormStep,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = &*call;
+        let (shape, columns) = ([c.rows, c.hidden], [c.hidden]);
+        let mut bias = output(c.dbias, columns);
+        let mut into = NormGradients {
+            x: &mut output(c.dx, shape),
+            weight: &mut output(c.dweight, columns),
+            bias: (c.dbias != 0).then_some(&mut bias),
+            slots: &mut output(c.slots, [c.slot_count]),
+        };
+        let of = NormInputs {
+            x: input(c.x, shape),
+            weight: input(c.weight, columns),
+            gradient: input(c.gradient, shape),
+            further: (c.further != 0).then(|| input(c.further, shape)),
+            epsilon: c.epsilon,
+        };
+        status(norm_gradient(&stream(handle, queue), norm_of(c.layer), &mut into, of))
     }
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use half::bf16;
 use tinykernels::cuda::{
     CacheElement, CacheScales, Checkpoint, CheckpointFormat, CudaError, DecodeScores, DecodeShape,
-    DecodeWorkspace, Device, E4m3, PackedW4, PagedCache, Stream, Tensor, TensorMut, add_rms_norm,
-    linear_bf16, paged_decode, rms_norm, silu_mul, w4a16_linear,
+    DecodeWorkspace, Device, E4m3, PackedW4, PackedW8, PagedCache, Stream, Tensor, TensorMut, add_rms_norm,
+    linear_bf16, paged_decode, rms_norm, silu_mul, w4a16_linear, w8a16_linear,
 };
 
 thread_local! {
@@ -29,7 +29,12 @@ thread_local! {
 pub struct Handle(Arc<Device>);
 
 /// Packed weights.
-pub struct Weights(PackedW4);
+pub enum Weights {
+    /// Of 4 bits.
+    Four(PackedW4),
+    /// Of 8 bits.
+    Eight(PackedW8),
+}
 
 fn status(result: Result<(), CudaError>) -> c_int {
     match result {
@@ -311,29 +316,35 @@ pub unsafe extern "C" fn tk_paged_decode(
     }
 }
 
-/// Packs 4-bit weights from host memory; null on error.
+/// Packs weights of 4 or 8 bits from host memory; null on error.
 ///
 /// # Safety
-/// `nibbles` holds `features · columns` bytes, `scales` and `zeros` `features · columns / 128` entries.
+/// `numbers` holds `features · columns` bytes, `scales` and `zeros` `features · columns / 128` entries.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_w4_pack(
+pub unsafe extern "C" fn tk_pack(
     handle: *const Handle,
-    nibbles: *const u8,
+    numbers: *const u8,
     scales: *const bf16,
-    zeros: *const u8,
+    zeros: *const u16,
     features: usize,
     columns: usize,
+    bits: c_int,
 ) -> *mut Weights {
     let groups = features * (columns / tinykernels::cuda::GROUP);
     // SAFETY: the caller's promise.
     unsafe {
-        let (nibbles, scales, zeros) = (
-            std::slice::from_raw_parts(nibbles, features * columns),
+        let (numbers, scales, zeros) = (
+            std::slice::from_raw_parts(numbers, features * columns),
             std::slice::from_raw_parts(scales, groups),
             std::slice::from_raw_parts(zeros, groups),
         );
+        let shape = [features, columns];
         made(handle, |stream| {
-            PackedW4::from_host(stream, [features, columns], nibbles, scales, zeros).map(Weights)
+            if bits == 8 {
+                PackedW8::from_host(stream, shape, numbers, scales, zeros).map(Weights::Eight)
+            } else {
+                PackedW4::from_host(stream, shape, numbers, scales, zeros).map(Weights::Four)
+            }
         })
     }
 }
@@ -341,23 +352,23 @@ pub unsafe extern "C" fn tk_w4_pack(
 /// Packs a layer of a checkpoint from host memory; null on error. `format` is 0 for GPTQ, 1 for its second version, 2 for AWQ.
 ///
 /// # Safety
-/// The tensors hold what [`Checkpoint`] says for `[features, columns]` in groups of `group`.
+/// The tensors hold what [`Checkpoint`] says for the `shape`'s `[features, columns]` in groups of its third, of so many bits as its fourth.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_w4_checkpoint(
+pub unsafe extern "C" fn tk_pack_checkpoint(
     handle: *const Handle,
     qweight: *const i32,
     qzeros: *const i32,
     scales: *const half::f16,
-    shape: *const [usize; 3],
+    shape: *const [usize; 4],
     format: c_int,
 ) -> *mut Weights {
     // SAFETY: the caller's promise.
     unsafe {
-        let [features, columns, group] = *shape;
-        let groups = columns / group.max(1);
+        let [features, columns, group, bits] = *shape;
+        let (groups, each) = (columns / group.max(1), 32 / bits.max(1));
         let of = Checkpoint {
-            qweight: std::slice::from_raw_parts(qweight, features / 8 * columns),
-            qzeros: std::slice::from_raw_parts(qzeros, groups * features / 8),
+            qweight: std::slice::from_raw_parts(qweight, features / each * columns),
+            qzeros: std::slice::from_raw_parts(qzeros, groups * features / each),
             scales: std::slice::from_raw_parts(scales, groups * features),
             group,
         };
@@ -366,22 +377,29 @@ pub unsafe extern "C" fn tk_w4_checkpoint(
             1 => CheckpointFormat::GptqV2,
             _ => CheckpointFormat::Awq,
         };
-        made(handle, |stream| PackedW4::from_checkpoint(stream, [features, columns], format, of).map(Weights))
+        let shape = [features, columns];
+        made(handle, |stream| {
+            if bits == 8 {
+                PackedW8::from_checkpoint(stream, shape, format, of).map(Weights::Eight)
+            } else {
+                PackedW4::from_checkpoint(stream, shape, format, of).map(Weights::Four)
+            }
+        })
     }
 }
 
 /// # Safety
-/// `weights` is from [`tk_w4_pack`] and not used again; its work is done.
+/// `weights` is from [`tk_pack`] and not used again; its work is done.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_w4_free(weights: *mut Weights) {
+pub unsafe extern "C" fn tk_packed_free(weights: *mut Weights) {
     // SAFETY: the caller's promise.
     drop(unsafe { Box::from_raw(weights) });
 }
 
 /// # Safety
-/// Pointers as the shapes say, on the handle's GPU; `weights` is from [`tk_w4_pack`].
+/// Pointers as the shapes say, on the handle's GPU; `weights` is from [`tk_pack`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tk_w4a16_linear(
+pub unsafe extern "C" fn tk_packed_linear(
     handle: *const Handle,
     queue: *mut c_void,
     y: u64,
@@ -391,13 +409,15 @@ pub unsafe extern "C" fn tk_w4a16_linear(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        let Weights(packed) = &*weights;
-        let [features, columns] = packed.shape();
-        status(w4a16_linear(
-            &stream(handle, queue),
-            &mut output(y, [rows, features]),
-            input(x, [rows, columns]),
-            packed,
-        ))
+        let (stream, weights) = (stream(handle, queue), &*weights);
+        let [features, columns] = match weights {
+            Weights::Four(packed) => packed.shape(),
+            Weights::Eight(packed) => packed.shape(),
+        };
+        let (mut y, x) = (output(y, [rows, features]), input(x, [rows, columns]));
+        status(match weights {
+            Weights::Four(packed) => w4a16_linear(&stream, &mut y, x, packed),
+            Weights::Eight(packed) => w8a16_linear(&stream, &mut y, x, packed),
+        })
     }
 }

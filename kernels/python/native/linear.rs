@@ -27,7 +27,7 @@ pub struct Linear {
     weight_scale_count: usize,
     /// 0 bf16, 1 fp16, 2 e4m3, 3 int8, 4 e4m3 with a scale a block.
     kind: c_int,
-    /// 0 none, 1 SiLU, 2 GELU by tanh.
+    /// 0 none, 1 SiLU, 2 GELU by tanh, 3 by erf.
     activation: c_int,
     gated: c_int,
 }
@@ -47,7 +47,8 @@ impl Linear {
                 activation: match self.activation {
                     0 => Activation::None,
                     1 => Activation::Silu,
-                    _ => Activation::GeluTanh,
+                    2 => Activation::GeluTanh,
+                    _ => Activation::GeluErf,
                 },
                 gated: self.gated != 0,
                 residual: (self.residual != 0).then(|| input(self.residual, self.y_shape())),

@@ -6,6 +6,7 @@ import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._norm_gradient import layer_norm_gradient
 
 
 def _dense(name, tensor, *dtypes):
@@ -45,6 +46,20 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
 @layer_norm.register_fake
 def _(x, weight, bias, epsilon):
     return torch.empty_like(x)
+
+
+def _norm_saves(ctx, inputs, output):
+    x, weight, bias, ctx.epsilon = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.has_bias = bias is not None
+
+
+def _norm_backward(ctx, gradient):
+    dx, dweight, dbias = layer_norm_gradient(gradient.contiguous(), *ctx.saved_tensors, ctx.epsilon)
+    return dx, dweight, dbias if ctx.has_bias else None, None
+
+
+layer_norm.register_autograd(_norm_backward, setup_context=_norm_saves)
 
 
 @torch.library.custom_op("tinykernels::add_layer_norm", mutates_args=("residual",))

@@ -8,7 +8,7 @@ from . import _native
 from ._native import TinyKernelsError
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float8_e4m3fn: 2, torch.int8: 3}
-_ACTIVATIONS = {"none": 0, "silu": 1, "gelu_tanh": 2}
+_ACTIVATIONS = {"none": 0, "silu": 1, "gelu_tanh": 2, "gelu": 3}
 
 
 def _dense(name, tensor, *dtypes):
@@ -58,7 +58,7 @@ def _like(x, weight, gated):
 @torch.library.custom_op("tinykernels::linear_fused", mutates_args=())
 def linear_fused(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None, activation: str = "none",
                  gated: bool = False) -> torch.Tensor:
-    """activation(x · weightᵀ + bias) + residual in bf16 or fp16, rounded once; activation "none", "silu" or "gelu_tanh".
+    """activation(x · weightᵀ + bias) + residual in bf16 or fp16, rounded once; activation "none", "silu", "gelu" or "gelu_tanh".
 
     gated: weight is interleave_gate(gate, up), the output activation(gate) * up, half as wide.
     """

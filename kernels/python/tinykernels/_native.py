@@ -30,7 +30,7 @@ class GradientStep(c.Structure):
 class Rope(c.Structure):
     _fields_ = [(n, _u64) for n in ("q", "keys", "values", "qkv", "rotary", "positions", "slots", "query_weight", "key_weight")] + [
         (n, _size) for n in ("tokens", "query_heads", "kv_heads", "head_dim", "pages", "page_tokens", "table_positions")
-    ] + [("epsilon", c.c_float)]
+    ] + [("epsilon", c.c_float)] + [(n, _u64) for n in ("key_scales", "value_scales")]
 
 
 class Linear(c.Structure):
@@ -55,6 +55,12 @@ class Sample(c.Structure):
 
 class Rows(c.Structure):
     _fields_ = [("out", _u64), ("x", _u64), ("more", _u64 * 3), ("rows", _size), ("columns", _size), ("number", c.c_float), ("flag", c.c_int), ("wide", c.c_int)]
+
+
+class NormStep(c.Structure):
+    _fields_ = [(n, _u64) for n in ("dx", "dweight", "dbias", "slots", "x", "weight", "gradient", "further")] + [
+        (n, _size) for n in ("rows", "hidden", "slot_count")
+    ] + [("epsilon", c.c_float), ("layer", c.c_int)]
 
 
 _ROWS = (c.c_int, [_p, _p, c.POINTER(Rows)])
@@ -93,10 +99,12 @@ _SIGNATURES = {
     "tk_histogram": (c.c_int, [_p, _p, _u64, _size, _u64, _size]),
     "tk_transpose": (c.c_int, [_p, _p, _u64, _u64, _size, _size, c.c_int]),
     "tk_top_k": (c.c_int, [_p, _p, _u64, _u64, _u64, _size, _size, _size]),
-    "tk_w4_pack": (_p, [_p, _p, _p, _p, _size, _size]),
-    "tk_w4_checkpoint": (_p, [_p, _p, _p, _p, c.POINTER(_size), c.c_int]),
-    "tk_w4_free": (None, [_p]),
-    "tk_w4a16_linear": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
+    "tk_pack": (_p, [_p, _p, _p, _p, _size, _size, c.c_int]),
+    "tk_pack_checkpoint": (_p, [_p, _p, _p, _p, c.POINTER(_size), c.c_int]),
+    "tk_packed_free": (None, [_p]),
+    "tk_packed_linear": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
+    "tk_norm_gradient": (c.c_int, [_p, _p, c.POINTER(NormStep)]),
+    "tk_norm_gradient_scratch": (_size, [_size, _size, c.c_int]),
 }
 
 

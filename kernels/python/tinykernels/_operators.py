@@ -10,14 +10,16 @@ from ._linear import (
     add_rms_norm_quantize, interleave_gate, linear_blocks, linear_fused, linear_scaled, quantize, rms_norm_quantize, silu_mul_quantize,
 )
 from ._prefill import attention, attention_gradient, paged_prefill, prefill, scaled_dot_product_attention
+from ._norm_gradient import layer_norm_gradient, rms_norm_gradient
 from ._fused import add_layer_norm, cross_entropy, embedding, gelu, layer_norm, softmax
 from ._primitives import histogram, reduce, scan, topk, transpose
 from ._rope import rope_cache
+from ._packed import W4Linear, W8Linear
 from ._sampling import Penalties, sample
 
 __all__ = [
-    "Penalties", "Sorter", "W4Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "linear", "linear_blocks", "linear_fused", "linear_scaled",
-    "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
+    "Penalties", "Sorter", "W4Linear", "W8Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "layer_norm_gradient", "linear", "linear_blocks", "linear_fused", "linear_scaled",
+    "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_gradient", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
 ]
 
 
@@ -67,6 +69,18 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
 @rms_norm.register_fake
 def _(x, weight, epsilon):
     return torch.empty_like(x)
+
+
+def _norm_saves(ctx, inputs, output):
+    x, weight, ctx.epsilon = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _norm_backward(ctx, gradient):
+    return *rms_norm_gradient(gradient.contiguous(), *ctx.saved_tensors, ctx.epsilon), None
+
+
+rms_norm.register_autograd(_norm_backward, setup_context=_norm_saves)
 
 
 @torch.library.custom_op("tinykernels::silu_mul", mutates_args=())
@@ -165,8 +179,8 @@ def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=N
 @torch.library.custom_op("tinykernels::paged_decode", mutates_args=())
 def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, lengths: torch.Tensor, scale: float,
                  key_scales: torch.Tensor | None = None, value_scales: torch.Tensor | None = None, window: int = 0, soft_cap: float = 0.0) -> torch.Tensor:
-    """One query token a sequence over a paged cache: q [sequences, heads, d], keys and values [pages, kv_heads, page_tokens, d], bf16 with d 64 or 128,
-    or float8_e4m3fn with d 128 and f32 scales [kv_heads]. window and soft_cap 0 mean none."""
+    """One query token a sequence over a paged cache: q [sequences, heads, d], keys and values [pages, kv_heads, page_tokens, d], d 64 or 128, bf16
+    or float8_e4m3fn with f32 scales [kv_heads]. window and soft_cap 0 mean none."""
     kind = torch.bfloat16 if key_scales is None else torch.float8_e4m3fn
     named = (("q", q, torch.bfloat16), ("keys", keys, kind), ("values", values, kind), ("block_table", block_table, torch.int32), ("lengths", lengths, torch.int32),
              ("key_scales", key_scales, torch.float32), ("value_scales", value_scales, torch.float32))
@@ -185,51 +199,3 @@ def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bloc
 @paged_decode.register_fake
 def _(q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
     return torch.empty_like(q)
-
-
-class W4Linear:
-    """x [rows <= 64, columns] · Wᵀ with weight = scale · (nibble − zero), groups of 128 columns, packed once from host tensors."""
-
-    def __init__(self, nibbles: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
-        self.features, self.columns = nibbles.shape
-        self.device = torch.device(device)
-        nibbles, zeros = nibbles.to("cpu", torch.uint8).contiguous(), zeros.to("cpu", torch.uint8).contiguous()
-        scales = scales.to("cpu", torch.bfloat16).contiguous()
-        if scales.shape != (self.features, self.columns // 128) or zeros.shape != scales.shape:
-            raise TinyKernelsError(f"nibbles {tuple(nibbles.shape)}, scales {tuple(scales.shape)}, zeros {tuple(zeros.shape)} do not belong together")
-        self._handle = _native.handle(self.device.index or 0)
-        self._weights = _native.made(_native.lib.tk_w4_pack(self._handle, nibbles.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self.features, self.columns))
-
-    @classmethod
-    def from_checkpoint(cls, qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, layout: str, device: torch.device, g_idx: torch.Tensor | None = None):
-        """A layer of a GPTQ ("gptq", "gptq_v2") or AWQ ("awq") checkpoint, its tensors as they lie in the file."""
-        if layout not in ("gptq", "gptq_v2", "awq"):
-            raise TinyKernelsError(f'layout {layout!r} is none of "gptq", "gptq_v2", "awq"')
-        self = cls.__new__(cls)
-        qweight, qzeros, scales = (t.to("cpu", kind).contiguous() for t, kind in ((qweight, torch.int32), (qzeros, torch.int32), (scales, torch.float16)))
-        groups, self.features = scales.shape
-        self.columns = qweight.shape[0] * (1 if layout == "awq" else 8)
-        group = self.columns // max(groups, 1)
-        if qweight.numel() * 8 != self.features * self.columns or qzeros.shape != (groups, self.features // 8):
-            raise TinyKernelsError(f"qweight {tuple(qweight.shape)}, qzeros {tuple(qzeros.shape)}, scales {tuple(scales.shape)} do not belong together as {layout}")
-        if g_idx is not None and not torch.equal(g_idx.cpu().long(), torch.arange(self.columns) // group):
-            raise TinyKernelsError("g_idx has columns out of order (desc_act): such a checkpoint is not supported")
-        self.device = torch.device(device)
-        self._handle = _native.handle(self.device.index or 0)
-        shape = (ctypes.c_size_t * 3)(self.features, self.columns, group)
-        self._weights = _native.made(_native.lib.tk_w4_checkpoint(self._handle, qweight.data_ptr(), qzeros.data_ptr(), scales.data_ptr(), shape, ("gptq", "gptq_v2", "awq").index(layout)))
-        return self
-
-    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        _need("x", x, torch.bfloat16)
-        if x.dim() != 2 or x.shape[1] != self.columns:
-            raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
-        out = x.new_empty(x.shape[0], self.features) if out is None else out
-        device, stream = _at(x)
-        _native.check(_native.lib.tk_w4a16_linear(device, stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
-        return out
-
-    def __del__(self):
-        if getattr(self, "_weights", None):
-            torch.cuda.synchronize(self.device)
-            _native.lib.tk_w4_free(self._weights)

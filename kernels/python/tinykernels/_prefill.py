@@ -90,20 +90,21 @@ def _(q, keys, values, block_table, queries, key_lengths, scale, causal=True, wi
 
 @torch.library.custom_op("tinykernels::attention", mutates_args=())
 def attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, queries: list[int], key_lengths: list[int], scale: float,
-              causal: bool = True, window: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+              causal: bool = True, window: int = 0, soft_cap: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """prefill with gradients: (out, the natural logarithm of each row's sum of exponentials, f32 [heads, tokens], through which no gradient passes)."""
     log_sum = torch.empty(q.shape[1], q.shape[0], device=q.device)
-    return _run(q, keys, values, None, queries, key_lengths, keys.shape[1], scale, causal, window, 0.0, log_sum), log_sum
+    return _run(q, keys, values, None, queries, key_lengths, keys.shape[1], scale, causal, window, soft_cap, log_sum), log_sum
 
 
 @attention.register_fake
-def _(q, keys, values, queries, key_lengths, scale, causal=True, window=0):
+def _(q, keys, values, queries, key_lengths, scale, causal=True, window=0, soft_cap=0.0):
     return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
 
 
 @torch.library.custom_op("tinykernels::attention_gradient", mutates_args=())
 def attention_gradient(gradient: torch.Tensor, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, log_sum: torch.Tensor,
-                       queries: list[int], key_lengths: list[int], scale: float, causal: bool = True, window: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                       queries: list[int], key_lengths: list[int], scale: float, causal: bool = True, window: int = 0,
+                       soft_cap: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(dq, dkeys, dvalues) of attention, for the gradient of its output."""
     bf16 = torch.bfloat16
     for name, tensor, dtype in (("gradient", gradient, bf16), ("q", q, bf16), ("keys", keys, bf16), ("values", values, bf16), ("out", out, bf16), ("log_sum", log_sum, torch.float32)):
@@ -112,7 +113,7 @@ def attention_gradient(gradient: torch.Tensor, q: torch.Tensor, keys: torch.Tens
     fits = gradient.shape == out.shape == q.shape and keys.shape == values.shape and log_sum.shape == (q.shape[1], q.shape[0])
     if not fits or sum(queries) != q.shape[0] or sum(key_lengths) != keys.shape[0]:
         raise TinyKernelsError(f"gradient {tuple(gradient.shape)}, q {tuple(q.shape)}, keys {tuple(keys.shape)}, log_sum {tuple(log_sum.shape)} and the lengths do not belong together")
-    plan = _gradient_plan(q.device.index, q.shape[1], keys.shape[1], q.shape[2], scale, causal, window, 0.0, tuple(queries), tuple(key_lengths))
+    plan = _gradient_plan(q.device.index, q.shape[1], keys.shape[1], q.shape[2], scale, causal, window, soft_cap, tuple(queries), tuple(key_lengths))
     result = torch.empty_like(q), torch.empty_like(keys), torch.empty_like(values)
     step = _native.GradientStep(*(t.data_ptr() for t in (*result, q, keys, values, out, log_sum, gradient)))
     stream = torch.cuda.current_stream(q.device.index).cuda_stream
@@ -121,7 +122,7 @@ def attention_gradient(gradient: torch.Tensor, q: torch.Tensor, keys: torch.Tens
 
 
 @attention_gradient.register_fake
-def _(gradient, q, keys, values, out, log_sum, queries, key_lengths, scale, causal=True, window=0):
+def _(gradient, q, keys, values, out, log_sum, queries, key_lengths, scale, causal=True, window=0, soft_cap=0.0):
     return torch.empty_like(q), torch.empty_like(keys), torch.empty_like(values)
 
 

@@ -10,11 +10,14 @@ bf16 tensors on one NVIDIA Hopper GPU; what torch would take and these do not is
 import torch
 
 from ._fused import cross_entropy, gelu, softmax
+from ._fused import layer_norm as _layer_norm
 from ._linear import linear_fused
+from ._native import TinyKernelsError
 from ._operators import linear as _linear
+from ._operators import rms_norm as _rms_norm
 from ._prefill import scaled_dot_product_attention
 
-__all__ = ["cross_entropy", "gelu", "linear", "scaled_dot_product_attention", "softmax"]
+__all__ = ["cross_entropy", "gelu", "layer_norm", "linear", "rms_norm", "scaled_dot_product_attention", "softmax"]
 
 
 @torch.library.custom_op("tinykernels::linear_bias", mutates_args=())
@@ -47,3 +50,20 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     """input · weightᵀ + bias, as torch.nn.functional.linear."""
     x = input.contiguous()
     return _linear(x, weight.contiguous()) if bias is None else _linear_bias(x, weight.contiguous(), bias.contiguous())
+
+
+def _last(name, input, normalized_shape, weight):
+    if list(normalized_shape) != list(input.shape[-1:]):
+        raise TinyKernelsError(f"{name}: normalized_shape {tuple(normalized_shape)} of {tuple(input.shape)}: the last dimension alone")
+    return torch.ones_like(input[(0,) * (input.dim() - 1)]) if weight is None else weight
+
+
+def rms_norm(input: torch.Tensor, normalized_shape, weight: torch.Tensor | None = None, eps: float | None = None) -> torch.Tensor:
+    """As torch.nn.functional.rms_norm over the last dimension, with gradients."""
+    weight = _last("rms_norm", input, normalized_shape, weight)
+    return _rms_norm(input.contiguous(), weight, torch.finfo(input.dtype).eps if eps is None else eps)
+
+
+def layer_norm(input: torch.Tensor, normalized_shape, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5) -> torch.Tensor:
+    """As torch.nn.functional.layer_norm over the last dimension, with gradients."""
+    return _layer_norm(input.contiguous(), _last("layer_norm", input, normalized_shape, weight), bias, eps)

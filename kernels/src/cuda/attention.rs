@@ -83,8 +83,7 @@ pub struct CacheScales<'a> {
 /// A paged key-value cache and which pages belong to whom.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedCache<'a, T: CacheElement = bf16> {
-    /// `[pages, kv_heads, page_tokens, head_dim]`: a page of one head is contiguous. `page_tokens` is a multiple of 16, `head_dim` 64 or 128 in
-    /// bf16 and 128 in e4m3.
+    /// `[pages, kv_heads, page_tokens, head_dim]`: a page of one head is contiguous. `page_tokens` is a multiple of 16, `head_dim` 64 or 128.
     pub keys: Tensor<'a, T, 4>,
     /// Shaped as `keys`.
     pub values: Tensor<'a, T, 4>,
@@ -148,6 +147,12 @@ fn kernels<T: CacheElement>(m: &Modules, dim: usize) -> Option<[Kernel; 4]> {
             m.paged_decode_e4m3_g2,
             m.paged_decode_e4m3_g4,
             m.paged_decode_e4m3_g8,
+        ]),
+        (true, 64) => Some([
+            m.paged_decode_e4m3_d64_g1,
+            m.paged_decode_e4m3_d64_g2,
+            m.paged_decode_e4m3_d64_g4,
+            m.paged_decode_e4m3_d64_g8,
         ]),
         _ => None,
     }
@@ -220,7 +225,7 @@ pub fn paged_decode<T: CacheElement>(
         return refuse(limit);
     }
     let Some(kernels) = kernels::<T>(&stream.device.modules, dim) else {
-        return refuse("head_dim must be 64 or 128, with an e4m3 cache 128");
+        return refuse("head_dim must be 64 or 128");
     };
     let kernel = kernels[group.next_power_of_two().ilog2() as usize];
     let shape = DecodeShape { sequences, query_heads, kv_heads, capacity: width.saturating_mul(page_tokens) };

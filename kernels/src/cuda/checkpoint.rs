@@ -1,22 +1,22 @@
-//! 4-bit weights as GPTQ and AWQ checkpoints hold them, into the order of [`PackedW4`].
+//! Weights of 4 and 8 bits as GPTQ and AWQ checkpoints hold them, into the order of [`PackedW4`] and [`PackedW8`].
 
 use half::{bf16, f16};
 
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::shape_error;
-use super::quant::{GROUP, PackedW4};
+use super::quant::{Bits, GROUP, PackedW4, PackedW8};
 
 /// Which of its eight columns each nibble of an AWQ word holds, from the lowest nibble on.
 const AWQ_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/// The tensors of a 4-bit linear layer in a checkpoint; row-major, as they lie in its file. Their extents follow from `[features, columns]`, the weight's
+/// The tensors of a linear layer of 4 bits, or 8, in a checkpoint; row-major, as they lie in its file. Their extents follow from `[features, columns]`, the weight's
 /// shape as [`PackedW4`] names it (a checkpoint calls columns `in_features`).
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoint<'a> {
-    /// GPTQ `[columns / 8, features]`, AWQ `[columns, features / 8]`.
+    /// GPTQ `[columns / 8, features]`, of 8 bits `[columns / 4, features]`; AWQ `[columns, features / 8]`.
     pub qweight: &'a [i32],
-    /// `[columns / group, features / 8]`.
+    /// `[columns / group, features / 8]`, of 8 bits `[columns / group, features / 4]`.
     pub qzeros: &'a [i32],
     /// `[columns / group, features]`; rounded to bf16.
     pub scales: &'a [f16],
@@ -24,10 +24,10 @@ pub struct Checkpoint<'a> {
     pub group: usize,
 }
 
-/// How a checkpoint's words are cut into nibbles.
+/// How a checkpoint's words are cut into numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointFormat {
-    /// Eight columns a word, from the lowest nibble on; zeros are stored one less than they are (the format's first version, which `AutoGPTQ` and GPTQModel
+    /// Eight columns a word (of 8 bits four), from the lowest number on; zeros are stored one less than they are (the format's first version, which `AutoGPTQ` and GPTQModel
     /// write by default).
     Gptq,
     /// As `Gptq`, zeros as they are (`checkpoint_format: gptq_v2`).
@@ -48,22 +48,40 @@ impl PackedW4 {
         format: CheckpointFormat,
         of: Checkpoint<'_>,
     ) -> Result<Self, CudaError> {
-        let (nibbles, scales, zeros) = unpack(shape, format, of)?;
+        let (nibbles, scales, zeros) = unpack("PackedW4::from_checkpoint", Bits::Four, shape, format, of)?;
         Self::from_host(stream, shape, &nibbles, &scales, &zeros)
     }
 }
 
-/// Nibbles `[features, columns]`, scales and zeros `[features, columns / 128]`.
-type Layer = (Vec<u8>, Vec<bf16>, Vec<u8>);
+impl PackedW8 {
+    /// As [`PackedW4::from_checkpoint`] for GPTQ layers of 8 bits.
+    ///
+    /// # Errors
+    /// As there; [`CudaError::Shape`] also for AWQ, which has none of 8 bits.
+    pub fn from_checkpoint(
+        stream: &Stream,
+        shape: [usize; 2],
+        format: CheckpointFormat,
+        of: Checkpoint<'_>,
+    ) -> Result<Self, CudaError> {
+        let (bytes, scales, zeros) = unpack("PackedW8::from_checkpoint", Bits::Eight, shape, format, of)?;
+        Self::from_host(stream, shape, &bytes, &scales, &zeros)
+    }
+}
+
+/// Numbers `[features, columns]`, scales and zeros `[features, columns / 128]`.
+type Layer = (Vec<u8>, Vec<bf16>, Vec<u16>);
 
 fn unpack(
+    call: &'static str,
+    bits: Bits,
     [features, columns]: [usize; 2],
     format: CheckpointFormat,
     of: Checkpoint<'_>,
 ) -> Result<Layer, CudaError> {
     let refuse = |limit: &str| {
         Err(shape_error(
-            "PackedW4::from_checkpoint",
+            call,
             format!(
                 "[{features}, {columns}] in groups of {} from {} words, {} of zeros, {} scales",
                 of.group,
@@ -80,34 +98,43 @@ fn unpack(
     if of.group == 0 || !of.group.is_multiple_of(GROUP) || columns % of.group != 0 {
         return refuse("the group must be a multiple of 128 that divides the columns");
     }
+    if bits == Bits::Eight && format == CheckpointFormat::Awq {
+        return refuse("AWQ has 4 bits");
+    }
+    // Numbers of a word.
+    let each = 32 / bits.count();
     let groups = columns / of.group;
-    if of.qweight.len() != features / 8 * columns
-        || of.qzeros.len() != groups * features / 8
+    if of.qweight.len() != features / each * columns
+        || of.qzeros.len() != groups * features / each
         || of.scales.len() != groups * features
     {
-        return refuse("a word for eight weights, a scale and a nibble of zeros for each group of a feature");
+        return refuse(
+            "a word for eight weights (of 8 bits four), a scale and a zero for each group of a feature",
+        );
     }
-    let nibble = |word: i32, place: usize| (word as u32 >> (4 * place) & 15) as u8;
-    // Where a nibble of eight neighbours lies.
-    let place = |eighth: usize| match format {
-        CheckpointFormat::Awq => AWQ_ORDER.iter().position(|&c| c == eighth).expect("a permutation of 0 … 7"),
-        _ => eighth,
+    let number = |word: i32, place: usize| {
+        (word as u32 >> (bits.count() * place)) as u8 & (0xff >> (8 - bits.count()))
+    };
+    // Where one of a word's neighbours lies.
+    let place = |at: usize| match format {
+        CheckpointFormat::Awq => AWQ_ORDER.iter().position(|&c| c == at).expect("a permutation of 0 … 7"),
+        _ => at,
     };
     let weight = |feature: usize, column: usize| match format {
         CheckpointFormat::Awq => {
-            nibble(of.qweight[column * (features / 8) + feature / 8], place(feature % 8))
+            number(of.qweight[column * (features / 8) + feature / 8], place(feature % 8))
         }
-        _ => nibble(of.qweight[column / 8 * features + feature], column % 8),
+        _ => number(of.qweight[column / each * features + feature], column % each),
     };
-    let nibbles =
+    let numbers =
         (0..features).flat_map(|f| (0..columns).map(move |c| (f, c))).map(|(f, c)| weight(f, c)).collect();
     let of_groups =
         || (0..features).flat_map(|f| (0..columns / GROUP).map(move |g| (f, g * GROUP / of.group)));
     let scales = of_groups().map(|(f, g)| bf16::from_f32(of.scales[g * features + f].to_f32())).collect();
-    let more = u8::from(format == CheckpointFormat::Gptq);
-    let zero = |f: usize, g: usize| nibble(of.qzeros[g * (features / 8) + f / 8], place(f % 8)) + more;
-    let zeros = of_groups().map(|(f, g)| zero(f, g)).collect();
-    Ok((nibbles, scales, zeros))
+    let more = u16::from(format == CheckpointFormat::Gptq);
+    let zero = |f: usize, g: usize| number(of.qzeros[g * (features / each) + f / each], place(f % each));
+    let zeros = of_groups().map(|(f, g)| u16::from(zero(f, g)) + more).collect();
+    Ok((numbers, scales, zeros))
 }
 
 #[cfg(test)]
@@ -116,58 +143,60 @@ mod tests {
 
     const SHAPE: [usize; 2] = [16, 256];
 
-    /// What the layer's nibbles, scales and zeros are, and the checkpoint's tensors written by the formats' own packers' rules: a word is the sum of its
-    /// eight entries, the i-th shifted by 4 i.
-    fn layer(seed: u32) -> (Vec<u8>, Vec<f16>, Vec<u8>) {
+    /// What the layer's numbers, scales and zeros are.
+    fn layer(seed: u32, bits: Bits) -> (Vec<u8>, Vec<f16>, Vec<u16>) {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 20
         };
-        let [features, columns] = SHAPE;
-        let nibbles = (0..features * columns).map(|_| (next() % 16) as u8).collect();
+        let ([features, columns], end) = (SHAPE, 1 << bits.count());
+        let numbers = (0..features * columns).map(|_| (next() % end) as u8).collect();
         let scales = (0..features * 2).map(|_| f16::from_f32((next() % 97 + 1) as f32 / 64.0)).collect();
-        (nibbles, scales, (0..features * 2).map(|_| (next() % 15 + 1) as u8).collect())
+        (numbers, scales, (0..features * 2).map(|_| (next() % (end - 1) + 1) as u16).collect())
     }
 
-    fn word(entries: impl Iterator<Item = u8>) -> i32 {
-        entries.enumerate().map(|(i, e)| u32::from(e) << (4 * i)).sum::<u32>() as i32
+    /// A word as the formats' own packers write it: the sum of its entries, the i-th shifted by i times their bits.
+    fn word(bits: Bits, entries: impl Iterator<Item = u16>) -> i32 {
+        entries.enumerate().map(|(i, e)| u32::from(e) << (bits.count() * i)).sum::<u32>() as i32
     }
 
     #[test]
     fn every_format_unpacks_to_the_layer_it_was_packed_from() {
+        use CheckpointFormat::{Awq, Gptq, GptqV2};
         let [features, columns] = SHAPE;
-        for seed in 0..20 {
-            let (nibbles, scales, zeros) = layer(seed);
-            let at = |f: usize, c: usize| nibbles[f * columns + c];
-            let of_groups = |v: &[f16]| -> Vec<f16> {
-                (0..2).flat_map(|g| (0..features).map(move |f| (f, g))).map(|(f, g)| v[f * 2 + g]).collect()
+        for (seed, bits, format) in (0..20).flat_map(|seed| {
+            let four = [Gptq, GptqV2, Awq].map(|format| (seed, Bits::Four, format));
+            four.into_iter().chain([Gptq, GptqV2].map(|format| (seed, Bits::Eight, format)))
+        }) {
+            let (numbers, scales, zeros) = layer(seed, bits);
+            let each = 32 / bits.count();
+            let at = |f: usize, c: usize| u16::from(numbers[f * columns + c]);
+            let order = |i: usize| if format == Awq { AWQ_ORDER[i] } else { i };
+            let less = u16::from(format == Gptq);
+            let qweight: Vec<i32> = if format == Awq {
+                (0..columns)
+                    .flat_map(|c| (0..features / 8).map(move |w| (c, w)))
+                    .map(|(c, w)| word(bits, (0..8).map(|i| at(w * 8 + order(i), c))))
+                    .collect()
+            } else {
+                (0..columns / each)
+                    .flat_map(|w| (0..features).map(move |f| (w, f)))
+                    .map(|(w, f)| word(bits, (0..each).map(|i| at(f, w * each + i))))
+                    .collect()
             };
-            let want =
-                (nibbles.clone(), scales.iter().map(|s| bf16::from_f32(s.to_f32())).collect(), zeros.clone());
-            for format in [CheckpointFormat::Gptq, CheckpointFormat::GptqV2, CheckpointFormat::Awq] {
-                let awq = format == CheckpointFormat::Awq;
-                let order = |i: usize| if awq { AWQ_ORDER[i] } else { i };
-                let less = u8::from(format == CheckpointFormat::Gptq);
-                let qweight: Vec<i32> = if awq {
-                    (0..columns)
-                        .flat_map(|c| (0..features / 8).map(move |w| (c, w)))
-                        .map(|(c, w)| word((0..8).map(|i| at(w * 8 + order(i), c))))
-                        .collect()
-                } else {
-                    (0..columns / 8)
-                        .flat_map(|w| (0..features).map(move |f| (w, f)))
-                        .map(|(w, f)| word((0..8).map(|i| at(f, w * 8 + i))))
-                        .collect()
-                };
-                let qzeros: Vec<i32> = (0..2)
-                    .flat_map(|g| (0..features / 8).map(move |w| (g, w)))
-                    .map(|(g, w)| word((0..8).map(|i| zeros[(w * 8 + order(i)) * 2 + g] - less)))
-                    .collect();
-                let scales = of_groups(&scales);
-                let of = Checkpoint { qweight: &qweight, qzeros: &qzeros, scales: &scales, group: 128 };
-                assert_eq!(unpack(SHAPE, format, of).expect("a legal layer"), want, "{format:?} {seed}");
-            }
+            let qzeros: Vec<i32> = (0..2)
+                .flat_map(|g| (0..features / each).map(move |w| (g, w)))
+                .map(|(g, w)| word(bits, (0..each).map(|i| zeros[(w * each + order(i)) * 2 + g] - less)))
+                .collect();
+            let by_group: Vec<f16> = (0..2)
+                .flat_map(|g| (0..features).map(move |f| (f, g)))
+                .map(|(f, g)| scales[f * 2 + g])
+                .collect();
+            let of = Checkpoint { qweight: &qweight, qzeros: &qzeros, scales: &by_group, group: 128 };
+            let want = (numbers.clone(), scales.iter().map(|s| bf16::from_f32(s.to_f32())).collect(), zeros);
+            let found = unpack("test", bits, SHAPE, format, of).expect("a legal layer");
+            assert_eq!(found, want, "{bits:?} {format:?} {seed}");
         }
     }
 
@@ -175,7 +204,8 @@ mod tests {
     fn a_stored_gptq_zero_of_fifteen_is_sixteen_and_one_scale_a_feature_serves_every_group() {
         let (qweight, qzeros, scales) = (vec![0x7654_3210; 512], vec![-1; 2], vec![f16::ONE; 16]);
         let of = Checkpoint { qweight: &qweight, qzeros: &qzeros, scales: &scales, group: 256 };
-        let (nibbles, scales, zeros) = unpack(SHAPE, CheckpointFormat::Gptq, of).expect("a legal layer");
+        let (nibbles, scales, zeros) =
+            unpack("test", Bits::Four, SHAPE, CheckpointFormat::Gptq, of).expect("a legal layer");
         assert_eq!(nibbles[..9], [0, 1, 2, 3, 4, 5, 6, 7, 0]);
         assert!(
             zeros.len() == 32 && zeros.iter().all(|&z| z == 16) && scales.iter().all(|&s| s == bf16::ONE)
@@ -187,9 +217,11 @@ mod tests {
         let (qweight, qzeros, scales) = (vec![0; 512], vec![0; 4], vec![f16::ONE; 32]);
         let of =
             |group, words| Checkpoint { qweight: &qweight[..words], qzeros: &qzeros, scales: &scales, group };
-        let limit = |of| unpack(SHAPE, CheckpointFormat::Awq, of).err().map(|e| e.to_string());
-        assert!(limit(of(64, 512)).is_some_and(|e| e.contains("multiple of 128")));
-        assert!(limit(of(128, 511)).is_some_and(|e| e.contains("511 words")));
-        assert_eq!(limit(of(128, 512)), None);
+        let limit =
+            |bits, of| unpack("test", bits, SHAPE, CheckpointFormat::Awq, of).err().map(|e| e.to_string());
+        assert!(limit(Bits::Four, of(64, 512)).is_some_and(|e| e.contains("multiple of 128")));
+        assert!(limit(Bits::Four, of(128, 511)).is_some_and(|e| e.contains("511 words")));
+        assert!(limit(Bits::Eight, of(128, 512)).is_some_and(|e| e.contains("AWQ has 4 bits")));
+        assert_eq!(limit(Bits::Four, of(128, 512)), None);
     }
 }

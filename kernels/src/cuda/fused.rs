@@ -79,7 +79,12 @@ fn queue_add_rms_norm(
     if x.shape[0] == 0 {
         return Ok(());
     }
-    let (each, grid) = norm_grid(call, x.shape)?;
+    let (mut each, mut grid) = norm_grid(call, x.shape)?;
+    if each == 2 && x.shape[1] >= 4096 {
+        // Of two inputs four vectors a thread each, as the longest rows have: 0.6% faster than two on 4,096 columns, 1.4% on 8,192.
+        each = 4;
+        grid.threads = (x.shape[1] / 8).div_ceil(each).next_multiple_of(32) as u32;
+    }
     let m = &stream.device.modules;
     let kernel: Kernel = match each {
         1 => m.add_rms_norm_1,

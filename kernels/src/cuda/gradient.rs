@@ -35,7 +35,7 @@ impl GradientPlan {
     /// As [`super::PrefillPlan::new`]; takes 8 bytes a query and head besides.
     ///
     /// # Errors
-    /// As there; [`CudaError::Shape`] also for a soft cap, which has no gradient here.
+    /// As there.
     pub fn new(
         stream: &Stream,
         shape: PrefillShape,
@@ -45,11 +45,11 @@ impl GradientPlan {
         let (queries, keys) = checked_tokens(CALL, &shape, sequences)?;
         let stat_rows: usize = sequences.iter().map(|s| s.queries.next_multiple_of(ROWS)).sum();
         let blocks = (queries + keys + 2 * ROWS * sequences.len()).saturating_mul(shape.query_heads) / ROWS;
-        if shape.soft_cap.is_some() || blocks > 1 << 30 || shape.query_heads * shape.head_dim > 1 << 30 {
+        if blocks > 1 << 30 || shape.query_heads * shape.head_dim > 1 << 30 {
             return Err(shape_error(
                 CALL,
                 format!("{shape:?} of {} sequences", sequences.len()),
-                "no soft cap; at most 2^30 tiles, and 2^30 elements a token",
+                "at most 2^30 tiles, and 2^30 elements a token",
             ));
         }
         let most_first = |mut items: Vec<[i32; ITEM]>| {
@@ -178,6 +178,7 @@ struct Problem {
     window: i32,
     scale: f32,
     scale_log2: f32,
+    cap: f32,
 }
 
 const CALL: &str = "prefill_attention_gradient";
@@ -287,10 +288,12 @@ pub fn prefill_attention_gradient(
     checked(stream, into, &of, gradient, plan)?;
     stream.device.bind(CALL)?;
     let (s, m) = (plan.shape, &stream.device.modules);
-    let [statistics, of_keys, of_queries] = if s.head_dim == 64 {
-        [m.attention_statistics_d64, m.attention_gradient_keys_d64, m.attention_gradient_queries_d64]
-    } else {
-        [m.attention_statistics_d128, m.attention_gradient_keys_d128, m.attention_gradient_queries_d128]
+    let statistics = if s.head_dim == 64 { m.attention_statistics_d64 } else { m.attention_statistics_d128 };
+    let [of_keys, of_queries] = match (s.head_dim, s.soft_cap.is_some()) {
+        (64, false) => [m.attention_gradient_keys_d64, m.attention_gradient_queries_d64],
+        (64, true) => [m.attention_gradient_keys_d64_cap, m.attention_gradient_queries_d64_cap],
+        (_, false) => [m.attention_gradient_keys_d128, m.attention_gradient_queries_d128],
+        (_, true) => [m.attention_gradient_keys_d128_cap, m.attention_gradient_queries_d128_cap],
     };
     let tiles = |items: &Buffer<i32>, heads: usize| (items.len() / ITEM * heads) as u32;
     let (query_tiles, key_tiles) =
@@ -329,7 +332,9 @@ pub fn prefill_attention_gradient(
         causal: i32::from(s.causal),
         window: window_of(&s) as i32,
         scale: s.scale,
-        scale_log2: s.scale * std::f32::consts::LOG2_E,
+        // As in prefill.rs.
+        scale_log2: s.soft_cap.map_or(s.scale, |cap| 2.0 * s.scale / cap) * std::f32::consts::LOG2_E,
+        cap: s.soft_cap.unwrap_or(0.0) * std::f32::consts::LOG2_E,
     };
     let keys = Pair { addresses: [of.keys.pointer, of.values.pointer], shape: of.keys.shape };
     let queries = Pair { addresses: [of.q.pointer, gradient.pointer], shape: of.q.shape };

@@ -61,6 +61,31 @@ pub enum Activation {
     Silu,
     /// GELU in its tanh form.
     GeluTanh,
+    /// GELU by erf: to 2^-10 of its value from −7 on, and to 1e-12 below.
+    GeluErf,
+}
+
+impl Activation {
+    /// P of `v / (1 + 2^(v · P(v²)))`, the constant first: what the kernels evaluate, of v² up to 49.
+    ///
+    /// Of GELU by erf it is a minimax fit of degree 6 to logit(Φ(v)) / v for v up to 7, to 1.1e-3 of the logit.
+    fn curve(self) -> [f32; 7] {
+        let logit: [f32; 7] = match self {
+            Self::None => [0.0; 7],
+            Self::Silu => [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            Self::GeluTanh => [1.595_769_1, 0.071_354_81, 0.0, 0.0, 0.0, 0.0, 0.0],
+            Self::GeluErf => [
+                1.593_095_4,
+                0.075_409_8,
+                -8.864_418_5e-4,
+                -9.816_834_6e-7,
+                4.630_312e-7,
+                -9.438_645e-9,
+                6.247_709e-11,
+            ],
+        };
+        logit.map(|c| -std::f32::consts::LOG2_E * c)
+    }
 }
 
 /// What happens to a sum before it is rounded: `activation(sum · scales + bias)`, times the gate's other factor, plus the residual.
@@ -102,7 +127,8 @@ struct Problem {
     k: i32,
     row_scales: i32,
     column_scales: i32,
-    activation: i32,
+    active: i32,
+    curve: [f32; 7],
     gated: i32,
     features: i32,
     stages: i32,
@@ -263,7 +289,8 @@ fn checked<T: Operand>(
         k: columns as i32,
         row_scales: 0,
         column_scales: 0,
-        activation: epilogue.activation as i32,
+        active: i32::from(epilogue.activation != Activation::None),
+        curve: epilogue.activation.curve(),
         gated: i32::from(epilogue.gated),
         features: 0,
         stages: 0,
@@ -393,7 +420,40 @@ fn queue(
 
 #[cfg(test)]
 mod tests {
-    use super::interleave_gate;
+    use super::{Activation, interleave_gate};
+
+    #[test]
+    fn the_curves_of_activations_are_theirs() {
+        let evaluate = |a: Activation, v: f64| {
+            let square = (v * v).min(49.0);
+            let p = a.curve().iter().rev().fold(0.0, |sum, &c| sum * square + f64::from(c));
+            v / (1.0 + (v * p).exp2())
+        };
+        for i in -700..=800 {
+            let v = f64::from(i) / 100.0;
+            let tanh = 0.5 * v * (1.0 + (0.797_884_560_8 * (v + 0.044_715 * v.powi(3))).tanh());
+            // Φ by its series where that converges fast, by its continued fraction in the tails.
+            let density = (-v * v / 2.0).exp() / std::f64::consts::TAU.sqrt();
+            let upper = |x: f64| density / (1..=120).rev().fold(x, |f, k| x + f64::from(k) / f);
+            let series = (1..200).fold((v, v), |(term, sum), k| {
+                let term = term * v * v / f64::from(2 * k + 1);
+                (term, sum + term)
+            });
+            let phi = if v > 3.0 {
+                1.0 - upper(v)
+            } else if v < -3.0 {
+                upper(-v)
+            } else {
+                0.5 + density * series.1
+            };
+            let near = |found: f64, want: f64, part: f64| {
+                assert!((found - want).abs() <= part * want.abs() + 1e-7, "{v}: {found} for {want}");
+            };
+            near(evaluate(Activation::Silu, v), v / (1.0 + (-v).exp()), 1e-6);
+            near(evaluate(Activation::GeluTanh, v), tanh, 1e-5);
+            near(evaluate(Activation::GeluErf, v), v * phi, 1.0 / 900.0);
+        }
+    }
 
     #[test]
     fn a_gated_weight_has_eight_rows_of_the_gate_before_eight_of_the_other() {

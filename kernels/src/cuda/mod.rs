@@ -21,6 +21,7 @@ mod layer_norm;
 mod linear;
 mod maps;
 mod module;
+mod norm_gradient;
 mod prefill;
 mod primitives;
 mod quant;
@@ -46,11 +47,12 @@ pub use layer_norm::layer_norm;
 pub use linear::{
     Activation, Epilogue, Operand, OperandKind, SCALE_BLOCK, Scales, interleave_gate, linear, linear_blocks,
 };
+pub use norm_gradient::{Norm, NormGradients, NormInputs, norm_gradient};
 pub use prefill::{
     PagedKeys, PrefillPlan, PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention,
 };
 pub use primitives::{Reduction, Scratch, histogram_u32, reduce, scan_u32, top_k, transpose};
-pub use quant::{GROUP, PackedW4, w4a16_linear};
+pub use quant::{GROUP, PackedW4, PackedW8, w4a16_linear, w8a16_linear};
 pub use quantize::{QuantizeScales, QuantizeSource, Quantized, quantize};
 pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, Penalties, SamplingParameters, sample, start_counts};

@@ -43,6 +43,9 @@ kernels! {
     layer_norm {
         add_layer_norm_1, add_layer_norm_2, add_layer_norm_4, layer_norm_1, layer_norm_2, layer_norm_4,
     }
+    norm_gradient {
+        rms_norm_gradient_1, rms_norm_gradient_2, layer_norm_gradient_1, add_slots,
+    }
     softmax {
         softmax_bf16_1, softmax_bf16_2, softmax_bf16_4, softmax_bf16_long,
         softmax_f32_1, softmax_f32_2, softmax_f32_4, softmax_f32_long,
@@ -55,6 +58,7 @@ kernels! {
         paged_decode_g1, paged_decode_g2, paged_decode_g4, paged_decode_g8,
         paged_decode_d64_g1, paged_decode_d64_g2, paged_decode_d64_g4, paged_decode_d64_g8,
         paged_decode_e4m3_g1, paged_decode_e4m3_g2, paged_decode_e4m3_g4, paged_decode_e4m3_g8,
+        paged_decode_e4m3_d64_g1, paged_decode_e4m3_d64_g2, paged_decode_e4m3_d64_g4, paged_decode_e4m3_d64_g8,
     }
     prefill {
         prefill_d64, prefill_d64_cap, prefill_paged_d64, prefill_paged_d64_cap,
@@ -62,11 +66,16 @@ kernels! {
     }
     gradient {
         attention_gradient_keys_d64, attention_gradient_keys_d128, attention_gradient_queries_d64, attention_gradient_queries_d128,
+        attention_gradient_keys_d64_cap, attention_gradient_keys_d128_cap,
+        attention_gradient_queries_d64_cap, attention_gradient_queries_d128_cap,
         attention_statistics_d64, attention_statistics_d128,
     }
-    rope_cache { rope_cache_d64, rope_cache_d128, rope_cache_norm_d64, rope_cache_norm_d128 }
+    rope_cache {
+        rope_cache_d64, rope_cache_d128, rope_cache_norm_d64, rope_cache_norm_d128,
+        rope_cache_e4m3_d64, rope_cache_e4m3_d128, rope_cache_e4m3_norm_d64, rope_cache_e4m3_norm_d128,
+    }
     sample { sample_f32, sample_bf16, mark_prompt }
-    w4a16 { w4a16_m8, w4a16_m16, w4a16_m32 }
+    weight_only { w4a16_m8, w4a16_m16, w4a16_m32, w8a16_m8, w8a16_m16, w8a16_m32 }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
     }

@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::attention::{CacheElement, CacheScales};
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
@@ -36,6 +37,8 @@ pub struct RopeStep<'a> {
     pub slots: Tensor<'a, i32, 1>,
     /// For models that have one.
     pub norm: Option<QkNorm<'a>>,
+    /// What keys and values are divided by on their way into an e4m3 cache, above zero; none of a bf16 cache.
+    pub scales: Option<CacheScales<'a>>,
 }
 
 #[repr(C)]
@@ -56,21 +59,23 @@ struct Problem {
     page_tokens: i32,
     slots: i32,
     epsilon: f32,
+    k_scale: u64,
+    v_scale: u64,
 }
 
 /// `q ← rope(norm(queries))`, `keys[slot] ← rope(norm(keys))`, `values[slot] ← values` for each token, in one pass.
 ///
-/// Shapes: `q` `[tokens, query_heads, head_dim]`, `keys` and `values` `[pages, kv_heads, page_tokens, head_dim]`, bf16; `head_dim` 64 or 128; the
-/// rotation pairs element `i` with `i + head_dim / 2` (as Llama and Qwen in Hugging Face's layout). Norm and rotation in f32, rounded once. Two
-/// tokens of one slot leave either's values. Slots are trusted to be in pages that the caller owns.
+/// Shapes: `q` `[tokens, query_heads, head_dim]` bf16, `keys` and `values` `[pages, kv_heads, page_tokens, head_dim]` bf16 or e4m3; `head_dim` 64
+/// or 128; the rotation pairs element `i` with `i + head_dim / 2` (as Llama and Qwen in Hugging Face's layout). Norm and rotation in f32, rounded
+/// to bf16; over its scale that is rounded again for an e4m3 cache, where what it cannot hold becomes ±448. Two tokens of one slot leave either's values. Slots are trusted to be in pages that the caller owns.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
-pub fn rope_cache(
+pub fn rope_cache<T: CacheElement>(
     stream: &Stream,
     q: &mut TensorMut<'_, bf16, 3>,
-    keys: &mut TensorMut<'_, bf16, 4>,
-    values: &mut TensorMut<'_, bf16, 4>,
+    keys: &mut TensorMut<'_, T, 4>,
+    values: &mut TensorMut<'_, T, 4>,
     step: RopeStep<'_>,
 ) -> Result<(), CudaError> {
     let [tokens, heads, dim] = q.shape();
@@ -97,6 +102,12 @@ pub fn rope_cache(
     }) {
         return refuse("weights of the norm must be [head_dim], its epsilon not negative");
     }
+    let scaled = |s: CacheScales<'_>| s.keys.shape == [kv_heads] && s.values.shape == [kv_heads];
+    if T::SCALED != step.scales.is_some() || !step.scales.is_none_or(scaled) {
+        return refuse(
+            "an e4m3 cache needs scales [kv_heads] of keys and of values, a bf16 cache takes none",
+        );
+    }
     let slots = pages.saturating_mul(page_tokens);
     let groups = tokens.saturating_mul(rows.div_ceil(HEADS));
     if slots.max(groups).max(rows).max(step.rotary.shape[0]) > i32::MAX as usize {
@@ -109,6 +120,10 @@ pub fn rope_cache(
     let outputs = [("q", q.span()), ("keys", keys.span()), ("values", values.span())];
     check(CALL, stream, 16, &outputs, &inputs)?;
     check(CALL, stream, 4, &outputs, &[("positions", step.positions.span()), ("slots", step.slots.span())])?;
+    if let Some(s) = step.scales {
+        let spans = [("key scales", s.keys.span()), ("value scales", s.values.span())];
+        check(CALL, stream, 4, &outputs, &spans)?;
+    }
     if groups == 0 {
         return Ok(());
     }
@@ -129,13 +144,19 @@ pub fn rope_cache(
         page_tokens: page_tokens.max(1) as i32,
         slots: slots as i32,
         epsilon: step.norm.map_or(0.0, |n| n.epsilon),
+        k_scale: step.scales.map_or(0, |s| s.keys.pointer),
+        v_scale: step.scales.map_or(0, |s| s.values.pointer),
     };
     let m = &stream.device.modules;
-    let kernel = match (dim, step.norm.is_some()) {
-        (128, true) => m.rope_cache_norm_d128,
-        (128, false) => m.rope_cache_d128,
-        (_, true) => m.rope_cache_norm_d64,
-        (_, false) => m.rope_cache_d64,
+    let kernel = match (T::SCALED, dim, step.norm.is_some()) {
+        (false, 128, true) => m.rope_cache_norm_d128,
+        (false, 128, false) => m.rope_cache_d128,
+        (false, _, true) => m.rope_cache_norm_d64,
+        (false, _, false) => m.rope_cache_d64,
+        (true, 128, true) => m.rope_cache_e4m3_norm_d128,
+        (true, 128, false) => m.rope_cache_e4m3_d128,
+        (true, _, true) => m.rope_cache_e4m3_norm_d64,
+        (true, _, false) => m.rope_cache_e4m3_d64,
     };
     let blocks = groups.div_ceil(THREADS / (dim / 8)) as u32;
     let grid = Grid { blocks: (blocks, 1), threads: THREADS as u32, shared: 0 };

@@ -119,7 +119,7 @@ def check_decode():
         (4, 8, 16, 128, torch.bfloat16, 0, 0.0), (1, 3, 64, 128, torch.bfloat16, 0, 0.0), (2, 2, 32, 128, torch.bfloat16, 0, 0.0), (8, 8, 16, 128, torch.bfloat16, 0, 0.0),
         (3, 3, 16, 64, torch.bfloat16, 0, 0.0), (1, 2, 32, 64, torch.bfloat16, 100, 0.0), (8, 1, 16, 64, torch.bfloat16, 0, 20.0), (7, 2, 48, 128, torch.bfloat16, 1000, 30.0),
         (5, 2, 16, 128, torch.bfloat16, 1, 0.0), (4, 8, 16, 128, f8, 0, 0.0), (3, 2, 32, 128, f8, 513, 0.0), (8, 2, 16, 128, f8, 0, 20.0), (1, 5, 64, 128, f8, 4000, 50.0),
-        (2, 4, 16, 64, torch.bfloat16, 16, 0.0),
+        (2, 4, 16, 64, torch.bfloat16, 16, 0.0), (4, 8, 16, 64, f8, 0, 0.0), (3, 3, 32, 64, f8, 700, 0.0), (8, 2, 16, 64, f8, 0, 20.0), (1, 5, 64, 64, f8, 0, 0.0), (2, 3, 48, 64, f8, 5, 30.0),
     ]:
         keys, values, table, lens, dense = paged_cache(lengths, kv_heads, page, dim=dim, dtype=dtype)
         q = rand(len(lengths), kv_heads * group, dim, scale=2)
@@ -147,8 +147,6 @@ def check_decode():
     one, zeros = torch.ones(1, dtype=torch.int32, device=DEV), torch.zeros(1, 2, dtype=torch.int32, device=DEV)
     refuses("paged_decode refuses 9 query heads a key head", lambda: tk.paged_decode(rand(1, 9, 128), rand(2, 1, 16, 128), rand(2, 1, 16, 128), zeros, one, 1.0), "1 to 8")
     refuses("paged_decode refuses d 96", lambda: tk.paged_decode(rand(1, 2, 96), rand(2, 1, 16, 96), rand(2, 1, 16, 96), zeros, one, 1.0), "64 or 128")
-    low = [rand(2, 1, 16, 64).to(f8) for _ in range(2)]
-    refuses("paged_decode refuses e4m3 of d 64", lambda: tk.paged_decode(rand(1, 2, 64), *low, zeros, one, 1.0, *(torch.ones(1, device=DEV) for _ in range(2))), "e4m3 cache 128")
 
 
 def check_sample():
@@ -236,24 +234,30 @@ def check_sample():
     expect("sample: an infinite logit wins", token.tolist() == [7, 9], str(token.tolist()))
 
 
-def check_w4():
-    for features, columns in [(16, 128), (48, 384), (2128, 4224), (48000, 256), (16, 8192), (4096, 4096), (14336, 4096), (4096, 14336), (6144, 4096)]:
-        nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
-        scales = (torch.rand(features, columns // 128) * 0.02 + 0.001).bfloat16()
-        zeros = torch.randint(0, 16, scales.shape, dtype=torch.uint8)
-        linear = tk.W4Linear(nibbles, scales, zeros, DEV)
-        group = torch.arange(columns) // 128
-        weight = (scales.to(DEV).double()[:, group] * (nibbles.to(DEV).double() - zeros.to(DEV).double()[:, group]))
-        worst, same = 0.0, True
-        x64 = rand(64, columns)
-        full = linear(x64, torch.full((64, features), math.nan, device=DEV, dtype=torch.bfloat16))
-        for rows in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64):
-            x = x64[:rows].contiguous()
-            y = linear(x, torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16))
-            worst = max(worst, error(y, x.double() @ weight.T))
-            same = same and torch.equal(y, full[:rows])
-        expect(f"w4a16_linear: [{features}, {columns}], 1 to 64 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e}")
-    refuses("w4a16_linear refuses 65 rows", lambda: linear(rand(65, columns)), "at most 64 rows")
+def check_packed():
+    for bits, Linear in ((4, tk.W4Linear), (8, tk.W8Linear)):
+        for features, columns in [(16, 128), (48, 384), (2128, 4224), (48000, 256), (16, 8192), (4096, 4096), (14336, 4096), (4096, 14336), (6144, 4096)]:
+            numbers = torch.randint(0, 2**bits, (features, columns), dtype=torch.uint8)
+            scales = (torch.rand(features, columns // 128) * 0.3 / 2**bits + 0.001).bfloat16()
+            zeros = torch.randint(0, 2**bits + 1, scales.shape, dtype=torch.int16)
+            linear = Linear(numbers, scales, zeros, DEV)
+            group = torch.arange(columns) // 128
+            weight = scales.to(DEV).double()[:, group] * (numbers.to(DEV).double() - zeros.to(DEV).double()[:, group])
+            worst, same = 0.0, True
+            x64 = rand(64, columns)
+            full = linear(x64, torch.full((64, features), math.nan, device=DEV, dtype=torch.bfloat16))
+            for rows in (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64):
+                x = x64[:rows].contiguous()
+                y = linear(x, torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16))
+                worst = max(worst, error(y, x.double() @ weight.T))
+                same = same and torch.equal(y, full[:rows])
+            expect(f"w{bits}a16_linear: [{features}, {columns}], 1 to 64 rows, rows bitwise the same in every batch", worst < 3e-3 and same, f"worst {worst:.2e} same {same}")
+        lost = rand(3, columns)
+        lost[1, 5] = math.nan
+        y = linear(lost)
+        expect(f"w{bits}a16_linear: a row with a NaN stays alone", bool(y[1].isnan().all()) and bool(torch.isfinite(y[[0, 2]]).all()))
+        refuses(f"w{bits}a16_linear refuses 65 rows", lambda: linear(rand(65, columns)), f"w{bits}a16_linear", "at most 64 rows")
+        refuses(f"W{bits}Linear refuses a zero past 2^bits", lambda: Linear(numbers, scales, zeros * 0 + 2**bits + 1, DEV), f"PackedW{bits}", "at most that")
     check_checkpoints()
 
 
@@ -271,6 +275,18 @@ def check_checkpoints():
         for layout, tensors in (("gptq", (by_column, by_feature(zeros - 1, list(range(8))))), ("gptq_v2", (by_column, by_feature(zeros, list(range(8))))), ("awq", (by_feature(w, order), by_feature(zeros, order)))):
             worst = max(worst, error(tk.W4Linear.from_checkpoint(*tensors, scales, layout, DEV)(x), x.double() @ dense.to(DEV)))
         expect(f"W4Linear of gptq, gptq_v2 and awq checkpoints [{features}, {columns}], groups of {group}", worst < 3e-3, f"worst {worst:.2e}")
+    for features, columns, group in [(64, 256, 128), (128, 512, 512)]:  # of 8 bits, four a word
+        w, zeros = torch.randint(0, 256, (columns, features)), torch.randint(1, 256, (columns // group, features))
+        scales = (torch.rand(columns // group, features) * 0.002 + 0.0001).half()
+        dense = (w - zeros.repeat_interleave(group, 0)).double() * scales.bfloat16().double().repeat_interleave(group, 0)
+        bytes_ = lambda t: (t.long() << (8 * torch.arange(4))).sum(-1).to(torch.uint32).view(torch.int32)
+        by_column, x = bytes_(w.view(columns // 4, 4, features).transpose(1, 2)), rand(7, columns)
+        worst = max(error(tk.W8Linear.from_checkpoint(by_column, bytes_((zeros - less).view(zeros.shape[0], features // 4, 4)), scales, layout, DEV)(x), x.double() @ dense.to(DEV)) for layout, less in (("gptq", 1), ("gptq_v2", 0)))
+        expect(f"W8Linear of gptq and gptq_v2 checkpoints [{features}, {columns}], groups of {group}", worst < 3e-3, f"worst {worst:.2e}")
+    refuses("W8Linear refuses AWQ", lambda: tk.W8Linear.from_checkpoint(torch.zeros(256, 16, dtype=torch.int32), torch.zeros(2, 16, dtype=torch.int32), torch.ones(2, 64), "awq", DEV), "AWQ has 4 bits")
+    features, columns = 128, 512
+    w, zeros, scales = torch.randint(0, 16, (columns, features)), torch.randint(1, 16, (1, features)), torch.ones(1, features)
+    by_column = words(w.view(columns // 8, 8, features).transpose(1, 2))
     refuses("W4Linear refuses an activation order", lambda: tk.W4Linear.from_checkpoint(by_column, by_feature(zeros, list(range(8))), scales, "gptq", DEV, torch.randperm(columns)), "desc_act")
     if vllm := os.environ.get("TINYKERNELS_PEERS"):  # and as another reader of such checkpoints has them
         torch.ops.load_library(vllm + "/vllm_c.so")
@@ -458,6 +474,35 @@ def check_rope():
         some = slice(tokens // 3, tokens // 3 + 5)
         again = tk.rope_cache(qkv[some].contiguous(), keys, values, rotary, positions[some].contiguous(), slots[some].contiguous(), heads, *weights, 1e-5)
         expect(f"rope_cache d {dim}, heads {heads}/{kv_heads}, page {page}, {tokens} tokens, norm {normed}: float64, untouched slots, bits in a smaller batch", worst < 3e-3 and torch.equal(again, q[some]), f"worst {worst:.2e}")
+    # Into an e4m3 cache: what bf16 would hold, over the head's scale, to the nearest; with scales that are powers of two and no rotation, bit for bit.
+    f8 = torch.float8_e4m3fn
+    for dim, heads, kv_heads, page, tokens, normed in [(128, 32, 8, 16, 333, True), (64, 9, 3, 64, 77, False), (64, 14, 2, 32, 1025, True), (128, 5, 1, 16, 50, False)]:
+        pages = -(-tokens // page) + 2
+        qkv, positions = rand(tokens, (heads + 2 * kv_heads) * dim, scale=3), torch.randint(0, 5000, (tokens,), device=DEV, dtype=torch.int32)
+        slots = torch.randperm(pages * page, device=DEV)[:tokens].int().contiguous()
+        slots[::5] = -1
+        angles = torch.arange(5000, device=DEV).unsqueeze(1) * 10000.0 ** (-torch.arange(0, dim, 2, device=DEV) / dim)
+        rotary = torch.cat([angles.cos(), angles.sin()], 1).contiguous()
+        weights = (rand(dim), rand(dim)) if normed else (None, None)
+        worst, same = 0.0, True
+        for scales in ([torch.rand(kv_heads, device=DEV) * 0.05 + 0.01 for _ in range(2)], [2.0 ** torch.randint(-6, 0, (kv_heads,), device=DEV).float() for _ in range(2)]):
+            wide = [torch.full((pages, kv_heads, page, dim), math.nan, device=DEV, dtype=torch.bfloat16) for _ in range(2)]
+            low = [t.to(f8) for t in wide]
+            q = tk.rope_cache(qkv, *wide, rotary, positions, slots, heads, *weights, 1e-5)
+            same = same and torch.equal(q, tk.rope_cache(qkv, *low, rotary, positions, slots, heads, *weights, 1e-5, *scales))
+            for of, to, scale in zip(wide, low, scales):
+                written = torch.isfinite(of)
+                same = same and torch.equal(torch.isfinite(to.float()), written)
+                scale = scale.double().view(1, -1, 1, 1).expand(of.shape)[written]
+                want = (of.double()[written] / scale).clamp(-448, 448)
+                got = to.double()[written]
+                worst = max(worst, float(((got - want).abs() / want.abs().clamp_min(2.0**-6)).max()))
+        power = scales[1].view(1, -1, 1, 1)
+        written = torch.isfinite(wide[1])
+        want = (wide[1].float() / power).clamp(-448, 448).to(f8)
+        same = same and torch.equal(low[1].view(torch.uint8)[written], want.view(torch.uint8)[written])
+        expect(f"rope_cache into e4m3 d {dim}, heads {heads}/{kv_heads}, page {page}, {tokens} tokens, norm {normed}: within half a step, values bit for bit, other slots untouched", worst < 0.07 and same, f"worst {worst:.3f} same {same}")
+    refuses("rope_cache refuses an e4m3 cache without scales", lambda: tk.rope_cache(qkv, *low, rotary, positions, slots, heads), "bfloat16")
     refuses("rope_cache refuses qkv of another width", lambda: tk.rope_cache(rand(2, 64), rand(2, 1, 16, 64), rand(2, 1, 16, 64), torch.zeros(4, 64, device=DEV), positions[:0], slots[:0], 2), "do not belong together")
 
 
@@ -467,10 +512,11 @@ if __name__ == "__main__":
     import check_fused
     import check_gradients
     import check_linear8
+    import check_norm_gradient
     import check_primitives
 
-    parts = (check_norm, check_silu, check_decode, check_sample, check_w4, check_linear, check_sort, check_prefill, check_rope)
-    for part in parts + check_linear8.PARTS + check_fused.PARTS + check_gradients.PARTS + check_primitives.PARTS:
+    parts = (check_norm, check_silu, check_decode, check_sample, check_packed, check_linear, check_sort, check_prefill, check_rope)
+    for part in parts + check_linear8.PARTS + check_fused.PARTS + check_gradients.PARTS + check_norm_gradient.PARTS + check_primitives.PARTS:
         if sys.argv[1:] and part.__name__.removeprefix("check_") not in sys.argv[1:]:
             continue
         try:

@@ -42,13 +42,14 @@ def check_cross_entropy():
     refuses("cross_entropy refuses three targets for two rows", lambda: tk.cross_entropy(rand(2, 16), targets[:3].contiguous()), "do not belong together")
 
 
-def reference(q, k, v, scale, causal, window):
+def reference(q, k, v, scale, causal, window, cap=0.0):
     """One sequence in float64: (out, log of the sums [heads, n])."""
     (n, heads, _), (m, kv_heads, _) = q.shape, k.shape
     place, key = torch.arange(n, device=DEV).unsqueeze(1) + m - n, torch.arange(m, device=DEV)
     seen = ((key <= place) & (key > place - (window or 2**40))) if causal else torch.ones(n, m, device=DEV, dtype=torch.bool)
     k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    scores = torch.einsum("nhd,mhd->hnm", q, k).mul(scale).masked_fill(~seen, -math.inf)
+    scores = torch.einsum("nhd,mhd->hnm", q, k).mul(scale)
+    scores = (cap * torch.tanh(scores / cap) if cap else scores).masked_fill(~seen, -math.inf)
     top = scores.amax(-1, keepdim=True).clamp_min(-1e300)
     weights = torch.exp(scores - top)
     total = weights.sum(-1, keepdim=True)
@@ -59,17 +60,17 @@ def reference(q, k, v, scale, causal, window):
 def check_gradient():
     lengths = [(1, 1), (129, 129), (300, 300), (64, 64), (513, 513), (77, 400), (5, 2), (128, 384), (193, 193)]
     for dim in (64, 128):
-        for heads, kv_heads, causal, window in [(4, 2, True, 0), (3, 3, True, 130), (8, 1, False, 0), (2, 2, True, 2)]:
+        for heads, kv_heads, causal, window, cap in [(4, 2, True, 0, 0.0), (3, 3, True, 130, 0.0), (8, 1, False, 0, 0.0), (2, 2, True, 2, 0.0), (4, 2, True, 0, 2.0), (3, 3, True, 130, 20.0), (4, 1, False, 0, 1.0)]:
             queries, keys = map(list, zip(*lengths))
             q, k, v, g = rand(sum(queries), heads, dim), rand(sum(keys), kv_heads, dim), rand(sum(keys), kv_heads, dim), rand(sum(queries), heads, dim)
             scale = dim**-0.5
             tensors = [t.requires_grad_() for t in (q, k, v)]
-            out, log_sum = tk.attention(*tensors, queries, keys, scale, causal, window)
+            out, log_sum = tk.attention(*tensors, queries, keys, scale, causal, window, cap)
             ours = torch.autograd.grad(out, tensors, g)
             wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
             parts, sums, a, b = [], [], 0, 0
             for n, m in lengths:
-                o, s = reference(wide[0][a:a + n], wide[1][b:b + m], wide[2][b:b + m], scale, causal, window)
+                o, s = reference(wide[0][a:a + n], wide[1][b:b + m], wide[2][b:b + m], scale, causal, window, cap)
                 parts.append(o), sums.append(s)
                 a, b = a + n, b + m
             theirs = torch.autograd.grad(torch.cat(parts), wide, g.double())
@@ -77,8 +78,8 @@ def check_gradient():
             want = torch.cat(sums, 1)
             finite = torch.isfinite(want)
             off = float((log_sum.double() - want)[finite].abs().max())
-            same = torch.equal(torch.isfinite(log_sum), finite) and torch.equal(out, tk.prefill(q, k, v, queries, keys, scale, causal, window))
-            again = torch.autograd.grad(tk.attention(*tensors, queries, keys, scale, causal, window)[0], tensors, g)
+            same = torch.equal(torch.isfinite(log_sum), finite) and torch.equal(out, tk.prefill(q, k, v, queries, keys, scale, causal, window, cap))
+            again = torch.autograd.grad(tk.attention(*tensors, queries, keys, scale, causal, window, cap)[0], tensors, g)
             same = same and all(torch.equal(x, y) for x, y in zip(ours, again))
             # Alone, and with what lies around it not a number.
             start, first, n, m = sum(queries[:5]), sum(keys[:5]), 77, 400
@@ -87,11 +88,11 @@ def check_gradient():
             for to, of, place in zip(poisoned, (q, k, v, g), places):
                 to.data[place] = of.data[place]
             one = [t.detach()[place].clone().requires_grad_() for t, place in zip((q, k, v), places)]
-            alone = torch.autograd.grad(tk.attention(*one, [n], [m], scale, causal, window)[0], one, g[places[3]].contiguous())
+            alone = torch.autograd.grad(tk.attention(*one, [n], [m], scale, causal, window, cap)[0], one, g[places[3]].contiguous())
             lost = [t.detach().requires_grad_() for t in poisoned[:3]]
-            around = torch.autograd.grad(tk.attention(*lost, queries, keys, scale, causal, window)[0], lost, poisoned[3])
+            around = torch.autograd.grad(tk.attention(*lost, queries, keys, scale, causal, window, cap)[0], lost, poisoned[3])
             same = same and all(torch.equal(x[place], y) and torch.equal(z[place], y) for x, y, z, place in zip(ours, alone, around, places))
-            expect(f"attention d {dim}, heads {heads}/{kv_heads}, causal {causal}, window {window}: dq, dk, dv and the log of sums against float64; bitwise alone, again, with NaN around",
+            expect(f"attention d {dim}, heads {heads}/{kv_heads}, causal {causal}, window {window}, cap {cap}: dq, dk, dv and the log of sums against float64; bitwise alone, again, with NaN around",
                    max(worst) < 1e-2 and off < 5e-3 and same, f"worst {[f'{w:.1e}' for w in worst]}, log {off:.1e}, same {same}")
     # The drop-in, beside torch's own, on transposed views.
     for batch, heads, kv_heads, n, dim, causal in [(2, 4, 4, 200, 64, True), (3, 8, 2, 333, 128, True), (1, 4, 2, 150, 128, False)]:

@@ -13,6 +13,8 @@ SHAPES = [(1, 64, 64), (3, 1008, 208), (16, 6144, 512), (33, 4096, 1024), (64, 5
 def activated(v, activation):
     if activation == "silu":
         return v * torch.sigmoid(v)
+    if activation == "gelu":
+        return 0.5 * v * torch.special.erfc(-v * 0.5**0.5)
     return torch.nn.functional.gelu(v, approximate="tanh") if activation == "gelu_tanh" else v
 
 
@@ -34,6 +36,7 @@ def epilogues(rows, features, dtype):
     yield None, None, "none", False
     yield bias, rand(rows, features, dtype=dtype), "none", False
     yield bias, None, "gelu_tanh", False
+    yield bias, None, "gelu", False
     if features % 16 == 0:
         yield bias, rand(rows, features // 2, dtype=dtype), "silu", True
         yield None, None, "gelu_tanh", True
@@ -57,6 +60,12 @@ def check_fused():
     extreme = torch.tensor([-math.inf, -3e38, math.inf, math.nan] + [0.0] * 28, device=DEV).bfloat16()
     y = tk.linear_fused(x * 0, w, extreme, None, "silu")[0].float().tolist()
     expect("linear_fused: silu of -inf, -3e38, inf, NaN is 0, 0, inf, NaN", y[0] == 0 and y[1] == 0 and y[2] == math.inf and math.isnan(y[3]), str(y[:4]))
+    y = tk.linear_fused(x * 0, w, extreme, None, "gelu")[0].float().tolist()
+    expect("linear_fused: gelu of -inf, -3e38, inf, NaN is 0, 0, inf, NaN", y[0] == 0 and y[1] == 0 and y[2] == math.inf and math.isnan(y[3]), str(y[:4]))
+    line = torch.linspace(-7, 9, 4096, device=DEV).bfloat16()
+    y = tk.linear_fused(torch.zeros(1, 64, device=DEV, dtype=torch.bfloat16), torch.zeros(4096, 64, device=DEV, dtype=torch.bfloat16), line, None, "gelu")[0]
+    off = float(((y.double() - activated(line.double(), "gelu")).abs() / activated(line.double(), "gelu").abs().clamp_min(1e-30)).max())
+    expect("linear_fused: gelu of every bf16 from -7 to 9 within 2^-8 (a rounding) and 2^-10 of its value", off < 5 * 2.0**-10, f"{off:.2e}")
     refuses("linear_fused refuses 24 gated features", lambda: tk.linear_fused(x, rand(24, 64), None, None, "silu", True), "gated: 16")
     refuses("linear_fused refuses a residual of another shape", lambda: tk.linear_fused(x, w, None, rand(4, 16)), "residual (4, 16)")
     refuses("linear_fused refuses an unknown activation", lambda: tk.linear_fused(x, w, None, None, "relu"), "gelu_tanh")

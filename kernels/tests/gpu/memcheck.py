@@ -24,14 +24,15 @@ for rows, features, columns in [(1, 8, 8), (5, 264, 72), (16, 1000, 200), (33, 5
         tk._native.check(lib.tk_linear_bf16_tiled(*tk._at(x), y.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns, few, tile))
         close(y, x.double() @ w.double().T)
 for features, columns in [(16, 128), (48, 384), (2128, 1280), (40000, 128)]:
-    nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
-    scales = (torch.rand(features, columns // 128) * 0.02 + 0.001).bfloat16()
-    zeros = torch.randint(0, 16, scales.shape, dtype=torch.uint8)
-    linear = tk.W4Linear(nibbles, scales, zeros, DEV)
-    w = ((nibbles.double() - zeros.double().repeat_interleave(128, 1)) * scales.double().repeat_interleave(128, 1)).to(DEV)
-    for rows in (1, 8, 9, 17, 32, 33):
-        x = rand(rows, columns)
-        close(linear(x), x.double() @ w.T)
+    for bits, Linear in ((4, tk.W4Linear), (8, tk.W8Linear)):
+        numbers = torch.randint(0, 2**bits, (features, columns), dtype=torch.uint8)
+        scales = (torch.rand(features, columns // 128) * 0.02 + 0.001).bfloat16()
+        zeros = torch.randint(0, 2**bits, scales.shape, dtype=torch.int16)
+        linear = Linear(numbers, scales, zeros, DEV)
+        w = ((numbers.double() - zeros.double().repeat_interleave(128, 1)) * scales.double().repeat_interleave(128, 1)).to(DEV)
+        for rows in (1, 8, 9, 17, 32, 33):
+            x = rand(rows, columns)
+            close(linear(x), x.double() @ w.T)
 for n in (2, 5, 8193, 100003):
     sorter = tk.Sorter(n, DEV, pairs=True)
     alone = torch.randint(0, 2**31 - 1, (n,), device=DEV, dtype=torch.int32)
@@ -72,6 +73,10 @@ for rows, hidden in [(3, 128), (5, 1152), (2, 32768)]:
             tk.silu_mul_quantize(rand(rows, 2 * hidden), dtype, blocks)
 for rows, hidden in [(3, 8), (5, 2056), (2, 32768)]:
     x, w = rand(rows, hidden), rand(hidden)
+    if hidden <= 8192:
+        tk.layer_norm_gradient(x, x, w, 1e-5, x)
+    if hidden <= 16384:
+        tk.rms_norm_gradient(x, x, w, 1e-5)
     tk.layer_norm(x, w, w, 1e-5), tk.add_layer_norm(x, rand(rows, hidden), w, None, 1e-5)
     for approximate in ("none", "tanh"):
         tk.gelu(x, approximate)
@@ -96,8 +101,9 @@ for dim in (64, 128):
     for lengths in ([(1, 1), (130, 130)], [(70, 200), (0, 5), (3, 0)]):
         queries, keys = map(list, zip(*lengths))
         q, k, v = (rand(sum(n), h, dim).requires_grad_() for n, h in ((queries, 4), (keys, 2), (keys, 2)))
-        out, _ = tk.attention(q, k, v, queries, keys, 0.1, True, 50)
-        torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+        for cap in (0.0, 5.0):
+            out, _ = tk.attention(q, k, v, queries, keys, 0.1, True, 50, cap)
+            torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
 for n in (1, 5, 20003):
     x = torch.randn(n, device=DEV)
     tk.reduce(x), tk.reduce(x, "max"), tk.scan(x.int()), tk.scan(x.int(), True), tk.histogram(x.int(), 7), tk.histogram(x.int(), 24575)

@@ -1,13 +1,15 @@
-// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 32): 4-bit weights in groups of 128 along K, bf16 activations, f32 sums.
+// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 32): weights of 4 or 8 bits in groups of 128 along K, bf16 activations, f32 sums.
 //
-// Memory-bound: half a byte a weight, read once. The weights are the A operand (16 output features a tile) and the activations the B operand,
+// Memory-bound: half a byte a weight, or one, read once. The weights are the A operand (16 output features a tile) and the activations the B operand,
 // so that eight rows of x cost one mma and the tensor cores are busy with features, of which there are many.
 //
-// Packed weights, [N / 16, K / 128] tiles of kTileBytes each, so that a warp's reads are contiguous:
-//   bytes    0 … 1023   word w of lane l at (w / 4) * 512 + l * 16 + (w % 4) * 4: the A fragment of k-step w (16 of the tile's 128 columns).
-//                       Nibble i and nibble 4 + i are the low and high element of fragment register i: one shift and one lop3 make a register.
-//   bytes 1024 … 1087   16 pairs (scale, offset) in bf16: weight = scale * (nibble + offset), offset an integer in -16 … 0
-// lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16; 128 - offset taken from that leaves nibble + offset: both exact.
+// Packed weights, [N / 16, K / 128] tiles, so that a warp's reads are contiguous:
+//   words   word w of lane l at (w / 4) * 512 + l * 16 + (w % 4) * 4. Of 4 bits, word w is the A fragment of k-step w (16 of the tile's 128 columns):
+//           nibble i and nibble 4 + i are the low and high element of fragment register i. Of 8 bits, words 2w and 2w + 1 are: bytes 2i and 2i + 1
+//           of the two are register i.
+//   scales  behind them, 16 pairs (scale, offset) in bf16: weight = scale * (number + offset), offset an integer in -16 … 0, or -255 … 0
+// lop3 puts a nibble under the exponent of 128, which is 128 + nibble in bf16; 128 - offset taken from that leaves nibble + offset: both exact. A byte
+// goes under the exponent of 2^23 in f32 likewise, and the difference, of at most 8 bits, to bf16: exact too.
 //
 // One block a multiprocessor. Its feature tiles are shared out so that every warp owns one slice of K of one of them and streams it through a
 // private cp.async ring: every thread reads back what it copied. x comes by tensor copies, one ring a slice, which the warps of the slice share:
@@ -21,8 +23,6 @@ namespace {
 
 constexpr int kWarps = 16;
 constexpr int kGroup = 128;
-constexpr int kTileBytes = 1088;
-constexpr int kScaleOffset = 1024;
 // Stages of x of all slices together.
 constexpr int kMostStages = 256;
 // Bytes from the barrier that says a stage is full to the one that says it is empty.
@@ -34,6 +34,13 @@ struct Problem {
   int m, n, k;
   int slices, tiles;  // of K, and warps (feature tiles at a time) of a slice
   int stages;         // of x, a slice
+};
+
+// Of a packed tile.
+template <int BITS>
+struct Packed {
+  static constexpr int kVectors = BITS / 2;  // of 16 bytes, of a lane
+  static constexpr int kScaleOffset = kVectors * 512, kTileBytes = kScaleOffset + 64;
 };
 
 // 128 + nibble, two of them.
@@ -67,16 +74,37 @@ __device__ __forceinline__ uint32_t keep(uint32_t v) {
   return v;
 }
 
+// Two neighbouring bytes of a word, less a zero that 2^23 was added to.
+__device__ __forceinline__ uint32_t widen_bytes(uint32_t word, int first, float zero) {
+  const float low = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first)), high = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7441 + first));
+  return tk::pack_bf16(low - zero, high - zero);
+}
+
 // A tile's words and scales, in registers: the stage they came from is free again.
+template <int BITS>
 struct Tile {
-  uint4 words[2];
+  uint4 words[Packed<BITS>::kVectors];
   uint32_t low, high;
   // Where this lane's words and its first row's scale lie.
   __device__ __forceinline__ void load(uint32_t lane_words, uint32_t lane_scale) {
-    words[0] = tk::load_shared16(lane_words);
-    words[1] = tk::load_shared16(lane_words + 512);
+#pragma unroll
+    for (int i = 0; i < Packed<BITS>::kVectors; i++) words[i] = tk::load_shared16(lane_words + i * 512);
     low = load_shared4(lane_scale);
     high = load_shared4(lane_scale + 32);
+  }
+  // The A fragment of a k-step.
+  __device__ __forceinline__ void fragment(uint32_t (&a)[4], int step) const {
+    const float zero0 = -tk::unpack_bf16(low).y, zero1 = -tk::unpack_bf16(high).y;
+    if constexpr (BITS == 4) {
+      const uint32_t w = (&words[step / 4].x)[step % 4];
+      const uint32_t z0 = tk::pack_bf16(128.f + zero0, 128.f + zero0), z1 = tk::pack_bf16(128.f + zero1, 128.f + zero1);
+      a[0] = subtract(widen(w, 0), z0), a[1] = subtract(widen(w, 1), z1), a[2] = subtract(widen(w, 2), z0), a[3] = subtract(widen(w, 3), z1);
+    } else {
+      const uint4& v = words[step / 2];
+      const uint32_t w0 = (&v.x)[step % 2 * 2], w1 = (&v.x)[step % 2 * 2 + 1];
+      const float z0 = 8388608.f + zero0, z1 = 8388608.f + zero1;
+      a[0] = widen_bytes(w0, 0, z0), a[1] = widen_bytes(w0, 2, z1), a[2] = widen_bytes(w1, 0, z0), a[3] = widen_bytes(w1, 2, z1);
+    }
   }
 };
 
@@ -90,11 +118,10 @@ __device__ __forceinline__ void copy_group(uint32_t shared, const tk::TensorMap&
 
 // out += a tile with a stage of x: two halves of [BATCHES * 8] rows of 128 bytes under the 128-byte swizzle; `x` is this lane's row and chunk.
 // The halves are two chains of dependent products, so that one's latency hides under the other; of many rows, one chain after the other.
-template <int BATCHES>
-__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Tile& t, uint32_t x) {
+template <int BITS, int BATCHES>
+__device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Tile<BITS>& t, uint32_t x) {
   constexpr int kTogether = BATCHES < 4 ? 2 : 1;
-  const float2 s0 = tk::unpack_bf16(t.low), s1 = tk::unpack_bf16(t.high);
-  const uint32_t zero0 = tk::pack_bf16(128.f - s0.y, 128.f - s0.y), zero1 = tk::pack_bf16(128.f - s1.y, 128.f - s1.y);
+  const float s0 = tk::unpack_bf16(t.low).x, s1 = tk::unpack_bf16(t.high).x;
 #pragma unroll
   for (int first = 0; first < 2; first += kTogether) {
     float acc[kTogether][BATCHES][4] = {};
@@ -109,22 +136,21 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Til
       for (int odd = 0; odd < 2; odd++)
 #pragma unroll
         for (int h = 0; h < kTogether; h++) {
-          const uint32_t w = (&t.words[first + h].x)[pair * 2 + odd];
-          const uint32_t a0 = subtract(widen(w, 0), zero0), a1 = subtract(widen(w, 1), zero1), a2 = subtract(widen(w, 2), zero0),
-                         a3 = subtract(widen(w, 3), zero1);
+          uint32_t a[4];
+          t.fragment(a, (first + h) * 4 + pair * 2 + odd);
 #pragma unroll
           for (int b = 0; b < BATCHES; b++)
-            tk::mma_bf16(acc[h][b], a0, a1, a2, a3, odd ? f[h][b].z : f[h][b].x, odd ? f[h][b].w : f[h][b].y);
+            tk::mma_bf16(acc[h][b], a[0], a[1], a[2], a[3], odd ? f[h][b].z : f[h][b].x, odd ? f[h][b].w : f[h][b].y);
         }
     }
 #pragma unroll
     for (int h = 0; h < kTogether; h++)
 #pragma unroll
       for (int b = 0; b < BATCHES; b++) {
-        out[b][0] = fmaf(s0.x, acc[h][b][0], out[b][0]);
-        out[b][1] = fmaf(s0.x, acc[h][b][1], out[b][1]);
-        out[b][2] = fmaf(s1.x, acc[h][b][2], out[b][2]);
-        out[b][3] = fmaf(s1.x, acc[h][b][3], out[b][3]);
+        out[b][0] = fmaf(s0, acc[h][b][0], out[b][0]);
+        out[b][1] = fmaf(s0, acc[h][b][1], out[b][1]);
+        out[b][2] = fmaf(s1, acc[h][b][2], out[b][2]);
+        out[b][3] = fmaf(s1, acc[h][b][3], out[b][3]);
       }
   }
 }
@@ -162,9 +188,10 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, const float (
 }
 
 // Dynamic shared memory: x [slices][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
-template <int BATCHES>
-__device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem& p) {
-  constexpr int kStages = BATCHES == 1 ? 4 : 3;
+template <int BITS, int BATCHES>
+__device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Problem& p) {
+  constexpr int kStages = (BITS == 4 ? 3 : 2) + (BATCHES == 1);
+  constexpr int kTileBytes = Packed<BITS>::kTileBytes, kScaleOffset = Packed<BITS>::kScaleOffset;
   constexpr int kXBytes = 2 * BATCHES * 1024;
   extern __shared__ unsigned char unaligned[];
   __shared__ __align__(8) uint64_t barriers[2][kMostStages];
@@ -191,8 +218,8 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
   const auto feed = [&]() {
     if (feeding < end) {
       const unsigned char* w = p.w + source;
-      tk::copy_async16(target, w);
-      tk::copy_async16(target + 512, w + 512);
+#pragma unroll
+      for (int i = 0; i < Packed<BITS>::kVectors; i++) tk::copy_async16(target + i * 512, w + i * 512);
       if (copies_scales) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
       target += kTileBytes;
       if (target >= ring_end) target -= kStages * kTileBytes;
@@ -249,7 +276,7 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
       const bool mine = first_tile + tile < end;
 #pragma unroll 1
       for (int group = length; group > 0; group--) {
-        Tile t;
+        Tile<BITS> t;
         if (mine) {
           tk::copy_async_wait<kStages - 1>();
           __syncwarp();
@@ -260,7 +287,7 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
           if (words >= ring_end) words -= kStages * kTileBytes;
         }
         tk::barrier_wait(full, parity);
-        if (mine) tile_product<BATCHES>(out, t, x);
+        if (mine) tile_product<BITS, BATCHES>(out, t, x);
         __syncwarp();
         if (leads) tk::barrier_arrive(full + kToEmpty);
         full += 8, x += kXBytes;
@@ -273,11 +300,14 @@ __device__ __forceinline__ void w4a16(const tk::TensorMap& map_x, const Problem&
 
 }  // namespace
 
-#define W4A16(ROWS)                                                                                                                       \
-  extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) w4a16_m##ROWS(const __grid_constant__ tk::TensorMap x,                \
-                                                                                  const __grid_constant__ Problem p) {                    \
-    w4a16<ROWS / 8>(x, p);                                                                                                                \
+#define WEIGHT_ONLY(BITS, ROWS)                                                                                                           \
+  extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) w##BITS##a16_m##ROWS(const __grid_constant__ tk::TensorMap x,         \
+                                                                                         const __grid_constant__ Problem p) {             \
+    weight_only<BITS, ROWS / 8>(x, p);                                                                                                    \
   }
-W4A16(8)
-W4A16(16)
-W4A16(32)
+WEIGHT_ONLY(4, 8)
+WEIGHT_ONLY(4, 16)
+WEIGHT_ONLY(4, 32)
+WEIGHT_ONLY(8, 8)
+WEIGHT_ONLY(8, 16)
+WEIGHT_ONLY(8, 32)
