@@ -1,6 +1,7 @@
-//! `cargo xtask`: generated files (`gen`), the gates of the house style (`tidy`), the models (`models`).
+//! `cargo xtask`: generated files (`gen`), the gates of the house style (`tidy`), the models (`models`), container images (`images`).
 
 mod charts;
+mod images;
 mod models;
 mod protos;
 mod reference;
@@ -34,6 +35,13 @@ enum Command {
     /// Fetch the models of the quickstart into the model cache ($AISTACK_MODELS, else the XDG cache).
     #[command(after_help = "Example:\n  cargo xtask models\n  AISTACK_MODELS=/srv/models cargo xtask models")]
     Models,
+    /// Write the container images of the platform as an OCI archive, without a daemon, and the list of what is in them.
+    #[command(
+        after_help = "Example:\n  make build && cargo xtask images\n  cargo xtask images --model smollm2-135m-instruct --model all-minilm-l6-v2\n  ctr -n k8s.io images import out/images/aistack-*.oci.tar\n  docker load -i out/images/aistack-*.oci.tar"
+    )]
+    Images(images::ImagesArgs),
+    /// Write the image of one static program.
+    Image(images::ImageArgs),
 }
 
 fn main() -> Result<()> {
@@ -41,6 +49,8 @@ fn main() -> Result<()> {
         Command::Gen { check } => generate(check),
         Command::Tidy => tidy::run(&root()?),
         Command::Models => models::fetch_all(),
+        Command::Images(args) => images::platform(&root()?, &args),
+        Command::Image(args) => images::single(&args),
     }
 }
 

@@ -63,7 +63,7 @@ pub fn fetch_all() -> Result<()> {
 }
 
 /// `$AISTACK_MODELS`, else `aistack/models` in the XDG cache.
-fn cache_dir() -> Result<PathBuf> {
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("AISTACK_MODELS") {
         return Ok(dir.into());
     }

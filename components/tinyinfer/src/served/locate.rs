@@ -1,4 +1,4 @@
-//! Where a model lies: a path, or a name in the model cache.
+//! Where a model lies: a path, or a name in the model cache or in the image.
 
 use std::path::{Path, PathBuf};
 
@@ -39,12 +39,15 @@ pub fn cache_dir() -> Option<PathBuf> {
         .or_else(|| from("HOME", ".cache/aistack/models"))
 }
 
+/// Models that a container image carries (`cargo xtask images --model`), for what the cache lacks.
+const IN_IMAGE: &str = "/usr/share/aistack/models";
+
 /// The file or folder to load for `model`, a path or a name.
 pub fn locate(model: &str) -> Result<PathBuf, LocateError> {
-    locate_in(model, cache_dir().as_deref())
+    locate_in(model, cache_dir().as_deref(), Path::new(IN_IMAGE))
 }
 
-fn locate_in(model: &str, cache: Option<&Path>) -> Result<PathBuf, LocateError> {
+fn locate_in(model: &str, cache: Option<&Path>, image: &Path) -> Result<PathBuf, LocateError> {
     let path = Path::new(model);
     let is_path = model.contains('/') || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_path {
@@ -54,16 +57,20 @@ fn locate_in(model: &str, cache: Option<&Path>) -> Result<PathBuf, LocateError> 
             Err(LocateError::NoSuchPath { path: path.to_owned() })
         };
     }
+    if let Some(found) = cache.into_iter().chain([image]).find_map(|folder| lies_in(folder, model)) {
+        return Ok(found);
+    }
     let Some(cache) = cache else { return Err(LocateError::NoCache { name: model.to_owned() }) };
-    let folder = cache.join(model);
+    Err(LocateError::NotInCache { name: model.to_owned(), cache: cache.to_owned(), known: known(cache) })
+}
+
+fn lies_in(folder: &Path, model: &str) -> Option<PathBuf> {
+    let folder = folder.join(model);
     let gguf = folder.join("model.gguf");
     if gguf.is_file() {
-        return Ok(gguf);
+        return Some(gguf);
     }
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    Err(LocateError::NotInCache { name: model.to_owned(), cache: cache.to_owned(), known: known(cache) })
+    folder.is_dir().then_some(folder)
 }
 
 fn known(cache: &Path) -> String {
@@ -105,9 +112,14 @@ mod tests {
         std::fs::write(at("chat/model.gguf"), "").unwrap();
         std::fs::create_dir_all(at("embed")).unwrap();
         std::fs::create_dir_all(at(".chat.123")).unwrap();
-        let find = |model: &str| locate_in(model, Some(cache.path()));
+        let image = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(image.path().join("shipped")).unwrap();
+        std::fs::create_dir_all(image.path().join("embed")).unwrap();
+        let find = |model: &str| locate_in(model, Some(cache.path()), image.path());
         assert_eq!(find("chat").unwrap(), at("chat/model.gguf"));
-        assert_eq!(find("embed").unwrap(), at("embed"));
+        assert_eq!(find("embed").unwrap(), at("embed"), "the cache comes before the image");
+        assert_eq!(find("shipped").unwrap(), image.path().join("shipped"));
+        assert_eq!(locate_in("shipped", None, image.path()).unwrap(), image.path().join("shipped"));
         let path = at("chat/model.gguf");
         assert_eq!(find(path.to_str().unwrap()).unwrap(), path);
         assert_eq!(default_name(&path), "chat");
@@ -117,6 +129,6 @@ mod tests {
         assert!(missing.contains("which holds chat, embed\n"), "{missing}");
         assert!(matches!(find("./nowhere/x"), Err(LocateError::NoSuchPath { .. })));
         assert!(matches!(find("x.gguf"), Err(LocateError::NoSuchPath { .. })));
-        assert!(matches!(locate_in("chat", None), Err(LocateError::NoCache { .. })));
+        assert!(matches!(locate_in("chat", None, image.path()), Err(LocateError::NoCache { .. })));
     }
 }
