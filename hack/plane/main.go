@@ -3,13 +3,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
-	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
@@ -32,9 +32,10 @@ func main() {
 		"kube-apiserver":          apiserver.NewAPIServerCommand,
 		"kube-controller-manager": controllers.NewControllerManagerCommand,
 		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
-		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(genericapiserver.SetupSignalContext()) },
-		"kube-proxy":              proxy.NewProxyCommand,
-		"kubectl":                 func() *cobra.Command { return kubectl.NewDefaultKubectlCommand() },
+		// It listens for signals itself.
+		"kubelet":    func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+		"kube-proxy": proxy.NewProxyCommand,
+		"kubectl":    func() *cobra.Command { return kubectl.NewDefaultKubectlCommand() },
 	}
 	command, known := commands[name]
 	if !known {

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Prints a folder with the Debian packages of a node, unpacked and installed nowhere: containerd, runc, the CNI plugins, nft and conntrack, and
+# the libraries of theirs that this machine lacks. Fetched once, into the cache.
+set -euo pipefail
+packages=(containerd runc containernetworking-plugins nftables conntrack)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
+version=$(apt-cache policy "${packages[@]}" | grep Candidate: | sha256sum | cut -c1-16)
+to=$cache/plane-packages-$version
+if [ ! -e "$to/complete" ]; then
+  echo "plane: fetching ${packages[*]} (once) …" >&2
+  rm -rf "$to" && mkdir -p "$to/fetched"
+  # What an installation would bring besides: installed packages stay out of it.
+  mapfile -t missing < <(apt-get install --simulate --reinstall --no-install-recommends "${packages[@]}" | awk '/^Inst/ {print $2}')
+  (cd "$to/fetched" && apt-get download "${missing[@]}" >/dev/null 2>"$to/log") || { cat "$to/log" >&2; exit 1; }
+  for package in "$to"/fetched/*.deb; do dpkg-deb -x "$package" "$to"; done
+  rm -rf "$to/fetched"
+  touch "$to/complete"
+fi
+echo "$to"

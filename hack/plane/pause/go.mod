@@ -1,0 +1,3 @@
+module aistack/plane/pause
+
+go 1.26.0
