@@ -1,6 +1,7 @@
 //! Entry point of `aistack-operator`.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use aistack_api::operator::OperatorConfig;
 use aistack_chassis::{CommonArgs, Component};
@@ -13,6 +14,9 @@ const COMPONENT: Component = Component {
     env_prefix: "AISTACK_OPERATOR_",
     version: env!("CARGO_PKG_VERSION"),
 };
+
+/// How long an operator that is asked may take to answer well.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Makes what the kinds of platform.dev/v1 ask for, and keeps it so.
 #[derive(Debug, Parser)]
@@ -28,10 +32,17 @@ struct Cli {
     /// The one namespace that it sees; left out, all.
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
+
+    /// Ask a running operator for this page, such as http://aistack-operator:8090/readyz, until it answers well, for a minute at most.
+    #[arg(long, value_name = "URL")]
+    ask: Option<String>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(url) = &cli.ask {
+        return ask(url);
+    }
     let config = match load(&cli) {
         Ok(config) => config,
         Err(error) => {
@@ -41,6 +52,36 @@ fn main() -> ExitCode {
     };
     aistack_chassis::run(COMPONENT, &cli.common, config.server.clone(), |ctx| async move {
         Operator::infer(&config, &ctx.metrics).await?.run(ctx.health, ctx.shutdown).await
+    })
+}
+
+/// What `helm test` runs: the operator's image has no other program that could ask.
+fn ask(url: &str) -> ExitCode {
+    // reqwest wants one even where nothing is encrypted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let began = Instant::now();
+    loop {
+        match answer(url) {
+            Ok(text) => {
+                println!("{text}");
+                return ExitCode::SUCCESS;
+            }
+            Err(error) if began.elapsed() > PATIENCE => {
+                eprintln!("error: {url}: {error}");
+                return ExitCode::FAILURE;
+            }
+            Err(_) => std::thread::sleep(Duration::from_secs(1)),
+        }
+    }
+}
+
+fn answer(url: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let reply = reqwest::Client::builder().timeout(PATIENCE).build()?.get(url).send().await?;
+        let status = reply.status();
+        let text = reply.text().await?;
+        if status.is_success() { Ok(text) } else { Err(format!("{status}: {text}").into()) }
     })
 }
 
