@@ -16,6 +16,10 @@ BIN := $(CARGO_TARGET_DIR)/release
 quickstart: ## From nothing to a cited answer: installs, builds, starts, ingests, asks
 	@hack/quickstart.sh
 
+.PHONY: quickstart-k8s
+quickstart-k8s: ## The same on a real Kubernetes on this machine, from charts and our own images (root, Go); STORE=tinykv
+	@hack/quickstart-k8s.sh
+
 .PHONY: build
 build: ## Build every binary, optimised
 	cargo build --release --workspace --bins
@@ -116,9 +120,21 @@ test-kubernetes-faults: build ## A Kubernetes control plane on three etcds, then
 test-charts: build ## Packaging: both charts by helm 3 and 4 before a real API server, policies, rights, Argo CD's health checks
 	@e2e/charts.sh $(BIN)/aistack-operator
 
+.PHONY: test-k8s
+test-k8s: build ## The platform on a real node: charts to an answer, kill -9 of every pod, drain, upgrade, deletion; STORE=tinykv
+	@e2e/quickstart_k8s.sh
+
+.PHONY: images
+images: build ## Container images of the platform as an OCI archive in out/images, without a daemon, and their SBOM
+	cargo xtask images
+
 .PHONY: plane
-plane: ## A Kubernetes API server on this machine; prints what points kubectl at it
-	@hack/plane/plane.sh up
+plane: ## A Kubernetes API server on this machine; prints what points kubectl at it. NODE=1: and a node; STORE=tinykv: its store
+	@PLANE_NODE=$(NODE) PLANE_STORE=$(STORE) hack/plane/plane.sh up
+
+.PHONY: plane-down
+plane-down: ## Stop it, and leave nothing behind
+	@hack/plane/plane.sh down
 
 .PHONY: setup
 setup: ## Install the Debian packages that building and the quickstart need
