@@ -26,7 +26,7 @@ kubectl logs -n team job/ask | grep -F 'people/leave.md'
 kubectl delete -n team -f e2e/k8s/ask.yaml
 
 echo '-- kill -9, drain, upgrade, deletion'
-next=$(date +%s)
+next=next
 "$bin/xtask" images --out "$work/next" --tag "$next" --model smollm2-135m-instruct --model all-minilm-l6-v2 >/dev/null
 hack/plane/plane.sh load "$DIR" "$work"/next/*.tar >/dev/null
 rm -r "$work/next"

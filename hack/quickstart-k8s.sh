@@ -37,13 +37,13 @@ images() {
 plane() { PLANE_NODE=1 PLANE_STORE=${STORE:-etcd} hack/plane/plane.sh up "$dir"; }
 helm_with() { HELM_CACHE_HOME=$dir/helm HELM_CONFIG_HOME=$dir/helm HELM_DATA_HOME=$dir/helm "$helm" "$@"; }
 install() {
+  kubectl create namespace team
+  kubectl label namespace team pod-security.kubernetes.io/enforce=restricted
   helm_with install aistack-crds charts/aistack-crds
   helm_with install aistack charts/aistack --namespace aistack-system --create-namespace \
     --set 'networkPolicy.stacks.namespaces={team}' --wait --timeout 10m
 }
 apply() {
-  kubectl create namespace team
-  kubectl label namespace team pod-security.kubernetes.io/enforce=restricted
   kubectl apply -n team -f examples/quickstart/stack.yaml
   kubectl wait -n team --for=condition=Ready --timeout=10m stack/quickstart
 }

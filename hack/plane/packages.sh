@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Prints a folder with the Debian packages of a node, unpacked and installed nowhere: containerd, runc, the CNI plugins, nft and conntrack, and
-# the libraries of theirs that this machine lacks. Fetched once, into the cache.
+# Prints a folder with Debian packages, unpacked and installed nowhere, and the libraries of theirs that this machine lacks: those that are
+# named, or a node's. Fetched once, into the cache.
+#   hack/plane/packages.sh [PACKAGE…]
 set -euo pipefail
-packages=(containerd runc containernetworking-plugins nftables conntrack)
+packages=("$@")
+[ $# -gt 0 ] || packages=(containerd runc containernetworking-plugins nftables conntrack)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
-version=$(apt-cache policy "${packages[@]}" | grep Candidate: | sha256sum | cut -c1-16)
+version=$(apt-cache policy "${packages[@]}" | grep -E '^[a-z]|Candidate:' | sha256sum | cut -c1-16)
 to=$cache/plane-packages-$version
 if [ ! -e "$to/complete" ]; then
   echo "plane: fetching ${packages[*]} (once) …" >&2
