@@ -37,6 +37,10 @@ echo '-- uninstalled: the kinds and the stack stay'
 "$helm" uninstall aistack-crds --wait
 kubectl get -n team stack quickstart
 
+echo '-- two teams, three operators'
+kubectl delete namespace team --timeout=5m
+python3 e2e/k8s/tenants.py "$helm"
+
 echo '-- down: nothing is left'
 hack/plane/plane.sh down "$DIR"
 after=$(ip -o link; ip route; findmnt -rno TARGET; find /sys/fs/cgroup -maxdepth 2 -type d)
