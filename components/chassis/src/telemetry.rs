@@ -91,10 +91,9 @@ pub fn init(
     let resource = resource(component, config);
     let traces = tracer_provider(config, resource.clone())?;
 
-    let format = args
-        .log_format
-        .unwrap_or_else(|| if args.log_outputs.is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
     let to_terminal = args.log_outputs.is_terminal();
+    let format =
+        args.log_format.unwrap_or(if to_terminal { LogFormat::Pretty } else { LogFormat::Json });
     let writer =
         LogWriter::open(&args.log_outputs).map_err(|(path, source)| TelemetryError::Log { path, source })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);

@@ -39,7 +39,6 @@ where
         let metadata = event.metadata();
         let mut said = Said::default();
         event.record(&mut said);
-        let mut has_fields = false;
         let level = metadata.level().as_str().to_lowercase().replace("trace", "debug");
         let file = said.file.as_deref().or(metadata.file());
         let line = said.line.or(metadata.line().map(u64::from));
@@ -61,12 +60,12 @@ where
                 SystemTime.format_time(&mut out)?;
                 // A line is one line, whatever is said.
                 write!(out, "\t{level}\t{caller}\t{}", said.message.replace('\n', "\\n"))?;
+                let end = if said.fields.is_empty() { "" } else { "}" };
                 for (nth, (name, value)) in said.fields.into_iter().enumerate() {
                     let before = if nth == 0 { "\t{" } else { ", " };
                     write!(out, "{before}{}: {value}", Value::from(name))?;
-                    has_fields = true;
                 }
-                writeln!(out, "{}", if has_fields { "}" } else { "" })
+                writeln!(out, "{end}")
             }
         }
     }

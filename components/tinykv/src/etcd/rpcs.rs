@@ -176,17 +176,6 @@ impl Call {
     /// The answer is whole, and these are its headers: those of an error bear its code, since nothing comes after them.
     pub fn ended(mut self, headers: &HeaderMap) {
         self.code = code_in(headers).unwrap_or(Code::Ok);
-        let took = self.began.elapsed();
-        if self.method.kind == UNARY && took > self.slow {
-            // In etcd's words, which people look for in their logs.
-            tracing::warn!(
-                time_spent = ?took,
-                threshold = ?self.slow,
-                method = format_args!("/{}/{}", self.method.service, self.method.name),
-                code = CODES[self.code as usize],
-                "request stats"
-            );
-        }
     }
 
     fn until_its_end(self, body: Body) -> Body {
@@ -204,7 +193,18 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.method.ended(self.code, self.began.elapsed());
+        let took = self.began.elapsed();
+        self.method.ended(self.code, took);
+        if self.method.kind == UNARY && took > self.slow {
+            // In etcd's words, which people look for in their logs.
+            tracing::warn!(
+                time_spent = ?took,
+                threshold = ?self.slow,
+                method = format_args!("/{}/{}", self.method.service, self.method.name),
+                code = CODES[self.code as usize],
+                "request stats"
+            );
+        }
     }
 }
 

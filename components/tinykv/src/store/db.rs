@@ -100,6 +100,8 @@ impl Db {
         options.create_missing_column_families(true);
         options.set_atomic_flush(true);
         options.set_max_background_jobs(2);
+        // Files go to disk as they are written: at once, at their end, Raft's log would wait behind them for its own sync.
+        options.set_bytes_per_sync(512 << 10);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(512);
         let cache = Cache::new_lru_cache(cache_bytes);

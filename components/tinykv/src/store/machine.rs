@@ -27,9 +27,9 @@ const TURN: usize = 256;
 /// Keys looked through at once for versions to drop.
 const SWEEP_LOOK: usize = 10_000;
 /// Versions dropped under one hold of the engine's lock, and with one write of the database.
-const SWEEP_DROPS: usize = 1_000;
+const SWEEP_DROPS: usize = 250;
 /// A sweep rests so many times as long as it worked: it has time, and writers do not.
-const SWEEP_REST: u32 = 2;
+const SWEEP_REST: u32 = 5;
 
 /// What answers a command that was applied.
 pub type Applied = Outcome;
