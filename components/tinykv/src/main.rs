@@ -109,9 +109,9 @@ fn main() -> ExitCode {
     cli.common.log_outputs = flags.log_outputs.clone();
     let level = cli.common.log_level.get_or_insert_with(|| "info".to_owned());
     if !level.contains([',', '=']) {
-        // openraft tells of every step of an election, and calls it an error when two change the members at once: the
-        // second looks again.
-        level.push_str(",openraft=warn,openraft::raft::api::management=off");
+        // openraft tells of every step of an election, and calls it an error when two change the members at once (the
+        // second looks again) or a call meets the end of the process (the caller is told).
+        level.push_str(",openraft=warn,openraft::raft::api::management=off,openraft::raft::raft_inner=off");
     }
     match &cli.command {
         Some(Command::Backup(wanted)) => return backup(wanted),
