@@ -92,8 +92,7 @@ pub fn init(
     let traces = tracer_provider(config, resource.clone())?;
 
     let to_terminal = args.log_outputs.is_terminal();
-    let format =
-        args.log_format.unwrap_or(if to_terminal { LogFormat::Pretty } else { LogFormat::Json });
+    let format = args.log_format.unwrap_or(if to_terminal { LogFormat::Pretty } else { LogFormat::Json });
     let writer =
         LogWriter::open(&args.log_outputs).map_err(|(path, source)| TelemetryError::Log { path, source })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
