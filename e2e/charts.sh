@@ -13,9 +13,9 @@ venv=$HOME/.cache/aistack/venvs/charts
 
 echo '-- lint: what brings up kind and minikube, charts, Argo CD'
 "$venv/bin/shellcheck" "$root"/hack/{install,helm,gpu-ready,gpu-plugin}.sh "$root"/hack/{kind,minikube,plane}/*.sh "$root/hack/quickstart-k8s.sh" \
-  "$root/e2e/charts.sh" "$root/e2e/quickstart_k8s.sh"
+  "$root"/e2e/{charts,quickstart_k8s,argocd}.sh
 "$venv/bin/yamllint" --strict -c "$root/hack/.yamllint.yaml" "$root"/hack/{kind,argocd,plane} "$root"/charts/*/{Chart,values}.yaml \
-  "$root/charts/aistack/files" "$here/charts" "$here/k8s"
+  "$root/charts/aistack/files" "$here"/{charts,k8s,argocd}
 bash -n "$root/hack/kind/up.sh" "$root/hack/minikube/up.sh"
 
 echo '-- Argo CD: health of every kind, by the Lua that it runs'

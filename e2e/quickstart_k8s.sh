@@ -12,7 +12,8 @@ trap 'hack/plane/plane.sh down "$DIR"; rm -rf "$work"' EXIT
 before=$(ip -o link; ip route; findmnt -rno TARGET; find /sys/fs/cgroup -maxdepth 2 -type d)
 
 hack/quickstart-k8s.sh
-eval "$(PLANE_NODE=1 hack/plane/plane.sh up "$DIR" 2>/dev/null)"
+pointed=$(PLANE_NODE=1 hack/plane/plane.sh up "$DIR" 2>/dev/null)
+eval "$pointed"
 export HELM_CACHE_HOME=$work/helm HELM_CONFIG_HOME=$work/helm HELM_DATA_HOME=$work/helm
 helm=$(hack/helm.sh 4)
 

@@ -47,13 +47,21 @@ apply() {
   kubectl apply -n team -f examples/quickstart/stack.yaml
   kubectl wait -n team --for=condition=Ready --timeout=10m stack/quickstart
 }
-ingest() { "$bin/modelhub" rag ingest handbook examples/quickstart/handbook; }
+# A hub looks at its engines every other second: that their pods are Ready may be news to it, and ingesting again sends what is not there.
+ingest() {
+  local until=$((SECONDS + 60))
+  until "$bin/modelhub" rag ingest handbook examples/quickstart/handbook; do
+    [ $SECONDS -lt $until ] || return 1
+    sleep 0.5
+  done
+}
 
 cargo build --release --workspace --bins --quiet
 helm=$(hack/helm.sh 4)
 step images 'all programs, two models' images
 step plane "Kubernetes 1.37 on ${STORE:-etcd}, a node" plane
-eval "$(hack/plane/plane.sh up "$dir" 2>/dev/null)"
+pointed=$(hack/plane/plane.sh up "$dir" 2>/dev/null)
+eval "$pointed"
 step load 'the images, on the node' hack/plane/plane.sh load "$dir" "$bin"/images/*.tar
 began=${EPOCHREALTIME/./}
 step helm 'install aistack-crds aistack' install

@@ -44,8 +44,11 @@ def answers(namespace):
     address = run("kubectl", "get", "service", "modelhub", "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
     body = {"model": "smollm2-135m-instruct", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
     request = urllib.request.Request(f"http://{address}:8080/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["choices"]
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["choices"]
+    except OSError:
+        return None
 
 
 def figures(namespace):
@@ -76,7 +79,8 @@ def main():
         run("kubectl", "apply", "-n", namespace, "-f", str(ROOT / "examples/quickstart/stack.yaml"))
     for namespace in ("blue", "green"):
         run("kubectl", "wait", "-n", namespace, "--for=condition=Ready", "--timeout=10m", "stack/quickstart")
-        assert answers(namespace)
+        # The hub looks at its engines every other second.
+        until(f"the stack in {namespace} answers", lambda namespace=namespace: answers(namespace))
     passed("two stacks of the same name answer")
     assert figures("idle") == 0, "the third operator reconciled something of the others'"
     assert figures("blue") > 0, "the first operator tells its figures"
