@@ -20,10 +20,10 @@ METRICS = {
 }
 STALLS = ("long_scoreboard", "short_scoreboard", "barrier", "mio_throttle", "math_pipe_throttle", "wait", "membar", "gmma", "lg_throttle", "not_selected", "sleeping")
 STALL = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
-PARTS = sys.argv[1:] or ["norm", "rows", "decode", "attention", "linear", "fp8", "w4", "sample", "primitives"]
+PARTS = sys.argv[1:] or ["norm", "rows", "decode", "attention", "linear", "fp8", "w4", "sparse", "norm_gradients", "sample", "primitives"]
 
 columns = [*METRICS, *(STALL.format(s) for s in STALLS)]
-ours = "regex:^(add_rms|rms_|layer_|softmax|gelu|silu|cross_|paged_|prefill|attention_|linear|w4a16|sample|scan_|histogram|reduce_|transpose_|topk|radix_pass)"
+ours = "regex:^(add_rms|rms_|layer_|softmax|gelu|silu|cross_|paged_|prefill|attention_|linear|w4a16|w8a16|sample|scan_|histogram|reduce_|transpose_|topk|radix_pass)"
 for part in PARTS:
     command = ["ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(columns), "-k", ours, sys.executable, "hack/gpu/launch_once.py", part]
     out = subprocess.run(command, capture_output=True, text=True, env=os.environ)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into $GPU_FOLDER (default .gpu).
-#   hack/gpu/device.sh [check|jax|rust|bench|sanitize]...      OUT is where results go (default: out/gpu)
+#   hack/gpu/device.sh [check|jax|rust|example|bench|sanitize]...      OUT is where results go (default: out/gpu)
 set -u
 from=${GPU_FOLDER:-.gpu}
 out=${OUT:-out/gpu}; mkdir -p "$out"
@@ -17,6 +17,7 @@ for step in "${@:-check}"; do
     python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   jax) python3 kernels/tests/gpu/check_jax.py 2>&1 | tee "$out/jax.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
+  example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1

@@ -29,8 +29,14 @@ def norm():
 def w4():
     nibbles = torch.randint(0, 16, (14336, 4096), dtype=torch.uint8)
     linear = tk.W4Linear(nibbles, torch.rand(14336, 32), torch.full((14336, 32), 8, dtype=torch.uint8), DEV)
-    linear(rand(1, 4096))
-    linear(rand(16, 4096))
+    for rows in (1, 16, 64):
+        linear(rand(rows, 4096))
+    wide = tk.W8Linear(nibbles * 16, torch.rand(14336, 32), torch.full((14336, 32), 128, dtype=torch.int16), DEV)
+    wide(rand(1, 4096))
+
+
+def sparse():
+    tk.SparseLinear(rand(8192, 8192), DEV, prune=True)(rand(8192, 8192))
 
 
 def sample():
@@ -65,6 +71,12 @@ def rows():
     logits, targets = rand(4096, 128256), torch.zeros(4096, device=DEV, dtype=torch.int32)
     loss, log_sum = tk._fused.cross_entropy_rows(logits, targets)
     tk._fused.cross_entropy_gradient(logits, targets, log_sum, loss)
+
+
+def norm_gradients():
+    x, w = rand(32768, 4096), rand(4096)
+    tk.rms_norm_gradient(x, x, w, 1e-5)
+    tk.layer_norm_gradient(x, x, w, 1e-5)
 
 
 def primitives():

@@ -220,8 +220,10 @@ def w4():
         nibbles = torch.randint(0, 16, (features, columns), dtype=torch.uint8)
         scales = torch.rand(features, columns // 128) * 0.02 + 0.001
         linear = tk.W4Linear(nibbles, scales, torch.full(scales.shape, 8, dtype=torch.uint8), DEV)
+        bytes_ = torch.randint(0, 256, (features, columns), dtype=torch.uint8)
+        wide = tk.W8Linear(bytes_, scales, torch.full(scales.shape, 128, dtype=torch.int16), DEV)
         dense = rand(features, columns)
-        marlin = "vllm" in PEERS and marlin_weights(nibbles, scales)
+        marlin, marlin8 = ("vllm" in PEERS and marlin_weights(n, scales, bits) for n, bits in ((nibbles, 4), (bytes_, 8)))
         for rows in (1, 8, 16, 32, 64):
             x = rand(rows, columns)
             y = torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
@@ -234,23 +236,30 @@ def w4():
                 gap = float((peer().double() - y.double()).norm() / y.double().norm())
                 peers.insert(0, (f"Marlin of vLLM 0.24.0, bf16 (rel. difference {gap:.1e})", peer))
             compare("K4", f"W4A16 group 128, M {rows} N {features} K {columns}", ours, peers)
+            peers, ours = peers[-1:], lambda: tk._native.lib.tk_packed_linear(device, stream, y.data_ptr(), x.data_ptr(), wide._weights, rows)
+            if marlin8:
+                peer = marlin8(x)
+                ours()
+                gap = float((peer().double() - y.double()).norm() / y.double().norm())
+                peers.insert(0, (f"Marlin of vLLM 0.24.0, 8 bits, bf16 (rel. difference {gap:.1e})", peer))
+            compare("K4", f"W8A16 group 128, M {rows} N {features} K {columns}", ours, peers)
 
 
-def marlin_weights(nibbles, scales):
+def marlin_weights(numbers, scales, bits):
     """The peer's own packing of the same weights."""
     import importlib.util
     spec = importlib.util.spec_from_file_location("scalar_type", ARGS.peers / "scalar_type.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["scalar_type"] = module
     spec.loader.exec_module(module)
-    kind = module.scalar_types.uint4b8.id
-    features, columns = nibbles.shape
-    w = nibbles.to(DEV).int().t().contiguous()  # [K, N]
-    packed = torch.zeros(columns // 8, features, dtype=torch.int32, device=DEV)
-    for i in range(8):
-        packed |= w[i::8] << (4 * i)
+    kind = (module.scalar_types.uint4b8 if bits == 4 else module.scalar_types.uint8b128).id
+    features, columns = numbers.shape
+    w, each = numbers.to(DEV).int().t().contiguous(), 32 // bits  # [K, N]
+    packed = torch.zeros(columns // each, features, dtype=torch.int32, device=DEV)
+    for i in range(each):
+        packed |= w[i::each] << (bits * i)
     empty = torch.empty(0, dtype=torch.int32, device=DEV)
-    repacked = torch.ops._C.gptq_marlin_repack(packed, empty, columns, features, 4, False)
+    repacked = torch.ops._C.gptq_marlin_repack(packed, empty, columns, features, bits, False)
     order = [i + 8 * j for i in range(8) for j in range(8)]
     s = scales.to(DEV).bfloat16().t().contiguous()
     s = s.reshape(-1, 64)[:, order].reshape(-1, features).contiguous()
@@ -369,10 +378,12 @@ def rope():
         slots = (torch.randperm(tokens // page, device=DEV).repeat_interleave(page) * page + torch.arange(tokens, device=DEV) % page).int()
         weights = rand(dim), rand(dim)
         device, stream = tk._at(qkv)
-        for name, pair in (("rotary + paged write", (None, None)), ("QK-norm + rotary + paged write", weights)):
-            call = _rope._call(q, keys, values, qkv, rotary, positions, slots, *pair, 1e-6)
+        ones = torch.ones(kv_heads, device=DEV)
+        low = [t.to(torch.float8_e4m3fn) for t in (keys, values)]
+        for name, pair, of_e4m3 in (("rotary + paged write", (None, None), False), ("QK-norm + rotary + paged write", weights, False), ("rotary + paged e4m3 write", (None, None), True)):
+            call = _rope._call(q, *(low if of_e4m3 else (keys, values)), qkv, rotary, positions, slots, *pair, 1e-6, *((ones, ones) if of_e4m3 else ()))
             ours = lambda: tk._native.lib.tk_rope_cache(device, stream, byref(call))
-            bytes_ = 4 * tokens * rows * dim
+            bytes_ = 4 * tokens * rows * dim - (2 * tokens * kv_heads * dim if of_e4m3 else 0)
             compare("K5", f"{name} bf16 [{tokens}, {rows} x {dim}]", ours, [("copy of as many bytes", same_size_copy(bytes_))], bytes_=bytes_, measure=steady)
 
 

@@ -68,10 +68,37 @@ def epilogues():
         inner, z = rand(rows, 14336), torch.empty(rows, 4096, device=DEV, dtype=torch.bfloat16)
         compare("K1", f"bf16 linear with the residual in its epilogue, M {rows} N 4096 K 14336", queued(z, inner, down, residual=residual),
                 [(f"cuBLAS with beta 1, addmm ({TORCH})", lambda: torch.addmm(residual, inner, down.t()))])
+    for rows in (1, 64, 2048):
+        x, w, bias = rand(rows, 4096), rand(16384, 4096, scale=0.02), rand(16384)
+        y = torch.empty(rows, 16384, device=DEV, dtype=torch.bfloat16)
+        for activation in ("gelu", "gelu_tanh"):
+            approximate = "tanh" if activation == "gelu_tanh" else "none"
+            compare("K1", f"bf16 linear with bias and {activation} in its epilogue, M {rows} N 16384 K 4096", queued(y, x, w, bias=bias, activation=activation),
+                    [(f"cuBLAS and F.gelu ({TORCH})", lambda: F.gelu(F.linear(x, w, bias), approximate=approximate))])
     for rows, features, columns in [(8192, 8192, 8192), (1, 28672, 4096), (2048, 28672, 4096)]:
         x, w = rand(rows, columns, dtype=torch.float16), rand(features, columns, dtype=torch.float16)
         y = torch.empty(rows, features, device=DEV, dtype=torch.float16)
         compare("K1", f"fp16 linear M {rows} N {features} K {columns}", queued(y, x, w), [(f"cuBLAS ({TORCH})", lambda: F.linear(x, w))], flops=2 * rows * features * columns)
+
+
+def sparse():
+    """2:4 sparse weights; rates as if they were dense."""
+    from torch.sparse import to_sparse_semi_structured
+
+    for rows, features, columns in [(8192, 8192, 8192), (4096, 4096, 4096), (16, 28672, 4096), (64, 28672, 4096), (512, 6144, 4096), (2048, 28672, 4096)]:
+        w = rand(features, columns).view(features, -1, 4)
+        w = (w * torch.zeros_like(w).scatter_(-1, w.abs().float().sort(dim=-1, descending=True, stable=True).indices[..., :2], 1)).reshape(features, columns)
+        layer, x, y = tk.SparseLinear(w, DEV), rand(rows, columns), torch.empty(rows, features, device=DEV, dtype=torch.bfloat16)
+        handle, stream = tk._at(x)
+        peers = [(f"cuBLAS, dense ({TORCH})", lambda: F.linear(x, w))]
+        try:
+            packed = to_sparse_semi_structured(w)
+            F.linear(x, packed)
+            peers.insert(0, (f"cuSPARSELt ({TORCH})", lambda: F.linear(x, packed)))
+        except Exception as e:  # noqa: BLE001 - not every torch has it
+            print(f'{{"peer": "cuSPARSELt", "error": "{str(e)[:80]!r}"}}', flush=True)
+        compare("K1", f"bf16 linear of 2:4 sparse weights, M {rows} N {features} K {columns}", lambda: tk._native.lib.tk_linear_sparse(handle, stream, y.data_ptr(), x.data_ptr(), layer._weights, rows), peers,
+                flops=2 * rows * features * columns)
 
 
 def quantising():
@@ -95,7 +122,7 @@ def quantising():
 
 
 def caches():
-    for sequences, length, heads, kv_heads, dim, dtype, window in [(64, 4096, 32, 8, 128, E4M3, 0), (16, 8192, 32, 8, 128, E4M3, 0), (64, 4096, 32, 8, 64, torch.bfloat16, 0), (256, 2048, 9, 3, 64, torch.bfloat16, 0),
+    for sequences, length, heads, kv_heads, dim, dtype, window in [(64, 4096, 32, 8, 128, E4M3, 0), (16, 8192, 32, 8, 128, E4M3, 0), (64, 4096, 32, 8, 64, torch.bfloat16, 0), (64, 4096, 32, 8, 64, E4M3, 0), (256, 2048, 9, 3, 64, torch.bfloat16, 0),
                                                                    (64, 16384, 32, 8, 128, torch.bfloat16, 4096)]:
         page, width = 16, length // 16
         pages = sequences * width
@@ -122,4 +149,4 @@ def caches():
         compare("K2", what, ours, peers, bytes_=2 * size * sequences * kv_heads * min(length, window or length) * dim)
 
 
-PARTS = (fp8, int8, epilogues, quantising, caches)
+PARTS = (fp8, int8, epilogues, sparse, quantising, caches)

@@ -56,19 +56,19 @@ def rows():
 
 def gradients():
     """Backward alone; causal: half of the square counts, and five products, though ours computes seven."""
-    for batch, length, heads, kv_heads, dim in [(1, 16384, 32, 32, 128), (4, 4096, 32, 32, 128), (4, 4096, 32, 8, 128), (16, 1024, 32, 32, 128), (4, 4096, 32, 32, 64)]:
+    for batch, length, heads, kv_heads, dim, cap in [(1, 16384, 32, 32, 128, 0.0), (4, 4096, 32, 32, 128, 0.0), (4, 4096, 32, 8, 128, 0.0), (16, 1024, 32, 32, 128, 0.0), (4, 4096, 32, 32, 64, 0.0), (4, 4096, 32, 32, 128, 30.0)]:
         q, k, v = (rand(batch * length, h, dim) for h in (heads, kv_heads, kv_heads))
         g = rand(batch * length, heads, dim)
         lengths = (length,) * batch
         scale = dim**-0.5
-        out, log_sum = tk.attention(q, k, v, list(lengths), list(lengths), scale)
-        plan = _prefill._GradientPlan(0, heads, kv_heads, dim, scale, True, 0, 0.0, lengths, lengths)
+        out, log_sum = tk.attention(q, k, v, list(lengths), list(lengths), scale, True, 0, cap)
+        plan = _prefill._GradientPlan(0, heads, kv_heads, dim, scale, True, 0, cap, lengths, lengths)
         into = [torch.empty_like(t) for t in (q, k, v)]
         step = tk._native.GradientStep(*(t.data_ptr() for t in (*into, q, k, v, out, log_sum, g)))
         handle, stream = tk._at(q)
         ours = lambda: tk._native.lib.tk_prefill_gradient(handle, stream, byref(step), plan.pointer)
         peers = []
-        for name, backend in (("FlashAttention-2 in", SDPBackend.FLASH_ATTENTION), ("cuDNN in", SDPBackend.CUDNN_ATTENTION)):
+        for name, backend in () if cap else (("FlashAttention-2 in", SDPBackend.FLASH_ATTENTION), ("cuDNN in", SDPBackend.CUDNN_ATTENTION)):
             try:
                 leaves = [t.view(batch, length, -1, dim).transpose(1, 2).detach().requires_grad_() for t in (q, k, v)]
                 with sdpa_kernel(backend):
@@ -80,7 +80,21 @@ def gradients():
                 peers.append((f"{name} {TORCH} (rel. difference {gap:.1e})", call))
             except RuntimeError as e:
                 print(f'{{"peer": "{name}", "error": "{str(e)[:80]!r}"}}', flush=True)
-        compare("K3", f"attention backward, causal {batch} x {length}, heads {heads}/{kv_heads}, d {dim}", ours, peers, flops=10 * batch * heads * dim * length * length / 2)
+        compare("K3", f"attention backward, causal {batch} x {length}, heads {heads}/{kv_heads}, d {dim}" + (f", soft cap {cap:g}" if cap else ""), ours, peers, flops=10 * batch * heads * dim * length * length / 2)
 
 
-PARTS = (rows, gradients)
+def norm_gradients():
+    """Backward alone; x and the gradient read, dx written."""
+    for layer in (False, True):
+        for n, hidden in [(8192, 4096), (32768, 4096), (8192, 8192)]:
+            x, weight, gradient, lib = rand(n, hidden), rand(hidden), rand(n, hidden), tk._native.lib
+            dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+            slots = torch.empty(lib.tk_norm_gradient_scratch(n, hidden, int(layer)), device=DEV)
+            call = tk._native.NormStep(dx.data_ptr(), dweight.data_ptr(), dbias.data_ptr() if layer else 0, slots.data_ptr(), x.data_ptr(), weight.data_ptr(), gradient.data_ptr(), 0, n, hidden, slots.numel(), 1e-5, int(layer))
+            leaves = [t.clone().requires_grad_() for t in ((x, weight, weight) if layer else (x, weight))]
+            out = F.layer_norm(leaves[0], (hidden,), *leaves[1:]) if layer else F.rms_norm(leaves[0], (hidden,), leaves[1])
+            compare("K5", f"{'LayerNorm' if layer else 'RMSNorm'} backward bf16 [{n}, {hidden}]", queued(lib.tk_norm_gradient, x, call),
+                    [(f"autograd of {TORCH}", lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True))], bytes_=6 * n * hidden, measure=steady)
+
+
+PARTS = (rows, gradients, norm_gradients)

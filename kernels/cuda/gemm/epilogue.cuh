@@ -129,7 +129,6 @@ struct Many {
         v = {__fadd_rn(v.x, r.x), __fadd_rn(v.y, r.y)};
       }
       word[i] = OUT::pack(v.x, v.y);
-      if (ACTIVE && COLUMNS == 256) asm volatile("" ::: "memory");  // one pair after the other, as above
     }
     return gather_block(word[0], word[1], word[2], word[3]);
   }
@@ -154,16 +153,17 @@ struct Many {
 
   __device__ __forceinline__ void store(const SUM (&d)[COLUMNS / 2], int row, int column) const {
     together();
-    if constexpr (COLUMNS < 256) {  // pairs of 256 columns spill: gated layers take narrower tiles
+    if constexpr (COLUMNS < 256) {  // beside 256 columns there are no registers for a curve, nor for pairs: such layers take narrower tiles
       if (p.gated) {
         all<true, true>(d, row, column);
         return;
       }
+      if (p.active) {
+        all<true, false>(d, row, column);
+        return;
+      }
     }
-    if (p.active)
-      all<true, false>(d, row, column);
-    else
-      all<false, false>(d, row, column);
+    all<false, false>(d, row, column);
   }
 };
 

@@ -136,6 +136,18 @@ struct Int8Product {
 TK_WGMMA_REGISTERS(64, 32, 33, 34, 35, 36)
 TK_WGMMA_REGISTERS(128, 64, 65, 66, 67, 68)
 
+// D[64, N] = A[64, 16] · B[N, 16]ᵀ, plus D when `accumulate`: A in registers as an mma fragment, B in shared memory as matrix_descriptor has it.
+#define TK_WGMMA_FRAGMENT(N, COUNT, A1, A2, A3, B, ADD)                                                                              \
+  __device__ __forceinline__ void wgmma_k16_fragment(float (&d)[COUNT], const uint32_t (&a)[4], uint64_t b, int accumulate) {        \
+    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %" #ADD ", 0;\n\t"                                                      \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" TK_NAMES##COUNT "}, {%" #COUNT ", %" #A1 ", %" #A2     \
+                 ", %" #A3 "}, %" #B ", add, 1, 1, 0;\n\t}"                                                                         \
+                 : TK_SUMS##COUNT(0)                                                                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));                                             \
+  }
+TK_WGMMA_FRAGMENT(32, 16, 17, 18, 19, 20, 21)
+TK_WGMMA_FRAGMENT(64, 32, 33, 34, 35, 36, 37)
+
 // The registers of an accumulator are read and written here and nowhere across: after wgmma_wait, before the values are used.
 template <int COUNT>
 __device__ __forceinline__ void wgmma_hold(float (&d)[COUNT]) {

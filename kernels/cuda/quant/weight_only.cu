@@ -1,4 +1,4 @@
-// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 32): weights of 4 or 8 bits in groups of 128 along K, bf16 activations, f32 sums.
+// y[M, N] = x[M, K] · dequant(W)[N, K]ᵀ for few rows (M <= 64): weights of 4 or 8 bits in groups of 128 along K, bf16 activations, f32 sums.
 //
 // Memory-bound: half a byte a weight, or one, read once. The weights are the A operand (16 output features a tile) and the activations the B operand,
 // so that eight rows of x cost one mma and the tensor cores are busy with features, of which there are many.
@@ -15,6 +15,8 @@
 // private cp.async ring: every thread reads back what it copied. x comes by tensor copies, one ring a slice, which the warps of the slice share:
 // a producer warp orders them, so that products start with the first columns and all of x need never fit. Slices are summed once,
 // in order. How K is sliced depends on N and K alone: a row's bits do not depend on M.
+// From 17 rows on wgmma does the same, to the same bits: four warps of one slice are a warpgroup, whose A fragments are those of mma and whose B is x as it
+// lies, read once for all four.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
@@ -155,19 +157,50 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Til
   }
 }
 
+// The same for the 64 features of a warpgroup, of which this warp's tile is a quarter; zeros where it has none.
+template <int BITS, int BATCHES>
+__device__ __forceinline__ void tile_product_wide(float (&out)[BATCHES][4], const Tile<BITS>& t, uint32_t x, bool mine) {
+  const float s0 = tk::unpack_bf16(t.low).x, s1 = tk::unpack_bf16(t.high).x;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float acc[BATCHES * 4];
+    uint32_t a[4][4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      t.fragment(a[k], half * 4 + k);
+#pragma unroll
+      for (int i = 0; i < 4; i++) a[k][i] = mine ? a[k][i] : 0;
+    }
+    const uint64_t b = tk::matrix_descriptor(x + half * BATCHES * 1024);
+    tk::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++) tk::wgmma_k16_fragment(acc, a[k], b + 2 * k, k > 0);
+    tk::wgmma_commit();
+    tk::wgmma_wait<0>();
+    tk::wgmma_hold(acc);
+#pragma unroll
+    for (int b8 = 0; b8 < BATCHES; b8++) {
+      out[b8][0] = fmaf(s0, acc[4 * b8], out[b8][0]);
+      out[b8][1] = fmaf(s0, acc[4 * b8 + 1], out[b8][1]);
+      out[b8][2] = fmaf(s1, acc[4 * b8 + 2], out[b8][2]);
+      out[b8][3] = fmaf(s1, acc[4 * b8 + 3], out[b8][3]);
+    }
+  }
+}
+
 __device__ __forceinline__ void workers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory"); }
 
 // Sums the slices of this round's feature tiles, in order, 16 rows at a time.
 template <int BATCHES>
-__device__ __forceinline__ void reduce_and_store(const Problem& p, const float (&out)[BATCHES][4], float* board, int first_tile, int end) {
+__device__ __forceinline__ void reduce_and_store(const Problem& p, const float (&out)[BATCHES][4], float* board, int place, int first_tile, int end) {
   constexpr int kChunk = BATCHES < 2 ? 1 : 2, kRow = kChunk * 8 + 1;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  float* mine = board + warp * 16 * kRow;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  float* mine = board + place * 16 * kRow;  // of a warp that has a tile
 #pragma unroll
   for (int chunk = 0; chunk < BATCHES / kChunk; chunk++) {
     if (chunk * 16 >= p.m) return;
 #pragma unroll
-    for (int c = 0; c < kChunk; c++) {
+    for (int c = 0; place >= 0 && c < kChunk; c++) {
       const float(&sums)[4] = out[chunk * kChunk + c];
       mine[g * kRow + c * 8 + 2 * t] = sums[0];
       mine[g * kRow + c * 8 + 2 * t + 1] = sums[1];
@@ -188,7 +221,7 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, const float (
 }
 
 // Dynamic shared memory: x [slices][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
-template <int BITS, int BATCHES>
+template <int BITS, int BATCHES, bool WIDE>
 __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Problem& p) {
   constexpr int kStages = (BITS == 4 ? 3 : 2) + (BATCHES == 1);
   constexpr int kTileBytes = Packed<BITS>::kTileBytes, kScaleOffset = Packed<BITS>::kScaleOffset;
@@ -205,35 +238,33 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   const int begin = static_cast<int>(static_cast<long long>(blockIdx.x) * blocks / gridDim.x);
   const int end = static_cast<int>(static_cast<long long>(blockIdx.x + 1) * blocks / gridDim.x);
 
-  const int tile = warp / p.slices, slice = warp % p.slices;
+  // Four warps of a warpgroup have one slice.
+  const int tile = WIDE ? warp / 4 / p.slices * 4 + warp % 4 : warp / p.slices, slice = WIDE ? warp / 4 % p.slices : warp % p.slices;
   const int from = slice * groups / p.slices, to = (slice + 1) * groups / p.slices;
-  const bool works = warp < kWarps && tile < p.tiles;
+  const bool works = warp < kWarps && (WIDE ? tile / 4 * 4 : tile) < p.tiles;
   // A slice's tiles lie one after the other; a further round skips to the next of this warp's feature tiles.
-  int feeding = works ? begin + tile : end, left = to - from;
+  int feeding = works && tile < p.tiles ? begin + tile : end, left = to - from;
   uint32_t source = (static_cast<uint32_t>(begin + tile) * groups + from) * kTileBytes + lane * 16;
   const uint32_t ring = keep(rings + warp * kStages * kTileBytes), ring_end = keep(ring + kStages * kTileBytes);
-  uint32_t target = keep(ring + lane * 16);
   const bool copies_scales = keep(lane) < 4;
   const int length = to - from;
-  const auto feed = [&]() {
+  const auto feed = [&](uint32_t target) {
     if (feeding < end) {
       const unsigned char* w = p.w + source;
 #pragma unroll
       for (int i = 0; i < Packed<BITS>::kVectors; i++) tk::copy_async16(target + i * 512, w + i * 512);
       if (copies_scales) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
-      target += kTileBytes;
-      if (target >= ring_end) target -= kStages * kTileBytes;
       source += kTileBytes;
       if (--left == 0) left = length, feeding += p.tiles, source += (p.tiles * groups - left) * kTileBytes;
     }
     tk::copy_async_commit();
   };
   if (warp < kWarps) {
-    for (int i = 0; i < kStages; i++) feed();
+    for (int i = 0; i < kStages; i++) feed(ring + lane * 16 + i * kTileBytes);
   } else if (warp == kWarps) {
     for (int i = lane; i < p.slices * p.stages; i += 32) {
       tk::barrier_init(full0 + 8 * i, 1);
-      tk::barrier_init(empty0 + 8 * i, p.tiles);
+      tk::barrier_init(empty0 + 8 * i, WIDE ? (p.tiles + 3) / 4 * 4 : p.tiles);
     }
     tk::barrier_init_fence();
     __syncwarp();
@@ -255,7 +286,7 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   if (warp == kWarps && all > 0) order();
   __syncthreads();
   if (warp >= kWarps) {
-    tk::registers_lower<40>();
+    tk::registers_lower<BATCHES < 8 ? 40 : 24>();
     if (warp > kWarps) return;
 #pragma unroll 1
     while (ordered < all) {
@@ -264,50 +295,57 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
     }
     return;
   }
-  tk::registers_raise<104>();
-  const uint32_t x_first = keep(x0 + slice * p.stages * kXBytes + lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4));
-  const uint32_t full_first = keep(full0 + 8 * slice * p.stages), full_end = keep(full_first + 8 * p.stages);
+  tk::registers_raise<BATCHES < 8 ? 104 : 112>();
+  const uint32_t x_first = keep(x0 + slice * p.stages * kXBytes + (WIDE ? 0 : lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4)));
+  const uint32_t full_first = keep(full0 + 8 * slice * p.stages);
   const uint32_t to_scale = keep(kScaleOffset + lane / 4 * 4 - lane * 16);
   const bool leads = keep(lane) == 0;
-  uint32_t words = keep(ring + lane * 16), x = x_first, full = full_first, parity = 0;
+  uint32_t words = keep(ring + lane * 16), parity = 0;
+  int at = 0;
   for (int first_tile = begin; first_tile < end; first_tile += p.tiles) {
     float out[BATCHES][4] = {};
     if (works) {
-      const bool mine = first_tile + tile < end;
+      const bool mine = tile < p.tiles && first_tile + tile < end;
 #pragma unroll 1
       for (int group = length; group > 0; group--) {
-        Tile<BITS> t;
+        Tile<BITS> t = {};
         if (mine) {
           tk::copy_async_wait<kStages - 1>();
           __syncwarp();
           t.load(words, words + to_scale);
           __syncwarp();
-          feed();
+          feed(words);  // where it lay: what is in registers is free
           words += kTileBytes;
           if (words >= ring_end) words -= kStages * kTileBytes;
         }
+        const uint32_t full = full_first + 8 * at, x = x_first + at * kXBytes;
         tk::barrier_wait(full, parity);
-        if (mine) tile_product<BITS, BATCHES>(out, t, x);
+        if constexpr (WIDE)
+          tile_product_wide<BITS, BATCHES>(out, t, x, mine);
+        else if (mine)
+          tile_product<BITS, BATCHES>(out, t, x);
         __syncwarp();
         if (leads) tk::barrier_arrive(full + kToEmpty);
-        full += 8, x += kXBytes;
-        if (full == full_end) full = full_first, x = x_first, parity ^= 1;
+        if (++at == p.stages) at = 0, parity ^= 1;
       }
     }
-    reduce_and_store<BATCHES>(p, out, board, first_tile, end);
+    reduce_and_store<BATCHES>(p, out, board, WIDE && tile >= p.tiles ? -1 : WIDE ? tile * p.slices + slice : warp, first_tile, end);
   }
 }
 
 }  // namespace
 
-#define WEIGHT_ONLY(BITS, ROWS)                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) w##BITS##a16_m##ROWS(const __grid_constant__ tk::TensorMap x,         \
-                                                                                         const __grid_constant__ Problem p) {             \
-    weight_only<BITS, ROWS / 8>(x, p);                                                                                                    \
+#define WEIGHT_ONLY(NAME, BITS, ROWS, WIDE)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) NAME##ROWS(const __grid_constant__ tk::TensorMap x,                \
+                                                                               const __grid_constant__ Problem p) {                    \
+    weight_only<BITS, ROWS / 8, WIDE>(x, p);                                                                                          \
   }
-WEIGHT_ONLY(4, 8)
-WEIGHT_ONLY(4, 16)
-WEIGHT_ONLY(4, 32)
-WEIGHT_ONLY(8, 8)
-WEIGHT_ONLY(8, 16)
-WEIGHT_ONLY(8, 32)
+WEIGHT_ONLY(w4a16_m, 4, 8, false)
+WEIGHT_ONLY(w4a16_m, 4, 16, false)
+WEIGHT_ONLY(w4a16_m, 4, 32, false)
+WEIGHT_ONLY(w4a16_wide_m, 4, 32, true)
+WEIGHT_ONLY(w4a16_wide_m, 4, 64, true)
+WEIGHT_ONLY(w8a16_m, 8, 8, false)
+WEIGHT_ONLY(w8a16_m, 8, 16, false)
+WEIGHT_ONLY(w8a16_m, 8, 32, false)
+WEIGHT_ONLY(w8a16_wide_m, 8, 32, true)

@@ -5,10 +5,10 @@ use std::ffi::{c_int, c_void};
 use half::{bf16, f16};
 use tinykernels::cuda::{
     Activation, CudaError, E4m3, Epilogue, Operand, QuantizeScales, QuantizeSource, Quantized, SCALE_BLOCK,
-    Scales, Stream, linear, linear_blocks, quantize,
+    Scales, SparseWeights, Stream, linear, linear_blocks, linear_sparse, prune_2_of_4, quantize,
 };
 
-use super::{Handle, input, output, status, stream};
+use super::{Handle, input, made, output, status, stream};
 
 /// Addresses and extents of a linear layer; 0 for what there is none of.
 #[repr(C)]
@@ -169,5 +169,55 @@ pub unsafe extern "C" fn tk_quantize(
     unsafe {
         let (c, stream) = (&*call, stream(handle, queue));
         status(if c.integers == 0 { c.run::<E4m3>(&stream) } else { c.run::<i8>(&stream) })
+    }
+}
+
+/// Packs a 2:4 sparse weight from host memory, pruned first where `prune` is 1; null on error.
+///
+/// # Safety
+/// `handle` is from `tk_open`; `weight` holds `features · columns` numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sparse_pack(
+    handle: *const Handle,
+    weight: *const bf16,
+    features: usize,
+    columns: usize,
+    prune: c_int,
+) -> *mut SparseWeights {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut weight = std::slice::from_raw_parts(weight, features * columns).to_vec();
+        if prune == 1 {
+            prune_2_of_4(&mut weight);
+        }
+        made(handle, |stream| SparseWeights::from_host(stream, [features, columns], &weight))
+    }
+}
+
+/// # Safety
+/// `weights` is from [`tk_sparse_pack`] and not used again; its work is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_sparse_free(weights: *mut SparseWeights) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(weights) });
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU; `weights` is from [`tk_sparse_pack`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_linear_sparse(
+    handle: *const Handle,
+    queue: *mut c_void,
+    y: u64,
+    x: u64,
+    weights: *const SparseWeights,
+    rows: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let weights = &*weights;
+        let [features, columns] = weights.shape();
+        let mut y = output(y, [rows, features]);
+        status(linear_sparse(&stream(handle, queue), &mut y, input(x, [rows, columns]), weights))
     }
 }

@@ -103,6 +103,9 @@ _SIGNATURES = {
     "tk_pack_checkpoint": (_p, [_p, _p, _p, _p, c.POINTER(_size), c.c_int]),
     "tk_packed_free": (None, [_p]),
     "tk_packed_linear": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
+    "tk_sparse_pack": (_p, [_p, _p, _size, _size, c.c_int]),
+    "tk_sparse_free": (None, [_p]),
+    "tk_linear_sparse": (c.c_int, [_p, _p, _u64, _u64, _p, _size]),
     "tk_norm_gradient": (c.c_int, [_p, _p, c.POINTER(NormStep)]),
     "tk_norm_gradient_scratch": (_size, [_size, _size, c.c_int]),
 }

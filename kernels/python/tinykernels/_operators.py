@@ -14,11 +14,11 @@ from ._norm_gradient import layer_norm_gradient, rms_norm_gradient
 from ._fused import add_layer_norm, cross_entropy, embedding, gelu, layer_norm, softmax
 from ._primitives import histogram, reduce, scan, topk, transpose
 from ._rope import rope_cache
-from ._packed import W4Linear, W8Linear
+from ._packed import SparseLinear, W4Linear, W8Linear
 from ._sampling import Penalties, sample
 
 __all__ = [
-    "Penalties", "Sorter", "W4Linear", "W8Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "layer_norm_gradient", "linear", "linear_blocks", "linear_fused", "linear_scaled",
+    "Penalties", "Sorter", "SparseLinear", "W4Linear", "W8Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "layer_norm_gradient", "linear", "linear_blocks", "linear_fused", "linear_scaled",
     "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_gradient", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
 ]
 

@@ -1,4 +1,4 @@
-"""Linear layers of packed weights, 4 or 8 bits, with bf16 activations."""
+"""Linear layers of packed weights, 4 or 8 bits or 2:4 sparse, with bf16 activations."""
 
 import ctypes
 
@@ -8,7 +8,46 @@ from . import _native
 from ._native import TinyKernelsError
 
 
-class _Packed:
+class _Layer:
+    """What a packed layer does with x; `_run` and `_free` are its C functions."""
+
+    _run, _free = "tk_packed_linear", "tk_packed_free"
+
+    def _place(self, device):
+        self.device = torch.device(device)
+        self._handle = _native.handle(self.device.index or 0)
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        if not x.is_cuda or x.dtype != torch.bfloat16 or not x.is_contiguous():
+            raise TinyKernelsError(f"x must be a contiguous bfloat16 CUDA tensor, not {x.dtype} on {x.device} of strides {x.stride()}")
+        if x.dim() != 2 or x.shape[1] != self.columns:
+            raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
+        out = x.new_empty(x.shape[0], self.features) if out is None else out
+        ordinal = x.device.index
+        stream = torch.cuda.current_stream(ordinal).cuda_stream
+        _native.check(getattr(_native.lib, self._run)(_native.handle(ordinal), stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
+        return out
+
+    def __del__(self):
+        if getattr(self, "_weights", None) and _native is not None:  # None when the interpreter ends
+            torch.cuda.synchronize(self.device)
+            getattr(_native.lib, self._free)(self._weights)
+
+
+class SparseLinear(_Layer):
+    """x [rows, columns] · Wᵀ of a weight of which every four neighbours of a row have at most two that are not zero; with `prune` the two greatest of four
+    are kept."""
+
+    _run, _free = "tk_linear_sparse", "tk_sparse_free"
+
+    def __init__(self, weight: torch.Tensor, device: torch.device, prune: bool = False):
+        self._place(device)
+        self.features, self.columns = weight.shape
+        weight = weight.to("cpu", torch.bfloat16).contiguous()
+        self._weights = _native.made(_native.lib.tk_sparse_pack(self._handle, weight.data_ptr(), self.features, self.columns, int(prune)))
+
+
+class _Packed(_Layer):
     _bits: int
 
     def __init__(self, numbers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, device: torch.device):
@@ -19,10 +58,6 @@ class _Packed:
         if scales.shape != (self.features, self.columns // 128) or zeros.shape != scales.shape:
             raise TinyKernelsError(f"numbers {tuple(numbers.shape)}, scales {tuple(scales.shape)}, zeros {tuple(zeros.shape)} do not belong together")
         self._weights = _native.made(_native.lib.tk_pack(self._handle, numbers.data_ptr(), scales.data_ptr(), zeros.data_ptr(), self.features, self.columns, self._bits))
-
-    def _place(self, device):
-        self.device = torch.device(device)
-        self._handle = _native.handle(self.device.index or 0)
 
     @classmethod
     def from_checkpoint(cls, qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, layout: str, device: torch.device, g_idx: torch.Tensor | None = None):
@@ -43,22 +78,6 @@ class _Packed:
         shape = (ctypes.c_size_t * 4)(self.features, self.columns, group, self._bits)
         self._weights = _native.made(_native.lib.tk_pack_checkpoint(self._handle, qweight.data_ptr(), qzeros.data_ptr(), scales.data_ptr(), shape, ("gptq", "gptq_v2", "awq").index(layout)))
         return self
-
-    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        if not x.is_cuda or x.dtype != torch.bfloat16 or not x.is_contiguous():
-            raise TinyKernelsError(f"x must be a contiguous bfloat16 CUDA tensor, not {x.dtype} on {x.device} of strides {x.stride()}")
-        if x.dim() != 2 or x.shape[1] != self.columns:
-            raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
-        out = x.new_empty(x.shape[0], self.features) if out is None else out
-        ordinal = x.device.index
-        stream = torch.cuda.current_stream(ordinal).cuda_stream
-        _native.check(_native.lib.tk_packed_linear(_native.handle(ordinal), stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
-        return out
-
-    def __del__(self):
-        if getattr(self, "_weights", None) and _native is not None:  # None when the interpreter ends
-            torch.cuda.synchronize(self.device)
-            _native.lib.tk_packed_free(self._weights)
 
 
 class W4Linear(_Packed):

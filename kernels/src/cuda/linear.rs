@@ -194,8 +194,9 @@ pub fn linear<T: Operand>(
         call.problem.column_scales = i32::from(s.weight.shape[0] != 1);
     }
     let m = &stream.device.modules;
-    // No gated tile is 256 wide.
-    let widths: &[usize] = if epilogue.gated { &[192, 128, 64] } else { &[256, 192, 128, 64] };
+    // No tile with a gate or an activation is 256 wide.
+    let plain = !epilogue.gated && epilogue.activation == Activation::None;
+    let widths: &[usize] = if plain { &[256, 192, 128, 64] } else { &[192, 128, 64] };
     let tile = tile(&call, widths, stream.device.multiprocessors as usize);
     queue(stream, call, tile, kernel(m, T::KIND, tile, rows), 2, None)
 }

@@ -6,7 +6,8 @@ use cudarc::driver::sys;
 
 use super::error::CudaError;
 
-/// Boxes of a tensor of 2-byte or 1-byte elements in device memory under the 128-byte swizzle; what lies out of bounds reads as zero.
+/// Boxes of a tensor of 2-byte or 1-byte elements in device memory under the 128-byte swizzle (rows of 64 bytes: under theirs); what lies out of
+/// bounds reads as zero.
 ///
 /// `extents` and `box_extents` in elements, fastest first; `strides` in bytes, from the second dimension on.
 pub(super) fn boxes<const RANK: usize>(
@@ -35,7 +36,11 @@ pub(super) fn boxes<const RANK: usize>(
             box_extents.as_ptr(),
             [1; RANK].as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            if box_extents[0] as usize * element_bytes == 64 {
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B
+            } else {
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
+            },
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

@@ -30,6 +30,7 @@ mod rope;
 mod sampling;
 mod softmax;
 mod sort;
+mod sparse;
 mod tensor;
 mod tuning;
 
@@ -58,4 +59,5 @@ pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, Penalties, SamplingParameters, sample, start_counts};
 pub use softmax::{Score, cross_entropy, cross_entropy_gradient, softmax};
 pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
+pub use sparse::{SparseWeights, linear_sparse, prune_2_of_4};
 pub use tensor::{Buffer, E4m3, Element, Tensor, TensorMut};

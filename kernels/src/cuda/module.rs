@@ -75,7 +75,10 @@ kernels! {
         rope_cache_e4m3_d64, rope_cache_e4m3_d128, rope_cache_e4m3_norm_d64, rope_cache_e4m3_norm_d128,
     }
     sample { sample_f32, sample_bf16, mark_prompt }
-    weight_only { w4a16_m8, w4a16_m16, w4a16_m32, w8a16_m8, w8a16_m16, w8a16_m32 }
+    weight_only {
+        w4a16_m8, w4a16_m16, w4a16_m32, w4a16_wide_m32, w4a16_wide_m64,
+        w8a16_m8, w8a16_m16, w8a16_m32, w8a16_wide_m32,
+    }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
     }
@@ -98,6 +101,7 @@ kernels! {
         add_rms_norm_quantize_1, add_rms_norm_quantize_2, add_rms_norm_quantize_4,
         silu_mul_quantize_1, silu_mul_quantize_2, silu_mul_quantize_4,
     }
+    linear_sparse { linear_sparse_16, linear_sparse_64, linear_sparse_128, linear_sparse_256 }
     linear_few { linear_few_8, linear_few_16, linear_few_32, linear_few_64 }
     reduce { reduce_sum, reduce_max, reduce_min }
     scan { scan_inclusive, scan_exclusive }

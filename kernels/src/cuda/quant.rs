@@ -11,9 +11,9 @@ use super::tensor::{Buffer, Tensor, TensorMut};
 /// Weights along K that share a scale and a zero point.
 pub const GROUP: usize = 128;
 const WARPS: usize = 16;
-/// Rows of activations one launch handles, and one call.
-const LAUNCH_ROWS: usize = 32;
+/// Rows of activations of one call, and of a launch that is not of all of them.
 const MOST_ROWS: usize = 64;
+const HALF_ROWS: usize = 32;
 /// The kernel counts bytes of weights in 32 bits.
 const MOST_BYTES: usize = u32::MAX as usize;
 /// Stages of activations: of a slice, beyond which more in flight only delays the first weights; and of all slices together.
@@ -196,7 +196,7 @@ fn pack(
 /// How a launch is cut.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
-    /// Rows of a tile: 8, 16 or 32.
+    /// Rows of a tile: 8, 16, 32 or 64.
     rows: usize,
     blocks: usize,
     /// Feature tiles that a block takes at a time, and slices of K that each is cut into: from the shape of the weights alone, as the order
@@ -230,6 +230,18 @@ impl Plan {
             (room / (slices * stage)).min(STAGES).min(ALL_STAGES / slices).min(groups.div_ceil(slices));
         Self { rows, blocks, tiles, slices, stages, shared: fixed + slices * stages * stage }
     }
+
+    /// Whether warpgroups, four tiles of one slice each, cover the block's tiles.
+    fn wide(&self) -> bool {
+        self.tiles.div_ceil(4) * 4 * self.slices <= WARPS
+    }
+
+    /// Rows of activations that one launch takes: all of 64 where warpgroups can and two stages of x fit in shared memory, and weights have 4 bits;
+    /// else 32.
+    fn most_rows(bits: Bits, shape: [usize; 2], multiprocessors: usize, shared_limit: usize) -> usize {
+        let all = Self::new(bits, MOST_ROWS, shape, multiprocessors, shared_limit);
+        if bits == Bits::Four && all.wide() && all.stages >= 2 { MOST_ROWS } else { HALF_ROWS }
+    }
 }
 
 #[repr(C)]
@@ -244,8 +256,8 @@ struct Problem {
     stages: i32,
 }
 
-/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 64 rows (from 33 on in two launches: the
-/// second finds most of the weights in L2).
+/// `y ← x · Wᵀ` with 4-bit weights: `x` `[rows, columns]`, `y` `[rows, features]`, bf16, up to 64 rows (from 33 on some
+/// shapes take two launches, of which the second finds most of the weights in L2).
 ///
 /// Products of bf16 activations with exactly represented differences of number and zero point, sums in f32, scales applied in f32.
 /// A row's bits do not depend on how many rows there are.
@@ -299,8 +311,9 @@ fn linear(
     }
     let device = &stream.device;
     let (multiprocessors, shared) = (device.multiprocessors as usize, device.shared_memory);
-    for first in (0..rows).step_by(LAUNCH_ROWS) {
-        let count = LAUNCH_ROWS.min(rows - first);
+    let most = Plan::most_rows(weights.bits, weights.shape, multiprocessors, shared);
+    for first in (0..rows).step_by(most) {
+        let count = most.min(rows - first);
         let plan = Plan::new(weights.bits, count, weights.shape, multiprocessors, shared);
         let (to, from) =
             (y.view.pointer + (2 * first * features) as u64, x.pointer + (2 * first * columns) as u64);
@@ -319,11 +332,17 @@ fn queue(
     plan: &Plan,
 ) -> Result<(), CudaError> {
     let m = &stream.device.modules;
-    let kernels = match bits {
-        Bits::Four => [m.w4a16_m8, m.w4a16_m16, m.w4a16_m32],
-        Bits::Eight => [m.w8a16_m8, m.w8a16_m16, m.w8a16_m32],
+    let kernel = match (bits, plan.rows, plan.wide()) {
+        (Bits::Four, 8, _) => m.w4a16_m8,
+        (Bits::Four, 16, _) => m.w4a16_m16,
+        (Bits::Four, 32, false) => m.w4a16_m32,
+        (Bits::Four, 32, true) => m.w4a16_wide_m32,
+        (Bits::Four, _, _) => m.w4a16_wide_m64,
+        (Bits::Eight, 8, _) => m.w8a16_m8,
+        (Bits::Eight, 16, _) => m.w8a16_m16,
+        (Bits::Eight, _, false) => m.w8a16_m32,
+        (Bits::Eight, _, true) => m.w8a16_wide_m32,
     };
-    let kernel = kernels[(plan.rows / 8).ilog2() as usize];
     let problem = Problem {
         y,
         w,
@@ -418,8 +437,10 @@ mod tests {
             ([16, 8192], 1, 16),
             ([128_256, 4096], 16, 1),
         ] {
+            let wide = Plan::most_rows(Bits::Four, shape, 132, HOPPER);
+            assert_eq!(wide == 64, matches!(shape, [14336 | 128_256, 4096]), "{shape:?}");
             for bits in [Bits::Four, Bits::Eight] {
-                for rows in 1..=LAUNCH_ROWS {
+                for rows in 1..=Plan::most_rows(bits, shape, 132, HOPPER) {
                     let plan = Plan::new(bits, rows, shape, 132, HOPPER);
                     assert!(plan.shared + 2 * 8 * ALL_STAGES <= HOPPER && plan.stages > 0, "{plan:?}");
                     assert!(plan.rows >= rows && plan.slices * plan.stages <= ALL_STAGES, "{plan:?}");

@@ -171,6 +171,32 @@ def check_quantize():
     refuses("quantize refuses float16", lambda: tk.quantize(x, torch.float16), "float8_e4m3fn or int8")
 
 
+def check_sparse():
+    worst, same = 0.0, True
+    for rows, features, columns in [(1, 8, 16), (5, 264, 144), (16, 1000, 4096), (17, 136, 80), (64, 4096, 1040), (65, 520, 256), (130, 256, 64), (300, 1000, 208), (1030, 6144, 4096), (513, 28672, 512)]:
+        x, w = rand(rows, columns), rand(features, columns)
+        layer = tk.SparseLinear(w, DEV, prune=True)
+        fours = w.view(features, -1, 4)
+        kept = torch.zeros_like(fours).scatter_(-1, fours.abs().float().sort(dim=-1, descending=True, stable=True).indices[..., :2], 1)
+        dense = (fours * kept).reshape(features, columns)
+        y = layer(x, torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16))
+        worst = max(worst, error(y, x.double() @ dense.double().T))
+        same = same and torch.equal(y, tk.SparseLinear(dense, DEV)(x))
+        for fewer in {1, rows // 9 + 1, rows // 2 + 1}:
+            same = same and torch.equal(layer(x[:fewer].contiguous()), y[:fewer])
+    expect("linear_sparse: 10 shapes against float64, rows bitwise the same in every batch", worst < 4e-3 and same, f"worst {worst:.2e} same {same}")
+    few = torch.zeros(64, 256)
+    few[torch.arange(64), torch.randint(0, 256, (64,))] = torch.randn(64)
+    x = rand(40, 256)
+    lone = error(tk.SparseLinear(few, DEV)(x), x.double() @ few.bfloat16().double().to(DEV).T)
+    x[3, 7] = math.nan
+    y = tk.SparseLinear(rand(64, 256), DEV, prune=True)(x)
+    others = torch.arange(40, device=DEV) != 3
+    expect("linear_sparse: one number a row; a NaN stays in its row", lone < 3e-3 and bool(torch.isfinite(y[others]).all()), f"{lone:.2e}")
+    refuses("linear_sparse refuses a dense weight", lambda: tk.SparseLinear(rand(64, 256), DEV), "SparseWeights", "at most two")
+    refuses("linear_sparse refuses 24 columns", lambda: tk.SparseLinear(rand(64, 24), DEV, prune=True), "columns of 16")
+
+
 def check_torch():
     """The operators inside torch: gradients of linear, and a graph of several under torch.compile with no break."""
     x, w = rand(5, 7, 512).requires_grad_(), rand(1024, 512, scale=0.05).requires_grad_()
@@ -194,4 +220,4 @@ def check_torch():
     expect("torch.compile of a quantised MLP, whole graph: bits and the residual as without", torch.equal(eager, compiled) and torch.equal(first, second))
 
 
-PARTS = (check_fused, check_linear8, check_blocks, check_quantize, check_torch)
+PARTS = (check_fused, check_linear8, check_blocks, check_quantize, check_sparse, check_torch)

@@ -33,6 +33,10 @@ for features, columns in [(16, 128), (48, 384), (2128, 1280), (40000, 128)]:
         for rows in (1, 8, 9, 17, 32, 33):
             x = rand(rows, columns)
             close(linear(x), x.double() @ w.T)
+for rows, features, columns in [(1, 8, 16), (16, 264, 144), (33, 136, 80), (70, 520, 272), (300, 264, 208)]:
+    w, x = rand(features, columns).view(features, -1, 4), rand(rows, columns)
+    w[..., 1:3] = 0
+    close(tk.SparseLinear(w.reshape(features, columns), DEV)(x), x.double() @ w.reshape(features, columns).double().T)
 for n in (2, 5, 8193, 100003):
     sorter = tk.Sorter(n, DEV, pairs=True)
     alone = torch.randint(0, 2**31 - 1, (n,), device=DEV, dtype=torch.int32)
