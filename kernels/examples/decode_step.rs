@@ -3,7 +3,7 @@
 //!     python3 kernels/examples/decode_step/export.py model.gguf layer.safetensors     # once: weights, the sequence so far, what is wanted
 //!     cargo run --release -p tinykernels --features cuda --example decode_step -- layer.safetensors
 //!
-//! What an engine does for each layer and step, in seven launches: norm, projection, rotary embedding with the cache's new token, attention over pages,
+//! What an engine does for each layer and step, in eight launches: norm, projection, rotary embedding with the cache's new token, attention over pages,
 //! projection with the residual, norm, and the gated MLP in two.
 
 use std::error::Error;
@@ -82,25 +82,17 @@ fn step(stream: &Stream, file: &SafeTensors<'_>) -> Result<Vec<bf16>, Box<dyn Er
     let empty = |count: usize| Buffer::<bf16>::zeros(stream, count);
     let [q, k, v, o] = ["q", "k", "v", "o"].map(|n| matrix(file, &format!("self_attn.{n}_proj.weight")));
     let (q, k, v, o) = (q?, k?, v?, o?);
-    let [gate, up, down] = ["gate", "up", "down"].map(|n| matrix(file, &format!("mlp.{n}_proj.weight")));
-    let (gate, up, down) = (gate?, up?, down?);
     let (keys, values, rotary) =
         (matrix(file, "keys")?, matrix(file, "values")?, file.tensor("rotary")?.shape().to_vec());
     let (hidden, dim) = (q.columns, keys.columns);
-    let (heads, kv_heads, inner) = (q.rows / dim, k.rows / dim, gate.rows);
+    let (heads, kv_heads) = (q.rows / dim, k.rows / dim);
     let (past, positions) = (keys.rows / kv_heads, rotary[0]);
     let epsilon = floats(file, "epsilon")?[0];
-    println!("layer of {hidden}, {heads} heads over {kv_heads}, MLP of {inner}; a step after {past} tokens");
+    println!("layer of {hidden}, {heads} heads over {kv_heads}; a step after {past} tokens");
 
-    // Weights, as an engine lays them out once: one projection for queries, keys and values; gate and up in turns of eight rows.
-    let qkv_weight = on(&[q.values, k.values, v.values].concat())?;
-    let mut gated = vec![bf16::ZERO; 2 * inner * hidden];
-    for (index, row) in gate.values.chunks_exact(hidden).chain(up.values.chunks_exact(hidden)).enumerate() {
-        gated[interleave_gate(index, inner) * hidden..][..hidden].copy_from_slice(row);
-    }
-    let (o_weight, gated, down_weight) = (on(&o.values)?, on(&gated)?, on(&down.values)?);
+    // As an engine lays weights out once: one projection for queries, keys and values.
+    let (qkv_weight, o_weight) = (on(&[q.values, k.values, v.values].concat())?, on(&o.values)?);
     let norm = on(&matrix(file, "input_layernorm.weight")?.values)?;
-    let norm_after = on(&matrix(file, "post_attention_layernorm.weight")?.values)?;
 
     // The cache: tokens so far in pages, in reverse order of pages to show that the table is what counts.
     let pages = positions.div_ceil(PAGE);
@@ -129,7 +121,7 @@ fn step(stream: &Stream, file: &SafeTensors<'_>) -> Result<Vec<bf16>, Box<dyn Er
     let width = (heads + 2 * kv_heads) * dim;
     let (mut normed, mut qkv) = (empty(hidden)?, empty(width)?);
     let (mut queries, mut attended) = (empty(heads * dim)?, empty(heads * dim)?);
-    let (mut middle, mut product, mut out) = (empty(hidden)?, empty(inner)?, empty(hidden)?);
+    let mut middle = empty(hidden)?;
     rms_norm(stream, &mut normed.view_mut(row)?, x.view(row)?, norm.view([hidden])?, epsilon)?;
     linear_bf16(
         stream,
@@ -170,7 +162,31 @@ fn step(stream: &Stream, file: &SafeTensors<'_>) -> Result<Vec<bf16>, Box<dyn Er
         None,
         Epilogue { residual: Some(x.view(row)?), ..Epilogue::default() },
     )?;
-    rms_norm(stream, &mut normed.view_mut(row)?, middle.view(row)?, norm_after.view([hidden])?, epsilon)?;
+    mlp(stream, file, &middle, epsilon)
+}
+
+/// The second half of the layer: norm, gated MLP, residual.
+fn mlp(
+    stream: &Stream,
+    file: &SafeTensors<'_>,
+    x: &Buffer<bf16>,
+    epsilon: f32,
+) -> Result<Vec<bf16>, Box<dyn Error>> {
+    let [gate, up, down] = ["gate", "up", "down"].map(|n| matrix(file, &format!("mlp.{n}_proj.weight")));
+    let (gate, up, down) = (gate?, up?, down?);
+    let (hidden, inner) = (gate.columns, gate.rows);
+    // Gate and up in turns of eight rows, so that one thread has both factors of a product.
+    let mut gated = vec![bf16::ZERO; 2 * inner * hidden];
+    for (index, row) in gate.values.chunks_exact(hidden).chain(up.values.chunks_exact(hidden)).enumerate() {
+        gated[interleave_gate(index, inner) * hidden..][..hidden].copy_from_slice(row);
+    }
+    let on = |values: &[bf16]| Buffer::from_host(stream, values);
+    let (gated, down_weight) = (on(&gated)?, on(&down.values)?);
+    let norm = on(&matrix(file, "post_attention_layernorm.weight")?.values)?;
+    let empty = |count: usize| Buffer::<bf16>::zeros(stream, count);
+    let (mut normed, mut product, mut out) = (empty(hidden)?, empty(inner)?, empty(hidden)?);
+    let row = [1, hidden];
+    rms_norm(stream, &mut normed.view_mut(row)?, x.view(row)?, norm.view([hidden])?, epsilon)?;
     linear(
         stream,
         &mut product.view_mut([1, inner])?,
@@ -185,7 +201,7 @@ fn step(stream: &Stream, file: &SafeTensors<'_>) -> Result<Vec<bf16>, Box<dyn Er
         product.view([1, inner])?,
         down_weight.view([hidden, inner])?,
         None,
-        Epilogue { residual: Some(middle.view(row)?), ..Epilogue::default() },
+        Epilogue { residual: Some(x.view(row)?), ..Epilogue::default() },
     )?;
     Ok(out.to_host(stream)?)
 }
