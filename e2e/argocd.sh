@@ -11,7 +11,10 @@ work=$(mktemp -d)
 plane=$work/plane
 pids=()
 stop() {
-  [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
+  if [ ${#pids[@]} -gt 0 ]; then
+    kill -KILL "${pids[@]}" || true
+    wait "${pids[@]}" || true
+  fi 2>/dev/null
   hack/plane/plane.sh down "$plane"
   rm -rf "$work"
 }
