@@ -77,7 +77,9 @@ def points():
         shape = re.search(r"M (\d+) N (\d+) K (\d+)", row["what"])
         if row["unit"] == "TFLOP/s" and shape:
             m, n, k = map(int, shape.groups())
-            yield row["what"], f"linear {kind}", 2 * m * n * k / (size * (m * k + n * k) + 2 * m * n), row["ours"]
+            sparse = "2:4 sparse" in row["what"]  # operations as if dense; 9/16 of the weights' bytes
+            name = f"linear {kind}" + (", 2:4 sparse" if sparse else "")
+            yield row["what"], name, 2 * m * n * k / (size * (m * k + n * k * (9 / 16 if sparse else 1)) + 2 * m * n), row["ours"]
         prefill = re.search(r"causal prefill (\d+) x (\d+), heads 32/8, d (\d+)", row["what"])
         if prefill and "the last" not in row["what"]:
             length = int(prefill[2])
