@@ -18,4 +18,5 @@ pub mod registry;
 pub mod server;
 pub mod tinyinfer;
 pub mod tinykv;
+pub mod traffic;
 pub mod vectorforge;

@@ -145,7 +145,8 @@ impl Door {
         if let Some(id) = id {
             headers.insert("x-request-id", id);
         }
-        let call = Call { path, model, headers: &headers, body: body.clone(), stream: *stream };
+        let call =
+            Call { path, model, headers: &headers, body: body.clone(), stream: *stream, session: None };
         self.front.gateway.forward(call, admission).await
     }
 

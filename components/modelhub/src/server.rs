@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::error::ApiError;
-use crate::gateway::{self, EngineError, Engines, Front, Gateway, GatewayMetrics, Keys};
+use crate::gateway::{
+    self, EngineError, Engines, Front, Gateway, GatewayMetrics, Keys, Traffic, TrafficMetrics,
+};
 use crate::grpc::{self, ReflectionError};
 use crate::kv::{Kv, KvError};
 use crate::rag::{self, Rag, VectorError, Vectors};
@@ -58,6 +60,7 @@ pub enum ServerError {
 pub struct Hub {
     gateway: Arc<Gateway>,
     keys: Arc<Keys>,
+    traffic: Arc<Traffic>,
     registry: Registry,
     rag: Option<Rag>,
 }
@@ -71,8 +74,18 @@ impl Hub {
         config.validate()?;
         let gateway_metrics = metrics.registry(GatewayMetrics::register);
         let engines = Arc::new(Engines::new(&config.engines, &config.limits, gateway_metrics.clone())?);
-        let gateway = Arc::new(Gateway::new(engines, config.limits.clone(), gateway_metrics));
+        let traffic_metrics = metrics.registry(TrafficMetrics::register);
+        let gateway = Arc::new(Gateway::new(
+            engines.clone(),
+            config.limits.clone(),
+            gateway_metrics,
+            traffic_metrics.clone(),
+        ));
         let kv = Kv::connect(&config.kv).await?;
+        let connect = Duration::from_millis(config.limits.connect_timeout_ms);
+        let instance = config.server.telemetry.instance.clone();
+        let instance = instance.unwrap_or_else(|| format!("at-{}", config.listen));
+        let traffic = Arc::new(Traffic::new(kv.clone(), engines, traffic_metrics, connect, instance));
         let admin = admin_key(config)?;
         let keys = Arc::new(Keys::new(kv.clone(), config.keys.required, admin.as_deref()));
         let artefacts = Artefacts::open(&config.artefacts, config.limits.max_artefact_bytes)?;
@@ -83,7 +96,7 @@ impl Hub {
             }
             None => None,
         };
-        Ok(Self { gateway, keys, registry, rag })
+        Ok(Self { gateway, keys, traffic, registry, rag })
     }
 
     /// What stands before the engines.
@@ -95,6 +108,7 @@ impl Hub {
     pub fn router(&self) -> Router {
         let router =
             gateway::router(self.front()).merge(registry::router(self.registry.clone(), self.keys.clone()));
+        let router = router.merge(gateway::traffic_router(self.traffic.clone(), self.keys.clone()));
         let router = match &self.rag {
             Some(rag) => router.merge(rag::router(rag.clone(), self.keys.clone())),
             None => router
@@ -112,7 +126,7 @@ async fn no_rag() -> ApiError {
 
 async fn no_route(request: axum::extract::Request) -> ApiError {
     let message = format!(
-        "{} {} is not served here; there are /v1/… (OpenAI), /api/v1/models, /api/v1/keys and /api/v1/rag",
+        "{} {} is not served here; there are /v1/… (OpenAI), /api/v1/models, /api/v1/traffic, /api/v1/keys and /api/v1/rag",
         request.method(),
         request.uri().path()
     );
@@ -149,6 +163,10 @@ pub async fn serve(config: ModelhubConfig, mut ctx: Ctx) -> Result<(), ServerErr
     tokio::spawn(engines.watch_health());
     tokio::spawn(hub.keys.clone().follow());
     tokio::spawn(hub.keys.clone().save_usage_regularly());
+    tokio::spawn(hub.traffic.clone().follow());
+    tokio::spawn(hub.traffic.clone().judge_regularly());
+    tokio::spawn(hub.traffic.clone().hurry());
+    tokio::spawn(hub.traffic.clone().tell_regularly());
     ctx.health.set_ready("listener", true);
     tracing::info!(http = %config.listen, grpc = ?config.listen_grpc, "serving");
     let http = Box::pin(aistack_chassis::serve::serve_with(listener, hub.router(), &ctx, refusal));

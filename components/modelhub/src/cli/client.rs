@@ -156,6 +156,21 @@ impl HubClient {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
+    /// PUT of a JSON body.
+    pub async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        if_match: Option<i64>,
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::PUT, path).json(body);
+        let request = match if_match {
+            Some(revision) => request.header(http::header::IF_MATCH, format!("\"{revision}\"")),
+            None => request,
+        };
+        self.json(request).await
+    }
+
     /// DELETE.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.json(self.request(Method::DELETE, path)).await

@@ -1,6 +1,6 @@
 //! What is served now, and clear words about what this version does not do.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::output::{Output, table};
@@ -19,39 +19,11 @@ pub struct Deploy {
 #[command(after_help = "Examples:\n  modelhub deployments\n  modelhub deployments -o json")]
 pub struct Deployments {}
 
-/// `modelhub traffic`
-#[derive(Debug, Subcommand)]
-pub enum Traffic {
-    /// Show how traffic is split
-    #[command(after_help = "Example:\n  modelhub traffic show sentiment")]
-    Show {
-        /// The model.
-        model: String,
-    },
-    /// Split traffic between versions
-    #[command(after_help = "Example:\n  modelhub traffic set sentiment 3=90 4=10")]
-    Set {
-        /// The model.
-        model: String,
-        /// Shares, as VERSION=PERCENT.
-        #[arg(required = true)]
-        shares: Vec<String>,
-    },
-}
-
 pub fn deploy(command: &Deploy) -> Result<(), CliError> {
     eprintln!("{} stays in the registry.", command.model);
     Err(CliError::NotHere(
-        "deploy is not in this version: it will create an InferenceService from a registry version.\n  \
-         today: name the model under  spec.tinyinfer.model  of your AIStack manifest, or add an engine to ModelHub's configuration",
-    ))
-}
-
-pub fn traffic(command: &Traffic) -> Result<(), CliError> {
-    let (Traffic::Show { model } | Traffic::Set { model, .. }) = command;
-    eprintln!("requests for {model} go round robin over its healthy engines.");
-    Err(CliError::NotHere(
-        "traffic is not in this version: it will split requests between versions by weight, header and canary judgement",
+        "deploy is not in this version: the operator runs versions.\n  \
+         today: name the version in an InferenceService (spec.model.version, or spec.canary for steps), or add an engine to ModelHub's configuration",
     ))
 }
 

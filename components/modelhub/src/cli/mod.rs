@@ -4,12 +4,14 @@ mod benchmark;
 mod client;
 mod deploy;
 mod eval;
+mod fetch;
 mod ingest;
 mod keys;
 mod models;
 mod output;
 mod predict;
 mod rag;
+mod traffic;
 mod walk;
 
 use std::process::ExitCode;
@@ -92,9 +94,21 @@ enum Command {
                       modelhub rag query handbook \"Who approves travel?\"\n  modelhub rag list"
     )]
     Rag(rag::RagCommand),
-    /// Split traffic between versions (not in this version)
-    #[command(subcommand, after_help = "Example:\n  modelhub traffic show sentiment")]
-    Traffic(deploy::Traffic),
+    /// How requests are shared among the versions of a model: show, set, promote, rollback, restart, delete
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  modelhub traffic show\n  modelhub traffic set sentiment 3=90 4=10\n  \
+                      modelhub traffic rollback sentiment"
+    )]
+    Traffic(traffic::Traffic),
+    /// Bring a model's files into a folder, verified by SHA-256: what pods do before their engine starts
+    #[command(
+        after_help = "Examples:\n  modelhub fetch --from modelhub://sentiment/3 --into /var/cache/aistack/models/sentiment-3\n  \
+                      modelhub fetch --from https://example.com/model.gguf --sha256 9f86d0…b0f00a08 --into ./models/m\n\n\
+                      What is there already and is what it should be is not fetched again. s3://, gs:// and az:// take their\n\
+                      credentials from the usual environment variables."
+    )]
+    Fetch(fetch::Fetch),
     /// API keys: create, list, revoke
     #[command(
         subcommand,
@@ -194,7 +208,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Predict(command) => predict::run(command, &client()?, output).await,
         Command::Benchmark(command) => benchmark::run(command, &client()?, output).await,
         Command::Rag(command) => rag::run(command, &client()?, output).await,
-        Command::Traffic(command) => deploy::traffic(&command),
+        Command::Traffic(command) => traffic::run(command, &client()?, output).await,
+        Command::Fetch(command) => fetch::run(&command, &client()?).await,
         Command::Keys(command) => keys::run(command, &client()?, output).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "modelhub", &mut std::io::stdout());

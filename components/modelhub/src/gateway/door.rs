@@ -85,7 +85,14 @@ impl Front {
         };
         let admission = self.let_in(&caller, model, body.len(), scan.max_tokens)?;
         let path = parts.uri.path();
-        let call = Call { path, model, headers: &parts.headers, body: body.clone(), stream: scan.stream };
+        let call = Call {
+            path,
+            model,
+            headers: &parts.headers,
+            body: body.clone(),
+            stream: scan.stream,
+            session: scan.session.as_deref(),
+        };
         Ok(told(self.gateway.forward(call, admission).await?, model))
     }
 }
@@ -126,7 +133,6 @@ impl Front {
         let engines: Vec<serde_json::Value> = route
             .iter()
             .flat_map(|route| &route.engines)
-            .map(|&i| &self.gateway.engines.list[i])
             .map(|e| serde_json::json!({"name": e.name, "task": e.task, "ready": e.healthy()}))
             .collect();
         serde_json::json!({

@@ -16,9 +16,12 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use super::metrics::{GatewayMetrics, ModelMetrics};
+use super::traffic::Split;
 use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
 
 /// Why an engine cannot be used as configured.
@@ -82,7 +85,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new(config: &EngineConfig, connect_timeout: Duration) -> Result<Self, EngineError> {
+    /// Prepares an engine and its connections; nothing is called yet.
+    pub fn new(config: &EngineConfig, connect_timeout: Duration) -> Result<Self, EngineError> {
         let wrong = |reason: &str| EngineError::Endpoint {
             name: config.name.clone(),
             endpoint: config.endpoint.clone(),
@@ -235,8 +239,10 @@ fn read_key(config: &EngineConfig) -> Result<Option<HeaderValue>, EngineError> {
 pub struct ModelRoute {
     /// Name of the model.
     pub model: String,
-    /// Indices of the engines.
-    pub engines: Vec<usize>,
+    /// The engines.
+    pub engines: Vec<Arc<Engine>>,
+    /// How requests are shared among them, when a route says so; its targets are the engines, in order.
+    pub split: Option<Arc<Split>>,
     /// Whose turn it is.
     pub turn: AtomicUsize,
     /// Tokens of context, when an engine says so: the smallest.
@@ -249,8 +255,14 @@ pub struct ModelRoute {
 #[derive(Debug)]
 pub struct Engines {
     /// In the order of the configuration.
-    pub list: Vec<Arc<Engine>>,
+    configured: Vec<Arc<Engine>>,
+    /// Of the routes that were set at run time; each goes before what is configured for its model.
+    managed: ArcSwap<Vec<Arc<Split>>>,
     routes: ArcSwap<HashMap<String, Arc<ModelRoute>>>,
+    /// One at a time makes the routes anew.
+    rebuilding: Mutex<()>,
+    /// Told when an engine comes into rotation or routes change.
+    changed: Notify,
     check_interval: Duration,
     check_timeout: Duration,
     metrics: GatewayMetrics,
@@ -264,14 +276,42 @@ impl Engines {
         metrics: GatewayMetrics,
     ) -> Result<Self, EngineError> {
         let connect = Duration::from_millis(limits.connect_timeout_ms);
-        let list =
+        let configured =
             configs.iter().map(|c| Engine::new(c, connect).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let check_interval = Duration::from_millis(limits.health_interval_ms);
         let check_timeout = Duration::from_millis(limits.health_timeout_ms);
         let routes = ArcSwap::from_pointee(HashMap::new());
-        let engines = Self { list, routes, check_interval, check_timeout, metrics };
+        let engines = Self {
+            configured,
+            managed: ArcSwap::default(),
+            routes,
+            rebuilding: Mutex::default(),
+            changed: Notify::new(),
+            check_interval,
+            check_timeout,
+            metrics,
+        };
         engines.rebuild_routes();
         Ok(engines)
+    }
+
+    /// All engines: those of the configuration, then those of routes that were set at run time.
+    pub fn all(&self) -> Vec<Arc<Engine>> {
+        let managed = self.managed.load();
+        let managed = managed.iter().flat_map(|split| &split.targets).map(|target| &target.engine);
+        self.configured.iter().chain(managed).cloned().collect()
+    }
+
+    /// Replaces the routes that were set at run time.
+    pub fn manage(&self, splits: Vec<Arc<Split>>) {
+        self.managed.store(Arc::new(splits));
+        self.rebuild_routes();
+        self.changed.notify_waiters();
+    }
+
+    /// Completes when an engine comes into rotation or routes change after this was called.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
     }
 
     /// The route to a model.
@@ -291,7 +331,8 @@ impl Engines {
 
     /// The first model of the first engine for `task`, healthy ones first.
     pub fn default_model(&self, task: EngineTask) -> Option<String> {
-        let mut of_task: Vec<&Arc<Engine>> = self.list.iter().filter(|e| e.task == task).collect();
+        let mut of_task = self.all();
+        of_task.retain(|e| e.task == task);
         of_task.sort_by_key(|e| !e.healthy());
         of_task.into_iter().find_map(|e| e.models().first().map(|m| m.id.clone()))
     }
@@ -308,7 +349,12 @@ impl Engines {
 
     /// Checks every engine once.
     pub async fn check_all(&self) {
-        let checks = self.list.iter().map(|engine| self.check(engine));
+        self.check_these(&self.all()).await;
+    }
+
+    /// Checks some engines once.
+    pub async fn check_these(&self, engines: &[Arc<Engine>]) {
+        let checks = engines.iter().map(|engine| self.check(engine));
         let changed = futures::future::join_all(checks).await;
         if changed.contains(&true) {
             self.rebuild_routes();
@@ -331,11 +377,12 @@ impl Engines {
         self.metrics.engine(&engine.name, healthy);
         match found {
             Ok(models) => {
-                if !engine.healthy.swap(true, Ordering::Relaxed) {
-                    tracing::info!(engine = engine.name, endpoint = engine.endpoint, "engine in rotation");
-                }
                 let changed = **engine.models.load() != models;
                 engine.models.store(Arc::new(models));
+                if !engine.healthy.swap(true, Ordering::Relaxed) {
+                    tracing::info!(engine = engine.name, endpoint = engine.endpoint, "engine in rotation");
+                    self.changed.notify_waiters();
+                }
                 changed
             }
             Err(why) => {
@@ -370,25 +417,36 @@ impl Engines {
     }
 
     fn rebuild_routes(&self) {
+        let _one = self.rebuilding.lock();
         let before = self.routes.load();
-        let mut serving: HashMap<String, (Vec<usize>, Option<u64>)> = HashMap::new();
-        for (i, engine) in self.list.iter().enumerate() {
+        let mut serving: HashMap<String, Vec<Arc<Engine>>> = HashMap::new();
+        for engine in &self.configured {
             for model in engine.models.load().iter() {
-                let (engines, context) = serving.entry(model.id.clone()).or_default();
-                engines.push(i);
-                *context = match (*context, model.context) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
+                serving.entry(model.id.clone()).or_default().push(engine.clone());
             }
         }
-        let routes = serving.into_iter().map(|(model, (engines, context))| {
+        let mut splits = HashMap::new();
+        for split in self.managed.load().iter() {
+            let engines = split.targets.iter().map(|target| target.engine.clone()).collect();
+            serving.insert(split.model.clone(), engines);
+            splits.insert(split.model.clone(), split.clone());
+        }
+        let routes = serving.into_iter().map(|(model, engines)| {
             let metrics = before
                 .get(&model)
                 .map_or_else(|| self.metrics.of_model(&model), |route| route.metrics.clone());
-            let route =
-                ModelRoute { model: model.clone(), engines, turn: AtomicUsize::new(0), context, metrics };
-            (model, Arc::new(route))
+            let told = |engine: &Arc<Engine>| {
+                engine
+                    .models
+                    .load()
+                    .iter()
+                    .find(|served| served.id == model)
+                    .and_then(|served| served.context)
+            };
+            let context = engines.iter().filter_map(told).min();
+            let split = splits.remove(&model);
+            let turn = AtomicUsize::new(0);
+            (model.clone(), Arc::new(ModelRoute { model, engines, split, turn, context, metrics }))
         });
         self.routes.store(Arc::new(routes.collect()));
     }

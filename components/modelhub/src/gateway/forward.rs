@@ -11,12 +11,14 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header}
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::engines::{Engine, Engines, ModelRoute, Running};
 use super::keys::Admission;
 use super::metrics::GatewayMetrics;
-use super::reply::MeteredBody;
+use super::reply::{Held, MeteredBody};
 use super::route::{Candidate, RetryBudget, closest, pick};
+use super::traffic::{SESSION_HEADER, Split, TargetStats, TrafficMetrics, Waiting};
 use crate::client_tls::explained;
 use crate::error::ApiError;
 
@@ -33,6 +35,15 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// Whether the reply is a stream of events.
     pub stream: bool,
+    /// Whom or what conversation it is of, as its body says; a header goes before.
+    pub session: Option<&'a str>,
+}
+
+impl Call<'_> {
+    fn session(&self) -> Option<&str> {
+        let header = self.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok());
+        header.or(self.session).filter(|session| !session.is_empty())
+    }
 }
 
 /// The gateway.
@@ -43,8 +54,14 @@ pub struct Gateway {
     limits: GatewayLimits,
     budget: Mutex<RetryBudget>,
     metrics: GatewayMetrics,
+    traffic: TrafficMetrics,
     epoch: Instant,
+    /// Copies of requests that are on their way to shadows.
+    copies: Arc<Semaphore>,
 }
+
+/// Most copies of requests on their way at a time; further ones are not made.
+const MAX_COPIES: usize = 64;
 
 /// Headers that belong to one connection, or that the gateway sets itself.
 const NOT_FORWARDED: &[HeaderName] = &[
@@ -63,9 +80,15 @@ const NOT_FORWARDED: &[HeaderName] = &[
 
 impl Gateway {
     /// A gateway in front of the engines.
-    pub fn new(engines: Arc<Engines>, limits: GatewayLimits, metrics: GatewayMetrics) -> Self {
+    pub fn new(
+        engines: Arc<Engines>,
+        limits: GatewayLimits,
+        metrics: GatewayMetrics,
+        traffic: TrafficMetrics,
+    ) -> Self {
         let budget = Mutex::new(RetryBudget::new(limits.retry_budget_percent));
-        Self { engines, limits, budget, metrics, epoch: Instant::now() }
+        let copies = Arc::new(Semaphore::new(MAX_COPIES));
+        Self { engines, limits, budget, metrics, traffic, epoch: Instant::now(), copies }
     }
 
     /// Its limits.
@@ -87,12 +110,11 @@ impl Gateway {
     /// Refuses when no healthy engine serves a model.
     pub fn ready(&self, model: &str) -> Result<(), ApiError> {
         let route = self.route(model)?;
-        let engines = || route.engines.iter().map(|&i| &self.engines.list[i]);
-        if engines().any(|e| e.healthy()) {
+        let waits = route.split.as_ref().is_some_and(|split| split.hold.is_some());
+        if waits || route.engines.iter().any(|e| e.healthy()) {
             return Ok(());
         }
-        let engines: Vec<Arc<Engine>> = engines().cloned().collect();
-        Err(self.not_healthy(&format!("model {model} has no healthy engine"), &engines))
+        Err(self.not_healthy(&format!("model {model} has no healthy engine"), &route.engines))
     }
 
     /// The model for a task when the caller names none.
@@ -102,7 +124,7 @@ impl Gateway {
                 EngineTask::Chat => ("answers", "chat"),
                 EngineTask::Embed => ("embeds", "embed"),
             };
-            match self.engines.list.iter().find(|e| e.task == wanted) {
+            match self.engines.all().iter().find(|e| e.task == wanted) {
                 Some(engine) => self
                     .not_healthy(&format!("no model that {what} is known yet"), std::slice::from_ref(engine)),
                 None => ApiError::unavailable(
@@ -115,8 +137,8 @@ impl Gateway {
     }
 
     fn unknown_model(&self, model: &str) -> ApiError {
-        let silent: Vec<Arc<Engine>> =
-            self.engines.list.iter().filter(|e| !e.healthy() && e.models().is_empty()).cloned().collect();
+        let mut silent = self.engines.all();
+        silent.retain(|e| !e.healthy() && e.models().is_empty());
         if !silent.is_empty() {
             return self.not_healthy(&format!("model {model} is not known (yet)"), &silent);
         }
@@ -148,7 +170,7 @@ impl Gateway {
         let route = self.route(call.model)?;
         let started = Instant::now();
         let sent = self.send_with_retries(&call, &route).await;
-        let (response, running) = match sent {
+        let (response, running, stats) = match sent {
             Ok(sent) => sent,
             Err(error) => {
                 route.metrics.server_error.inc();
@@ -162,7 +184,8 @@ impl Gateway {
         parts.headers.remove("keep-alive");
         parts.version = http::Version::HTTP_11;
         let idle = Duration::from_millis(self.limits.idle_timeout_ms);
-        let body = MeteredBody::new(body, &call, parts.status, started, &route, idle, (admission, running));
+        let held = Held::new(admission, running, stats);
+        let body = MeteredBody::new(body, &call, parts.status, started, &route, idle, held);
         Ok(Response::from_parts(parts, Body::new(body)))
     }
 
@@ -175,8 +198,14 @@ impl Gateway {
     ) -> Result<Bytes, ApiError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        let call =
-            Call { path, model, headers: &headers, body: Bytes::from(body.to_string()), stream: false };
+        let call = Call {
+            path,
+            model,
+            headers: &headers,
+            body: Bytes::from(body.to_string()),
+            stream: false,
+            session: None,
+        };
         let response = self.forward(call, None).await?;
         let status = response.status();
         let body = response.into_body().collect().await;
@@ -192,41 +221,137 @@ impl Gateway {
         if status.is_success() { Ok(body) } else { Err(engine_error(model, status, &body)) }
     }
 
-    async fn send_with_retries(
-        &self,
-        call: &Call<'_>,
-        route: &ModelRoute,
-    ) -> Result<(Response<Incoming>, Running), ApiError> {
+    async fn send_with_retries(&self, call: &Call<'_>, route: &Arc<ModelRoute>) -> Result<Sent, ApiError> {
         self.budget.lock().request();
+        let mut route = route.clone();
         let turn = route.turn.fetch_add(1, Ordering::Relaxed);
+        let mut number = 0;
+        if let Some(split) = &route.split {
+            number = split.room.note(crate::now_ms());
+            self.copy_to_shadows(call, split, number);
+        }
+        let mut order = Self::order(call, &route, number);
         let mut tried: Vec<usize> = Vec::new();
+        let mut waiting: Option<Waiting> = None;
+        // A request waits once, however often a target comes and goes meanwhile.
+        let mut arrived = None;
         loop {
-            let candidates = route
-                .engines
-                .iter()
-                .map(|&i| Candidate { healthy: self.engines.list[i].healthy(), tried: tried.contains(&i) });
-            let Some(index) = pick(candidates, turn).map(|i| route.engines[i]) else {
-                let engines: Vec<Arc<Engine>> =
-                    route.engines.iter().map(|&i| self.engines.list[i].clone()).collect();
-                let error =
-                    self.not_healthy(&format!("model {} has no healthy engine", call.model), &engines);
-                return Err(self.refuse(call.model, error));
+            let Some(index) = choose(&route, order.as_deref(), &tried, turn) else {
+                let Some(split) = route.split.as_ref() else {
+                    let what = format!("model {} has no healthy engine", call.model);
+                    return Err(self.refuse(call.model, self.not_healthy(&what, &route.engines)));
+                };
+                let arrived = *arrived.get_or_insert_with(Instant::now);
+                waiting = Some(self.wait(call, split, order.as_deref(), waiting, arrived).await?);
+                route = self.route(call.model)?;
+                order = Self::order(call, &route, number);
+                tried.clear();
+                continue;
             };
-            let engine = &self.engines.list[index];
+            if let Some(waiting) = waiting.take() {
+                waiting.served();
+            }
+            let engine = &route.engines[index];
+            let stats = route.split.as_ref().map(|split| split.targets[index].stats.clone());
             let running = engine.begin();
             let outcome = self.send_once(call, engine).await;
             tried.push(index);
             let last = tried.len() >= self.limits.max_tries as usize;
-            let again = !last && outcome.retryable() && self.budget.lock().retry(self.epoch.elapsed());
-            if !again {
-                return outcome.result.map(|response| (response, running));
-            }
+            // Nobody saw a request whose connection failed: when requests may wait, this one may too.
+            let may_wait =
+                outcome.connection && route.split.as_ref().is_some_and(|split| split.hold.is_some());
+            let again =
+                may_wait || !last && outcome.retryable() && self.budget.lock().retry(self.epoch.elapsed());
             // An engine that answers “not now” is asked again only if there is no other.
-            if outcome.result.is_ok() && route.engines.iter().all(|i| tried.contains(i)) {
-                return outcome.result.map(|response| (response, running));
+            let alone = outcome.result.is_ok() && (0..route.engines.len()).all(|i| tried.contains(&i));
+            if !again || alone {
+                if let (Err(_), Some(stats)) = (&outcome.result, &stats) {
+                    stats.judge(true, None);
+                }
+                return outcome.result.map(|response| (response, running, stats));
+            }
+            if let Some(stats) = &stats {
+                stats.judge(true, None);
             }
             self.metrics.retried();
             tracing::info!(engine = engine.name, model = call.model, "retrying");
+        }
+    }
+
+    /// The targets that may have a request, the first choice first. `None` when its model has no route of its own: engines
+    /// take turns.
+    fn order(call: &Call<'_>, route: &ModelRoute, number: u64) -> Option<Vec<usize>> {
+        let split = route.split.as_ref()?;
+        Some(split.order(call.session(), number, call.headers))
+    }
+
+    /// Waits until routes or engines change, within the room and the time that the route gives.
+    async fn wait(
+        &self,
+        call: &Call<'_>,
+        split: &Arc<Split>,
+        order: Option<&[usize]>,
+        waiting: Option<Waiting>,
+        arrived: Instant,
+    ) -> Result<Waiting, ApiError> {
+        let Some(policy) = split.hold else {
+            let what = format!("model {} has no target that answers", call.model);
+            let targets = order.unwrap_or_default().iter().map(|&i| split.targets[i].engine.clone());
+            let targets: Vec<Arc<Engine>> = targets.collect();
+            return Err(self.refuse(call.model, self.not_healthy(&what, &targets)));
+        };
+        let changed = self.engines.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            None => split
+                .room
+                .enter(call.model, policy, arrived)
+                .map_err(|error| self.refuse(call.model, error))?,
+        };
+        // What changed before this began to listen is looked at again.
+        let is_there = |&i: &usize| split.targets[i].engine.healthy();
+        let now = self.engines.route(call.model).and_then(|route| route.split.clone());
+        let is_other = now.is_none_or(|now| !Arc::ptr_eq(&now, split));
+        if (is_other || order.unwrap_or_default().iter().any(is_there)) && !waiting.is_over() {
+            return Ok(waiting);
+        }
+        match tokio::time::timeout_at(waiting.deadline(), changed).await {
+            Ok(()) => Ok(waiting),
+            Err(_) => Err(self.refuse(call.model, waiting.gave_up())),
+        }
+    }
+
+    /// Copies a request to the shadows that want it; nobody waits for them.
+    fn copy_to_shadows(&self, call: &Call<'_>, split: &Split, number: u64) {
+        for shadow in split.shadows(number) {
+            let name = shadow.name.clone();
+            let note = |outcome| self.traffic.shadow(call.model, &name, outcome);
+            let permit = self.copies.clone().try_acquire_owned();
+            let (Ok(permit), true) = (permit, shadow.engine.healthy()) else {
+                note("dropped");
+                continue;
+            };
+            let Ok(request) = outgoing(call, &shadow.engine) else { continue };
+            let (engine, metrics) = (shadow.engine.clone(), self.traffic.clone());
+            let (model, limit) =
+                (call.model.to_owned(), Duration::from_millis(self.limits.first_byte_timeout_ms));
+            tokio::spawn(async move {
+                let running = engine.begin();
+                let answered = async {
+                    let response = engine.send(request).await.ok()?;
+                    let is_well = response.status().is_success();
+                    let mut body = response.into_body();
+                    while let Some(frame) = body.frame().await {
+                        frame.ok()?;
+                    }
+                    is_well.then_some(())
+                };
+                let is_well = tokio::time::timeout(limit, answered).await.ok().flatten().is_some();
+                metrics.shadow(&model, &name, if is_well { "ok" } else { "failed" });
+                drop((running, permit));
+            });
         }
     }
 
@@ -255,6 +380,18 @@ impl Gateway {
                 Outcome { result: Err(error), connection: false }
             }
         }
+    }
+}
+
+/// A reply that has begun, the engine that gives it, and where its end is noted.
+type Sent = (Response<Incoming>, Running, Option<Arc<TargetStats>>);
+
+/// The engine for the next try: the first healthy one of an order, or whoever's turn it is; those not tried yet first.
+fn choose(route: &ModelRoute, order: Option<&[usize]>, tried: &[usize], turn: usize) -> Option<usize> {
+    let candidate = |i: usize| Candidate { healthy: route.engines[i].healthy(), tried: tried.contains(&i) };
+    match order {
+        Some(order) => pick(order.iter().map(|&i| candidate(i)), 0).map(|i| order[i]),
+        None => pick((0..route.engines.len()).map(candidate), turn),
     }
 }
 

@@ -13,6 +13,7 @@ mod reply;
 mod route;
 mod scan;
 mod told;
+mod traffic;
 mod usage;
 
 pub use door::{Front, router};
@@ -22,4 +23,5 @@ pub use keys::{Admission, Caller, KeyRecord, KeyUsage, Keys};
 pub use metrics::GatewayMetrics;
 pub use quota::KeyLimits;
 pub use route::closest;
+pub use traffic::{Traffic, TrafficMetrics, router as traffic_router};
 pub use usage::Usage;

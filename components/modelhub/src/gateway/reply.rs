@@ -13,6 +13,7 @@ use super::engines::{ModelRoute, Running};
 use super::forward::Call;
 use super::keys::Admission;
 use super::metrics::ModelMetrics;
+use super::traffic::TargetStats;
 use super::usage::Meter;
 
 /// Why a reply broke off.
@@ -35,6 +36,21 @@ pub struct MeteredBody {
     alarm: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
+/// What is let go, and told, when a reply is over.
+#[derive(Debug)]
+pub struct Held {
+    admission: Option<Admission>,
+    stats: Option<Arc<TargetStats>>,
+    _running: Running,
+}
+
+impl Held {
+    /// The caller's place, the engine's, and where the end is noted, of a model that is shared among versions.
+    pub fn new(admission: Option<Admission>, running: Running, stats: Option<Arc<TargetStats>>) -> Self {
+        Self { admission, stats, _running: running }
+    }
+}
+
 #[derive(Debug)]
 struct Account {
     meter: Meter,
@@ -42,11 +58,12 @@ struct Account {
     request_bytes: usize,
     status: StatusCode,
     started: Instant,
-    first_byte_seen: bool,
+    first_byte: Option<Duration>,
     complete: bool,
+    /// The engine broke off, or was silent for too long.
+    broken: bool,
     metrics: Arc<ModelMetrics>,
-    admission: Option<Admission>,
-    _running: Running,
+    held: Held,
 }
 
 impl MeteredBody {
@@ -58,23 +75,22 @@ impl MeteredBody {
         started: Instant,
         route: &ModelRoute,
         idle: Duration,
-        held: (Option<Admission>, Running),
+        held: Held,
     ) -> Self {
         let metrics = route.metrics.clone();
         metrics.running.inc();
         let complete = inner.is_end_stream();
-        let (admission, running) = held;
         let account = Account {
             meter: Meter::default(),
             stream: call.stream,
             request_bytes: call.body.len(),
             status,
             started,
-            first_byte_seen: false,
+            first_byte: None,
             complete,
+            broken: false,
             metrics,
-            admission,
-            _running: running,
+            held,
         };
         Self { inner, account, idle, alarm: None }
     }
@@ -93,6 +109,7 @@ impl Body for MeteredBody {
             let idle = this.idle;
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
             ready!(alarm.as_mut().poll(cx));
+            this.account.broken = true;
             return Poll::Ready(Some(Err(ReplyError::Silent(idle))));
         };
         this.alarm = None;
@@ -104,7 +121,10 @@ impl Body for MeteredBody {
                 this.account.complete = this.inner.is_end_stream();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(error.into())),
+            Some(Err(error)) => {
+                this.account.broken = true;
+                Some(Err(error.into()))
+            }
             None => {
                 this.account.complete = true;
                 None
@@ -123,9 +143,10 @@ impl Body for MeteredBody {
 
 impl Account {
     fn see(&mut self, data: &[u8]) {
-        if !self.first_byte_seen {
-            self.first_byte_seen = true;
-            self.metrics.first_byte.observe(self.started.elapsed().as_secs_f64());
+        if self.first_byte.is_none() {
+            let took = self.started.elapsed();
+            self.first_byte = Some(took);
+            self.metrics.first_byte.observe(took.as_secs_f64());
         }
         self.meter.see(data, self.stream);
     }
@@ -147,9 +168,22 @@ impl Drop for Account {
             let usage = self.meter.usage(self.request_bytes);
             metrics.read.inc_by(usage.prompt);
             metrics.written.inc_by(usage.completion);
-            if let Some(admission) = &mut self.admission {
+            if let Some(admission) = &mut self.held.admission {
                 admission.settle(usage);
             }
+        }
+        self.judge();
+    }
+}
+
+impl Account {
+    /// Tells the target how it did. What clients get wrong or break off says nothing of it.
+    fn judge(&self) {
+        let Some(stats) = &self.held.stats else { return };
+        let is_failed = self.status.is_server_error() || self.broken;
+        if is_failed || (self.complete && !self.status.is_client_error()) {
+            let took = self.first_byte.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            stats.judge(is_failed, took);
         }
     }
 }

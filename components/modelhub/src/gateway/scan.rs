@@ -12,7 +12,12 @@ pub struct Scan<'a> {
     pub stream: bool,
     /// `max_completion_tokens`, else `max_tokens`.
     pub max_tokens: Option<u64>,
+    /// Whom or what conversation the request is of: `user`, else `safety_identifier`, else `prompt_cache_key`.
+    pub session: Option<Cow<'a, str>>,
 }
+
+/// Fields that name a session, the first one that is there counts.
+const SESSION_FIELDS: [&[u8]; 3] = [b"user", b"safety_identifier", b"prompt_cache_key"];
 
 /// Why a body is not a JSON object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +38,7 @@ pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
         return Ok(found);
     }
     let mut max_tokens = None;
+    let mut session_rank = SESSION_FIELDS.len();
     loop {
         cursor.space();
         let key = cursor.string()?;
@@ -40,17 +46,16 @@ pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
         cursor.space();
         let value = cursor.value()?;
         match key.as_ref() {
-            b"model" if value.first() == Some(&b'"') => {
-                let mut inner = Cursor { body: value, at: 0 };
-                let name = inner.string()?;
-                found.model = match name {
-                    Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
-                    Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
-                };
-            }
+            b"model" if value.first() == Some(&b'"') => found.model = text(value)?,
             b"stream" => found.stream = value == b"true",
             b"max_completion_tokens" => found.max_tokens = number(value).or(found.max_tokens),
             b"max_tokens" => max_tokens = number(value),
+            field if value.first() == Some(&b'"') => {
+                let rank = SESSION_FIELDS.iter().position(|name| *name == field);
+                if let Some(rank) = rank.filter(|rank| *rank <= session_rank) {
+                    (found.session, session_rank) = (text(value)?, rank);
+                }
+            }
             _ => {}
         }
         match cursor.peek() {
@@ -61,6 +66,14 @@ pub fn scan(body: &[u8]) -> Result<Scan<'_>, ScanError> {
     }
     found.max_tokens = found.max_tokens.or(max_tokens);
     Ok(found)
+}
+
+/// Reads a string; `None` when it is no text.
+fn text(value: &[u8]) -> Result<Option<Cow<'_, str>>, ScanError> {
+    Ok(match (Cursor { body: value, at: 0 }).string()? {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    })
 }
 
 fn number(value: &[u8]) -> Option<u64> {
@@ -184,7 +197,7 @@ mod tests {
     use super::*;
 
     fn found(model: Option<&'static str>, stream: bool, max_tokens: Option<u64>) -> Scan<'static> {
-        Scan { model: model.map(Cow::Borrowed), stream, max_tokens }
+        Scan { model: model.map(Cow::Borrowed), stream, max_tokens, session: None }
     }
 
     #[test]
@@ -207,6 +220,20 @@ mod tests {
         ];
         for (body, want) in cases {
             assert_eq!(scan(body.as_bytes()), Ok(want), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_named_by_the_first_of_three_fields() {
+        let cases = [
+            (r#"{"user":"u","prompt_cache_key":"k"}"#, Some("u")),
+            (r#"{"prompt_cache_key":"k","user":"u"}"#, Some("u")),
+            (r#"{"prompt_cache_key":"k","safety_identifier":"s"}"#, Some("s")),
+            (r#"{"user":7,"prompt_cache_key":"a\/b"}"#, Some("a/b")),
+            (r#"{"metadata":{"user":"u"}}"#, None),
+        ];
+        for (body, want) in cases {
+            assert_eq!(scan(body.as_bytes()).expect(body).session.as_deref(), want, "{body}");
         }
     }
 

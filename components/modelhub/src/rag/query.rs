@@ -395,6 +395,7 @@ impl Rag {
             headers: &headers,
             body: Bytes::from(body.to_string()),
             stream: true,
+            session: None,
         };
         let response = self.gateway.forward(call, admission).await?;
         let status = response.status();

@@ -21,6 +21,8 @@ use crate::hub::{context, crypto};
 pub enum Manner {
     /// Answers with this text and token counts.
     Reply(&'static str),
+    /// The same, after so many milliseconds.
+    Slow(u64),
     /// Answers with a vector for each text: texts that share words are near each other.
     Embed,
     /// The same, but refuses a request with a text of more characters than this, as TinyInfer and vLLM do.
@@ -57,16 +59,21 @@ impl Drop for Open {
 
 impl Engine {
     pub async fn start(model: &'static str, manner: Manner) -> Self {
-        Self::listen(model, manner, None).await
+        Self::start_at(model, manner, 0).await
+    }
+
+    /// One at a given port of the loopback address.
+    pub async fn start_at(model: &'static str, manner: Manner, port: u16) -> Self {
+        Self::listen(model, manner, port, None).await
     }
 
     /// One that speaks TLS only.
     pub async fn start_tls(model: &'static str, manner: Manner, tls: TlsConfig) -> Self {
-        Self::listen(model, manner, Some(tls)).await
+        Self::listen(model, manner, 0, Some(tls)).await
     }
 
-    async fn listen(model: &'static str, manner: Manner, tls: Option<TlsConfig>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    async fn listen(model: &'static str, manner: Manner, port: u16, tls: Option<TlsConfig>) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let scheme = if tls.is_some() { "https" } else { "http" };
         let engine = Self {
             url: format!("{scheme}://{}", listener.local_addr().expect("an address")),
@@ -109,7 +116,15 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
     let manner = engine.manner.lock().clone();
     engine.open.fetch_add(1, Ordering::SeqCst);
     let open = Open(engine.open.clone());
+    let manner = match manner {
+        Manner::Slow(ms) => {
+            tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+            Manner::Reply("slow")
+        }
+        other => other,
+    };
     match manner {
+        Manner::Slow(_) => unreachable!("it waited already"),
         Manner::Reply(text) => axum::Json(json!({
             "choices": [{"message": {"role": "assistant", "content": text}, "text": text, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},

@@ -19,3 +19,4 @@ mod s3;
 mod small_disk;
 mod stack;
 mod tls;
+mod traffic;

@@ -52,7 +52,7 @@ fn locate_in(model: &str, cache: Option<&Path>, image: &Path) -> Result<PathBuf,
     let is_path = model.contains('/') || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if is_path {
         return if path.exists() {
-            Ok(path.to_owned())
+            Ok(only_gguf(path).unwrap_or_else(|| path.to_owned()))
         } else {
             Err(LocateError::NoSuchPath { path: path.to_owned() })
         };
@@ -70,7 +70,15 @@ fn lies_in(folder: &Path, model: &str) -> Option<PathBuf> {
     if gguf.is_file() {
         return Some(gguf);
     }
-    folder.is_dir().then_some(folder)
+    folder.is_dir().then(|| only_gguf(&folder).unwrap_or(folder))
+}
+
+/// The one `.gguf` file of a folder, whatever it is called: files that were fetched keep the name that they had.
+fn only_gguf(folder: &Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    let mut found = files.filter(|file| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")));
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
 }
 
 fn known(cache: &Path) -> String {
@@ -120,13 +128,18 @@ mod tests {
         assert_eq!(find("embed").unwrap(), at("embed"), "the cache comes before the image");
         assert_eq!(find("shipped").unwrap(), image.path().join("shipped"));
         assert_eq!(locate_in("shipped", None, image.path()).unwrap(), image.path().join("shipped"));
+        std::fs::create_dir_all(at("fetched")).unwrap();
+        std::fs::write(at("fetched/SmolLM2-Q4.gguf"), "").unwrap();
+        assert_eq!(find("fetched").unwrap(), at("fetched/SmolLM2-Q4.gguf"));
+        std::fs::write(at("fetched/other.gguf"), "").unwrap();
+        assert_eq!(find("fetched").unwrap(), at("fetched"), "of two, neither is meant");
         let path = at("chat/model.gguf");
         assert_eq!(find(path.to_str().unwrap()).unwrap(), path);
         assert_eq!(default_name(&path), "chat");
         assert_eq!(default_name(&at("embed")), "embed");
         assert_eq!(default_name(Path::new("/x/Qwen.Q4_1.gguf")), "Qwen.Q4_1");
         let missing = find("llama-7b").unwrap_err().to_string();
-        assert!(missing.contains("which holds chat, embed\n"), "{missing}");
+        assert!(missing.contains("which holds chat, embed, fetched\n"), "{missing}");
         assert!(matches!(find("./nowhere/x"), Err(LocateError::NoSuchPath { .. })));
         assert!(matches!(find("x.gguf"), Err(LocateError::NoSuchPath { .. })));
         assert!(matches!(locate_in("chat", None, image.path()), Err(LocateError::NoCache { .. })));

@@ -1,0 +1,211 @@
+//! What is to become of a canary: a pure function of what it was asked to be, how far it is, and what was seen of it.
+//!
+//! Both questions (do more than so many in a thousand fail? is the 99th percentile above so much?) are whether a share of bad
+//! replies is above a bound. They are asked after every single reply, so a test that is made for one look would cry wolf:
+//! [`Evidence`] is a test martingale, whose chance to ever reach a hundred while the share keeps its bound is one in a
+//! hundred, however often one looks and however long it runs. It starts anew all the time (with weights that sum to one), so a canary
+//! that turns bad after an hour of good replies is found as fast as one that is bad from the beginning.
+
+use aistack_api::traffic::{CanaryPhase, CanaryPlan, CanaryState};
+
+/// Shares of bad replies that are held against the bound, as the way from it to one.
+const GRID: usize = 12;
+/// How sure a rollback must be: one in so many canaries that keep their bounds is rolled back all the same. Two questions
+/// share one in a hundred.
+const SURE: f64 = 200.0;
+/// Kept below what a float can hold.
+const ENOUGH: f64 = 1e200;
+/// Share of replies that may be above a 99th percentile.
+const ONE_PERCENT: f64 = 0.01;
+
+/// How much speaks for a share of bad replies above a bound.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// Wealth of the bets on each share above the bound, and what a bad and a good reply multiply it by.
+    bets: [Bet; GRID],
+    seen: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bet {
+    wealth: f64,
+    bad: f64,
+    good: f64,
+}
+
+impl Evidence {
+    /// Against a bound from 0 to 1.
+    pub fn against(bound: f64) -> Self {
+        let bet = |i| {
+            let share = alternative(bound, i);
+            Bet { wealth: 0.0, bad: share / bound, good: (1.0 - share) / (1.0 - bound) }
+        };
+        Self { bets: std::array::from_fn(bet), seen: 0.0 }
+    }
+
+    /// Notes a reply.
+    pub fn see(&mut self, is_bad: bool) {
+        self.seen += 1.0;
+        // A part of the capital enters with every reply; all parts together are one.
+        let entering = 1.0 / (self.seen * (self.seen + 1.0));
+        for bet in &mut self.bets {
+            bet.wealth = ((bet.wealth + entering) * if is_bad { bet.bad } else { bet.good }).min(ENOUGH);
+        }
+    }
+
+    /// Whether the bound is broken.
+    pub fn is_conclusive(&self) -> bool {
+        let wealth = self.bets.iter().map(|bet| bet.wealth).sum::<f64>() / GRID as f64;
+        wealth >= SURE
+    }
+}
+
+/// The `i`th share that is held against a bound: from a little above it to nearly one, evenly on a logarithmic scale.
+fn alternative(bound: f64, i: usize) -> f64 {
+    let (low, high) = ((bound * 1.5).min(f64::midpoint(bound, 1.0)), 0.99_f64.max(f64::midpoint(bound, 1.0)));
+    #[expect(clippy::cast_precision_loss, reason = "a dozen")]
+    let way = i as f64 / (GRID - 1) as f64;
+    low * (high / low).powf(way)
+}
+
+/// What was seen of a canary: all of it for the rollback, and of its present step for going on.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    failures: Option<Evidence>,
+    slowness: Option<Evidence>,
+    max_first_byte_ms: Option<u64>,
+    /// No failure at all is allowed, and there was one.
+    is_broken: bool,
+    step: usize,
+    /// Replies of the present step.
+    pub samples: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those whose first byte came too late.
+    pub slow: u64,
+}
+
+/// A reply of the canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// It failed on the engine's side.
+    pub is_failed: bool,
+    /// Milliseconds to its first byte, if there was one.
+    pub first_byte_ms: Option<u64>,
+}
+
+impl Watched {
+    /// Nothing yet.
+    pub fn new(plan: &CanaryPlan) -> Self {
+        let bound = f64::from(plan.max_error_permille) / 1000.0;
+        Self {
+            failures: (bound > 0.0 && bound < 1.0).then(|| Evidence::against(bound)),
+            slowness: plan.max_first_byte_ms.map(|_| Evidence::against(ONE_PERCENT)),
+            max_first_byte_ms: plan.max_first_byte_ms,
+            is_broken: false,
+            step: 0,
+            samples: 0,
+            failed: 0,
+            slow: 0,
+        }
+    }
+
+    /// Notes a reply that came while the canary was at `step`.
+    pub fn see(&mut self, plan: &CanaryPlan, step: usize, sample: Sample) {
+        if step != self.step {
+            (self.step, self.samples, self.failed, self.slow) = (step, 0, 0, 0);
+        }
+        self.samples += 1;
+        self.failed += u64::from(sample.is_failed);
+        self.is_broken |= sample.is_failed && plan.max_error_permille == 0;
+        if let Some(failures) = &mut self.failures {
+            failures.see(sample.is_failed);
+        }
+        if let (Some(slowness), Some(most), Some(took)) =
+            (&mut self.slowness, self.max_first_byte_ms, sample.first_byte_ms)
+        {
+            slowness.see(took > most);
+            self.slow += u64::from(took > most);
+        }
+    }
+
+    /// Why it must go back, if it must.
+    pub fn verdict(&self, plan: &CanaryPlan) -> Option<String> {
+        let failures = self.is_broken || self.failures.as_ref().is_some_and(Evidence::is_conclusive);
+        if failures {
+            return Some(format!(
+                "{} of {} replies of this step failed; at most {} in a thousand may",
+                self.failed, self.samples, plan.max_error_permille
+            ));
+        }
+        self.slowness.as_ref().filter(|slowness| slowness.is_conclusive()).map(|_| {
+            format!(
+                "{} of {} replies of this step began after more than {} ms; at most one in a hundred may",
+                self.slow,
+                self.samples,
+                self.max_first_byte_ms.unwrap_or_default()
+            )
+        })
+    }
+
+    /// Whether what was seen of the step lets the next one begin.
+    fn is_good(&self, plan: &CanaryPlan, step: usize) -> bool {
+        let few = |bad: u64, permille: u64| bad * 1000 <= self.samples * permille;
+        self.step == step
+            && self.samples >= plan.min_samples
+            && few(self.failed, u64::from(plan.max_error_permille))
+            // A single late reply among a few dozen says nothing of a percentile; the evidence does.
+            && self.slow <= (self.samples / 100).max(1)
+    }
+}
+
+/// What is next for a canary that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, for this reason.
+    Wait(String),
+    /// Another state.
+    Become(CanaryState),
+}
+
+/// What is next. The clock is that of whoever asks; a step begins when it was written.
+pub fn next(plan: &CanaryPlan, state: &CanaryState, watched: &Watched, now_ms: u64) -> Next {
+    let become_ =
+        |phase, step, reason: String| Next::Become(CanaryState { phase, step, since_ms: now_ms, reason });
+    if state.phase != CanaryPhase::Running {
+        return Next::Wait(state.reason.clone());
+    }
+    if let Some(why) = watched.verdict(plan) {
+        return become_(CanaryPhase::RolledBack, state.step, why);
+    }
+    let percent = plan.steps.get(state.step).copied().unwrap_or(100);
+    let elapsed = now_ms.saturating_sub(state.since_ms);
+    if elapsed < plan.step_seconds.saturating_mul(1000) {
+        return Next::Wait(format!("watched at {percent} % for {} s", plan.step_seconds));
+    }
+    if !watched.is_good(plan, state.step) {
+        let seen = if watched.step == state.step { watched.samples } else { 0 };
+        return Next::Wait(if seen < plan.min_samples {
+            format!("waits at {percent} % for {} replies", plan.min_samples)
+        } else {
+            format!("waits at {percent} %: too many replies fail or are late, and not enough to be sure")
+        });
+    }
+    let seen = format!("{} replies, {} failed, {} late", watched.samples, watched.failed, watched.slow);
+    if state.step + 1 >= plan.steps.len() {
+        return become_(
+            CanaryPhase::Succeeded,
+            state.step,
+            format!("all steps went well; at the last: {seen}"),
+        );
+    }
+    become_(CanaryPhase::Running, state.step + 1, format!("the step at {percent} % went well: {seen}"))
+}
+
+/// The beginning.
+pub fn begin(now_ms: u64) -> CanaryState {
+    CanaryState { phase: CanaryPhase::Running, step: 0, since_ms: now_ms, reason: "it begins".to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Canaries in random worlds.
+
+use super::*;
+
+fn plan() -> CanaryPlan {
+    CanaryPlan {
+        target: "2".into(),
+        steps: vec![5, 25, 50, 100],
+        step_seconds: 60,
+        min_samples: 20,
+        max_error_permille: 10,
+        max_first_byte_ms: Some(500),
+    }
+}
+
+/// Numbers from 0 to 1 that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// A canary whose replies fail and are late at given rates, asked after every reply. Says how it ended and after how many replies.
+fn run(seed: u64, fails: f64, late: f64, replies: u64, plan: &CanaryPlan) -> (CanaryState, u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let (mut state, mut watched) = (begin(0), Watched::new(plan));
+    for reply in 0..replies {
+        let is_late = dice.roll() < late;
+        let sample =
+            Sample { is_failed: dice.roll() < fails, first_byte_ms: Some(if is_late { 900 } else { 100 }) };
+        watched.see(plan, state.step, sample);
+        // A tenth of a second a reply.
+        if let Next::Become(next) = next(plan, &state, &watched, reply * 100) {
+            state = next;
+            if state.phase != CanaryPhase::Running {
+                return (state, reply + 1);
+            }
+        }
+    }
+    (state, replies)
+}
+
+#[test]
+fn of_canaries_that_keep_their_bounds_one_in_a_hundred_goes_back_at_most() {
+    let worlds = 2_000;
+    let back = (0..worlds)
+        .filter(|seed| run(*seed, 0.009, 0.009, 36_000, &plan()).0.phase == CanaryPhase::RolledBack)
+        .count();
+    assert!(back <= worlds as usize / 100, "{back} of {worlds}");
+    let done = (0..worlds)
+        .filter(|seed| run(*seed, 0.001, 0.001, 36_000, &plan()).0.phase == CanaryPhase::Succeeded)
+        .count();
+    assert!(done * 100 >= worlds as usize * 98, "{done} of {worlds}");
+}
+
+#[test]
+fn a_bad_canary_is_found_after_a_few_replies() {
+    // Failing replies, late ones, and how many replies may pass until half the canaries are back.
+    for (fails, late, most) in
+        [(1.0, 0.0, 5), (0.2, 0.0, 40), (0.05, 0.0, 300), (0.0, 1.0, 5), (0.0, 0.1, 120)]
+    {
+        let mut seen: Vec<u64> = (0..501)
+            .map(|seed| {
+                let (state, replies) = run(seed, fails, late, 36_000, &plan());
+                assert_eq!(state.phase, CanaryPhase::RolledBack, "{fails} {late}: {state:?}");
+                replies
+            })
+            .collect();
+        seen.sort_unstable();
+        assert!(seen[250] <= most, "{fails} {late}: {}", seen[250]);
+    }
+}
+
+#[test]
+fn a_canary_that_turns_bad_late_is_found_as_fast() {
+    let plan = CanaryPlan { step_seconds: 100_000, ..plan() };
+    for good in [0, 1_000, 100_000] {
+        let (state, mut watched) = (begin(0), Watched::new(&plan));
+        let sample = |is_failed| Sample { is_failed, first_byte_ms: Some(1) };
+        (0..good).for_each(|_| watched.see(&plan, 0, sample(false)));
+        let found = (1..).find(|_| {
+            watched.see(&plan, 0, sample(true));
+            matches!(next(&plan, &state, &watched, 1), Next::Become(_))
+        });
+        assert!(found.is_some_and(|replies| replies <= 10), "{good} good ones: {found:?}");
+    }
+}
+
+#[test]
+fn the_way_of_a_canary_that_is_well() {
+    let plan = plan();
+    let (mut state, mut watched) = (begin(0), Watched::new(&plan));
+    let ok = Sample { is_failed: false, first_byte_ms: Some(10) };
+    let mut story = Vec::new();
+    for second in 0..=300 {
+        if second % 2 == 0 {
+            watched.see(&plan, state.step, ok);
+        }
+        if let Next::Become(next) = next(&plan, &state, &watched, second * 1000) {
+            story.push((second, next.phase, next.step));
+            state = next;
+        }
+        if state.phase != CanaryPhase::Running {
+            break;
+        }
+    }
+    let running = CanaryPhase::Running;
+    assert_eq!(
+        story,
+        [(60, running, 1), (120, running, 2), (180, running, 3), (240, CanaryPhase::Succeeded, 3)]
+    );
+}
+
+#[test]
+fn without_replies_nothing_is_concluded() {
+    let plan = plan();
+    let (state, mut watched) = (begin(0), Watched::new(&plan));
+    let hour = 3_600_000;
+    assert_eq!(next(&plan, &state, &watched, hour), Next::Wait("waits at 5 % for 20 replies".into()));
+    // Replies of another step do not count for this one.
+    (0..50).for_each(|_| watched.see(&plan, 3, Sample { is_failed: false, first_byte_ms: None }));
+    assert!(matches!(next(&plan, &state, &watched, hour), Next::Wait(_)));
+}
+
+#[test]
+fn the_bounds_at_their_ends() {
+    let bad = Sample { is_failed: true, first_byte_ms: None };
+    let ends = |permille: u32, replies: u32| {
+        let plan = CanaryPlan { max_error_permille: permille, max_first_byte_ms: None, ..plan() };
+        let mut watched = Watched::new(&plan);
+        (0..replies).for_each(|_| watched.see(&plan, 0, bad));
+        watched.verdict(&plan).is_some()
+    };
+    assert!(ends(0, 1), "not one failure is allowed");
+    assert!(!ends(1000, 10_000), "all may fail");
+    assert!(!ends(999, 100), "nearly all may fail");
+    assert!(ends(1, 5) && ends(500, 40));
+}

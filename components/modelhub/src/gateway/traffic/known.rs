@@ -1,0 +1,100 @@
+//! A route as one gateway knows it: what was asked for, how far its canary is, and what is to be told of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use aistack_api::traffic::{CanaryPhase, CanaryState, TrafficRoute};
+use serde::{Deserialize, Serialize};
+
+use super::canary::{self, Next};
+use super::target::{CanaryWatch, Split};
+
+/// How often it is written that requests come.
+const NOTED_MS: u64 = 5_000;
+
+/// A route as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) route: TrafficRoute,
+    #[serde(default)]
+    pub(super) canary: Option<CanaryState>,
+}
+
+/// What a gateway says of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Activity {
+    pub(super) last_request_ms: u64,
+    pub(super) held: u64,
+    pub(super) at_ms: u64,
+}
+
+/// A route as it is known here.
+pub(super) struct Known {
+    pub(super) record: Record,
+    pub(super) revision: i64,
+    pub(super) split: Arc<Split>,
+    pub(super) watch: Option<Arc<CanaryWatch>>,
+    /// Why the canary gets nothing here, while the store cannot be told.
+    pub(super) condemned: Option<String>,
+    /// What was written last of its requests.
+    pub(super) noted: Option<Activity>,
+}
+
+impl Known {
+    /// The state that counts here.
+    pub(super) fn canary(&self, now: u64) -> Option<CanaryState> {
+        let state = self.record.canary.clone()?;
+        if let Some(why) = &self.condemned {
+            return Some(CanaryState { phase: CanaryPhase::RolledBack, reason: why.clone(), ..state });
+        }
+        match self.next(now) {
+            Some(Next::Wait(reason)) => Some(CanaryState { reason, ..state }),
+            _ => Some(state),
+        }
+    }
+
+    pub(super) fn next(&self, now: u64) -> Option<Next> {
+        let (plan, state) = (self.record.route.canary.as_ref()?, self.record.canary.as_ref()?);
+        let watched = self.watch.as_ref()?.watched.lock();
+        Some(canary::next(plan, state, &watched, now))
+    }
+
+    /// Gives the targets the shares that count now.
+    pub(super) fn share(&mut self) {
+        let mut state = self.record.canary.clone();
+        if let (Some(state), true) = (&mut state, self.condemned.is_some()) {
+            state.phase = CanaryPhase::RolledBack;
+        }
+        let step = state.as_ref().map_or(0, |state| state.step);
+        let shares = self.record.route.shares(state.as_ref());
+        let canary = self.record.route.canary.as_ref().map(|plan| plan.target.clone());
+        let split = &self.split;
+        let mut targets = split.targets.clone();
+        for (target, percent) in targets.iter_mut().zip(shares) {
+            target.percent = percent;
+            target.stats.show_percent(percent);
+            let watch = self.watch.clone().filter(|_| canary.as_ref() == Some(&target.name));
+            if let Some(watch) = &watch {
+                watch.step.store(step, Ordering::Relaxed);
+            }
+            target.stats.watch(watch);
+        }
+        let (model, hold, room) = (split.model.clone(), split.hold, split.room.clone());
+        self.split = Arc::new(Split { model, targets, hold, room });
+    }
+
+    /// What is to be told of its requests, if anything is new.
+    pub(super) fn news(&self, now: u64) -> Option<Activity> {
+        self.split.hold?;
+        let room = &self.split.room;
+        let (last, held) = (room.last_request_ms()?, room.held());
+        let is_new = match self.noted {
+            None => true,
+            Some(noted) => {
+                let is_old = now.saturating_sub(noted.at_ms) >= NOTED_MS;
+                (noted.held == 0) != (held == 0) || is_old && (noted.last_request_ms != last || held > 0)
+            }
+        };
+        is_new.then_some(Activity { last_request_ms: last, held, at_ms: now })
+    }
+}

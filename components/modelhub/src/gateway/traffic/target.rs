@@ -1,0 +1,154 @@
+//! A model's targets as requests see them: engines with shares, and what is counted of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use aistack_api::traffic::{CanaryPlan, HoldPolicy};
+use arc_swap::ArcSwapOption;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::canary::{Sample, Watched};
+use super::metrics::TargetMetrics;
+use super::room::Room;
+use super::split;
+use crate::gateway::engines::Engine;
+
+/// A canary that is watched in this process.
+#[derive(Debug)]
+pub struct CanaryWatch {
+    /// What it was asked to be.
+    pub plan: CanaryPlan,
+    /// The step that it is at.
+    pub step: AtomicUsize,
+    /// What was seen of it.
+    pub watched: Mutex<Watched>,
+    /// Told when it must go back.
+    alarm: Arc<Notify>,
+}
+
+impl CanaryWatch {
+    /// Nothing seen yet; `alarm` is told when it must go back.
+    pub fn new(plan: &CanaryPlan, alarm: Arc<Notify>) -> Self {
+        let watched = Mutex::new(Watched::new(plan));
+        Self { plan: plan.clone(), step: AtomicUsize::new(0), watched, alarm }
+    }
+
+    fn see(&self, sample: Sample) {
+        let mut watched = self.watched.lock();
+        watched.see(&self.plan, self.step.load(Ordering::Relaxed), sample);
+        if watched.verdict(&self.plan).is_some() {
+            self.alarm.notify_one();
+        }
+    }
+}
+
+/// What is counted of a target, for as long as the route names it.
+#[derive(Debug)]
+pub struct TargetStats {
+    metrics: TargetMetrics,
+    requests: AtomicU64,
+    failed: AtomicU64,
+    /// Set while it is a canary.
+    watch: ArcSwapOption<CanaryWatch>,
+}
+
+impl TargetStats {
+    /// Nothing counted yet.
+    pub fn new(metrics: TargetMetrics) -> Self {
+        Self {
+            metrics,
+            requests: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            watch: ArcSwapOption::empty(),
+        }
+    }
+
+    /// From now on it is watched as a canary, or no more.
+    pub fn watch(&self, watch: Option<Arc<CanaryWatch>>) {
+        self.watch.store(watch);
+    }
+
+    /// Notes how a reply ended.
+    pub fn judge(&self, is_failed: bool, first_byte_ms: Option<u64>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if is_failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            self.metrics.failed.inc();
+        } else {
+            self.metrics.succeeded.inc();
+        }
+        if let Some(ms) = first_byte_ms {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of one reply")]
+            self.metrics.first_byte.observe(ms as f64 / 1000.0);
+        }
+        if let Some(watch) = self.watch.load().as_ref() {
+            watch.see(Sample { is_failed, first_byte_ms });
+        }
+    }
+
+    /// Judged replies, and the failed ones among them.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Shows its share.
+    pub fn show_percent(&self, percent: f64) {
+        self.metrics.percent.set(percent);
+    }
+}
+
+/// A target.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub engine: Arc<Engine>,
+    /// Headers that choose it.
+    pub headers: BTreeMap<String, String>,
+    /// Percent of the requests that are copied to it, of a shadow.
+    pub copies: Option<u32>,
+    /// Percent of the sessions.
+    pub percent: f64,
+    /// What is counted of it.
+    pub stats: Arc<TargetStats>,
+}
+
+/// How the requests for a model are shared.
+#[derive(Debug)]
+pub struct Split {
+    /// Name of the model.
+    pub model: String,
+    /// All targets, shadows too.
+    pub targets: Vec<Target>,
+    /// How requests wait while none answers.
+    pub hold: Option<HoldPolicy>,
+    /// Where they wait.
+    pub room: Arc<Room>,
+}
+
+impl Split {
+    /// The targets that may answer a request, the first choice first.
+    pub fn order(&self, session: Option<&str>, request: u64, headers: &HeaderMap) -> Vec<usize> {
+        let meant = |target: &Target| target.copies.is_none() && split::is_meant(&target.headers, headers);
+        if let Some(meant) = self.targets.iter().position(meant) {
+            return vec![meant];
+        }
+        let shares: Vec<f64> = self.targets.iter().map(|target| target.percent).collect();
+        let names = self.targets.iter().map(|target| target.name.as_str());
+        match session {
+            Some(session) => split::ranking(session.as_bytes(), names, &shares),
+            None => split::ranking(&request.to_le_bytes(), names, &shares),
+        }
+    }
+
+    /// The shadows that copy a request.
+    pub fn shadows(&self, request: u64) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(move |target| {
+            target.copies.is_some_and(|percent| split::is_copied(request, &target.name, percent))
+        })
+    }
+}
