@@ -163,6 +163,10 @@ pub struct TinyInferSpec {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// SHA-256 that the file at `uri` must have, in hex.
+    #[schemars(length(equal = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Pods of the chat model. Left out with `scaling` left out too: 1.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +214,10 @@ pub struct EmbeddingSpec {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// SHA-256 that the file at `uri` must have, in hex.
+    #[schemars(length(equal = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Pods.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default = "one")]

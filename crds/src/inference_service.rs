@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
-    ClientTlsSpec, GpuSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
+    ClientTlsSpec, GpuSpec, ImageSpec, ObjectRef, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
 };
 use crate::status::ScaledStatus;
 
@@ -56,6 +56,21 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.tls) || (has(self.endpoint) && self.endpoint.startsWith('https://'))")
         .message("is set, but endpoint is not an https:// address: its traffic would not be encrypted")
         .field_path(".tls"),
+    validation = Rule::new("!has(self.canary) || has(self.model.version) || (has(self.traffic) && self.traffic.size() > 0)")
+        .message("has nothing to take over from; name the present version under model.version, or several under traffic")
+        .field_path(".canary"),
+    validation = Rule::new("!has(self.canary) || !has(self.model.version) || self.canary.version != self.model.version")
+        .message("is the version that is served already; name the new one, or remove canary")
+        .field_path(".canary.version"),
+    validation = Rule::new("self.runtime != 'external' || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary) || has(self.modelCache))")
+        .message("is external; traffic, canary and modelCache are of pods that run here")
+        .field_path(".runtime"),
+    validation = Rule::new("!has(self.model.uri) || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
+        .message("is one file; traffic and canary are of versions in the registry, so push it with modelhub models push")
+        .field_path(".model.uri"),
+    validation = Rule::new("!has(self.scaling) || self.scaling.metric != 'cpu' || (has(self.resources) && has(self.resources.cpu))")
+        .message("is a share of the CPU that a pod requests; set resources.cpu too")
+        .field_path(".scaling.metric"),
     validation = Rule::new("!has(self.speculative) || self.task == 'chat'")
         .message("needs task chat; only generation can be speculated")
         .field_path(".speculative"),
@@ -63,6 +78,10 @@ use crate::status::ScaledStatus;
 pub struct InferenceServiceSpec {
     /// What is served.
     pub model: ModelSpec,
+    /// AIStack whose ModelHub leads requests here, and in whose registry versions are looked up. Left out: the stack that it is
+    /// a part of, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack_ref: Option<ObjectRef>,
     /// What clients use it for.
     #[serde(default)]
     pub task: Task,
@@ -92,6 +111,9 @@ pub struct InferenceServiceSpec {
     /// GPUs of each pod. Left out, the model runs on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
+    /// Where model files are kept between pods. Left out: in each pod, fetched anew by each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_cache: Option<ModelCacheSpec>,
     /// Share of requests that each version gets.
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -130,8 +152,13 @@ pub struct InferenceServiceSpec {
 /// A model in ModelHub's registry, or at an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.version) && has(self.uri))")
-    .message("names both version and uri; a version is looked up in the registry, a uri is fetched as it is, so give one"))]
+#[x_kube(
+    validation = Rule::new("!(has(self.version) && has(self.uri))")
+        .message("names both version and uri; a version is looked up in the registry, a uri is fetched as it is, so give one"),
+    validation = Rule::new("!has(self.sha256) || has(self.uri)")
+        .message("is set without uri; the registry knows the digests of its versions itself")
+        .field_path(".sha256"),
+)]
 pub struct ModelSpec {
     /// Name that clients put into `model`, and that the registry and the model cache know.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
@@ -147,6 +174,34 @@ pub struct ModelSpec {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// SHA-256 that the file at `uri` must have, in hex. Without it the file is taken as it comes, and a condition says so.
+    #[schemars(length(equal = 64), regex(pattern = "^[0-9a-f]{64}$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Secret whose keys the fetch sees as environment variables, such as `AWS_ACCESS_KEY_ID`.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+}
+
+/// Where model files are kept between pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.claimName) != has(self.hostPath)")
+    .message("gives both or none of claimName and hostPath; give one"))]
+pub struct ModelCacheSpec {
+    /// PersistentVolumeClaim that all pods mount; of a local volume, or one that many nodes may write.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_name: Option<String>,
+    /// Folder of each node below `/var/lib/aistack` or `/var/cache/aistack`, writable for user 65532: each node fetches once.
+    /// Namespaces that enforce the baseline or restricted Pod Security Standard refuse such pods.
+    #[schemars(
+        length(min = 2, max = 253),
+        regex(pattern = "^/var/(lib|cache)/aistack(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<String>,
 }
 
 /// What a model is asked to do.
@@ -189,10 +244,40 @@ pub struct ScalingSpec {
     /// Most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Requests in flight per pod that the autoscaler steers to.
+    /// What the autoscaler looks at.
+    #[serde(default)]
+    pub metric: ScalingMetric,
+    /// Requests in flight per pod that the autoscaler steers to, with metric concurrency.
     #[schemars(range(min = 1, max = 10000))]
     #[serde(default = "default_concurrency")]
     pub target_concurrency: i32,
+    /// Percent of the requested CPU that the autoscaler steers to, with metric cpu.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default = "default_cpu_percent")]
+    pub target_cpu_percent: i32,
+    /// Seconds without a request after which a service with minReplicas 0 goes to sleep.
+    #[schemars(range(min = 10, max = 86400))]
+    #[serde(default = "default_idle_seconds")]
+    pub idle_seconds: i32,
+    /// Seconds that the gateway holds a request while the service wakes up; then 503 with `Retry-After`.
+    #[schemars(range(min = 1, max = 3600))]
+    #[serde(default = "default_hold_seconds")]
+    pub hold_seconds: i32,
+    /// Requests that each gateway holds at a time; the next one gets 503 with `Retry-After` at once.
+    #[schemars(range(min = 1, max = 100000))]
+    #[serde(default = "default_max_held")]
+    pub max_held: i32,
+}
+
+/// What an autoscaler looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScalingMetric {
+    /// Requests in flight: the pods' metric `aistack_requests_in_flight`, which needs an adapter for custom metrics.
+    #[default]
+    Concurrency,
+    /// The CPU that pods use: needs metrics-server and no adapter.
+    Cpu,
 }
 
 /// Share of requests that one version gets.
@@ -231,6 +316,10 @@ pub struct CanarySpec {
     #[schemars(range(min = 10, max = 86400))]
     #[serde(default = "default_step_seconds")]
     pub step_seconds: i32,
+    /// Requests that each step must have seen before the next begins.
+    #[schemars(range(min = 1, max = 1000000))]
+    #[serde(default = "default_min_samples")]
+    pub min_samples: i32,
     /// Failed requests per thousand above which the canary is rolled back.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(default = "default_error_permille")]
@@ -296,6 +385,26 @@ pub struct SpeculativeSpec {
 
 fn default_concurrency() -> i32 {
     8
+}
+
+fn default_cpu_percent() -> i32 {
+    80
+}
+
+fn default_idle_seconds() -> i32 {
+    300
+}
+
+fn default_hold_seconds() -> i32 {
+    120
+}
+
+fn default_max_held() -> i32 {
+    100
+}
+
+fn default_min_samples() -> i32 {
+    20
 }
 
 fn default_steps() -> Vec<i32> {

@@ -49,6 +49,20 @@ pub struct GpuSpec {
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// Who hands the GPUs out.
+    #[serde(default)]
+    pub allocation: GpuAllocation,
+}
+
+/// Who hands GPUs out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum GpuAllocation {
+    /// NVIDIA's device plugin: limits of `nvidia.com/gpu`, and node labels of its feature discovery.
+    #[default]
+    DevicePlugin,
+    /// Dynamic resource allocation: a claim on the device class `gpu.nvidia.com`, for clusters with NVIDIA's DRA driver.
+    Dra,
 }
 
 /// Where a child's pods may run. Deliberately small: a full pod template does not belong in a platform's manifest.

@@ -1,8 +1,11 @@
 //! GPUs: what a manifest calls a product, and what nodes are labelled with.
 
-use aistack_crds::parts::GpuSpec;
+use aistack_crds::parts::{GpuAllocation, GpuSpec};
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Toleration,
+};
+use k8s_openapi::api::resource::v1::{
+    CELDeviceSelector, DeviceClaim, DeviceRequest, DeviceSelector, ExactDeviceRequest,
 };
 
 use crate::problem::Problem;
@@ -41,6 +44,8 @@ pub struct GpuClaim {
     pub count: u16,
     /// Least memory of each in MiB; 0 for any.
     pub memory_mib: u64,
+    /// Who hands them out.
+    pub allocation: GpuAllocation,
 }
 
 impl Gpu {
@@ -69,21 +74,60 @@ impl Gpu {
                 "write 1 to 16",
             )
         })?;
-        Ok(Self::Claim(GpuClaim { product: spec.product.clone().unwrap_or_default(), count, memory_mib }))
+        let product = spec.product.clone().unwrap_or_default();
+        Ok(Self::Claim(GpuClaim { product, count, memory_mib, allocation: spec.allocation }))
     }
 }
 
+/// Device class of NVIDIA's DRA driver, and the domain of its devices' attributes.
+const DEVICE_CLASS: &str = "gpu.nvidia.com";
+
 impl GpuClaim {
-    /// Nodes that have such a GPU.
+    /// Values of the node label that its product stands for.
+    fn labels(&self) -> Vec<String> {
+        let known = PRODUCTS.iter().find(|(short, _)| self.product.eq_ignore_ascii_case(short));
+        known.map_or_else(
+            || vec![self.product.clone()],
+            |(_, labels)| labels.iter().map(|label| (*label).to_owned()).collect(),
+        )
+    }
+
+    /// What a pod claims of the DRA driver. Its devices call a product as the card does, with spaces for the label's dashes.
+    pub fn devices(&self) -> DeviceClaim {
+        let mut selectors = Vec::new();
+        let mut select = |expression: String| {
+            selectors.push(DeviceSelector { cel: Some(CELDeviceSelector { expression }) });
+        };
+        if !self.product.is_empty() {
+            let names: Vec<String> =
+                self.labels().iter().map(|label| format!("'{}'", label.replace('-', " "))).collect();
+            let name = format!("device.attributes['{DEVICE_CLASS}'].productName.replace('-', ' ')");
+            select(format!("{name} in [{}]", names.join(", ")));
+        }
+        if self.memory_mib > 0 {
+            let memory = format!("device.capacity['{DEVICE_CLASS}'].memory");
+            select(format!("{memory}.compareTo(quantity('{}Mi')) >= 0", self.memory_mib));
+        }
+        let exactly = ExactDeviceRequest {
+            device_class_name: DEVICE_CLASS.to_owned(),
+            allocation_mode: Some("ExactCount".to_owned()),
+            count: Some(i64::from(self.count)),
+            selectors: (!selectors.is_empty()).then_some(selectors),
+            ..ExactDeviceRequest::default()
+        };
+        let request =
+            DeviceRequest { name: "gpu".to_owned(), exactly: Some(exactly), ..DeviceRequest::default() };
+        DeviceClaim { requests: Some(vec![request]), ..DeviceClaim::default() }
+    }
+
+    /// Nodes that have such a GPU. The DRA driver's devices say that themselves.
     pub fn affinity(&self) -> Option<Affinity> {
+        if self.allocation == GpuAllocation::Dra {
+            return None;
+        }
         let mut wanted = Vec::new();
         if !self.product.is_empty() {
-            let known = PRODUCTS.iter().find(|(short, _)| self.product.eq_ignore_ascii_case(short));
-            let values = known.map_or_else(
-                || vec![self.product.clone()],
-                |(_, labels)| labels.iter().map(|label| (*label).to_owned()).collect(),
-            );
-            wanted.push(requirement("nvidia.com/gpu.product", "In", values));
+            wanted.push(requirement("nvidia.com/gpu.product", "In", self.labels()));
         }
         if self.memory_mib > 0 {
             wanted.push(requirement("nvidia.com/gpu.memory", "Gt", vec![(self.memory_mib - 1).to_string()]));
@@ -125,7 +169,12 @@ mod tests {
     #[test]
     fn short_names_become_the_labels_of_nodes() {
         let values = |product: &str| {
-            let claim = GpuClaim { product: product.to_owned(), count: 1, memory_mib: 0 };
+            let claim = GpuClaim {
+                product: product.to_owned(),
+                count: 1,
+                memory_mib: 0,
+                allocation: GpuAllocation::DevicePlugin,
+            };
             let affinity = serde_json::to_value(claim.affinity()).expect("plain data");
             affinity.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchExpressions/0/values").cloned()
         };

@@ -2,9 +2,11 @@
 
 use aistack_crds::{InferenceService, KVCluster, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
@@ -29,6 +31,10 @@ pub enum Manifest {
     Deployment(Box<Deployment>),
     /// How many pods may be away at a time.
     PodDisruptionBudget(Box<PodDisruptionBudget>),
+    /// How many pods there are, by what they do.
+    HorizontalPodAutoscaler(Box<HorizontalPodAutoscaler>),
+    /// Devices that each pod claims.
+    ResourceClaimTemplate(Box<ResourceClaimTemplate>),
     /// Pods that end.
     Job(Box<Job>),
     /// A volume that outlives its pods.
@@ -51,6 +57,8 @@ impl Manifest {
             Self::StatefulSet(_) => "StatefulSet",
             Self::Deployment(_) => "Deployment",
             Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
+            Self::HorizontalPodAutoscaler(_) => "HorizontalPodAutoscaler",
+            Self::ResourceClaimTemplate(_) => "ResourceClaimTemplate",
             Self::Job(_) => "Job",
             Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
             Self::KVCluster(_) => "KVCluster",
@@ -68,6 +76,8 @@ impl Manifest {
             Self::StatefulSet(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
             Self::PodDisruptionBudget(object) => &object.metadata,
+            Self::HorizontalPodAutoscaler(object) => &object.metadata,
+            Self::ResourceClaimTemplate(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
             Self::PersistentVolumeClaim(object) => &object.metadata,
             Self::KVCluster(object) => &object.metadata,
@@ -98,6 +108,8 @@ from_object!(
     StatefulSet,
     Deployment,
     PodDisruptionBudget,
+    HorizontalPodAutoscaler,
+    ResourceClaimTemplate,
     Job,
     PersistentVolumeClaim,
     KVCluster,

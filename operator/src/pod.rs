@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec,
@@ -184,7 +185,9 @@ fn resources(workload: &Workload) -> Option<ResourceRequirements> {
     if let Some(cpu) = &spec.cpu_limit {
         limits.insert("cpu".to_owned(), Quantity(cpu.clone()));
     }
-    if let Gpu::Claim(claim) = &workload.gpu {
+    if let Gpu::Claim(claim) = &workload.gpu
+        && claim.allocation == GpuAllocation::DevicePlugin
+    {
         limits.insert("nvidia.com/gpu".to_owned(), Quantity(claim.count.to_string()));
     }
     (!requests.is_empty() || !limits.is_empty()).then(|| ResourceRequirements {

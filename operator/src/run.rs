@@ -74,18 +74,19 @@ impl Operator {
         // A connection of its own, which no crowd of reconciliations shares.
         let election = config.lease.enabled.then(|| connect(None)).transpose()?;
         let election = election.map(|client| Election::new(client, lease(config, namespace)));
-        let shared = Arc::new(Cluster::new(
+        let shared = Cluster::new(
             connect(Some(&requests))?,
             scope,
             QueueMetrics::register(metrics),
             ReconcileMetrics::register(metrics),
-        ));
+        );
+        let shared = Arc::new(shared.with_addresses(config.addresses.clone()));
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
         let stacks = Arc::<Objects<AIStack>>::default();
         let manager = Manager::new(shared.clone(), ManagerSettings { workers: config.workers, drain })
             .with(StackController, stacks.clone())
             .with(KvController, Arc::default())
-            .with(InferenceController, Arc::default())
+            .with(InferenceController::new(stacks.clone()), Arc::default())
             .with(VectorController::new(stacks), Arc::default())
             .with(WorldController, Arc::default())
             .with(TaskController, Arc::default())

@@ -15,7 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         aistack up --detach -f stack.yaml               start it in the background\n  \
         aistack status                                  how it is\n  \
         aistack ask \"How do I request leave?\"           ask it\n  \
-        aistack down                                    stop it\n\n\
+        aistack down                                    stop it\n  \
+        aistack -k status                               stacks on a cluster; the same as kubectl aistack\n\n\
         Exit codes: 0 well, 1 failed, 2 command line or manifest refused, 3 up already or not up, 4 not Ready."
 )]
 pub struct Cli {

@@ -20,6 +20,7 @@
 pub mod cli;
 pub mod commands;
 pub mod fail;
+pub mod kube;
 pub mod local;
 pub mod log_line;
 pub mod spans;

@@ -10,6 +10,17 @@ fn main() -> ExitCode {
         eprintln!("aistack: {}", aistack_cli::local::shim::become_pod(args));
         return ExitCode::from(127);
     }
+    if let Some(args) = aistack_cli::kube::asked(std::env::args_os()) {
+        return match aistack_cli::kube::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                if !error.message.is_empty() {
+                    eprintln!("{} {}", console::style("error:").red().bold().for_stderr(), error.message);
+                }
+                ExitCode::from(error.code)
+            }
+        };
+    }
     match aistack_cli::run(aistack_cli::cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

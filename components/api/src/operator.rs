@@ -1,5 +1,7 @@
 //! Settings of `aistack-operator`.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -19,11 +21,21 @@ pub struct OperatorConfig {
     pub workers: usize,
     /// Which of several operators works.
     pub lease: LeaseConfig,
+    /// Base URLs to use in place of Services', by `service.namespace`, such as `modelhub.team: http://127.0.0.1:8080`: for an operator
+    /// outside the cluster's network.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<String, String>,
 }
 
 impl Default for OperatorConfig {
     fn default() -> Self {
-        Self { server: default_server(), namespace: None, workers: 8, lease: LeaseConfig::default() }
+        Self {
+            server: default_server(),
+            namespace: None,
+            workers: 8,
+            lease: LeaseConfig::default(),
+            addresses: BTreeMap::new(),
+        }
     }
 }
 

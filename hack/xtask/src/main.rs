@@ -2,6 +2,7 @@
 
 mod charts;
 mod images;
+mod kinds;
 mod models;
 mod protos;
 mod reference;
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
 fn derived(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = protos::generate(root)?;
     files.extend(reference::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
+    files.extend(kinds::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     for (name, text) in aistack_crds::generated() {
         let template = charts::template(&name, &text)?;
         files.push((root.join("charts/aistack-crds/templates").join(&name), template.into()));

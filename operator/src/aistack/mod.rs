@@ -19,3 +19,9 @@ pub(crate) const CHAT_NAME: &str = "chat";
 pub(crate) const EMBED_NAME: &str = "embed";
 /// Component, binary and name of the hub.
 pub(crate) const HUB: &str = "modelhub";
+/// Port of its OpenAI front, registry, traffic and RAG.
+pub(crate) const HUB_PORT: u16 = 8080;
+/// Name of the Secret with its generated administrator's key.
+pub(crate) const HUB_ADMIN_SECRET: &str = "modelhub-admin";
+/// Its key.
+pub(crate) const HUB_ADMIN_KEY: &str = "admin-key";

@@ -14,8 +14,8 @@ use aistack_crds::inference_service::Task;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
 
-use super::HUB;
 use super::validate::{Kv, ValidatedStack, Vector};
+use super::{HUB, HUB_ADMIN_KEY as ADMIN_KEY, HUB_ADMIN_SECRET as ADMIN_SECRET, HUB_PORT as HTTP_PORT};
 use crate::gpu::Gpu;
 use crate::inference_service::{ApiKey, ValidatedInferenceService};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
@@ -26,16 +26,10 @@ use crate::workload::{
     SecretFile, Workload,
 };
 
-/// Port of the OpenAI front, the registry and RAG.
-const HTTP_PORT: u16 = 8080;
 /// Port of metrics and health.
 const ADMIN_PORT: u16 = 8081;
 /// Port of gRPC.
 const GRPC_PORT: u16 = 8082;
-/// Name of the generated Secret.
-const ADMIN_SECRET: &str = "modelhub-admin";
-/// Its key.
-const ADMIN_KEY: &str = "admin-key";
 
 /// Volumes of the key-value store's CA, client certificate and key.
 const KV_VOLUMES: [&str; 3] = ["kv-ca", "kv-cert", "kv-key"];

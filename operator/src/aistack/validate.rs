@@ -5,7 +5,7 @@ use aistack_crds::aistack::{
     VectorStoreSpec,
 };
 use aistack_crds::inference_service::{ModelSpec, Runtime, Task};
-use aistack_crds::parts::{GpuSpec, ImageSpec, ResourceSpec};
+use aistack_crds::parts::{GpuAllocation, GpuSpec, ImageSpec, ResourceSpec};
 use aistack_crds::{AIStack, InferenceService, InferenceServiceSpec, KVCluster};
 use kube::Resource;
 
@@ -313,6 +313,7 @@ fn short_form(mut gap: Gap, path: &str) -> Gap {
     gap.path = match (path, rest) {
         ("spec.inference", ".runtime") => "spec.inference.type".to_owned(),
         (_, ".model.uri") => format!("{path}.uri"),
+        (_, ".model.sha256") => format!("{path}.sha256"),
         _ => format!("{path}{rest}"),
     };
     gap
@@ -320,7 +321,15 @@ fn short_form(mut gap: Gap, path: &str) -> Gap {
 
 fn service_spec(model: &str, task: Task, runtime: Runtime) -> InferenceServiceSpec {
     InferenceServiceSpec {
-        model: ModelSpec { name: model.to_owned(), version: None, uri: None },
+        model: ModelSpec {
+            name: model.to_owned(),
+            version: None,
+            uri: None,
+            sha256: None,
+            secret_name: None,
+        },
+        stack_ref: None,
+        model_cache: None,
         task,
         runtime,
         endpoint: None,
@@ -344,12 +353,14 @@ fn service_spec(model: &str, task: Task, runtime: Runtime) -> InferenceServiceSp
 fn chat_of_tinyinfer(own: &TinyInferSpec) -> InferenceServiceSpec {
     let mut spec = service_spec(&own.model, Task::Chat, Runtime::Tinyinfer);
     spec.model.uri.clone_from(&own.uri);
+    spec.model.sha256.clone_from(&own.sha256);
     spec.replicas = own.replicas;
     spec.scaling.clone_from(&own.scaling);
     spec.gpu = own.gpu.as_ref().map(|product| GpuSpec {
         product: Some(product.clone()),
         count: own.gpu_count.unwrap_or(1),
         memory: None,
+        allocation: GpuAllocation::default(),
     });
     spec.quantization = own.quantization;
     spec.context_length = own.context_length;
@@ -368,14 +379,19 @@ fn chat_of_inference(other: &InferenceSpec) -> InferenceServiceSpec {
     spec.secret_ref.clone_from(&other.secret_ref);
     spec.tls.clone_from(&other.tls);
     spec.replicas = other.replicas;
-    spec.gpu =
-        other.gpu.as_ref().map(|product| GpuSpec { product: Some(product.clone()), count: 1, memory: None });
+    spec.gpu = other.gpu.as_ref().map(|product| GpuSpec {
+        product: Some(product.clone()),
+        count: 1,
+        memory: None,
+        allocation: GpuAllocation::default(),
+    });
     spec
 }
 
 fn embed(embedding: &EmbeddingSpec) -> InferenceServiceSpec {
     let mut spec = service_spec(&embedding.model, Task::Embed, Runtime::Tinyinfer);
     spec.model.uri.clone_from(&embedding.uri);
+    spec.model.sha256.clone_from(&embedding.sha256);
     spec.replicas = Some(embedding.replicas);
     spec.resources = embedding.resources.clone();
     spec

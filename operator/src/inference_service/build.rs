@@ -1,4 +1,4 @@
-//! A model becomes a Deployment of its engine; an external one becomes nothing but a route.
+//! A model becomes a Deployment of its engine for each version; an external one becomes nothing but a route.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,33 +7,131 @@ use aistack_api::engine::EngineTask;
 use aistack_api::server::ServerConfig;
 use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_crds::inference_service::Task;
-use k8s_openapi::api::core::v1::EnvVar;
+use aistack_crds::parts::GpuAllocation;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
+use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec};
 
-use super::validate::Serving;
+use super::fetch::{self, Registry};
+use super::scaling;
+use super::validate::{Scale, Serving};
+use super::version::Version;
 use super::{ADMIN_PORT, COMPONENT, Engine, GRPC_PORT, HTTP_PORT, ValidatedInferenceService};
 use crate::gpu::Gpu;
-use crate::manifest::Manifests;
+use crate::manifest::{Manifest, Manifests};
+use crate::meta::Owner;
 use crate::pod::pod_name_env;
 use crate::workload::{
     ADMIN_PORT as ADMIN, ClientsReach, ConfigFile, MODELS_DIR, Port, Probes, Reach, Workload,
 };
 
+/// What is known beside the spec when a service is built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The registry that versions are fetched from.
+    pub(super) registry: Option<Registry>,
+    /// Whether the service sleeps.
+    pub(super) is_asleep: bool,
+}
+
 /// What an InferenceService becomes.
 pub fn build(service: &ValidatedInferenceService) -> Manifests {
-    match &service.engine {
-        Engine::Tinyinfer(serving) => tinyinfer(service, serving).stateless(),
-        Engine::Vllm(serving) => vllm(service, serving).stateless(),
-        Engine::External(_) => Manifests::default(),
+    build_in(service, &Surroundings::default())
+}
+
+/// The same, with what a cluster adds.
+pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surroundings) -> Manifests {
+    let mut manifests = Manifests::default();
+    let Some(serving) = service.serving() else { return manifests };
+    for version in &service.versions {
+        let workload = match &service.engine {
+            Engine::Vllm(_) => vllm(service, serving, version),
+            Engine::Tinyinfer(_) | Engine::External(_) => tinyinfer(service, serving, version),
+        };
+        let claims = claims(&workload);
+        let mut built = workload.stateless();
+        for manifest in &mut built.0 {
+            if let Manifest::Deployment(deployment) = manifest {
+                finish(service, serving, version, around, deployment);
+            }
+        }
+        // A template is there before the pods that claim by it.
+        manifests.append(claims);
+        manifests.append(built);
+        if let Scale::Auto(bounds) = &serving.scale {
+            manifests.push(scaling::autoscaler(&workload, bounds));
+        }
+    }
+    manifests
+}
+
+/// What only models have: no number of pods where an autoscaler owns it, a fetch before the engine, claims of devices.
+fn finish(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    version: &Version,
+    around: &Surroundings,
+    deployment: &mut Deployment,
+) {
+    let spec = &mut deployment.spec;
+    spec.replicas = match &serving.scale {
+        _ if around.is_asleep => Some(0),
+        Scale::Fixed(replicas) => Some(i32::from(*replicas)),
+        Scale::Auto(_) => None,
+    };
+    let Some(pod) = &mut spec.template.spec else { return };
+    fetch::add(service, serving, version, around.registry.as_ref(), pod);
+    if let Gpu::Claim(claim) = &serving.gpu
+        && claim.allocation == GpuAllocation::Dra
+    {
+        pod.resource_claims = Some(vec![PodResourceClaim {
+            name: GPU_CLAIM.to_owned(),
+            resource_claim_template_name: Some(claim_name(&service.workload_name(version))),
+            ..PodResourceClaim::default()
+        }]);
+        let claim = ResourceClaim { name: GPU_CLAIM.to_owned(), request: None };
+        pod.containers[0].resources.get_or_insert_default().claims = Some(vec![claim]);
     }
 }
 
-fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving) -> Workload {
+/// Name of the claim in a pod.
+const GPU_CLAIM: &str = "gpu";
+
+fn claim_name(workload: &str) -> String {
+    format!("{workload}-gpu")
+}
+
+fn claims(workload: &Workload) -> Manifests {
+    let mut manifests = Manifests::default();
+    if let Gpu::Claim(claim) = &workload.gpu
+        && claim.allocation == GpuAllocation::Dra
+    {
+        let spec = k8s_openapi::api::resource::v1::ResourceClaimSpec { devices: Some(claim.devices()) };
+        manifests.push(ResourceClaimTemplate {
+            metadata: workload.owner.metadata(claim_name(&workload.name)),
+            spec: Some(ResourceClaimTemplateSpec { metadata: None, spec: Some(spec) }),
+        });
+    }
+    manifests
+}
+
+/// Whom a version's objects belong to: each version has pods of its own, so labels of its own.
+pub(super) fn owner_of(service: &ValidatedInferenceService, version: &Version) -> Owner {
+    let mut owner = service.owner.clone();
+    owner.instance += &version.suffix();
+    if let Engine::Vllm(_) = &service.engine {
+        "vllm".clone_into(&mut owner.component);
+    }
+    owner
+}
+
+fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let config = TinyinferConfig {
         server: ServerConfig::with_admin(any(ADMIN_PORT)),
         listen_http: any(HTTP_PORT),
         listen_grpc: any(GRPC_PORT),
-        model: service.model.clone(),
+        model: fetch::place(service, serving, version).unwrap_or_else(|| service.model.clone()),
         task: Some(match service.task {
             Task::Chat => EngineTask::Chat,
             Task::Embed | Task::Rerank => EngineTask::Embed,
@@ -44,9 +142,9 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving) -> Workload
     };
     let config = ConfigFile::yaml(COMPONENT, &config);
     Workload {
-        name: service.workload_name(),
-        owner: service.owner.clone(),
-        replicas: serving.replicas,
+        name: service.workload_name(version),
+        owner: owner_of(service, version),
+        replicas: serving.scale.most(),
         image: serving.image.clone(),
         command: vec![COMPONENT.to_owned()],
         args: vec!["--config".to_owned(), config.path()],
@@ -77,10 +175,11 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving) -> Workload
     }
 }
 
-fn vllm(service: &ValidatedInferenceService, serving: &Serving) -> Workload {
+fn vllm(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
+    let place = fetch::place(service, serving, version).map(|place| format!("{MODELS_DIR}/{place}"));
     let mut args = vec![
         "--model".to_owned(),
-        service.model.clone(),
+        place.unwrap_or_else(|| service.model.clone()),
         "--served-model-name".to_owned(),
         service.model.clone(),
         "--port".to_owned(),
@@ -94,12 +193,10 @@ fn vllm(service: &ValidatedInferenceService, serving: &Serving) -> Workload {
     {
         args.extend(["--tensor-parallel-size".to_owned(), claim.count.to_string()]);
     }
-    let mut owner = service.owner.clone();
-    "vllm".clone_into(&mut owner.component);
     Workload {
-        name: service.workload_name(),
-        owner,
-        replicas: serving.replicas,
+        name: service.workload_name(version),
+        owner: owner_of(service, version),
+        replicas: serving.scale.most(),
         image: serving.image.clone(),
         // The image's own entry point is the server.
         command: Vec::new(),

@@ -1,110 +1,347 @@
 //! The controller of InferenceServices.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use aistack_crds::{InferenceService, Kind};
+use aistack_api::traffic::{CanaryPhase, TrafficState};
+use aistack_crds::{AIStack, InferenceService, Kind};
 
-use super::{ApiKey, Engine, ValidatedInferenceService, build, validate};
-use crate::kernel::apply::Applied;
-use crate::kernel::child::{ChildKind, Pods, Progress};
+use super::build::{Surroundings, build_in, owner_of};
+use super::fetch::Registry;
+use super::pods::{self, Trouble};
+use super::version::Version;
+use super::{Engine, ValidatedInferenceService, report as said, route, scaling, validate};
+use crate::hub::{Hub, HubError};
+use crate::kernel::apply::{self, Applied};
+use crate::kernel::child::{ChildKey, ChildKind, Progress};
 use crate::kernel::cluster::Cluster;
-use crate::kernel::conditions::{Because, Report, Scaled};
+use crate::kernel::conditions::Report;
 use crate::kernel::controller::StepError;
 use crate::kernel::references::Reference;
+use crate::kernel::watch::Objects;
 use crate::kernel::{Controller, ObjectName};
 use crate::manifest::Manifests;
+use crate::object::PART_OF;
 use crate::probe::{self, Reached};
 use crate::problem::Problem;
 use crate::report;
 
-/// How often a server of somebody else's is asked whether it is there.
-const PROBED: Duration = Duration::from_mins(1);
+/// Name of the finalizer of a service that ModelHub has a route for.
+const FINALIZER: &str = "platform.dev/inferenceservice";
 
 /// The controller.
 #[derive(Clone, Debug, Default)]
-pub struct InferenceController;
+pub struct InferenceController {
+    stacks: Arc<Objects<AIStack>>,
+}
+
+/// What is there beside the object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Whether a server of somebody else's answers.
+    pub(super) reached: Option<Reached>,
+    /// The ModelHub that leads requests here.
+    pub(super) hub: Option<Hub>,
+    /// What it does with them.
+    pub(super) route: RouteFound,
+    /// All children.
+    children: Vec<ChildKey>,
+    /// Versions with a pod that is ready, and those whose Deployment wants no pods.
+    ready: Vec<Version>,
+    resting: Vec<Version>,
+    /// Whether the present version's Deployment is there.
+    is_built: bool,
+    /// What keeps pods from being ready.
+    pub(super) trouble: Trouble,
+}
+
+/// A route, as ModelHub has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum RouteFound {
+    /// Nobody was asked.
+    #[default]
+    NotAsked,
+    /// Nobody answered.
+    Away(String),
+    /// There is none.
+    Absent,
+    /// There is one.
+    There(Box<TrafficState>),
+}
+
+impl Found {
+    fn state(&self) -> Option<&TrafficState> {
+        match &self.route {
+            RouteFound::There(state) => Some(state),
+            _ => None,
+        }
+    }
+
+    /// Whether the service is to have no pods.
+    pub(super) fn is_asleep(&self, service: &ValidatedInferenceService) -> bool {
+        let Some(bounds) = service.serving().and_then(|serving| serving.scale.sleeps()) else { return false };
+        let was = self.is_built.then(|| self.resting.contains(&service.versions[0]));
+        // Before there is a route nobody can have asked: a new one begins asleep.
+        if self.route == RouteFound::Absent {
+            return was.unwrap_or(true);
+        }
+        scaling::is_to_sleep(was, self.state(), bounds.idle_seconds)
+    }
+
+    /// Whether ModelHub does with requests what it is to do.
+    pub(super) fn is_routed(&self, service: &ValidatedInferenceService) -> bool {
+        match route::wanted(service) {
+            None => true,
+            Some(wanted) => self.state().is_some_and(|state| state.route == wanted),
+        }
+    }
+
+    /// Somebody else's route for the same model.
+    pub(super) fn taken_by(&self, service: &ValidatedInferenceService) -> Option<&str> {
+        let wanted = route::wanted(service)?;
+        self.state().map(|state| state.route.owner.as_str()).filter(|owner| *owner != wanted.owner)
+    }
+
+    /// Versions that requests must not be led to yet: none of their pods is ready.
+    pub(super) fn awaited<'a>(&self, service: &'a ValidatedInferenceService) -> Vec<&'a Version> {
+        let is_shadow = |version: &&Version| {
+            service.traffic.iter().any(|target| target.shadow && target.version == version.target())
+        };
+        let versions = service.versions.iter().filter(|version| !is_shadow(version));
+        versions.filter(|version| !self.ready.contains(version)).collect()
+    }
+
+    /// What the canary came to.
+    pub(super) fn canary(&self, service: &ValidatedInferenceService) -> Option<CanaryPhase> {
+        service.canary.as_ref()?;
+        self.is_routed(service).then(|| self.state()?.canary.as_ref().map(|state| state.phase)).flatten()
+    }
+}
+
+impl InferenceController {
+    /// With the stacks whose ModelHubs lead requests.
+    pub fn new(stacks: Arc<Objects<AIStack>>) -> Self {
+        Self { stacks }
+    }
+
+    fn stack(&self, object: &InferenceService) -> Option<Arc<AIStack>> {
+        self.stacks.get(&ObjectName::new(report::namespace(object), stack_name(object)?))
+    }
+
+    async fn look(
+        &self,
+        cluster: &Cluster,
+        object: &InferenceService,
+        service: &ValidatedInferenceService,
+        found: &mut Found,
+    ) -> Result<(), StepError> {
+        let namespace = report::namespace(object);
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        found.children = cluster.children.of(&uid).into_iter().map(|(key, _)| key).collect();
+        for (i, version) in service.versions.iter().enumerate() {
+            let name = ObjectName::new(namespace.as_str(), service.workload_name(version));
+            let key = ChildKey { kind: ChildKind::Deployment, object: name };
+            if !found.children.contains(&key) {
+                continue;
+            }
+            let Some(Progress::Pods(pods)) = apply::look(cluster, object, &key).await? else { continue };
+            found.is_built |= i == 0;
+            if pods.ready > 0 {
+                found.ready.push(version.clone());
+            }
+            if pods.wanted == 0 {
+                found.resting.push(version.clone());
+            } else if !pods.is_complete() {
+                let owner = owner_of(service, version);
+                found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
+            }
+        }
+        if let Some(hub) = found.hub.as_ref().filter(|_| service.needs_route()) {
+            found.route = match hub.route(cluster, &service.model).await {
+                Ok(Some(state)) => RouteFound::There(Box::new(state)),
+                Ok(None) => RouteFound::Absent,
+                Err(error) => RouteFound::Away(error.to_string()),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The stack whose ModelHub leads requests to a service: the one that it names, or that made it.
+fn stack_name(object: &InferenceService) -> Option<String> {
+    let made_by = || object.metadata.labels.as_ref()?.get(PART_OF).cloned();
+    object.spec.stack_ref.as_ref().map(|stack| stack.name.clone()).or_else(made_by)
+}
 
 impl Controller for InferenceController {
     type Object = InferenceService;
-    type Found = Option<Reached>;
+    type Found = Found;
     type Validated = ValidatedInferenceService;
 
     const KIND: Kind = Kind::InferenceService;
 
     fn references(&self, object: &InferenceService) -> Vec<Reference> {
-        let secret = |name: &str| Reference::Secret(ObjectName::new(report::namespace(object), name));
+        let name = |name: &str| ObjectName::new(report::namespace(object), name);
         let spec = &object.spec;
-        let key = spec.secret_ref.iter().map(|key| secret(&key.name));
-        key.chain(spec.tls.iter().map(|tls| secret(&tls.secret_name))).collect()
+        let secrets = spec.secret_ref.iter().map(|key| &key.name);
+        let secrets =
+            secrets.chain(spec.tls.iter().map(|tls| &tls.secret_name)).chain(&spec.model.secret_name);
+        let stack = stack_name(object);
+        let stack = stack.iter().map(|stack| Reference::Object(Kind::AIStack, name(stack)));
+        secrets.map(|secret| Reference::Secret(name(secret))).chain(stack).collect()
     }
 
-    async fn dereference(
-        &self,
-        cluster: &Cluster,
-        object: &InferenceService,
-    ) -> Result<Option<Reached>, StepError> {
-        let Some(endpoint) = &object.spec.endpoint else { return Ok(None) };
-        let url = format!("{}/v1/models", endpoint.trim_end_matches('/'));
-        let tls = object.spec.tls.as_ref();
-        Ok(Some(probe::http(cluster, &report::namespace(object), &url, tls).await))
+    async fn dereference(&self, cluster: &Cluster, object: &InferenceService) -> Result<Found, StepError> {
+        let mut found = Found::default();
+        if let Some(endpoint) = &object.spec.endpoint {
+            let url = format!("{}/v1/models", endpoint.trim_end_matches('/'));
+            let tls = object.spec.tls.as_ref();
+            found.reached = Some(probe::http(cluster, &report::namespace(object), &url, tls).await);
+        }
+        found.hub = self.stack(object).and_then(|stack| Hub::of(&stack));
+        // What is wrong with it is said by the next step.
+        if let Ok(service) = validate(object, "") {
+            self.look(cluster, object, &service, &mut found).await?;
+        }
+        Ok(found)
     }
 
     fn validate(
         &self,
         object: &InferenceService,
-        _: &Option<Reached>,
+        found: &Found,
     ) -> Result<ValidatedInferenceService, Vec<Problem>> {
-        validate(object, "")
+        let service = validate(object, "")?;
+        if !service.needs_route() || found.hub.is_some() {
+            return Ok(service);
+        }
+        let spec = &object.spec;
+        let path = match () {
+            () if spec.canary.is_some() => "spec.canary",
+            () if !spec.traffic.is_empty() => "spec.traffic",
+            () if spec.model.version.is_some() => "spec.model.version",
+            () if spec.stack_ref.is_some() => "spec.stackRef",
+            () => "spec.scaling.minReplicas",
+        };
+        let what = match stack_name(object) {
+            None => "needs a stack's ModelHub, which leads the requests and has the registry".to_owned(),
+            Some(name) if self.stack(object).is_none() => {
+                format!("needs ModelHub, and there is no AIStack {name} in this namespace")
+            }
+            Some(name) => format!("needs ModelHub, and AIStack {name} has none"),
+        };
+        let fix = "name an AIStack with a modelhub under spec.stackRef";
+        Err(vec![Problem::new(path, what, fix)])
     }
 
-    fn build(&self, service: &ValidatedInferenceService, _: &Option<Reached>) -> Option<Manifests> {
-        Some(build(service))
+    fn build(&self, service: &ValidatedInferenceService, found: &Found) -> Option<Manifests> {
+        let registry =
+            found.hub.as_ref().map(|hub| Registry { url: Hub::url_for_pods(), key: hub.key.clone() });
+        Some(build_in(service, &Surroundings { registry, is_asleep: found.is_asleep(service) }))
     }
 
-    fn report(
+    /// What served until now stays until ModelHub leads requests to what is to serve.
+    fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
+        if found.is_routed(service) { Vec::new() } else { found.children.clone() }
+    }
+
+    async fn act(
         &self,
+        cluster: &Cluster,
+        object: &InferenceService,
         service: &ValidatedInferenceService,
-        found: &Option<Reached>,
-        applied: &Applied,
-    ) -> Report {
+        found: &Found,
+        _: &Applied,
+    ) -> Result<(), StepError> {
+        let Some(hub) = &found.hub else { return Ok(()) };
+        let is_marked = object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER);
+        let observed = object.status.as_ref().and_then(|status| status.observed_generation);
+        if is_marked && observed != object.metadata.generation {
+            // An edit may have left a route behind: of a model of another name, or when none is needed any more.
+            self.sweep(cluster, hub, service).await?;
+        }
+        let Some(wanted) = route::wanted(service) else { return Ok(()) };
+        let before = match &found.route {
+            RouteFound::NotAsked | RouteFound::Away(_) => return Ok(()),
+            RouteFound::Absent => None,
+            RouteFound::There(state) => Some(state.as_ref()),
+        };
+        let is_early = before.is_some() && !found.awaited(service).is_empty() && wanted.hold.is_none();
+        if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
+            return Ok(());
+        }
+        settled(hub.set(cluster, &service.model, &wanted, before).await)
+    }
+
+    fn report(&self, service: &ValidatedInferenceService, found: &Found, applied: &Applied) -> Report {
         let report = match &service.engine {
-            Engine::External(endpoint) => external(service, endpoint, found.as_ref()),
+            Engine::External(endpoint) => said::external(service, endpoint, found.reached.as_ref()),
             Engine::Tinyinfer(serving) | Engine::Vllm(serving) => {
-                let pods = match applied.progress(ChildKind::Deployment, &service.workload_name()) {
-                    Some(Progress::Pods(pods)) => pods.clone(),
-                    _ => Pods { wanted: i32::from(serving.replicas), ..Pods::default() },
-                };
-                let summary = format!("{}/{} {}", pods.ready, pods.wanted, service.model);
-                let mut report = report::of_pods(summary, &pods);
-                report.scaled = Scaled {
-                    replicas: pods.replicas,
-                    ready_replicas: pods.ready,
-                    selector: Some(report::selector(&service.owner)),
-                    version: (pods.is_complete() && pods.ready > 0).then(|| report::tag(&serving.image)),
-                    endpoint: Some(service.endpoint()),
-                    ..Scaled::default()
-                };
-                report
+                said::of_versions(service, serving, found, applied)
             }
         };
         report::with_gaps(report, service.gaps())
     }
+
+    fn finalizer(&self, object: &InferenceService) -> Option<&'static str> {
+        let needs = validate(object, "").is_ok_and(|service| service.needs_route());
+        let is_marked = object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER);
+        (needs || is_marked).then_some(FINALIZER)
+    }
+
+    async fn clean_up(&self, cluster: &Cluster, object: &InferenceService) -> Result<(), StepError> {
+        let Some(stack) = self.stack(object).filter(|stack| stack.metadata.deletion_timestamp.is_none())
+        else {
+            return Ok(());
+        };
+        let Some(hub) = Hub::of(&stack) else { return Ok(()) };
+        let namespace = report::namespace(object);
+        let server = ChildKey {
+            kind: ChildKind::StatefulSet,
+            object: ObjectName::new(namespace.as_str(), crate::aistack::HUB),
+        };
+        // A ModelHub that was never built has no routes.
+        if cluster.children.meta(&server).is_none() {
+            return Ok(());
+        }
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let owner = format!("InferenceService {namespace}/{name}");
+        let models = hub.models_of(cluster, &owner).await.map_err(failed)?;
+        for model in models {
+            hub.remove(cluster, &model).await.map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
-/// A server of somebody else's is reported, never owned.
-fn external(service: &ValidatedInferenceService, endpoint: &str, reached: Option<&Reached>) -> Report {
-    let key = if *service.secret() == ApiKey::Open { "" } else { ", with a key" };
-    let summary = format!("{} at {endpoint}{key}", service.model);
-    let mut report = match reached {
-        Some(Reached::Yes) => {
-            Report::ready(summary, Because::new("Reachable", format!("{endpoint} answers")))
+impl InferenceController {
+    async fn sweep(
+        &self,
+        cluster: &Cluster,
+        hub: &Hub,
+        service: &ValidatedInferenceService,
+    ) -> Result<(), StepError> {
+        let Ok(models) = hub.models_of(cluster, &route::owner(service)).await else { return Ok(()) };
+        let is_kept = |model: &String| service.needs_route() && *model == service.model;
+        for model in models.into_iter().filter(|model| !is_kept(model)) {
+            settled(hub.remove(cluster, &model).await)?;
         }
-        Some(Reached::No(why)) => {
-            Report::degraded(summary, Because::new("Unreachable", format!("{endpoint}: {why}")))
-        }
-        None => Report::progressing(summary, Because::new("NotAskedYet", format!("{endpoint} is asked"))),
+        Ok(())
+    }
+}
+
+/// A ModelHub that is away is no failure of this turn: the report says so, and another turn comes.
+fn settled(result: Result<(), HubError>) -> Result<(), StepError> {
+    match result {
+        Ok(()) | Err(HubError::Away(_) | HubError::Changed) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn failed(error: HubError) -> StepError {
+    let reason = match error {
+        HubError::Away(_) => "GatewayAway",
+        HubError::Refused(_) => "GatewayRefused",
+        HubError::Changed => "RouteChanged",
     };
-    report.scaled.endpoint = Some(endpoint.to_owned());
-    report.look_again = Some(PROBED);
-    report
+    StepError { reason, message: error.to_string() }
 }

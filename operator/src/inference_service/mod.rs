@@ -2,10 +2,17 @@
 
 mod build;
 mod control;
+mod fetch;
+mod pods;
+mod report;
+mod route;
+mod scaling;
 mod validate;
+mod version;
 
 pub use build::build;
 pub use control::InferenceController;
+pub use scaling::IN_FLIGHT;
 pub use validate::{ApiKey, Engine, ValidatedInferenceService, validate};
 
 /// Our engine's component and binary.

@@ -1,9 +1,12 @@
 //! From what an API server accepts to what `build` cannot fail on.
 
 use aistack_crds::InferenceService;
-use aistack_crds::inference_service::{Runtime, Task};
+use aistack_crds::inference_service::{
+    CanarySpec, ModelCacheSpec, Runtime, ScalingSpec, Task, TrafficTarget,
+};
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 
+use super::version::Version;
 use super::{COMPONENT, HTTP_PORT};
 use crate::gap::Gap;
 use crate::gpu::Gpu;
@@ -27,6 +30,13 @@ pub struct ValidatedInferenceService {
     pub(super) context_tokens: usize,
     pub(super) secret: ApiKey,
     pub(super) tls: Option<ClientTlsSpec>,
+    /// Whether a stack's ModelHub is to lead requests here that does not know of it by its configuration.
+    pub(super) is_joined: bool,
+    /// Versions that run, the one that is served at rest first. One without a name when the manifest names none.
+    pub(super) versions: Vec<Version>,
+    /// Shares that the manifest gives.
+    pub(super) traffic: Vec<TrafficTarget>,
+    pub(super) canary: Option<CanarySpec>,
     gaps: Vec<Gap>,
 }
 
@@ -44,11 +54,61 @@ pub enum Engine {
 /// Pods that serve a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Serving {
-    pub(super) replicas: u16,
+    pub(super) scale: Scale,
+    /// Where the weights come from.
+    pub(super) source: Source,
+    pub(super) cache: Option<ModelCacheSpec>,
+    /// Image of ModelHub, whose program fetches them.
+    pub(super) fetcher: Image,
     pub(super) image: Image,
     pub(super) resources: ResourceSpec,
     pub(super) gpu: Gpu,
     pub(super) pod: PodOverrides,
+}
+
+/// How many pods each version has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    Fixed(u16),
+    /// As many as an autoscaler finds right.
+    Auto(ScalingSpec),
+}
+
+impl Scale {
+    /// Most pods there may be.
+    pub(super) fn most(&self) -> u16 {
+        match self {
+            Self::Fixed(replicas) => *replicas,
+            Self::Auto(scaling) => u16::try_from(scaling.max_replicas).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// The bounds, of a service that may sleep.
+    pub(super) fn sleeps(&self) -> Option<&ScalingSpec> {
+        match self {
+            Self::Auto(scaling) if scaling.min_replicas == 0 => Some(scaling),
+            _ => None,
+        }
+    }
+}
+
+/// Where weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The engine finds them by the model's name.
+    Engine,
+    /// One file.
+    File {
+        /// Where.
+        uri: String,
+        /// What it must be.
+        sha256: Option<String>,
+        /// Secret with credentials.
+        secret: Option<String>,
+    },
+    /// The registry, by version.
+    Registry,
 }
 
 /// API key that an engine asks for.
@@ -98,20 +158,39 @@ impl ValidatedInferenceService {
         self.tls.as_ref()
     }
 
-    /// Name of the Deployment and of the Service in front of it.
-    pub(super) fn workload_name(&self) -> String {
+    /// Pods of its own, unless somebody else runs it.
+    pub(super) fn serving(&self) -> Option<&Serving> {
+        match &self.engine {
+            Engine::Tinyinfer(serving) | Engine::Vllm(serving) => Some(serving),
+            Engine::External(_) => None,
+        }
+    }
+
+    /// Whether requests must go through ModelHub's routes: a Service alone does not split, and does not hold.
+    pub(super) fn needs_route(&self) -> bool {
+        let sleeps = self.serving().is_some_and(|serving| serving.scale.sleeps().is_some());
+        sleeps || self.is_joined || self.versions.iter().any(|version| !version.is_unnamed())
+    }
+
+    /// Name of a version's Deployment and of the Service in front of it.
+    pub(super) fn workload_name(&self, version: &Version) -> String {
         let engine = match &self.engine {
             Engine::Vllm(_) => "vllm",
             Engine::Tinyinfer(_) | Engine::External(_) => COMPONENT,
         };
-        format!("{engine}-{}", self.name)
+        format!("{engine}-{}{}", self.name, version.suffix())
+    }
+
+    /// URL of a version's OpenAI server, without `/v1`.
+    pub(super) fn endpoint_of(&self, version: &Version) -> String {
+        format!("http://{}:{HTTP_PORT}", self.workload_name(version))
     }
 
     /// URL of the OpenAI server, without `/v1`.
     pub fn endpoint(&self) -> String {
         match &self.engine {
             Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            Engine::Tinyinfer(_) | Engine::Vllm(_) => format!("http://{}:{HTTP_PORT}", self.workload_name()),
+            Engine::Tinyinfer(_) | Engine::Vllm(_) => self.endpoint_of(&self.versions[0]),
         }
     }
 }
@@ -126,11 +205,17 @@ pub fn validate(
     let spec = &service.spec;
     let refuse = |problem: Problem| vec![problem.of(&title)];
     let gpu = Gpu::validate(spec.gpu.as_ref(), "spec.gpu").map_err(refuse)?;
-    let fewest = spec.scaling.as_ref().map(|scaling| scaling.min_replicas);
-    let replicas = spec.replicas.or(fewest).unwrap_or(1);
+    let source = source(service).map_err(refuse)?;
+    let scale = match &spec.scaling {
+        Some(scaling) => Scale::Auto(scaling.clone()),
+        None => Scale::Fixed(u16::try_from(spec.replicas.unwrap_or(1)).unwrap_or(1)),
+    };
     let serving = |image: Image| {
         Box::new(Serving {
-            replicas: u16::try_from(replicas).unwrap_or(1),
+            scale: scale.clone(),
+            source: source.clone(),
+            cache: spec.model_cache.clone(),
+            fetcher: Image::of("modelhub", &spec.image),
             image,
             resources: spec.resources.clone(),
             gpu: gpu.clone(),
@@ -166,7 +251,50 @@ pub fn validate(
         context_tokens: spec.context_length.and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(0),
         secret: ApiKey::of(spec.secret_ref.as_ref()),
         tls: spec.tls.clone(),
+        is_joined: spec.stack_ref.is_some() && spec.runtime != Runtime::External,
+        versions: versions(service),
+        traffic: spec.traffic.clone(),
+        canary: spec.canary.clone(),
     })
+}
+
+/// The versions that run: those that get requests at rest, then the one that is to take over.
+fn versions(service: &InferenceService) -> Vec<Version> {
+    let spec = &service.spec;
+    let mut names: Vec<&str> = Vec::new();
+    if spec.traffic.is_empty() {
+        names.extend(spec.model.version.as_deref());
+    }
+    names.extend(spec.traffic.iter().map(|target| target.version.as_str()));
+    if let Some(canary) = &spec.canary
+        && !names.contains(&canary.version.as_str())
+    {
+        names.push(&canary.version);
+    }
+    if names.is_empty() { vec![Version::unnamed()] } else { names.into_iter().map(Version::named).collect() }
+}
+
+fn source(service: &InferenceService) -> Result<Source, Problem> {
+    let spec = &service.spec;
+    match &spec.model.uri {
+        Some(uri) if uri.starts_with("hf://") || uri.starts_with("modelhub://") => Err(Problem::new(
+            "spec.model.uri",
+            format!("`{uri}` cannot be fetched by this version"),
+            "give the https:// address of the file with its sha256, or push the model to the registry (modelhub models push) and name its version",
+        )),
+        Some(uri) => Ok(Source::File {
+            uri: uri.clone(),
+            sha256: spec.model.sha256.clone(),
+            secret: spec.model.secret_name.clone(),
+        }),
+        None if is_versioned(service) => Ok(Source::Registry),
+        None => Ok(Source::Engine),
+    }
+}
+
+fn is_versioned(service: &InferenceService) -> bool {
+    let spec = &service.spec;
+    spec.model.version.is_some() || !spec.traffic.is_empty() || spec.canary.is_some()
 }
 
 fn gaps(service: &InferenceService) -> Vec<Gap> {
@@ -189,19 +317,27 @@ fn gaps(service: &InferenceService) -> Vec<Gap> {
             "start vLLM yourself and give its address as endpoint, or use tinyinfer",
         ));
     }
-    if ours && spec.runtime != Runtime::External {
+    let is_found = spec.model.uri.is_some() || spec.model_cache.is_some() || is_versioned(service);
+    if ours && !is_found {
         gaps.push(Gap::cluster(
             "spec.model",
-            format!("the weights of {model} are not fetched on a cluster in this version"),
-            "put them into the volume `models` of the pods, for example with an init container in a kustomize patch",
+            format!("nothing says where a pod finds the weights of {model}"),
+            "push the model and give its version, or give a uri with its sha256, or a modelCache that holds it",
         ));
     }
-    let later: [(bool, &str, &str); 8] = [
-        (spec.model.uri.is_some(), "spec.model.uri", "weights are looked up in the model cache only"),
-        (spec.model.version.is_some(), "spec.model.version", "versions are not looked up in the registry"),
-        (spec.scaling.is_some(), "spec.scaling", "the number of pods stays at minReplicas"),
-        (!spec.traffic.is_empty(), "spec.traffic", "traffic is not split between versions"),
-        (spec.canary.is_some(), "spec.canary", "versions are not rolled out in steps"),
+    let local: [(bool, &str, &str); 5] = [
+        (spec.model.uri.is_some(), "spec.model.uri", "looks weights up in the model cache only"),
+        (spec.model.version.is_some(), "spec.model.version", "does not look versions up in the registry"),
+        (spec.scaling.is_some(), "spec.scaling", "runs one process of it"),
+        (!spec.traffic.is_empty(), "spec.traffic", "does not split traffic between versions"),
+        (spec.canary.is_some(), "spec.canary", "does not roll versions out in steps"),
+    ];
+    for (asked, path, what) in local {
+        if asked {
+            gaps.push(Gap::local(path, format!("aistack up {what}"), "remove the field"));
+        }
+    }
+    let later: [(bool, &str, &str); 3] = [
         (!spec.adapters.is_empty(), "spec.adapters", "adapters are not loaded"),
         (ours && spec.quantization.is_some(), "spec.quantization", "weights keep the format of their file"),
         (spec.speculative.is_some(), "spec.speculative", "decoding is not speculative"),

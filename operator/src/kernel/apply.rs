@@ -137,10 +137,15 @@ pub struct Parent {
     pub reference: OwnerReference,
 }
 
-/// Makes the children of `parent` what `wanted` says, and deletes those that are wanted no more.
-pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests) -> Result<Applied, ApplyError> {
+/// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`.
+pub async fn apply(
+    cluster: &Cluster,
+    parent: &Parent,
+    wanted: &Manifests,
+    kept: Vec<ChildKey>,
+) -> Result<Applied, ApplyError> {
     let mut applied = Applied::default();
-    let mut kept = BTreeSet::new();
+    let mut kept: BTreeSet<ChildKey> = kept.into_iter().collect();
     for manifest in wanted {
         let kind = ChildKind::from_name(manifest.kind()).expect("every manifest is of a kind of children");
         let key = ChildKey { kind, object: ObjectName::new(parent.namespace.as_str(), manifest.name()) };

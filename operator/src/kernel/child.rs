@@ -2,9 +2,11 @@
 
 use aistack_crds::{InferenceService, KVCluster, Kind, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::core::ApiResource;
 use serde_json::Value;
 
@@ -24,6 +26,10 @@ pub enum ChildKind {
     Service,
     /// How many pods may be away at a time.
     PodDisruptionBudget,
+    /// How many pods there are, by what they do.
+    HorizontalPodAutoscaler,
+    /// Devices that each pod claims.
+    ResourceClaimTemplate,
     /// Pods with a name and a volume each.
     StatefulSet,
     /// Pods that are all alike.
@@ -42,11 +48,13 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ConfigMap,
         Self::Secret,
         Self::Service,
         Self::PodDisruptionBudget,
+        Self::HorizontalPodAutoscaler,
+        Self::ResourceClaimTemplate,
         Self::StatefulSet,
         Self::Deployment,
         Self::Job,
@@ -63,6 +71,8 @@ impl ChildKind {
             Self::Secret => "Secret",
             Self::Service => "Service",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::ResourceClaimTemplate => "ResourceClaimTemplate",
             Self::StatefulSet => "StatefulSet",
             Self::Deployment => "Deployment",
             Self::Job => "Job",
@@ -85,6 +95,8 @@ impl ChildKind {
             Self::Secret => ApiResource::erase::<Secret>(&()),
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
+            Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+            Self::ResourceClaimTemplate => ApiResource::erase::<ResourceClaimTemplate>(&()),
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Job => ApiResource::erase::<Job>(&()),
@@ -171,6 +183,8 @@ pub enum Progress {
     Job(JobProgress),
     /// A kind of ours, by its own conditions.
     Ours(OwnProgress),
+    /// An autoscaler: why it does not scale, if it says so.
+    Autoscaler(Option<String>),
 }
 
 /// Pods of a StatefulSet or Deployment.
@@ -235,7 +249,9 @@ impl Progress {
             ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
                 Self::Ours(own(object))
             }
+            ChildKind::HorizontalPodAutoscaler => Self::Autoscaler(idle_autoscaler(object)),
             ChildKind::ConfigMap
+            | ChildKind::ResourceClaimTemplate
             | ChildKind::Secret
             | ChildKind::Service
             | ChildKind::PodDisruptionBudget
@@ -279,6 +295,14 @@ fn pods(object: &Value) -> Pods {
         update_revision: text(object, "/status/updateRevision").to_owned(),
         failure,
     }
+}
+
+/// What an autoscaler says when it cannot see what it is to scale by. That its target has no pods is none of that.
+fn idle_autoscaler(object: &Value) -> Option<String> {
+    let active = condition(object, "ScalingActive").filter(|condition| condition["status"] == "False")?;
+    let reason = active["reason"].as_str().unwrap_or_default();
+    (reason != "ScalingDisabled")
+        .then(|| format!("{reason}: {}", active["message"].as_str().unwrap_or_default()))
 }
 
 fn job(object: &Value) -> JobProgress {

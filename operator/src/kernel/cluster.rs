@@ -1,5 +1,7 @@
 //! The cluster as controllers see it: a client with its scope, and the caches.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -39,6 +41,7 @@ pub struct Cluster {
     pub synced: Synced,
     pub(super) metrics: ReconcileMetrics,
     recorder: Recorder,
+    addresses: BTreeMap<String, String>,
 }
 
 impl Cluster {
@@ -54,6 +57,22 @@ impl Cluster {
             references: References::default(),
             synced: Synced::default(),
             metrics,
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    /// With addresses to use in place of Services', by `service.namespace`.
+    #[must_use]
+    pub fn with_addresses(self, addresses: BTreeMap<String, String>) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Base URL of a Service, without a slash at its end.
+    pub fn service_url(&self, service: &ObjectName, port: u16) -> String {
+        let ObjectName { namespace, name } = service;
+        match self.addresses.get(&format!("{name}.{namespace}")) {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{name}.{namespace}.svc:{port}"),
         }
     }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::apply::Applied;
+use super::child::ChildKey;
 use super::cluster::Cluster;
 use super::conditions::{Report, Status};
 use super::references::Reference;
@@ -82,6 +83,11 @@ pub trait Controller: Send + Sync + 'static {
 
     /// What it becomes; `None` when nothing may be touched, not even what is there. Pure, and cannot fail.
     fn build(&self, validated: &Self::Validated, found: &Self::Found) -> Option<Manifests>;
+
+    /// Children that are kept for now although they are not built any more: as they are, until another turn. Pure.
+    fn kept(&self, _: &Self::Validated, _: &Self::Found) -> Vec<ChildKey> {
+        Vec::new()
+    }
 
     /// One step that is no object: of a group's members, of a collection on a server. Nothing, by default.
     fn act(

@@ -27,7 +27,7 @@ pub mod queue;
 pub mod references;
 pub mod watch;
 
-mod reconcile;
+pub(crate) mod reconcile;
 
 pub use controller::Controller;
 pub use key::{Key, ObjectName};

@@ -187,7 +187,8 @@ impl<C: Controller> Turn<'_, C> {
         };
         let applied = match controller.build(&validated, &found) {
             Some(manifests) => {
-                apply::apply(cluster, &self.parent(), &manifests)
+                let kept = controller.kept(&validated, &found);
+                apply::apply(cluster, &self.parent(), &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
                     .await?
             }

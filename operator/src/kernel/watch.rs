@@ -414,6 +414,10 @@ async fn follow<K>(
                 }
             }
             Err(error) => {
+                // An older cluster lacks a kind that only some objects become: those say so when they are applied.
+                if is_unknown(&error) {
+                    cluster.synced.listed(name);
+                }
                 cluster.metrics.watch_broke(name);
                 // Watches end all the time; that one cannot begin is said once.
                 if !is_broken.swap(true, Ordering::Relaxed) {
@@ -422,6 +426,11 @@ async fn follow<K>(
             }
         }
     }
+}
+
+/// Whether the API server knows no such kind.
+fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 #[cfg(test)]

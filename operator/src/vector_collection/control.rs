@@ -11,7 +11,7 @@ use super::{COMPONENT, Home, REST_PORT, ValidatedVectorCollection, build, valida
 use crate::kernel::apply::{self, Applied};
 use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
-use crate::kernel::conditions::{Because, Report, Scaled};
+use crate::kernel::conditions::{Because, Extra, Report, Scaled};
 use crate::kernel::controller::StepError;
 use crate::kernel::references::Reference;
 use crate::kernel::watch::Objects;
@@ -53,8 +53,8 @@ impl VectorController {
     }
 }
 
-fn url(server: &ChildKey) -> String {
-    format!("http://{}.{}.svc:{REST_PORT}", server.object.name, server.object.namespace)
+fn url(cluster: &Cluster, server: &ChildKey) -> String {
+    cluster.service_url(&server.object, REST_PORT)
 }
 
 impl Controller for VectorController {
@@ -83,7 +83,7 @@ impl Controller for VectorController {
         };
         let collection = match &pods {
             Some(pods) if pods.ready > 0 => {
-                engine::look(&url(&server), &object.metadata.name.clone().unwrap_or_default()).await
+                engine::look(&url(cluster, &server), &object.metadata.name.clone().unwrap_or_default()).await
             }
             _ => Collection::NoServer,
         };
@@ -117,13 +117,16 @@ impl Controller for VectorController {
 
     async fn act(
         &self,
-        _: &Cluster,
+        cluster: &Cluster,
         object: &VectorCollection,
         collection: &ValidatedVectorCollection,
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
-        let url = url(&Self::server(object));
+        if matches!(&found.collection, Collection::Present(there) if other(collection, there).is_some()) {
+            return Ok(());
+        }
+        let url = url(cluster, &Self::server(object));
         let request = super::build::request(collection);
         engine::settle(&url, &request.name, &request.create, &request.indexes, &found.collection).await
     }
@@ -184,7 +187,7 @@ impl Controller for VectorController {
         if is_leaving || cluster.children.meta(&server).is_none() {
             return Ok(());
         }
-        engine::remove(&url(&server), &object.metadata.name.clone().unwrap_or_default()).await
+        engine::remove(&url(cluster, &server), &object.metadata.name.clone().unwrap_or_default()).await
     }
 }
 
@@ -192,23 +195,62 @@ fn shape(collection: &ValidatedVectorCollection) -> String {
     format!("{} d, {:?}", collection.dimension, collection.distance)
 }
 
+/// What a collection of this name has that the spec's cannot become: then it is another one, and nothing of it is touched.
+fn other(collection: &ValidatedVectorCollection, there: &Value) -> Option<String> {
+    let vectors = there.pointer("/config/params/vectors")?;
+    let size = vectors["size"].as_u64().filter(|size| *size != u64::from(collection.dimension));
+    let wanted = format!("{:?}", collection.distance);
+    let distance = vectors["distance"].as_str().filter(|distance| *distance != wanted);
+    size.map(|size| format!("{size} numbers a vector"))
+        .or_else(|| distance.map(|distance| format!("the distance {distance}")))
+}
+
+/// Whether the collection is as the spec has it, where that can be changed in place.
+fn settings(collection: &ValidatedVectorCollection, there: &Value) -> Vec<Extra> {
+    let request = super::build::request(collection);
+    let mut extra = Vec::new();
+    let (is_so, because) = match engine::change(&request.create, there) {
+        None => (true, Because::new("Applied", "the graph's settings are those of the spec")),
+        Some(_) => (false, Because::new("Changing", "the graph's settings are being changed in place")),
+    };
+    extra.push(Extra { kind: "SettingsApplied", is_so: Some(is_so), because });
+    let unasked = engine::unasked(&request.indexes, there);
+    if !unasked.is_empty() {
+        // Who made them is not known, and queries may need them.
+        let said = format!(
+            "the server has payload indexes that the spec does not name: {}; name them, or delete them there (DELETE /collections/{}/index/FIELD)",
+            unasked.join(", "),
+            request.name
+        );
+        extra.push(Extra {
+            kind: "IndexesMatch",
+            is_so: Some(false),
+            because: Because::new("MoreThanAsked", said),
+        });
+    }
+    extra
+}
+
 /// What a server says of a collection.
 fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Report {
     let status = there["status"].as_str().unwrap_or("unknown");
     // Counts of points change all the time, and a status that tells them would be written all the time.
     let summary = format!("{}, {status}", shape(collection));
-    let size = there.pointer("/config/params/vectors/size").and_then(Value::as_u64);
-    if size.is_some_and(|size| size != u64::from(collection.dimension)) {
+    if let Some(what) = other(collection, there) {
         let said = format!(
-            "the server has a collection of this name with {} numbers a vector; delete it there, or choose another name",
-            size.unwrap_or_default()
+            "the server has a collection of this name with {what}; delete it there, or choose another name"
         );
         return Report::stalled(summary, Because::new("OtherCollection", said));
     }
-    match status {
+    let mut report = match status {
         "red" => {
             Report::degraded(summary, Because::new("EngineFailed", "the server calls the collection red"))
         }
         _ => Report::ready(summary, Because::new("Ready", "the collection is there")),
+    };
+    report.extra = settings(collection, there);
+    if report.extra.iter().any(|extra| extra.because.reason == "Changing") {
+        report.look_again = Some(SOON);
     }
+    report
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::kernel::controller::StepError;
 
@@ -47,7 +47,26 @@ pub(super) async fn look(server: &str, name: &str) -> Collection {
     }
 }
 
-/// Creates it, or the indexes that it lacks.
+/// What of its settings is not as it is wanted and can be changed in place; `None` when nothing is. Its graph is built anew, segment
+/// by segment, while the old one answers.
+pub(super) fn change(create: &Value, there: &Value) -> Option<Value> {
+    let wanted = create["hnsw_config"].as_object()?;
+    let present = &there["config"]["hnsw_config"];
+    let differs: Map<String, Value> = wanted
+        .iter()
+        .filter(|(setting, value)| present[setting.as_str()] != **value)
+        .map(|(setting, value)| (setting.clone(), value.clone()))
+        .collect();
+    (!differs.is_empty()).then(|| json!({ "hnsw_config": differs }))
+}
+
+/// Indexes that the server has and nobody asked for.
+pub(super) fn unasked(indexes: &[Value], there: &Value) -> Vec<String> {
+    let is_asked = |field: &String| indexes.iter().any(|index| index["field_name"] == json!(field));
+    schema(there).into_keys().filter(|field| !is_asked(field)).collect()
+}
+
+/// Creates it, changes what can be changed in place, and adds the indexes that it lacks.
 pub(super) async fn settle(
     server: &str,
     name: &str,
@@ -59,13 +78,18 @@ pub(super) async fn settle(
     let known = match found {
         Collection::NoServer | Collection::Unknown(_) => return Ok(()),
         Collection::Absent => {
-            put("create the collection", &url, create).await?;
+            write(Method::PUT, "create the collection", &url, create).await?;
             BTreeMap::new()
         }
-        Collection::Present(there) => schema(there),
+        Collection::Present(there) => {
+            if let Some(change) = change(create, there) {
+                write(Method::PATCH, "change the collection's settings", &url, &change).await?;
+            }
+            schema(there)
+        }
     };
     for index in indexes.iter().filter(|index| !is_known(&known, index)) {
-        put("create a payload index", &format!("{url}/index"), index).await?;
+        write(Method::PUT, "create a payload index", &format!("{url}/index"), index).await?;
     }
     Ok(())
 }
@@ -83,10 +107,10 @@ pub(super) async fn remove(server: &str, name: &str) -> Result<(), StepError> {
     }
 }
 
-async fn put(what: &str, url: &str, body: &Value) -> Result<(), StepError> {
+async fn write(method: Method, what: &str, url: &str, body: &Value) -> Result<(), StepError> {
     let failed =
         |why: String| StepError { reason: "ServerRefused", message: format!("could not {what}: {why}") };
-    match ask(Method::PUT, url, Some(body)).await {
+    match ask(method, url, Some(body)).await {
         Ok((status, _)) if status.is_success() => Ok(()),
         Ok((status, body)) => Err(failed(said(status, &body))),
         Err(why) => Err(failed(why)),
@@ -111,9 +135,28 @@ fn is_known(known: &BTreeMap<String, String>, index: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let there =
+            json!({"config": {"hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}}});
+        let table = [
+            (json!({}), None),
+            (json!({"hnsw_config": {"m": 16, "ef_construct": 100}}), None),
+            (json!({"hnsw_config": {"m": 32, "ef_construct": 100}}), Some(json!({"hnsw_config": {"m": 32}}))),
+            (
+                json!({"hnsw_config": {"m": 32, "ef_construct": 200, "full_scan_threshold": 10000}}),
+                Some(json!({"hnsw_config": {"m": 32, "ef_construct": 200}})),
+            ),
+        ];
+        for (create, expected) in table {
+            assert_eq!(change(&create, &there), expected, "{create}");
+        }
+        let there =
+            json!({"payload_schema": {"path": {"data_type": "keyword"}, "old": {"data_type": "text"}}});
+        assert_eq!(unasked(&[json!({"field_name": "path"})], &there), ["old"]);
+    }
 
     #[test]
     fn indexes_that_are_there_are_known_by_name_and_type() {

@@ -1,0 +1,82 @@
+//! `kubectl aistack`, as a person runs it.
+
+use std::process::Output;
+
+use aistack_crds::InferenceService;
+use anyhow::{Context as _, Result};
+use kube::ResourceExt as _;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::bed::{Bed, binary};
+use crate::service;
+
+async fn aistack(bed: &Bed, args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(binary("aistack")?);
+    command.env("KUBECONFIG", &bed.kubeconfig).env("NO_COLOR", "1").arg("-k");
+    command.args(["-n", &bed.namespace]).args(args).output().await.context("run aistack")
+}
+
+/// What it prints, and its exit code.
+async fn said(bed: &Bed, args: &[&str]) -> Result<(String, i32)> {
+    let output = aistack(bed, args).await?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((String::from_utf8(text)?, output.status.code().unwrap_or(-1)))
+}
+
+#[tokio::test]
+async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
+    let Some(bed) = Bed::begin("isvc-plugin").await? else { return Ok(()) };
+    let canary = "  model: {name: m, version: '1'}\n  canary: {version: '2', steps: [50, 100]}\n";
+    bed.apply(&service("chat", canary)).await?;
+    bed.until_says("chat", "Ready", "WaitingForPods").await?;
+    let (tree, code) = said(&bed, &["status"]).await?;
+    assert_eq!(code, 4, "not all is Ready: {tree}");
+    for line in ["AIStack s ", "─ KVCluster tinykv ", "InferenceService chat "] {
+        assert!(tree.contains(line), "{line} is not in\n{tree}");
+    }
+    let (json, _) = said(&bed, &["status", "isvc/chat", "-o", "json"]).await?;
+    let json: Value = serde_json::from_str(&json).with_context(|| json.clone())?;
+    assert_eq!(
+        (&json[0]["kind"], &json[0]["ready"]),
+        (&Value::from("InferenceService"), &Value::from(false))
+    );
+
+    let (text, code) = said(&bed, &["pause", "chat"]).await?;
+    assert_eq!(code, 0, "{text}");
+    bed.until("chat", "it is paused", |s: &InferenceService| {
+        s.annotations().get("platform.dev/paused").is_some_and(|paused| paused == "true")
+    })
+    .await?;
+    assert!(said(&bed, &["status", "chat"]).await?.0.contains("paused; "));
+    assert_eq!(said(&bed, &["resume", "isvc/chat"]).await?.1, 0);
+
+    let (text, code) = said(&bed, &["promote", "chat"]).await?;
+    assert_eq!(
+        (text.as_str(), code),
+        ("isvc/chat: version 2 gets every request once its pods are ready\n", 0)
+    );
+    let promoted = bed.api::<InferenceService>().get("chat").await?;
+    assert_eq!((promoted.spec.model.version.as_deref(), promoted.spec.canary), (Some("2"), None));
+    let (text, code) = said(&bed, &["rollback", "chat"]).await?;
+    assert!(code == 2 && text.contains("InferenceService chat has no canary"), "{text}");
+
+    let (text, code) = said(&bed, &["doctor"]).await?;
+    assert_eq!(code, 1, "{text}");
+    for line in
+        ["ok     kinds: all seven, of this version", "wrong  operator: none leads", "wrong  isvc/chat: "]
+    {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    for (args, words, wanted) in [
+        (["logs", "chat"].as_slice(), "has no pods now", 1),
+        (&["logs", "nobody"], "nobody is not in namespace isvc-plugin; there are ", 2),
+        (&["backup", "tinykv"], "snapshot save", 1),
+        (&["restore", "tinykv", "--from", "s3://b/x"], "restores nothing", 1),
+        (&["pause", "pod/x"], "pod is no kind of ours", 2),
+    ] {
+        let (text, code) = said(&bed, args).await?;
+        assert!(code == wanted && text.contains(words), "{args:?}: {code} {text}");
+    }
+    bed.operator.stop().await
+}

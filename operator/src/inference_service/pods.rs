@@ -1,0 +1,121 @@
+//! Why pods that are not ready are not: what the scheduler, the fetch and the engine say.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{Api, ListParams};
+
+use super::fetch::FETCH;
+use crate::kernel::apply::said;
+use crate::kernel::cluster::Cluster;
+use crate::kernel::conditions::Because;
+use crate::kernel::controller::StepError;
+use crate::meta::Owner;
+use crate::report;
+
+/// Pods that are asked at a time: one that waits tells what the others do.
+const ASKED: u32 = 20;
+
+/// What keeps pods from being ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// No node takes them.
+    pub unschedulable: Option<String>,
+    /// Their weights do not come.
+    pub fetch: Option<String>,
+    /// The engine ends again and again.
+    pub engine: Option<Because>,
+}
+
+impl Trouble {
+    /// All that is said of several.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            unschedulable: self.unschedulable.or(other.unschedulable),
+            fetch: self.fetch.or(other.fetch),
+            engine: self.engine.or(other.engine),
+        }
+    }
+}
+
+/// Asks the pods of an owner.
+pub async fn ask(cluster: &Cluster, owner: &Owner) -> Result<Trouble, StepError> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &owner.namespace);
+    let params = ListParams::default().labels(&report::selector(owner)).limit(ASKED);
+    let pods = api.list(&params).await.map_err(|error| StepError {
+        reason: "ReadFailed",
+        message: format!("the pods could not be listed: {}", said(&error)),
+    })?;
+    Ok(pods.items.iter().map(of).fold(Trouble::default(), Trouble::or))
+}
+
+/// What one pod says.
+pub fn of(pod: &Pod) -> Trouble {
+    let Some(status) = &pod.status else { return Trouble::default() };
+    let refused = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    let fetch = status.init_container_statuses.iter().flatten().find(|container| container.name == FETCH);
+    let engine = status.container_statuses.iter().flatten().find_map(ended);
+    Trouble {
+        unschedulable: refused.map(|condition| condition.message.clone().unwrap_or_default()),
+        fetch: fetch.and_then(ended).map(|because| because.message),
+        engine,
+    }
+}
+
+/// Why a container does not run.
+fn ended(container: &ContainerStatus) -> Option<Because> {
+    let waiting = container.state.as_ref()?.waiting.as_ref();
+    let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
+        state.as_ref().and_then(|state| state.terminated.clone()).filter(|ended| ended.exit_code != 0)
+    };
+    let last = terminated(&container.state).or_else(|| terminated(&container.last_state));
+    let words = last.map(|ended| {
+        let words = ended.message.unwrap_or_default();
+        let words = words.trim().lines().last().unwrap_or_default().trim().to_owned();
+        if words.is_empty() { format!("it ended with exit code {}", ended.exit_code) } else { words }
+    });
+    match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName") => {
+            let image = &container.image;
+            Some(Because::new("ImageMissing", format!("the image {image} cannot be pulled")))
+        }
+        Some("CreateContainerConfigError") => {
+            let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
+            Some(Because::new("ContainerRefused", message))
+        }
+        _ => words.map(|words| Because::new("EngineFailed", words)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn trouble(status: Value) -> Trouble {
+        of(&serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).expect("a pod"))
+    }
+
+    #[test]
+    fn pods_say_what_keeps_them() {
+        let none = trouble(json!({"conditions": [{"type": "PodScheduled", "status": "True"}]}));
+        assert_eq!(none, Trouble::default());
+        let gpu = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.";
+        let stuck = trouble(json!({"conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": gpu}]}));
+        assert_eq!(stuck.unschedulable.as_deref(), Some(gpu));
+        let said = "model.gguf fetched\nerror: model.gguf has sha256 aa, not bb: it is not what was asked for, and is not kept\n";
+        let fetch = trouble(json!({"initContainerStatuses": [{"name": "fetch", "image": "i", "imageID": "",
+            "ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 1, "message": said}}}]}));
+        assert!(fetch.fetch.is_some_and(|why| why.starts_with("error: model.gguf has sha256 aa")));
+        let image = trouble(
+            json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
+        );
+        assert_eq!(image.engine.map(|because| because.reason), Some("ImageMissing"));
+    }
+}

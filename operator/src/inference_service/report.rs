@@ -1,0 +1,283 @@
+//! What a service says of itself. Pure.
+
+use std::time::Duration;
+
+use aistack_api::traffic::CanaryPhase;
+
+use super::control::{Found, RouteFound};
+use super::validate::{Serving, Source};
+use super::version::Version;
+use super::{ApiKey, ValidatedInferenceService, route};
+use crate::kernel::apply::Applied;
+use crate::kernel::child::{ChildKind, Pods, Progress};
+use crate::kernel::conditions::{Because, Extra, Report, Scaled};
+use crate::probe::Reached;
+use crate::report;
+
+/// How often a server of somebody else's is asked whether it is there.
+const PROBED: Duration = Duration::from_mins(1);
+/// While something is under way that no watch tells of.
+const SOON: Duration = Duration::from_secs(5);
+/// How often ModelHub is asked whether somebody waits for a service that sleeps.
+const WAKEFUL: Duration = Duration::from_secs(1);
+
+/// A server of somebody else's is reported, never owned.
+pub(super) fn external(
+    service: &ValidatedInferenceService,
+    endpoint: &str,
+    reached: Option<&Reached>,
+) -> Report {
+    let key = if *service.secret() == ApiKey::Open { "" } else { ", with a key" };
+    let summary = format!("{} at {endpoint}{key}", service.model);
+    let mut report = match reached {
+        Some(Reached::Yes) => {
+            Report::ready(summary, Because::new("Reachable", format!("{endpoint} answers")))
+        }
+        Some(Reached::No(why)) => {
+            Report::degraded(summary, Because::new("Unreachable", format!("{endpoint}: {why}")))
+        }
+        None => Report::progressing(summary, Because::new("NotAskedYet", format!("{endpoint} is asked"))),
+    };
+    report.scaled.endpoint = Some(endpoint.to_owned());
+    report.look_again = Some(PROBED);
+    report
+}
+
+/// A service with pods of its own.
+pub(super) fn of_versions(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    found: &Found,
+    applied: &Applied,
+) -> Report {
+    let pods_of =
+        |version: &Version| match applied.progress(ChildKind::Deployment, &service.workload_name(version)) {
+            Some(Progress::Pods(pods)) => pods.clone(),
+            _ => Pods { wanted: i32::from(serving.scale.most().min(1)), ..Pods::default() },
+        };
+    let each: Vec<Pods> = service.versions.iter().map(pods_of).collect();
+    let all = together(&each);
+    let is_asleep = found.is_asleep(service);
+    let summary = summary(service, &all, is_asleep);
+    let mut report = if is_asleep {
+        Report::ready(summary, Because::new("Asleep", "it has no pods; a request wakes it"))
+    } else {
+        report::of_pods(summary, &all)
+    };
+    let canary = canary(service, found);
+    if let Some((because, is_bad)) = &canary
+        && report.ready.0
+    {
+        report.ready.1 = because.clone();
+        report.degraded = report.degraded.or_else(|| is_bad.then(|| because.clone()));
+    }
+    trouble(&mut report, found);
+    routed(&mut report, service, found);
+    report.extra.extend(conditions(service, serving, found, applied, &all));
+    if let Some((because, _)) = canary {
+        let is_so = match found.canary(service) {
+            Some(CanaryPhase::Succeeded) => Some(true),
+            Some(CanaryPhase::RolledBack) => Some(false),
+            Some(CanaryPhase::Running) | None => None,
+        };
+        report.extra.push(Extra { kind: "CanaryTaken", is_so, because });
+    }
+    report.look_again = look_again(service, serving, found, is_asleep, report.ready.0);
+    report.scaled = Scaled {
+        replicas: all.replicas,
+        ready_replicas: all.ready,
+        selector: Some(selector(service)),
+        version: (all.is_complete() && all.ready > 0).then(|| report::tag(&serving.image)),
+        endpoint: Some(service.endpoint()),
+        ..Scaled::default()
+    };
+    report
+}
+
+fn together(each: &[Pods]) -> Pods {
+    let sum = |count: fn(&Pods) -> i32| each.iter().map(count).sum();
+    Pods {
+        is_current: each.iter().all(|pods| pods.is_current),
+        wanted: sum(|pods| pods.wanted),
+        replicas: sum(|pods| pods.replicas),
+        ready: sum(|pods| pods.ready),
+        updated: sum(|pods| pods.updated),
+        failure: each.iter().find_map(|pods| pods.failure.clone()),
+        ..Pods::default()
+    }
+}
+
+fn summary(service: &ValidatedInferenceService, pods: &Pods, is_asleep: bool) -> String {
+    let named: Vec<&str> = service
+        .versions
+        .iter()
+        .filter(|version| !version.is_unnamed())
+        .map(super::version::Version::target)
+        .collect();
+    let versions = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    if is_asleep {
+        return format!("asleep {}{versions}", service.model);
+    }
+    format!("{}/{} {}{versions}", pods.ready, pods.wanted, service.model)
+}
+
+/// The pods of all versions, for the scale subresource.
+fn selector(service: &ValidatedInferenceService) -> String {
+    let instances: Vec<String> =
+        service.versions.iter().map(|version| super::build::owner_of(service, version).instance).collect();
+    let owner = super::build::owner_of(service, &service.versions[0]);
+    if instances.len() == 1 {
+        return report::selector(&owner);
+    }
+    format!(
+        "app.kubernetes.io/name={},app.kubernetes.io/instance in ({})",
+        owner.component,
+        instances.join(",")
+    )
+}
+
+/// What keeps pods away goes before that they are waited for.
+fn trouble(report: &mut Report, found: &Found) {
+    let trouble = &found.trouble;
+    let unschedulable = trouble.unschedulable.as_ref().map(|why| Because::new("Unschedulable", why.clone()));
+    let fetch = trouble.fetch.as_ref().map(|why| Because::new("FetchFailed", why.clone()));
+    if let Some(because) = unschedulable.or(fetch).or_else(|| trouble.engine.clone()) {
+        if !report.ready.0 {
+            report.ready.1 = because.clone();
+        }
+        report.degraded = Some(because);
+    }
+}
+
+/// Pods that nobody leads requests to serve nobody.
+fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Found) {
+    if route::wanted(service).is_none() {
+        return;
+    }
+    let (is_so, because) = match &found.route {
+        _ if found.is_routed(service) => {
+            (true, Because::new("Routed", "ModelHub leads requests here as the spec says"))
+        }
+        RouteFound::Away(why) => (false, Because::new("GatewayAway", why.clone())),
+        _ => match found.taken_by(service) {
+            Some(owner) => {
+                let owner = if owner.is_empty() { "somebody who set it by hand" } else { owner };
+                let said = format!(
+                    "ModelHub has a route for {} of {owner}; remove that (modelhub traffic delete {}), or serve another name",
+                    service.model, service.model
+                );
+                report.is_stalled = true;
+                (false, Because::new("RouteTaken", said))
+            }
+            None => {
+                let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
+                let said =
+                    format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", "));
+                (false, Because::new("WaitingForPods", said))
+            }
+        },
+    };
+    report.extra.push(Extra { kind: "Routed", is_so: Some(is_so), because: because.clone() });
+    let is_serving = matches!(&found.route, RouteFound::There(_)) && !report.is_stalled;
+    if !is_so && !is_serving && report.ready.0 {
+        report.ready = (false, because.clone());
+        match &found.route {
+            RouteFound::Away(_) => report.degraded = Some(because),
+            _ if report.is_stalled => report.degraded = Some(because),
+            _ => report.progressing = Some(because),
+        }
+    }
+}
+
+/// Where a canary is, and whether that is bad.
+fn canary(service: &ValidatedInferenceService, found: &Found) -> Option<(Because, bool)> {
+    let spec = service.canary.as_ref()?;
+    let RouteFound::There(state) = &found.route else { return None };
+    if !found.is_routed(service) {
+        let said = format!("version {} takes its first share once its pods are ready", spec.version);
+        return Some((Because::new("CanaryWaiting", said), false));
+    }
+    let canary = state.canary.as_ref()?;
+    let version = &spec.version;
+    Some(match canary.phase {
+        CanaryPhase::Running => {
+            let said = format!("version {version}: {}", canary.reason);
+            (Because::new("CanaryRunning", said), false)
+        }
+        CanaryPhase::Succeeded => {
+            let said = format!(
+                "version {version} has everything; set spec.model.version to it and remove spec.canary (kubectl aistack promote does)"
+            );
+            (Because::new("CanarySucceeded", said), false)
+        }
+        CanaryPhase::RolledBack => {
+            let said = format!("version {version} has nothing any more: {}", canary.reason);
+            (Because::new("CanaryRolledBack", said), true)
+        }
+    })
+}
+
+fn conditions(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    found: &Found,
+    applied: &Applied,
+    pods: &Pods,
+) -> Vec<Extra> {
+    let mut extra = Vec::new();
+    let mut say = |kind, is_so, reason, message: String| {
+        extra.push(Extra { kind, is_so, because: Because::new(reason, message) });
+    };
+    if let Some(why) = &found.trouble.unschedulable {
+        say("Scheduled", Some(false), "Unschedulable", why.clone());
+    }
+    match (&serving.source, &found.trouble.fetch) {
+        (Source::Engine, _) => {}
+        (_, Some(why)) => say("ModelVerified", Some(false), "FetchFailed", why.clone()),
+        (Source::File { sha256: None, uri, .. }, _) => {
+            let said = format!("nobody said what the SHA-256 of {uri} is; give spec.model.sha256");
+            say("ModelVerified", Some(false), "NoDigest", said);
+        }
+        (Source::File { .. } | Source::Registry, _) if pods.ready > 0 => {
+            say(
+                "ModelVerified",
+                Some(true),
+                "Verified",
+                "every file has the SHA-256 that it must have".to_owned(),
+            );
+        }
+        _ => say("ModelVerified", None, "NotFetchedYet", "no pod has fetched it yet".to_owned()),
+    }
+    let autoscaler = |version: &Version| {
+        let name = service.workload_name(version);
+        match applied.progress(ChildKind::HorizontalPodAutoscaler, &name) {
+            Some(Progress::Autoscaler(why)) => why.clone(),
+            _ => None,
+        }
+    };
+    if let Some(why) = service.versions.iter().find_map(autoscaler) {
+        say("Autoscaling", Some(false), "NoMetric", why);
+    }
+    extra
+}
+
+fn look_again(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    found: &Found,
+    is_asleep: bool,
+    is_ready: bool,
+) -> Option<Duration> {
+    if let Some(bounds) = serving.scale.sleeps() {
+        if is_asleep {
+            return Some(WAKEFUL);
+        }
+        let idle = u64::try_from(bounds.idle_seconds).unwrap_or(10);
+        return Some(Duration::from_secs((idle / 4).clamp(1, 15)));
+    }
+    let is_moving = !is_ready
+        || !found.is_routed(service)
+        || found.canary(service) == Some(CanaryPhase::Running)
+        || found.trouble != super::pods::Trouble::default();
+    is_moving.then_some(SOON)
+}

@@ -1,0 +1,110 @@
+//! What ModelHub is asked to do with a service's requests. Pure.
+
+use aistack_api::engine::EngineTask;
+use aistack_api::traffic::{CanaryPlan, HoldPolicy, TrafficRoute, TrafficTarget};
+use aistack_crds::inference_service::{CanarySpec, Task};
+
+use super::ValidatedInferenceService;
+use super::version::Version;
+
+/// Who sets a service's route.
+pub fn owner(service: &ValidatedInferenceService) -> String {
+    format!("InferenceService {}/{}", service.owner.namespace, service.name)
+}
+
+/// The route of a service that needs one.
+pub fn wanted(service: &ValidatedInferenceService) -> Option<TrafficRoute> {
+    service.needs_route().then(|| TrafficRoute {
+        targets: service.versions.iter().map(|version| target(service, version)).collect(),
+        owner: owner(service),
+        task: match service.task {
+            Task::Chat | Task::Rerank => EngineTask::Chat,
+            Task::Embed => EngineTask::Embed,
+        },
+        canary: service.canary.as_ref().map(plan),
+        hold: service.serving().and_then(|serving| serving.scale.sleeps()).map(|bounds| HoldPolicy {
+            deadline_ms: u64::try_from(bounds.hold_seconds).unwrap_or(1) * 1000,
+            max_requests: u32::try_from(bounds.max_held).unwrap_or(1),
+        }),
+    })
+}
+
+fn target(service: &ValidatedInferenceService, version: &Version) -> TrafficTarget {
+    let name = version.target();
+    let shared = service.traffic.iter().find(|target| target.version == name);
+    let is_canary = service.canary.as_ref().is_some_and(|canary| canary.version == name);
+    let percent = match shared {
+        Some(shared) => u32::try_from(shared.percent).unwrap_or(0),
+        // A canary's share is its step's.
+        None => u32::from(!is_canary) * 100,
+    };
+    TrafficTarget {
+        name: name.to_owned(),
+        endpoint: service.endpoint_of(version),
+        weight: percent,
+        headers: shared.map(|shared| shared.headers.clone()).unwrap_or_default(),
+        shadow: shared.is_some_and(|shared| shared.shadow),
+    }
+}
+
+fn plan(canary: &CanarySpec) -> CanaryPlan {
+    let number = |value: i32| u32::try_from(value).unwrap_or(0);
+    let mut steps: Vec<u32> = canary.steps.iter().map(|step| number(*step)).collect();
+    steps.dedup();
+    CanaryPlan {
+        target: canary.version.clone(),
+        steps,
+        step_seconds: u64::from(number(canary.step_seconds)),
+        min_samples: u64::from(number(canary.min_samples)),
+        max_error_permille: number(canary.max_error_permille),
+        max_first_byte_ms: canary.max_first_token_ms.map(|ms| u64::from(number(ms))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::InferenceService;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::inference_service::validate;
+
+    fn route(spec: Value) -> Option<TrafficRoute> {
+        let mut spec = spec;
+        spec["model"]["name"] = json!("m");
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+            "metadata": {"name": "chat", "namespace": "team"}, "spec": spec});
+        let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
+        wanted(&validate(&object, "").expect("valid"))
+    }
+
+    #[test]
+    fn services_that_a_service_alone_cannot_serve_have_a_route() {
+        assert_eq!(route(json!({})), None);
+        assert_eq!(route(json!({"scaling": {"maxReplicas": 3}})), None);
+        let asleep = route(json!({"scaling": {"minReplicas": 0, "maxReplicas": 3, "holdSeconds": 60}}))
+            .expect("a route");
+        assert_eq!(asleep.validate(), Ok(()));
+        assert_eq!(asleep.hold, Some(HoldPolicy { deadline_ms: 60_000, max_requests: 100 }));
+        assert_eq!((asleep.targets[0].name.as_str(), asleep.targets[0].weight), ("current", 100));
+        assert_eq!(asleep.targets[0].endpoint, "http://tinyinfer-chat:8000");
+        let two =
+            route(json!({"model": {"version": "1"}, "canary": {"version": "2", "steps": [5, 50, 100]}}));
+        let two = two.expect("a route");
+        assert_eq!(two.validate(), Ok(()));
+        let weights: Vec<_> =
+            two.targets.iter().map(|t| (t.name.as_str(), t.weight, t.endpoint.as_str())).collect();
+        assert_eq!(
+            weights,
+            [("1", 100, "http://tinyinfer-chat-v1:8000"), ("2", 0, "http://tinyinfer-chat-v2:8000")]
+        );
+        assert_eq!(two.canary.expect("a canary").steps, [5, 50, 100]);
+        assert_eq!(two.owner, "InferenceService team/chat");
+        let shared = route(json!({"traffic": [
+            {"version": "1", "percent": 90}, {"version": "2", "percent": 10, "headers": {"x-beta": "1"}},
+            {"version": "3", "percent": 20, "shadow": true}]}))
+        .expect("a route");
+        assert_eq!(shared.validate(), Ok(()));
+        assert!(shared.targets[2].shadow && shared.targets[1].headers.contains_key("x-beta"));
+    }
+}

@@ -1,0 +1,211 @@
+//! `doctor`: what is wrong in a namespace, and what to do.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ListParams};
+use serde::Serialize;
+
+use super::{Output, Place, PluginError, condition, counted, short};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: String,
+    is_well: bool,
+    says: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fix: String,
+}
+
+pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError> {
+    let mut findings = vec![kinds(place).await, operator(place).await];
+    if findings[0].is_well {
+        objects(place, &mut findings).await?;
+    }
+    if output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(&findings).unwrap_or_default());
+    } else {
+        for finding in &findings {
+            let mark = if finding.is_well { "ok   " } else { "wrong" };
+            println!("{mark}  {}: {}", finding.what, finding.says);
+            if !finding.fix.is_empty() {
+                println!("       {}", finding.fix);
+            }
+        }
+    }
+    if findings.iter().all(|finding| finding.is_well) {
+        return Ok(());
+    }
+    Err(PluginError { code: 1, message: String::new() })
+}
+
+async fn kinds(place: &Place) -> Finding {
+    let api: Api<CustomResourceDefinition> = Api::all(place.client.clone());
+    let (mut missing, mut old) = (Vec::new(), Vec::new());
+    for kind in aistack_crds::Kind::ALL {
+        let crd = kind.crd();
+        match api.get_opt(crd.metadata.name.as_deref().unwrap_or_default()).await {
+            Ok(None) => missing.push(kind.name()),
+            Ok(Some(there))
+                if there.spec.versions.first().map(|v| &v.schema)
+                    != crd.spec.versions.first().map(|v| &v.schema) =>
+            {
+                old.push(kind.name());
+            }
+            Ok(Some(_)) => {}
+            // Not everybody may look at these; that objects can be listed is said below.
+            Err(kube::Error::Api(status)) if status.code == 403 => {}
+            Err(error) => {
+                let says = format!("the cluster does not answer: {}", crate::kernel::apply::said(&error));
+                let fix = "kubectl cluster-info".to_owned();
+                return Finding { what: "kinds".to_owned(), is_well: false, says, fix };
+            }
+        }
+    }
+    let (is_well, says) = match (missing.is_empty(), old.is_empty()) {
+        (true, true) => (true, "all seven, of this version".to_owned()),
+        (true, false) => (false, format!("{} are of another version than this program", old.join(", "))),
+        _ => (false, format!("{} are not installed", missing.join(", "))),
+    };
+    let fix = if is_well { "" } else { "helm upgrade --install aistack-crds charts/aistack-crds" };
+    Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
+}
+
+/// The operator's Lease, wherever it is.
+async fn operator(place: &Place) -> Finding {
+    let what = "operator".to_owned();
+    let api: Api<Lease> = Api::all(place.client.clone());
+    let params = ListParams::default().fields("metadata.name=aistack-operator");
+    let leases = match api.list(&params).await {
+        Ok(leases) => leases.items,
+        Err(error) => {
+            let says = format!("its Lease cannot be seen: {}", crate::kernel::apply::said(&error));
+            return Finding { what, is_well: true, says, fix: String::new() };
+        }
+    };
+    let renewed = leases.iter().filter_map(|lease| {
+        let spec = lease.spec.as_ref()?;
+        spec.holder_identity.clone().filter(|holder| !holder.is_empty())?;
+        let renewed = spec.renew_time.as_ref()?.0;
+        Some((Timestamp::now().as_second() - renewed.as_second(), spec.lease_duration_seconds.unwrap_or(15)))
+    });
+    match renewed.min() {
+        Some((age, duration)) if age <= i64::from(duration) * 2 => {
+            Finding { what, is_well: true, says: "one leads".to_owned(), fix: String::new() }
+        }
+        Some((age, _)) => Finding {
+            what,
+            is_well: false,
+            says: format!("the last one that led was heard of {age} s ago"),
+            fix: "kubectl get pods -A -l app.kubernetes.io/name=aistack-operator".to_owned(),
+        },
+        None => Finding {
+            what,
+            is_well: false,
+            says: "none leads".to_owned(),
+            fix: "helm upgrade --install aistack charts/aistack -n aistack-system --create-namespace"
+                .to_owned(),
+        },
+    }
+}
+
+async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), PluginError> {
+    let all = place.all().await?;
+    let mut well = BTreeMap::new();
+    for (kind, object) in &all {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let what = format!("{}/{name}", short(*kind));
+        let bad = ["Degraded", "Scheduled", "ModelVerified", "Autoscaling", "Routed", "Supported"];
+        let said: Vec<(&str, &str)> = bad
+            .into_iter()
+            .filter_map(|kind| condition(object, kind).map(|said| (kind, said)))
+            .filter(|(kind, (status, ..))| {
+                (*kind == "Degraded") == (*status == "True") && *status != "Unknown"
+            })
+            .map(|(_, (_, reason, message))| (reason, message))
+            .collect();
+        match (condition(object, "Ready"), said.first()) {
+            (None, _) => findings.push(Finding {
+                what,
+                is_well: false,
+                says: "no operator has looked at it".to_owned(),
+                fix: "is one installed that sees this namespace? (above)".to_owned(),
+            }),
+            (Some(("True", ..)), None) => *well.entry(format!("{} ready", kind.name())).or_insert(0) += 1,
+            (Some((_, reason, message)), None) => findings.push(Finding {
+                what: what.clone(),
+                is_well: false,
+                says: format!("{reason}: {message}"),
+                fix: format!("kubectl aistack status {what}; kubectl aistack logs {what}"),
+            }),
+            (Some(_), Some(_)) => {
+                let mut told: Vec<String> =
+                    said.iter().map(|(reason, message)| format!("{reason}: {message}")).collect();
+                told.dedup();
+                findings.push(Finding {
+                    what: what.clone(),
+                    is_well: false,
+                    says: told.join(" | "),
+                    fix: fix(said[0].0, &what),
+                });
+            }
+        }
+    }
+    if !well.is_empty() {
+        findings.push(Finding {
+            what: "objects".to_owned(),
+            is_well: true,
+            says: counted(&well),
+            fix: String::new(),
+        });
+    }
+    metrics(place, findings).await;
+    Ok(())
+}
+
+fn fix(reason: &str, what: &str) -> String {
+    match reason {
+        "Unschedulable" => {
+            "kubectl get nodes -L nvidia.com/gpu.product; ask for less, or add such a node".to_owned()
+        }
+        "FetchFailed" => format!("kubectl aistack logs {what}; correct spec.model.uri or sha256"),
+        "CanaryRolledBack" => "kubectl aistack rollback takes it out; a new version begins anew".to_owned(),
+        "NoMetric" => {
+            "set scaling.metric: cpu, or install an adapter for custom metrics (docs/operator.md)".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Autoscalers need somebody who serves their metrics.
+async fn metrics(place: &Place, findings: &mut Vec<Finding>) {
+    let labels = ListParams::default().labels("app.kubernetes.io/managed-by=aistack-operator");
+    let Ok(scalers) = place.api::<HorizontalPodAutoscaler>().list(&labels).await else { return };
+    let uses = |kind: &str| {
+        let mut metrics = scalers.items.iter().filter_map(|scaler| scaler.spec.metrics.clone()).flatten();
+        metrics.any(|metric| metric.type_ == kind)
+    };
+    let groups = place.client.list_api_groups().await.map(|groups| groups.groups).unwrap_or_default();
+    let serves = |name: &str| groups.iter().any(|group| group.name == name);
+    for (kind, group, who) in [
+        (
+            "Pods",
+            "custom.metrics.k8s.io",
+            "an adapter, such as prometheus-adapter with the rule in docs/operator.md",
+        ),
+        ("Resource", "metrics.k8s.io", "metrics-server"),
+    ] {
+        if uses(kind) && !serves(group) {
+            findings.push(Finding {
+                what: "autoscaling".to_owned(),
+                is_well: false,
+                says: format!("autoscalers ask for {group}, which nobody serves"),
+                fix: format!("install {who}"),
+            });
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `status`: stacks, their parts, and the pods of these.
+
+use std::collections::BTreeMap;
+
+use aistack_crds::Kind;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Output, Place, PluginError, condition, pods_of};
+use crate::kernel::reconcile::PAUSED;
+
+/// One line of the tree and what hangs on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Node {
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) ready: bool,
+    /// Why it is not, or the object's own line.
+    pub(super) says: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Node>,
+}
+
+pub(super) async fn run(place: &Place, name: Option<&str>, output: Output) -> Result<(), PluginError> {
+    let mut roots = forest(place).await?;
+    if let Some(name) = name {
+        let (kind, object) = place.find(name).await?;
+        let wanted = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let found = pick(&roots, kind.name(), &wanted).cloned();
+        roots = found.into_iter().collect();
+    }
+    if output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(&roots).unwrap_or_default());
+    } else if roots.is_empty() {
+        println!(
+            "namespace {} has no objects of ours; apply one: kubectl apply -f stack.yaml",
+            place.namespace
+        );
+    } else {
+        print!("{}", drawn(&roots));
+    }
+    if roots.iter().all(|root| root.ready) {
+        return Ok(());
+    }
+    Err(PluginError { code: 4, message: String::new() })
+}
+
+/// Every stack with its parts, then what stands alone.
+pub(super) async fn forest(place: &Place) -> Result<Vec<Node>, PluginError> {
+    let all = place.all().await?;
+    let listed = place
+        .api::<Pod>()
+        .list(&ListParams::default().labels("app.kubernetes.io/managed-by=aistack-operator"))
+        .await;
+    let pods = listed.map_err(|error| PluginError::asked("list pods", &error))?.items;
+    Ok(grown(&all, &pods))
+}
+
+fn grown(all: &[(Kind, Value)], pods: &[Pod]) -> Vec<Node> {
+    let mut by_owner: BTreeMap<String, Vec<Node>> = BTreeMap::new();
+    let mut roots = Vec::new();
+    let mut claimed: Vec<String> = Vec::new();
+    // Parts before stacks: a stack's node takes what is its own.
+    for (kind, object) in all.iter().filter(|(kind, _)| *kind != Kind::AIStack) {
+        let mine: Vec<&Pod> = pods.iter().filter(|pod| is_of(pod, *kind, object)).collect();
+        claimed.extend(mine.iter().map(|pod| pod.name_any()));
+        let node = node(*kind, object, mine.into_iter().map(of_pod).collect());
+        match owner(object) {
+            Some(uid) => by_owner.entry(uid).or_default().push(node),
+            None => roots.push(node),
+        }
+    }
+    let mut stacks = Vec::new();
+    for (kind, object) in all.iter().filter(|(kind, _)| *kind == Kind::AIStack) {
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        let mut parts = by_owner.remove(uid).unwrap_or_default();
+        let rest = pods.iter().filter(|pod| is_of(pod, *kind, object) && !claimed.contains(&pod.name_any()));
+        parts.extend(rest.map(of_pod));
+        stacks.push(node(*kind, object, parts));
+    }
+    // A part whose stack is going is still there to be seen.
+    roots.extend(by_owner.into_values().flatten());
+    stacks.extend(roots);
+    stacks
+}
+
+fn node(kind: Kind, object: &Value, parts: Vec<Node>) -> Node {
+    let summary = object.pointer("/status/summary").and_then(Value::as_str).unwrap_or_default();
+    let (ready, says) = match condition(object, "Ready") {
+        Some(("True", _, _)) => (true, summary.to_owned()),
+        Some((_, reason, message)) => (false, format!("{reason}: {message}")),
+        None => (false, "no operator has looked at it yet".to_owned()),
+    };
+    let is_paused = object.pointer("/metadata/annotations").is_some_and(|set| set[PAUSED] == "true");
+    let says = if is_paused { format!("paused; {says}") } else { says };
+    Node {
+        kind: kind.name().to_owned(),
+        name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        ready,
+        says,
+        parts,
+    }
+}
+
+fn owner(object: &Value) -> Option<String> {
+    let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
+    let owner = owners.iter().find(|owner| owner["controller"] == true)?;
+    owner["uid"].as_str().map(str::to_owned)
+}
+
+/// Whether an object's selector, in text form, picks a pod.
+fn is_of(pod: &Pod, kind: Kind, object: &Value) -> bool {
+    selects(&pods_of(kind, object), pod.labels())
+}
+
+fn selects(selector: &str, labels: &BTreeMap<String, String>) -> bool {
+    let mut terms = Vec::new();
+    let mut rest = selector;
+    // Commas stand between terms, and within the parentheses of one.
+    while !rest.is_empty() {
+        let end = match rest.find('(') {
+            Some(open) if rest.find(',').is_none_or(|comma| open < comma) => {
+                rest.find(')').map_or(rest.len(), |close| close + 1)
+            }
+            _ => rest.find(',').unwrap_or(rest.len()),
+        };
+        terms.push(&rest[..end]);
+        rest = rest[end..].trim_start_matches(',');
+    }
+    terms.into_iter().all(|term| match term.split_once(" in (") {
+        Some((key, values)) => {
+            let given = labels.get(key.trim());
+            given.is_some_and(|given| {
+                values.trim_end_matches(')').split(',').any(|value| value.trim() == given)
+            })
+        }
+        None => term
+            .split_once('=')
+            .is_some_and(|(key, value)| labels.get(key).is_some_and(|given| given == value)),
+    })
+}
+
+fn of_pod(pod: &Pod) -> Node {
+    let status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let is = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    let ready = is("Ready").is_some_and(|condition| condition.status == "True");
+    let statuses = status.init_container_statuses.into_iter().flatten();
+    let mut statuses: Vec<_> = statuses.chain(status.container_statuses.into_iter().flatten()).collect();
+    statuses.retain(|container| container.state.as_ref().is_some_and(|state| state.waiting.is_some()));
+    let waiting = statuses.first().and_then(|container| container.state.clone()?.waiting);
+    let unscheduled = is("PodScheduled").filter(|condition| condition.status == "False");
+    let says = match (ready, unscheduled, waiting) {
+        (true, ..) => String::new(),
+        (_, Some(condition), _) => condition.message.clone().unwrap_or_default(),
+        (_, None, Some(waiting)) => waiting.reason.unwrap_or_default(),
+        _ => status.phase.unwrap_or_default(),
+    };
+    Node { kind: "Pod".to_owned(), name: pod.name_any(), ready, says, parts: Vec::new() }
+}
+
+fn pick<'a>(nodes: &'a [Node], kind: &str, name: &str) -> Option<&'a Node> {
+    nodes.iter().find_map(|node| {
+        if node.kind == kind && node.name == name { Some(node) } else { pick(&node.parts, kind, name) }
+    })
+}
+
+/// The tree as text.
+fn drawn(roots: &[Node]) -> String {
+    let mut lines = Vec::new();
+    for root in roots {
+        draw(root, "", "", &mut lines);
+    }
+    let width = lines.iter().map(|(left, ..)| left.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (left, ready, says) in lines {
+        let mark = if ready { "Ready  " } else { "not yet" };
+        text += format!("{left:<width$}  {mark}  {says}").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn draw(node: &Node, lead: &str, below: &str, lines: &mut Vec<(String, bool, String)>) {
+    lines.push((format!("{lead}{} {}", node.kind, node.name), node.ready, node.says.clone()));
+    for (i, part) in node.parts.iter().enumerate() {
+        let is_last = i + 1 == node.parts.len();
+        let (branch, next) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        draw(part, &format!("{below}{branch}"), &format!("{below}{next}"), lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, instance: &str, ready: &str) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name, "labels": {
+            "app.kubernetes.io/instance": instance, "app.kubernetes.io/name": "tinyinfer", "app.kubernetes.io/part-of": "s"}},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}})).expect("a pod")
+    }
+
+    #[test]
+    fn a_stack_is_drawn_with_its_parts_and_their_pods() {
+        let object = |name: &str, status: Value, owner: Option<&str>| {
+            let owners: Vec<Value> =
+                owner.iter().map(|uid| json!({"uid": uid, "controller": true})).collect();
+            json!({"metadata": {"name": name, "uid": name, "ownerReferences": owners}, "status": status})
+        };
+        let ready = |summary: &str, selector: &str| json!({"summary": summary, "selector": selector, "conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}]});
+        let not = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "Unschedulable", "message": "no GPU"}]});
+        let both = "app.kubernetes.io/name=tinyinfer,app.kubernetes.io/instance in (chat-v1,chat-v2)";
+        let all = [
+            (Kind::AIStack, object("s", not, None)),
+            (Kind::InferenceService, object("chat", ready("2/2 m (1, 2)", both), Some("s"))),
+            (Kind::VectorCollection, object("alone", json!({}), None)),
+        ];
+        let pods =
+            [pod("a", "chat-v1", "True"), pod("b", "chat-v2", "False"), pod("hub-0", "modelhub", "True")];
+        let expected = "\
+AIStack s                 not yet  Unschedulable: no GPU
+├─ InferenceService chat  Ready    2/2 m (1, 2)
+│  ├─ Pod a               Ready
+│  └─ Pod b               not yet  Running
+└─ Pod hub-0              Ready
+VectorCollection alone    not yet  no operator has looked at it yet
+";
+        assert_eq!(drawn(&grown(&all, &pods)), expected);
+    }
+}
