@@ -26,6 +26,14 @@ pub(crate) struct Hub {
     pub(crate) key: Option<SecretKeyRef>,
 }
 
+/// What a change must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Any,
+    Absent,
+    At(i64),
+}
+
 /// Why it did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HubError {
@@ -60,7 +68,7 @@ impl Hub {
         cluster: &Cluster,
         model: &str,
     ) -> Result<Option<TrafficState>, HubError> {
-        match self.ask(cluster, Method::GET, model, None, None).await? {
+        match self.ask(cluster, Method::GET, model, None, Expected::Any).await? {
             (StatusCode::NOT_FOUND, _) => Ok(None),
             (_, body) => Ok(Some(read(body)?)),
         }
@@ -68,7 +76,7 @@ impl Hub {
 
     /// Models whose routes were set by `owner`.
     pub(crate) async fn models_of(&self, cluster: &Cluster, owner: &str) -> Result<Vec<String>, HubError> {
-        let (_, body) = self.ask(cluster, Method::GET, "", None, None).await?;
+        let (_, body) = self.ask(cluster, Method::GET, "", None, Expected::Any).await?;
         let all: TrafficList = read(body)?;
         Ok(all
             .routes
@@ -87,13 +95,13 @@ impl Hub {
         before: Option<&TrafficState>,
     ) -> Result<(), HubError> {
         let body = serde_json::to_value(route).expect("a route is plain data");
-        let revision = before.map(|before| before.revision);
-        self.ask(cluster, Method::PUT, model, Some(&body), Some(revision)).await.map(drop)
+        let expected = before.map_or(Expected::Absent, |before| Expected::At(before.revision));
+        self.ask(cluster, Method::PUT, model, Some(&body), expected).await.map(drop)
     }
 
     /// Takes a route away; that it is gone is as good.
     pub(crate) async fn remove(&self, cluster: &Cluster, model: &str) -> Result<(), HubError> {
-        self.ask(cluster, Method::DELETE, model, None, None).await.map(drop)
+        self.ask(cluster, Method::DELETE, model, None, Expected::Any).await.map(drop)
     }
 
     async fn ask(
@@ -102,7 +110,7 @@ impl Hub {
         method: Method,
         model: &str,
         body: Option<&Value>,
-        condition: Option<Option<i64>>,
+        expected: Expected,
     ) -> Result<(StatusCode, Value), HubError> {
         let away = |error: &reqwest::Error| HubError::Away(aistack_api::cause::innermost(error));
         let client = client().map_err(|error| away(&error))?;
@@ -112,10 +120,10 @@ impl Hub {
         if let Some(key) = &self.key {
             request = request.bearer_auth(self.secret(cluster, key).await?);
         }
-        request = match condition {
-            None => request,
-            Some(None) => request.header("if-none-match", "*"),
-            Some(Some(revision)) => request.header("if-match", format!("\"{revision}\"")),
+        request = match expected {
+            Expected::Any => request,
+            Expected::Absent => request.header("if-none-match", "*"),
+            Expected::At(revision) => request.header("if-match", format!("\"{revision}\"")),
         };
         if let Some(body) = body {
             request = request.json(body);

@@ -317,7 +317,8 @@ mod tests {
             change(&mut route);
             route.validate().err().map(|error| error.field).unwrap_or_default()
         };
-        let table: [(fn(&mut TrafficRoute), &str); 12] = [
+        type Change = fn(&mut TrafficRoute);
+        let table: [(Change, &str); 12] = [
             (|_| {}, ""),
             (|route| route.targets.clear(), "targets"),
             (|route| route.targets[1].name = "a".into(), "targets[a].name"),

@@ -108,7 +108,7 @@ impl Bed {
             _processes: processes,
             _folder: folder,
         };
-        bed.apply("apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: s}\nspec: {tinykv: {}, modelhub: {}}\n").await?;
+        bed.apply("apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: s}\nspec: {tinykv: {}, vectorforge: {}, tinyinfer: {model: base, embedding: {model: e}}, modelhub: {}}\n").await?;
         Ok(Some(bed))
     }
 
@@ -192,7 +192,7 @@ impl Bed {
         let seen = std::sync::Mutex::new(None);
         let waited = wait::until(what, || async {
             let state = self.route(model).await?;
-            *seen.lock().expect("nobody panics with it") = state.clone();
+            seen.lock().expect("nobody panics with it").clone_from(&state);
             Ok(state.filter(|state| holds(&state.route)))
         });
         waited.await.with_context(|| format!("it is {seen:?}"))

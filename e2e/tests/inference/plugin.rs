@@ -28,48 +28,48 @@ async fn said(bed: &Bed, args: &[&str]) -> Result<(String, i32)> {
 async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
     let Some(bed) = Bed::begin("isvc-plugin").await? else { return Ok(()) };
     let canary = "  model: {name: m, version: '1'}\n  canary: {version: '2', steps: [50, 100]}\n";
-    bed.apply(&service("chat", canary)).await?;
-    bed.until_says("chat", "Ready", "WaitingForPods").await?;
+    bed.apply(&service("talk", canary)).await?;
+    bed.until_says("talk", "Ready", "WaitingForPods").await?;
     let (tree, code) = said(&bed, &["status"]).await?;
     assert_eq!(code, 4, "not all is Ready: {tree}");
-    for line in ["AIStack s ", "─ KVCluster tinykv ", "InferenceService chat "] {
+    for line in ["AIStack s ", "─ KVCluster tinykv ", "InferenceService talk "] {
         assert!(tree.contains(line), "{line} is not in\n{tree}");
     }
-    let (json, _) = said(&bed, &["status", "isvc/chat", "-o", "json"]).await?;
+    let (json, _) = said(&bed, &["status", "isvc/talk", "-o", "json"]).await?;
     let json: Value = serde_json::from_str(&json).with_context(|| json.clone())?;
     assert_eq!(
         (&json[0]["kind"], &json[0]["ready"]),
         (&Value::from("InferenceService"), &Value::from(false))
     );
 
-    let (text, code) = said(&bed, &["pause", "chat"]).await?;
+    let (text, code) = said(&bed, &["pause", "talk"]).await?;
     assert_eq!(code, 0, "{text}");
-    bed.until("chat", "it is paused", |s: &InferenceService| {
+    bed.until("talk", "it is paused", |s: &InferenceService| {
         s.annotations().get("platform.dev/paused").is_some_and(|paused| paused == "true")
     })
     .await?;
-    assert!(said(&bed, &["status", "chat"]).await?.0.contains("paused; "));
-    assert_eq!(said(&bed, &["resume", "isvc/chat"]).await?.1, 0);
+    assert!(said(&bed, &["status", "talk"]).await?.0.contains("paused; "));
+    assert_eq!(said(&bed, &["resume", "isvc/talk"]).await?.1, 0);
 
-    let (text, code) = said(&bed, &["promote", "chat"]).await?;
+    let (text, code) = said(&bed, &["promote", "talk"]).await?;
     assert_eq!(
         (text.as_str(), code),
-        ("isvc/chat: version 2 gets every request once its pods are ready\n", 0)
+        ("isvc/talk: version 2 gets every request once its pods are ready\n", 0)
     );
-    let promoted = bed.api::<InferenceService>().get("chat").await?;
+    let promoted = bed.api::<InferenceService>().get("talk").await?;
     assert_eq!((promoted.spec.model.version.as_deref(), promoted.spec.canary), (Some("2"), None));
-    let (text, code) = said(&bed, &["rollback", "chat"]).await?;
-    assert!(code == 2 && text.contains("InferenceService chat has no canary"), "{text}");
+    let (text, code) = said(&bed, &["rollback", "talk"]).await?;
+    assert!(code == 2 && text.contains("InferenceService talk has no canary"), "{text}");
 
     let (text, code) = said(&bed, &["doctor"]).await?;
     assert_eq!(code, 1, "{text}");
     for line in
-        ["ok     kinds: all seven, of this version", "wrong  operator: none leads", "wrong  isvc/chat: "]
+        ["ok     kinds: all seven, of this version", "wrong  operator: none leads", "wrong  isvc/talk: "]
     {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     for (args, words, wanted) in [
-        (["logs", "chat"].as_slice(), "has no pods now", 1),
+        (["logs", "talk"].as_slice(), "has no pods now", 1),
         (&["logs", "nobody"], "nobody is not in namespace isvc-plugin; there are ", 2),
         (&["backup", "tinykv"], "snapshot save", 1),
         (&["restore", "tinykv", "--from", "s3://b/x"], "restores nothing", 1),

@@ -305,9 +305,9 @@ impl Controller for InferenceController {
         }
         let name = object.metadata.name.clone().unwrap_or_default();
         let owner = format!("InferenceService {namespace}/{name}");
-        let models = hub.models_of(cluster, &owner).await.map_err(failed)?;
+        let models = hub.models_of(cluster, &owner).await.map_err(|error| failed(&error))?;
         for model in models {
-            hub.remove(cluster, &model).await.map_err(failed)?;
+            hub.remove(cluster, &model).await.map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -333,11 +333,11 @@ impl InferenceController {
 fn settled(result: Result<(), HubError>) -> Result<(), StepError> {
     match result {
         Ok(()) | Err(HubError::Away(_) | HubError::Changed) => Ok(()),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(failed(&error)),
     }
 }
 
-fn failed(error: HubError) -> StepError {
+fn failed(error: &HubError) -> StepError {
     let reason = match error {
         HubError::Away(_) => "GatewayAway",
         HubError::Refused(_) => "GatewayRefused",

@@ -95,25 +95,25 @@ mod tests {
 
     use super::*;
 
-    fn trouble(status: Value) -> Trouble {
+    fn trouble(status: &Value) -> Trouble {
         of(&serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).expect("a pod"))
     }
 
     #[test]
     fn pods_say_what_keeps_them() {
-        let none = trouble(json!({"conditions": [{"type": "PodScheduled", "status": "True"}]}));
+        let none = trouble(&json!({"conditions": [{"type": "PodScheduled", "status": "True"}]}));
         assert_eq!(none, Trouble::default());
         let gpu = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.";
-        let stuck = trouble(json!({"conditions": [
+        let stuck = trouble(&json!({"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": gpu}]}));
         assert_eq!(stuck.unschedulable.as_deref(), Some(gpu));
         let said = "model.gguf fetched\nerror: model.gguf has sha256 aa, not bb: it is not what was asked for, and is not kept\n";
-        let fetch = trouble(json!({"initContainerStatuses": [{"name": "fetch", "image": "i", "imageID": "",
+        let fetch = trouble(&json!({"initContainerStatuses": [{"name": "fetch", "image": "i", "imageID": "",
             "ready": false, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
             "lastState": {"terminated": {"exitCode": 1, "message": said}}}]}));
         assert!(fetch.fetch.is_some_and(|why| why.starts_with("error: model.gguf has sha256 aa")));
         let image = trouble(
-            json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
+            &json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
             "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
         );
         assert_eq!(image.engine.map(|because| because.reason), Some("ImageMissing"));

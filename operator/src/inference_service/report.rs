@@ -159,8 +159,8 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
             (true, Because::new("Routed", "ModelHub leads requests here as the spec says"))
         }
         RouteFound::Away(why) => (false, Because::new("GatewayAway", why.clone())),
-        _ => match found.taken_by(service) {
-            Some(owner) => {
+        _ => {
+            if let Some(owner) = found.taken_by(service) {
                 let owner = if owner.is_empty() { "somebody who set it by hand" } else { owner };
                 let said = format!(
                     "ModelHub has a route for {} of {owner}; remove that (modelhub traffic delete {}), or serve another name",
@@ -168,14 +168,13 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
                 );
                 report.is_stalled = true;
                 (false, Because::new("RouteTaken", said))
-            }
-            None => {
+            } else {
                 let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
                 let said =
                     format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", "));
                 (false, Because::new("WaitingForPods", said))
             }
-        },
+        }
     };
     report.extra.push(Extra { kind: "Routed", is_so: Some(is_so), because: because.clone() });
     let is_serving = matches!(&found.route, RouteFound::There(_)) && !report.is_stalled;
@@ -279,5 +278,6 @@ fn look_again(
         || !found.is_routed(service)
         || found.canary(service) == Some(CanaryPhase::Running)
         || found.trouble != super::pods::Trouble::default();
-    is_moving.then_some(SOON)
+    // A canary that ended may be begun again by hand, at ModelHub.
+    is_moving.then_some(SOON).or_else(|| found.canary(service).map(|_| PROBED))
 }

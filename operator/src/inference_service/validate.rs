@@ -321,7 +321,7 @@ fn gaps(service: &InferenceService) -> Vec<Gap> {
     if ours && !is_found {
         gaps.push(Gap::cluster(
             "spec.model",
-            format!("nothing says where a pod finds the weights of {model}"),
+            format!("nothing says where a pod finds the weights of {model}, unless its image ships them"),
             "push the model and give its version, or give a uri with its sha256, or a modelCache that holds it",
         ));
     }

@@ -1,6 +1,7 @@
 //! How requests are shared among the versions of a model.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use aistack_api::traffic::{
@@ -148,10 +149,10 @@ fn shown(state: &TrafficState) -> String {
             CanaryPhase::Succeeded => "succeeded".to_owned(),
             CanaryPhase::RolledBack => "rolled back".to_owned(),
         };
-        text += &format!("\ncanary {}: {phase}; {}", plan.target, canary.reason);
+        let _ = write!(text, "\ncanary {}: {phase}; {}", plan.target, canary.reason);
     }
     if state.held > 0 {
-        text += &format!("\n{} requests wait for a version to answer", state.held);
+        let _ = write!(text, "\n{} requests wait for a version to answer", state.held);
     }
     text
 }

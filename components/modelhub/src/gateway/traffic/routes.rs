@@ -324,13 +324,12 @@ impl Traffic {
             let old = old.get(&wanted.name);
             let same =
                 old.filter(|old| old.engine.endpoint == wanted.endpoint && old.engine.task == route.task);
-            let engine = match same {
-                Some(old) => old.engine.clone(),
-                None => {
-                    let engine = self.engine(model, route, i)?;
-                    fresh.push(engine.clone());
-                    engine
-                }
+            let engine = if let Some(old) = same {
+                old.engine.clone()
+            } else {
+                let engine = self.engine(model, route, i)?;
+                fresh.push(engine.clone());
+                engine
             };
             let stats = match old {
                 Some(old) => old.stats.clone(),

@@ -81,7 +81,7 @@ fn a_canary_that_turns_bad_late_is_found_as_fast() {
         let (state, mut watched) = (begin(0), Watched::new(&plan));
         let sample = |is_failed| Sample { is_failed, first_byte_ms: Some(1) };
         (0..good).for_each(|_| watched.see(&plan, 0, sample(false)));
-        let found = (1..).find(|_| {
+        let found = (1..100).find(|_| {
             watched.see(&plan, 0, sample(true));
             matches!(next(&plan, &state, &watched, 1), Next::Become(_))
         });
