@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::{Place, PluginError, short};
 use crate::kernel::reconcile::PAUSED;
 
+/// How often an edit is decided anew when others write meanwhile.
+const TRIES: usize = 16;
+
 async fn service(place: &Place, name: &str) -> Result<(InferenceService, CanarySpec), PluginError> {
     let name = name.strip_prefix("isvc/").unwrap_or(name);
     let (_, object) = place.find(&format!("isvc/{name}")).await?;
@@ -26,26 +29,39 @@ async fn patch(place: &Place, kind: Kind, name: &str, patch: &Value) -> Result<(
     patched.map(drop).map_err(|error| PluginError::asked(&format!("edit {} {name}", kind.name()), &error))
 }
 
+/// Edits a service by what its canary is; again when somebody else wrote meanwhile, the operator's status among it.
+async fn edit_canary(
+    place: &Place,
+    name: &str,
+    spec: impl Fn(&CanarySpec) -> Value,
+) -> Result<(String, CanarySpec), PluginError> {
+    for _ in 0..TRIES {
+        let (object, canary) = service(place, name).await?;
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let edit =
+            json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "spec": spec(&canary)});
+        let api = place.of_kind(Kind::InferenceService);
+        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&edit)).await {
+            Ok(_) => return Ok((name, canary)),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(PluginError::asked(&format!("edit InferenceService {name}"), &error)),
+        }
+    }
+    Err(PluginError::failed(format!("{name} was changed by others {TRIES} times meanwhile; try again")))
+}
+
 /// The canary becomes the version.
 pub(super) async fn promote(place: &Place, name: &str) -> Result<(), PluginError> {
-    let (object, canary) = service(place, name).await?;
-    let name = object.metadata.name.clone().unwrap_or_default();
-    // The version is checked with the rest, so that a second edit meanwhile is not overwritten.
-    let version = object.metadata.resource_version.clone();
-    let edit = json!({"metadata": {"resourceVersion": version},
-        "spec": {"model": {"version": canary.version}, "canary": null, "traffic": null}});
-    patch(place, Kind::InferenceService, &name, &edit).await?;
+    let spec =
+        |canary: &CanarySpec| json!({"model": {"version": canary.version}, "canary": null, "traffic": null});
+    let (name, canary) = edit_canary(place, name, spec).await?;
     println!("isvc/{name}: version {} gets every request once its pods are ready", canary.version);
     Ok(())
 }
 
 /// The canary goes.
 pub(super) async fn rollback(place: &Place, name: &str) -> Result<(), PluginError> {
-    let (object, canary) = service(place, name).await?;
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let version = object.metadata.resource_version.clone();
-    let edit = json!({"metadata": {"resourceVersion": version}, "spec": {"canary": null}});
-    patch(place, Kind::InferenceService, &name, &edit).await?;
+    let (name, canary) = edit_canary(place, name, |_| json!({"canary": null})).await?;
     println!("isvc/{name}: version {} gets no request any more, and its pods go", canary.version);
     Ok(())
 }
