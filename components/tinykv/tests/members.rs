@@ -343,6 +343,10 @@ async fn a_member_that_lost_its_data_does_not_come_back_as_itself() {
     lost.says("has already been bootstrapped").await;
     lost.says(&format!("etcdctl member remove {id:x}, etcdctl member add c --peer-urls={}", lost.url()))
         .await;
+    // Nor as one that was added: that was long ago.
+    lost.start("existing", &listed);
+    lost.says("has started before, and its data is not in").await;
+    lost.kill();
     patiently!(client.member_remove(id)).expect("removed");
     patiently!(client.member_add([lost.url()], None)).expect("added");
     lost.start("existing", &listed);

@@ -287,10 +287,21 @@ pub async fn join(
     };
     let mut reason = "the list of members names nobody else".to_owned();
     let search = async {
+        let mut told_of = String::new();
         loop {
             for other in listed.iter().filter(|founder| founder.name != config.name) {
                 match introduce(&other.address, 0, channel).await {
                     Ok(told) => match told.members.iter().find(|(_, member)| meant(member)) {
+                        // It was there before: its log held promises, and an empty one would break them.
+                        Some((id, member)) if !Description::of(member).client_urls.is_empty() => {
+                            reason = format!(
+                                "member {id:x} has started before, and its data is not in {}: put that back, or give it a new \
+                                 place in its cluster: etcdctl member remove {id:x}, etcdctl member add {} --peer-urls={scheme}{}",
+                                config.data_dir.display(),
+                                own.name,
+                                own.address
+                            );
+                        }
                         Some((id, _)) => return Identity::joined(told.cluster, *id),
                         None => {
                             reason = format!(
@@ -301,6 +312,10 @@ pub async fn join(
                     },
                     Err(error) => reason = format!("{}: {error}", other.name),
                 }
+            }
+            if reason != told_of {
+                tracing::warn!(reason, "it has not joined its cluster yet");
+                told_of.clone_from(&reason);
             }
             tokio::time::sleep(PAUSE).await;
         }
