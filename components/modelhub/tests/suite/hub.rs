@@ -56,7 +56,7 @@ pub fn free_port() -> u16 {
 }
 
 /// For what must happen, however slow and busy the machine is.
-const PATIENCE: Duration = Duration::from_mins(5);
+pub const PATIENCE: Duration = Duration::from_mins(5);
 /// For time-outs that no test waits for: a machine that stalls must not meet them.
 pub const NEVER_MS: u64 = 600_000;
 
