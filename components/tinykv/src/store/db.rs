@@ -6,7 +6,7 @@ use crate::mvcc::{Alarm, Change, KeyValue, Release, Version};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, Env,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
     FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
@@ -102,10 +102,6 @@ impl Db {
         options.set_max_background_jobs(2);
         // Files go to disk as they are written: at once, at their end, Raft's log would wait behind them for its own sync.
         options.set_bytes_per_sync(512 << 10);
-        // What merges files has time; whoever waits for a put has none.
-        let mut env = Env::new().map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        env.lower_thread_pool_cpu_priority();
-        options.set_env(&env);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(512);
         let cache = Cache::new_lru_cache(cache_bytes);
