@@ -128,8 +128,8 @@ fn schemas_are_structural_and_rules_compile() {
                     }
                 }
                 if let Some(field) = rule.get("fieldPath").and_then(Value::as_str) {
-                    let names = field.trim_start_matches('.').split('.');
-                    let found = names.fold(Some(node), |at, name| at?.get("properties")?.get(name));
+                    let mut names = field.trim_start_matches('.').split('.');
+                    let found = names.try_fold(node, |at, name| at.get("properties")?.get(name));
                     assert!(found.is_some(), "{kind} {path}: fieldPath {field} is no field");
                 }
             }
