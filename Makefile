@@ -122,7 +122,7 @@ test-charts: build ## Packaging: both charts by helm 3 and 4 before a real API s
 
 .PHONY: test-k8s
 test-k8s: build ## The platform on a real node: charts to an answer, kill -9 of every pod, drain, upgrade, deletion; STORE=tinykv
-	@e2e/quickstart_k8s.sh
+	@e2e/quickstart_k8s.sh walk
 
 .PHONY: test-argocd
 test-argocd: build ## The same platform from a Git repository by Argo CD's own controller: edits, drift, syncs that change nothing; STORE=tinykv
@@ -130,7 +130,7 @@ test-argocd: build ## The same platform from a Git repository by Argo CD's own c
 
 .PHONY: e2e
 e2e: test-k8s test-argocd ## Both, and both again with Kubernetes on TinyKV
-	@STORE=tinykv e2e/quickstart_k8s.sh
+	@STORE=tinykv e2e/quickstart_k8s.sh walk
 	@STORE=tinykv e2e/argocd.sh
 
 .PHONY: images

@@ -49,7 +49,7 @@ apply() {
 }
 # A hub looks at its engines every other second: that their pods are Ready may be news to it, and ingesting again sends what is not there.
 ingest() {
-  local until=$((SECONDS + 60))
+  local until=$((SECONDS + 300))
   until "$bin/modelhub" rag ingest handbook examples/quickstart/handbook; do
     [ $SECONDS -lt $until ] || return 1
     sleep 0.5

@@ -21,6 +21,12 @@ for port in 8080 6333 2379; do
   fi
 done
 
+# A machine has room for one plane with a node.
+if [ -e /sys/class/net/aistack-plane ]; then
+  echo 'error: a plane with a node is up, and the tests start one of their own; end it first: make plane-down' >&2
+  exit 1
+fi
+
 step 'packages' hack/setup.sh run
 step 'packages for tests' hack/setup.sh test
 step 'formatting' cargo fmt --all --check
@@ -34,4 +40,5 @@ step 'three nodes' e2e/three_nodes.sh
 step 'tour' e2e/tour.sh
 # Built once, and kept in the cache; the tests that need it say when there is no Go toolchain.
 if command -v go >/dev/null; then step 'control plane' hack/plane/plane.sh build; fi
+step 'one node' e2e/quickstart_k8s.sh
 step 'tests' cargo test --release --workspace --no-fail-fast

@@ -5,6 +5,10 @@
 set -euo pipefail
 packages=("$@")
 [ $# -gt 0 ] || packages=(containerd runc containernetworking-plugins nftables conntrack)
+# A new machine may not have read yet what there is.
+if apt-cache policy "${packages[@]}" | grep -q 'Candidate: (none)' || [ "$(apt-cache policy "${packages[@]}" | grep -c Candidate:)" -lt ${#packages[@]} ]; then
+  apt-get update -qq >&2
+fi
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/aistack
 version=$(apt-cache policy "${packages[@]}" | grep -E '^[a-z]|Candidate:' | sha256sum | cut -c1-16)
 to=$cache/plane-packages-$version

@@ -7,6 +7,7 @@
 #   hack/plane/plane.sh up [DIR]           start it; prints the line that points kubectl (its own, beside it) at it
 #   hack/plane/plane.sh load [DIR] ARCHIVE…  put images on the node
 #   hack/plane/plane.sh down [DIR]         stop it, and take away all that it wrote
+#   hack/plane/plane.sh lacks              why this machine cannot have a node; nothing when it can
 #
 # DIR holds keys, data and logs (default: a folder in the cache). What is started:
 #   PLANE_STORE=tinykv                     three TinyKVs as the store; etcd without it
@@ -33,11 +34,10 @@ build() {
   mv "$bin/plane.new" "$bin/plane"
 }
 
-# build_node: CoreDNS and the pause image.
+# Where CoreDNS and the pause image are.
+node_bin=$cache/plane-node-$(cat "$here"/coredns/go.* "$here"/coredns/main.go "$here"/pause/* | sha256sum | cut -c1-16)
+
 build_node() {
-  local sum
-  sum=$(cat "$here"/coredns/go.* "$here"/coredns/main.go "$here"/pause/* | sha256sum | cut -c1-16)
-  node_bin=$cache/plane-node-$sum
   [ -e "$node_bin/pause.tar" ] && return
   mkdir -p "$node_bin"
   echo 'plane: building CoreDNS (once; a minute) …' >&2
@@ -119,6 +119,23 @@ three_tinykvs() {
       --set server.admin_listen="127.0.0.1:$("$here/../free-port")" >"$dir/tinykv-$name.log" 2>&1 &
     echo $! >"$dir/tinykv-$name.pid"
   done
+}
+
+# lacks: why there can be no node here, in one line.
+lacks() {
+  [ "$(uname -s)" = Linux ] || { echo 'it needs Linux'; return; }
+  [ "$(id -u)" = 0 ] || { echo 'it needs root'; return; }
+  local program
+  for program in ip openssl unshare findmnt python3; do
+    command -v "$program" >/dev/null || { echo "it needs $program"; return; }
+  done
+  command -v go >/dev/null || { echo 'there is no Go toolchain to build Kubernetes, CoreDNS and helm with'; return; }
+  command -v apt-get >/dev/null || { echo 'there is no apt-get to fetch containerd with'; return; }
+  unshare --fork --pid --mount-proc --mount --net true 2>/dev/null || { echo 'nobody may make namespaces here'; return; }
+  unshare --net sh -c 'ip link add name one type bridge && ip link add two type veth peer name three' 2>/dev/null ||
+    { echo 'this kernel has no bridges or no cables (veth) for pods'; return; }
+  grep -qw overlay /proc/filesystems || modprobe overlay 2>/dev/null || { echo 'this kernel has no overlayfs for containers'; return; }
+  [ -n "$(findmnt -rnt cgroup,cgroup2 -o TARGET)" ] || { echo 'there are no control groups here'; return; }
 }
 
 # node_begin DIR: the namespaces of a node, and the cable to it. Its processes wait for the API server by themselves.
@@ -255,5 +272,6 @@ case $command in
   up) up "$dir" ;;
   load) load "$dir" "$@" ;;
   down) down "$dir" ;;
-  *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  lacks) lacks ;;
+  *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
