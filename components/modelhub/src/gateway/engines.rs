@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::{EngineConfig, EngineTask, GatewayLimits};
 use arc_swap::ArcSwap;
@@ -23,6 +23,9 @@ use tokio::sync::Notify;
 use super::metrics::{GatewayMetrics, ModelMetrics};
 use super::traffic::Split;
 use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
+
+/// An engine out of rotation is looked at so many times as often: whoever waits for one to start wants to ask it then.
+const AWAY: u32 = 8;
 
 /// Why an engine cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -337,13 +340,20 @@ impl Engines {
         of_task.into_iter().find_map(|e| e.models().first().map(|m| m.id.clone()))
     }
 
-    /// Checks the engines for ever, all at a time.
+    /// Checks the engines for ever, all at a time; those out of rotation more often.
     pub async fn watch_health(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.check_interval);
+        let mut ticks = tokio::time::interval(self.check_interval / AWAY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut all_at: Option<Instant> = None;
         loop {
             ticks.tick().await;
-            self.check_all().await;
+            let mut engines = self.all();
+            if all_at.is_none_or(|at| at.elapsed() >= self.check_interval) {
+                all_at = Some(Instant::now());
+            } else {
+                engines.retain(|engine| !engine.healthy());
+            }
+            self.check_these(&engines).await;
         }
     }
 
