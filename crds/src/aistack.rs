@@ -8,7 +8,8 @@ use crate::env_pool::InterfacesSpec;
 use crate::inference_service::{ModelQuantization, ScalingSpec};
 use crate::kv_cluster::KVClusterSpec;
 use crate::parts::{
-    BYTES_PATTERN, ClientTlsSpec, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
+    BYTES_PATTERN, ClientTlsSpec, ImageSpec, MODEL_PATTERN, PodOverrides, ResourceSpec, SecretKeyRef,
+    URL_PATTERN, one,
 };
 use crate::status::BasicStatus;
 
@@ -154,7 +155,7 @@ pub struct VectorForgeSpec {
 )]
 pub struct TinyInferSpec {
     /// Chat model, as the registry or the model cache names it.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
     pub model: String,
     /// Where its weights are fetched from. Left out, the registry and the model cache are asked.
     #[schemars(
@@ -205,7 +206,7 @@ pub struct TinyInferSpec {
 #[serde(rename_all = "camelCase")]
 pub struct EmbeddingSpec {
     /// Embedding model, as the registry or the model cache names it.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
     pub model: String,
     /// Where its weights are fetched from. Left out, the registry and the model cache are asked.
     #[schemars(
@@ -400,7 +401,7 @@ pub struct InferenceSpec {
     #[serde(rename = "type")]
     pub kind: InferenceType,
     /// Chat model that it serves.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
     pub model: String,
     /// Address of the OpenAI server, up to but without `/v1`.
     #[schemars(length(max = 512), regex(pattern = URL_PATTERN))]

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{
-    ClientTlsSpec, GpuSpec, ImageSpec, ObjectRef, PodOverrides, ResourceSpec, SecretKeyRef, URL_PATTERN, one,
+    ClientTlsSpec, GpuSpec, ImageSpec, MODEL_PATTERN, ObjectRef, PodOverrides, ResourceSpec, SecretKeyRef,
+    URL_PATTERN, one,
 };
 use crate::status::ScaledStatus;
 
@@ -161,7 +162,7 @@ pub struct InferenceServiceSpec {
 )]
 pub struct ModelSpec {
     /// Name that clients put into `model`, and that the registry and the model cache know.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
     pub name: String,
     /// Version in the registry. Left out, the newest.
     #[schemars(length(min = 1, max = 64))]

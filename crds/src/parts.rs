@@ -6,6 +6,9 @@ use k8s_openapi::api::core::v1::Toleration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A model's name, such as `org/model`. No part begins with a dot: names stand in paths of URLs and of folders.
+pub(crate) const MODEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$";
+
 /// A Kubernetes quantity of bytes in text form, such as `100Gi` or `500Mi`.
 pub(crate) const BYTES_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$";
 /// A Kubernetes quantity of CPU, such as `2` or `500m`.

@@ -6,8 +6,6 @@ use std::time::Duration;
 use aistack_api::traffic::{TrafficList, TrafficRoute, TrafficState};
 use aistack_crds::AIStack;
 use aistack_crds::parts::SecretKeyRef;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
@@ -146,12 +144,10 @@ impl Hub {
     }
 
     async fn secret(&self, cluster: &Cluster, key: &SecretKeyRef) -> Result<String, HubError> {
-        let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &self.namespace);
-        let found = api.get_opt(&key.name).await;
-        let found = found.map_err(|error| HubError::Away(crate::kernel::apply::said(&error)))?;
-        let data = found.and_then(|secret| secret.data).unwrap_or_default();
-        let text = data.get(&key.key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
-        text.map(|text| text.trim().to_owned())
+        let secret = ObjectName::new(self.namespace.as_str(), key.name.as_str());
+        let found = cluster.secret_text(&secret, &key.key).await;
+        found
+            .map_err(|error| HubError::Away(crate::kernel::apply::said(&error)))?
             .ok_or_else(|| HubError::Away(format!("Secret {} has no {}", key.name, key.key)))
     }
 }

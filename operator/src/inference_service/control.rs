@@ -166,6 +166,11 @@ impl InferenceController {
     }
 }
 
+/// Whether ModelHub may have a route of the service.
+fn is_marked(object: &InferenceService) -> bool {
+    object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER)
+}
+
 /// The stack whose ModelHub leads requests to a service: the one that it names, or that made it.
 fn stack_name(object: &InferenceService) -> Option<String> {
     let made_by = || object.metadata.labels.as_ref()?.get(PART_OF).cloned();
@@ -253,9 +258,8 @@ impl Controller for InferenceController {
         _: &Applied,
     ) -> Result<(), StepError> {
         let Some(hub) = &found.hub else { return Ok(()) };
-        let is_marked = object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER);
         let observed = object.status.as_ref().and_then(|status| status.observed_generation);
-        if is_marked && observed != object.metadata.generation {
+        if is_marked(object) && observed != object.metadata.generation {
             // An edit may have left a route behind: of a model of another name, or when none is needed any more.
             self.sweep(cluster, hub, service).await?;
         }
@@ -284,8 +288,7 @@ impl Controller for InferenceController {
 
     fn finalizer(&self, object: &InferenceService) -> Option<&'static str> {
         let needs = validate(object, "").is_ok_and(|service| service.needs_route());
-        let is_marked = object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER);
-        (needs || is_marked).then_some(FINALIZER)
+        (needs || is_marked(object)).then_some(FINALIZER)
     }
 
     async fn clean_up(&self, cluster: &Cluster, object: &InferenceService) -> Result<(), StepError> {
@@ -303,8 +306,7 @@ impl Controller for InferenceController {
         if cluster.children.meta(&server).is_none() {
             return Ok(());
         }
-        let name = object.metadata.name.clone().unwrap_or_default();
-        let owner = format!("InferenceService {namespace}/{name}");
+        let owner = route::owner(&namespace, object.metadata.name.as_deref().unwrap_or_default());
         let models = hub.models_of(cluster, &owner).await.map_err(|error| failed(&error))?;
         for model in models {
             hub.remove(cluster, &model).await.map_err(|error| failed(&error))?;
@@ -320,7 +322,8 @@ impl InferenceController {
         hub: &Hub,
         service: &ValidatedInferenceService,
     ) -> Result<(), StepError> {
-        let Ok(models) = hub.models_of(cluster, &route::owner(service)).await else { return Ok(()) };
+        let owner = route::owner(&service.owner.namespace, &service.name);
+        let Ok(models) = hub.models_of(cluster, &owner).await else { return Ok(()) };
         let is_kept = |model: &String| service.needs_route() && *model == service.model;
         for model in models.into_iter().filter(|model| !is_kept(model)) {
             settled(hub.remove(cluster, &model).await)?;

@@ -7,16 +7,16 @@ use aistack_crds::inference_service::{CanarySpec, Task};
 use super::ValidatedInferenceService;
 use super::version::Version;
 
-/// Who sets a service's route.
-pub fn owner(service: &ValidatedInferenceService) -> String {
-    format!("InferenceService {}/{}", service.owner.namespace, service.name)
+/// Who sets the route of the service of that name.
+pub fn owner(namespace: &str, name: &str) -> String {
+    format!("InferenceService {namespace}/{name}")
 }
 
 /// The route of a service that needs one.
 pub fn wanted(service: &ValidatedInferenceService) -> Option<TrafficRoute> {
     service.needs_route().then(|| TrafficRoute {
         targets: service.versions.iter().map(|version| target(service, version)).collect(),
-        owner: owner(service),
+        owner: owner(&service.owner.namespace, &service.name),
         task: match service.task {
             Task::Chat | Task::Rerank => EngineTask::Chat,
             Task::Embed => EngineTask::Embed,

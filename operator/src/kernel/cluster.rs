@@ -1,11 +1,14 @@
 //! The cluster as controllers see it: a client with its scope, and the caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 
 use super::backoff::Backoff;
 use super::child::{ChildKey, ChildKind};
@@ -25,6 +28,15 @@ pub enum Scope {
     Namespace(String),
 }
 
+type SecretData = BTreeMap<String, ByteString>;
+
+/// A Secret as it was at a version.
+#[derive(Clone)]
+struct ReadSecret {
+    version: String,
+    data: Arc<SecretData>,
+}
+
 /// What all controllers share.
 pub struct Cluster {
     /// The client.
@@ -41,6 +53,8 @@ pub struct Cluster {
     pub synced: Synced,
     pub(super) metrics: ReconcileMetrics,
     recorder: Recorder,
+    /// Secrets whose contents the operator itself needs.
+    secrets: Mutex<HashMap<ObjectName, ReadSecret>>,
     addresses: BTreeMap<String, String>,
 }
 
@@ -57,6 +71,7 @@ impl Cluster {
             references: References::default(),
             synced: Synced::default(),
             metrics,
+            secrets: Mutex::default(),
             addresses: BTreeMap::new(),
         }
     }
@@ -102,6 +117,31 @@ impl Cluster {
     pub fn has_secret(&self, secret: &ObjectName) -> bool {
         let key = ChildKey { kind: ChildKind::Secret, object: secret.clone() };
         self.children.meta(&key).is_some_and(|meta| !meta.is_leaving)
+    }
+
+    /// Text of a Secret's key; `None` where there is no such key. Read once for each version of the Secret.
+    pub async fn secret_text(&self, secret: &ObjectName, key: &str) -> Result<Option<String>, kube::Error> {
+        let child = ChildKey { kind: ChildKind::Secret, object: secret.clone() };
+        let version = self.children.meta(&child).map(|meta| meta.resource_version);
+        let known = self.secrets.lock().get(secret).cloned();
+        let data = match known.filter(|known| Some(&known.version) == version.as_ref()) {
+            Some(known) => known.data,
+            None => self.read_secret(secret).await?,
+        };
+        let text = data.get(key).and_then(|bytes| std::str::from_utf8(&bytes.0).ok());
+        Ok(text.map(|text| text.trim().to_owned()))
+    }
+
+    async fn read_secret(&self, secret: &ObjectName) -> Result<Arc<SecretData>, kube::Error> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
+        let Some(found) = api.get_opt(&secret.name).await? else {
+            self.secrets.lock().remove(secret);
+            return Ok(Arc::default());
+        };
+        let version = found.metadata.resource_version.unwrap_or_default();
+        let data = Arc::new(found.data.unwrap_or_default());
+        self.secrets.lock().insert(secret.clone(), ReadSecret { version, data: data.clone() });
+        Ok(data)
     }
 
     /// Tells of something that happened to an object. That it could not be told is no failure of what happened.

@@ -46,6 +46,8 @@ pub struct Engine {
     pub manner: Arc<Mutex<Manner>>,
     /// Requests whose reply is still being sent.
     pub open: Arc<AtomicUsize>,
+    /// How often it was asked what it serves.
+    pub checks: Arc<AtomicUsize>,
     model: &'static str,
 }
 
@@ -80,6 +82,7 @@ impl Engine {
             seen: Arc::default(),
             manner: Arc::new(Mutex::new(manner)),
             open: Arc::default(),
+            checks: Arc::default(),
             model,
         };
         let app = axum::Router::new()
@@ -107,6 +110,7 @@ impl Engine {
 }
 
 async fn models(State(engine): State<Engine>) -> Response {
+    engine.checks.fetch_add(1, Ordering::SeqCst);
     axum::Json(json!({"object": "list", "data": [{"id": engine.model, "max_model_len": 512}]}))
         .into_response()
 }

@@ -1,5 +1,8 @@
 //! The gateway in front of engines that misbehave.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use aistack_api::modelhub::EngineTask;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -197,4 +200,29 @@ async fn wrong_requests_are_refused_with_a_sentence() {
         "{reply}"
     );
     assert_eq!(one.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_engine_out_of_rotation_is_looked_at_more_often() {
+    let well = Engine::start("m", Manner::Reply("a")).await;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            drop(connection);
+        }
+    });
+    let _hub = Hub::start(|config| {
+        config.limits.health_interval_ms = 2_000;
+        config.engines =
+            vec![engine("well", &well.url, EngineTask::Chat), engine("broken", &url, EngineTask::Chat)];
+    })
+    .await;
+    // Both are looked at before the hub serves, when the watch begins, and every two seconds; the broken one in between, too.
+    eventually("the broken engine was looked at", || async { looks.load(Ordering::SeqCst) >= 9 }).await;
+    let checks = well.checks.load(Ordering::SeqCst);
+    assert!(checks < looks.load(Ordering::SeqCst), "{checks} checks of the one that is well");
 }
