@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use aistack_crds::parts::ClientTlsSpec;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
 use reqwest::StatusCode;
 
+use crate::kernel::ObjectName;
 use crate::kernel::cluster::Cluster;
 
 /// How long it may take.
@@ -87,11 +86,12 @@ fn judge(status: StatusCode) -> Reached {
 }
 
 async fn authority(cluster: &Cluster, namespace: &str, name: &str) -> Result<reqwest::Certificate, String> {
-    let api: Api<Secret> = Api::namespaced(cluster.client.clone(), namespace);
-    let secret = api.get_opt(name).await.map_err(|error| crate::kernel::apply::said(&error))?;
-    let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-    let pem = data.get("ca.crt").ok_or_else(|| format!("Secret {name} has no ca.crt"))?;
-    reqwest::Certificate::from_pem(&pem.0).map_err(|error| format!("ca.crt of Secret {name}: {error}"))
+    let secret = ObjectName::new(namespace, name);
+    let pem = cluster.secret_text(&secret, "ca.crt").await;
+    let pem = pem.map_err(|error| crate::kernel::apply::said(&error))?;
+    let pem = pem.ok_or_else(|| format!("Secret {name} has no ca.crt"))?;
+    reqwest::Certificate::from_pem(pem.as_bytes())
+        .map_err(|error| format!("ca.crt of Secret {name}: {error}"))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ const CALLERS: &[(&str, Calls)] = &[
             ("delete", On::Children, &["delete"]),
         ],
     ),
-    ("kernel/cluster.rs", &[("publish", EVENTS, &["create", "patch"])]),
+    ("kernel/cluster.rs", &[("publish", EVENTS, &["create", "patch"]), ("get_opt", SECRETS, &["get"])]),
     (
         "kernel/lease.rs",
         &[
@@ -80,9 +80,7 @@ const CALLERS: &[(&str, Calls)] = &[
             ("evict", On::One("", "pods/eviction"), &["create"]),
         ],
     ),
-    ("hub.rs", &[("get_opt", SECRETS, &["get"])]),
     ("inference_service/pods.rs", &[("list", On::One("", "pods"), &["list"])]),
-    ("probe.rs", &[("get_opt", SECRETS, &["get"])]),
 ];
 
 /// What runs as the person that calls it, with that person's rights.
