@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into $GPU_FOLDER (default .gpu).
-#   hack/gpu/device.sh [check|jax|rust|example|bench|sanitize]...      OUT is where results go (default: out/gpu)
+#   hack/gpu/device.sh [check|jax|rust|example|bench|sanitize|racecheck]...      OUT is where results go (default: out/gpu)
 set -u
 from=${GPU_FOLDER:-.gpu}
 out=${OUT:-out/gpu}; mkdir -p "$out"
@@ -17,7 +17,8 @@ for step in "${@:-check}"; do
     python3 kernels/tests/gpu/check.py 2>&1 | tee "$out/check.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   jax) python3 kernels/tests/gpu/check_jax.py 2>&1 | tee "$out/jax.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
-  example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
+  example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
+    for script in pytorch_layer jax_mlp; do python3 kernels/examples/$script.py 2>&1 | tee -a "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
@@ -27,6 +28,15 @@ for step in "${@:-check}"; do
     done
     wait
     for log in "$out"/sanitize-*.txt; do tail -2 "$log"; grep -q "ERROR SUMMARY: 0 errors" "$log" || status=1; done
+    unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
+  racecheck)  # the gradient of attention names one place: both warpgroups make the rows past a sequence's end zero
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,primitives} "check.py "{decode,rope}; do
+      log=$out/race-${part##* }.txt
+      timeout 330 compute-sanitizer --tool racecheck --racecheck-report all python3 kernels/tests/gpu/$part >"$log" 2>&1 &
+    done
+    wait
+    for log in "$out"/race-*.txt; do echo "$log: $(tail -1 "$log")"; [ "$log" = "$out/race-attention.txt" ] || grep -q "SUMMARY: 0 hazards" "$log" || status=1; done
     unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
   esac
 done

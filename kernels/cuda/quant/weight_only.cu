@@ -16,7 +16,8 @@
 // a producer warp orders them, so that products start with the first columns and all of x need never fit. Slices are summed once,
 // in order. How K is sliced depends on N and K alone: a row's bits do not depend on M.
 // From 17 rows on wgmma does the same, to the same bits: four warps of one slice are a warpgroup, whose A fragments are those of mma and whose B is x as it
-// lies, read once for all four.
+// lies, read once for all four. Where a block has two tiles of eight slices, a cluster of two has four: each block takes four of the slices, and reads
+// the other's sums out of its shared memory.
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
@@ -29,12 +30,14 @@ constexpr int kGroup = 128;
 constexpr int kMostStages = 256;
 // Bytes from the barrier that says a stage is full to the one that says it is empty.
 constexpr int kToEmpty = 8 * kMostStages;
+// What a pair of blocks shares out, and the numbers between two features where it sums.
+constexpr int kPairTiles = 4, kPairSlices = 8, kPairLocal = kPairSlices / 2, kPairRow = 68;
 
 struct Problem {
   __nv_bfloat16* y;
   const unsigned char* w;
   int m, n, k;
-  int slices, tiles;  // of K, and warps (feature tiles at a time) of a slice
+  int slices, tiles;  // of K, and warps (feature tiles at a time) of a slice; a pair of blocks has kPairSlices and kPairTiles
   int stages;         // of x, a slice
 };
 
@@ -89,8 +92,15 @@ struct Tile {
   uint32_t low, high;
   // Where this lane's words and its first row's scale lie.
   __device__ __forceinline__ void load(uint32_t lane_words, uint32_t lane_scale) {
+    load_words<Packed<BITS>::kVectors>(lane_words);
+    load_scales(lane_scale);
+  }
+  template <int VECTORS>
+  __device__ __forceinline__ void load_words(uint32_t lane_words) {
 #pragma unroll
-    for (int i = 0; i < Packed<BITS>::kVectors; i++) words[i] = tk::load_shared16(lane_words + i * 512);
+    for (int i = 0; i < VECTORS; i++) words[i] = tk::load_shared16(lane_words + i * 512);
+  }
+  __device__ __forceinline__ void load_scales(uint32_t lane_scale) {
     low = load_shared4(lane_scale);
     high = load_shared4(lane_scale + 32);
   }
@@ -157,34 +167,28 @@ __device__ __forceinline__ void tile_product(float (&out)[BATCHES][4], const Til
   }
 }
 
-// The same for the 64 features of a warpgroup, of which this warp's tile is a quarter; zeros where it has none.
-template <int BITS, int BATCHES>
-__device__ __forceinline__ void tile_product_wide(float (&out)[BATCHES][4], const Tile<BITS>& t, uint32_t x, bool mine) {
+// The same for the 64 features of a warpgroup, of which this warp's tile is a quarter, half of the columns at a time; FIRST is the step in `t` that
+// they begin with. What a warp without a tile adds is never stored.
+template <int BITS, int BATCHES, int FIRST>
+__device__ __forceinline__ void half_product_wide(float (&out)[BATCHES][4], const Tile<BITS>& t, uint32_t x) {
   const float s0 = tk::unpack_bf16(t.low).x, s1 = tk::unpack_bf16(t.high).x;
+  float acc[BATCHES * 4];
+  uint32_t a[4][4];
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float acc[BATCHES * 4];
-    uint32_t a[4][4];
+  for (int k = 0; k < 4; k++) t.fragment(a[k], FIRST + k);
+  const uint64_t b = tk::matrix_descriptor(x);
+  tk::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-      t.fragment(a[k], half * 4 + k);
+  for (int k = 0; k < 4; k++) tk::wgmma_k16_fragment(acc, a[k], b + 2 * k, k > 0);
+  tk::wgmma_commit();
+  tk::wgmma_wait<0>();
+  tk::wgmma_hold(acc);
 #pragma unroll
-      for (int i = 0; i < 4; i++) a[k][i] = mine ? a[k][i] : 0;
-    }
-    const uint64_t b = tk::matrix_descriptor(x + half * BATCHES * 1024);
-    tk::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < 4; k++) tk::wgmma_k16_fragment(acc, a[k], b + 2 * k, k > 0);
-    tk::wgmma_commit();
-    tk::wgmma_wait<0>();
-    tk::wgmma_hold(acc);
-#pragma unroll
-    for (int b8 = 0; b8 < BATCHES; b8++) {
-      out[b8][0] = fmaf(s0, acc[4 * b8], out[b8][0]);
-      out[b8][1] = fmaf(s0, acc[4 * b8 + 1], out[b8][1]);
-      out[b8][2] = fmaf(s1, acc[4 * b8 + 2], out[b8][2]);
-      out[b8][3] = fmaf(s1, acc[4 * b8 + 3], out[b8][3]);
-    }
+  for (int b8 = 0; b8 < BATCHES; b8++) {
+    out[b8][0] = fmaf(s0, acc[4 * b8], out[b8][0]);
+    out[b8][1] = fmaf(s0, acc[4 * b8 + 1], out[b8][1]);
+    out[b8][2] = fmaf(s1, acc[4 * b8 + 2], out[b8][2]);
+    out[b8][3] = fmaf(s1, acc[4 * b8 + 3], out[b8][3]);
   }
 }
 
@@ -220,30 +224,84 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, const float (
   }
 }
 
-// Dynamic shared memory: x [slices][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
-template <int BITS, int BATCHES, bool WIDE>
+// This block's place in its pair.
+__device__ __forceinline__ uint32_t pair_rank() {
+  uint32_t r;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return r;
+}
+// Of all threads of the pair that have not ended: what they wrote to shared memory before it, they see after it.
+__device__ __forceinline__ void pair_sync() { asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory"); }
+__device__ __forceinline__ float4 load_pair16(uint32_t address, uint32_t rank) {
+  float4 v;
+  asm volatile("{\n\t.reg .b32 r;\n\tmapa.shared::cluster.u32 r, %4, %5;\n\tld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [r];\n\t}"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address), "r"(rank)
+               : "memory");
+  return v;
+}
+
+// Sums the slices of a pair's four feature tiles, in order: the sums of all rows lie where x and the rings lay, 16 features of kPairRow numbers a
+// warp, and a block stores two of the tiles.
+__device__ __forceinline__ void reduce_pair(const Problem& p, const float (&out)[8][4], float* board) {
+  const int thread = keep(threadIdx.x), pair = keep(blockIdx.x) / 2, pairs = gridDim.x / 2, blocks = p.n / 16;
+  const int begin = static_cast<int>(static_cast<long long>(pair) * blocks / pairs);
+  const int end = static_cast<int>(static_cast<long long>(pair + 1) * blocks / pairs);
+  const int warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+  float* mine = board + (warp % 4 * kPairLocal + warp / 4) * 16 * kPairRow;
+  workers_sync();  // nobody reads either any more
+#pragma unroll
+  for (int b = 0; b < 8; b++) {
+    *reinterpret_cast<float2*>(mine + g * kPairRow + 8 * b + 2 * t) = make_float2(out[b][0], out[b][1]);
+    *reinterpret_cast<float2*>(mine + (g + 8) * kPairRow + 8 * b + 2 * t) = make_float2(out[b][2], out[b][3]);
+  }
+  pair_sync();
+  const int feature = thread % 16, tile = 2 * pair_rank() + thread / 16 % 2, row = warp * 4;
+  if (begin + tile < end && row < p.m) {
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    const uint32_t from = tk::smem_address(board + (tile * kPairLocal * 16 + feature) * kPairRow + row);
+#pragma unroll 4
+    for (int s = 0; s < kPairSlices; s++) {
+      const float4 v = load_pair16(from + s % kPairLocal * (16 * kPairRow * 4), s / kPairLocal);
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    __nv_bfloat16* y = p.y + static_cast<size_t>(row) * p.n + (begin + tile) * 16 + feature;
+    y[0] = __float2bfloat16_rn(sum.x);
+    if (row + 1 < p.m) y[p.n] = __float2bfloat16_rn(sum.y);
+    if (row + 2 < p.m) y[2 * p.n] = __float2bfloat16_rn(sum.z);
+    if (row + 3 < p.m) y[3 * p.n] = __float2bfloat16_rn(sum.w);
+  }
+  pair_sync();  // the other block may still read
+}
+
+// Dynamic shared memory: x [slices of this block][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
+template <int BITS, int BATCHES, bool WIDE, int BLOCKS = 1>
 __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Problem& p) {
   constexpr int kStages = (BITS == 4 ? 3 : 2) + (BATCHES == 1);
   constexpr int kTileBytes = Packed<BITS>::kTileBytes, kScaleOffset = Packed<BITS>::kScaleOffset;
   constexpr int kXBytes = 2 * BATCHES * 1024;
+  // Beside the sums of 64 rows there are registers for half a tile of eight bits.
+  constexpr bool kHalves = WIDE && BATCHES == 8 && BITS == 8;
   extern __shared__ unsigned char unaligned[];
   __shared__ __align__(8) uint64_t barriers[2][kMostStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int groups = p.k / kGroup;
   const uint32_t base = tk::smem_address(unaligned), x0 = (base + 1023) & ~1023u;
-  const uint32_t rings = x0 + p.slices * p.stages * kXBytes;
-  float* board = reinterpret_cast<float*>(unaligned + (rings - base) + kWarps * kStages * kTileBytes);
+  const int slices = BLOCKS > 1 ? kPairSlices : p.slices, tiles = BLOCKS > 1 ? kPairTiles : p.tiles;
+  const int local = slices / BLOCKS, first_slice = BLOCKS > 1 ? pair_rank() * local : 0;
+  const uint32_t rings = x0 + local * p.stages * kXBytes;
   const uint32_t full0 = tk::smem_address(barriers), empty0 = full0 + kToEmpty;
   const int blocks = p.n / 16;
-  const int begin = static_cast<int>(static_cast<long long>(blockIdx.x) * blocks / gridDim.x);
-  const int end = static_cast<int>(static_cast<long long>(blockIdx.x + 1) * blocks / gridDim.x);
+  const int pair = blockIdx.x / BLOCKS, pairs = gridDim.x / BLOCKS;
+  const int begin = static_cast<int>(static_cast<long long>(pair) * blocks / pairs);
+  const int end = static_cast<int>(static_cast<long long>(pair + 1) * blocks / pairs);
 
   // Four warps of a warpgroup have one slice.
-  const int tile = WIDE ? warp / 4 / p.slices * 4 + warp % 4 : warp / p.slices, slice = WIDE ? warp / 4 % p.slices : warp % p.slices;
-  const int from = slice * groups / p.slices, to = (slice + 1) * groups / p.slices;
-  const bool works = warp < kWarps && (WIDE ? tile / 4 * 4 : tile) < p.tiles;
+  const int tile = WIDE ? warp / 4 / local * 4 + warp % 4 : warp / local, slice = WIDE ? warp / 4 % local : warp % local;
+  const int from = (first_slice + slice) * groups / slices, to = (first_slice + slice + 1) * groups / slices;
+  const bool works = warp < kWarps && (WIDE ? tile / 4 * 4 : tile) < tiles;
   // A slice's tiles lie one after the other; a further round skips to the next of this warp's feature tiles.
-  int feeding = works && tile < p.tiles ? begin + tile : end, left = to - from;
+  int feeding = works && tile < tiles ? begin + tile : end, left = to - from;
   uint32_t source = (static_cast<uint32_t>(begin + tile) * groups + from) * kTileBytes + lane * 16;
   const uint32_t ring = keep(rings + warp * kStages * kTileBytes), ring_end = keep(ring + kStages * kTileBytes);
   const bool copies_scales = keep(lane) < 4;
@@ -255,16 +313,21 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
       for (int i = 0; i < Packed<BITS>::kVectors; i++) tk::copy_async16(target + i * 512, w + i * 512);
       if (copies_scales) tk::copy_async16(target + kScaleOffset, w + kScaleOffset);
       source += kTileBytes;
-      if (--left == 0) left = length, feeding += p.tiles, source += (p.tiles * groups - left) * kTileBytes;
+      if (--left == 0) {
+        if constexpr (BLOCKS > 1)
+          feeding = end;  // a pair takes its tiles at once
+        else
+          left = length, feeding += tiles, source += (tiles * groups - left) * kTileBytes;
+      }
     }
     tk::copy_async_commit();
   };
   if (warp < kWarps) {
     for (int i = 0; i < kStages; i++) feed(ring + lane * 16 + i * kTileBytes);
   } else if (warp == kWarps) {
-    for (int i = lane; i < p.slices * p.stages; i += 32) {
+    for (int i = lane; i < local * p.stages; i += 32) {
       tk::barrier_init(full0 + 8 * i, 1);
-      tk::barrier_init(empty0 + 8 * i, WIDE ? (p.tiles + 3) / 4 * 4 : p.tiles);
+      tk::barrier_init(empty0 + 8 * i, WIDE ? (tiles + 3) / 4 * 4 : tiles);
     }
     tk::barrier_init_fence();
     __syncwarp();
@@ -272,7 +335,7 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   // A lane orders the stages of its slice; every round of tiles takes them all again.
   int ordered = 0, at_group = 0, slot = 0;
   uint32_t free_parity = 1;
-  const int first_group = lane * groups / p.slices, mine = (lane + 1) * groups / p.slices - first_group;
+  const int first_group = (first_slice + lane) * groups / slices, mine = (first_slice + lane + 1) * groups / slices - first_group;
   const auto order = [&]() {
     const uint32_t at = lane * p.stages + slot;
     tk::barrier_expect(full0 + 8 * at, kXBytes);
@@ -281,7 +344,7 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
     if (++at_group == mine) at_group = 0;
     if (++slot == p.stages) slot = 0, free_parity ^= 1;
   };
-  const int all = lane < p.slices ? mine * ((end - begin + p.tiles - 1) / p.tiles) : 0;
+  const int all = lane < local ? mine * ((end - begin + tiles - 1) / tiles) : 0;
   // The first stage before the others know of the barriers.
   if (warp == kWarps && all > 0) order();
   __syncthreads();
@@ -302,39 +365,73 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   const bool leads = keep(lane) == 0;
   uint32_t words = keep(ring + lane * 16), parity = 0;
   int at = 0;
-  for (int first_tile = begin; first_tile < end; first_tile += p.tiles) {
+  for (int first_tile = begin; first_tile < end; first_tile += tiles) {
     float out[BATCHES][4] = {};
     if (works) {
-      const bool mine = tile < p.tiles && first_tile + tile < end;
+      const bool mine = tile < tiles && first_tile + tile < end;
 #pragma unroll 1
       for (int group = length; group > 0; group--) {
         Tile<BITS> t = {};
-        if (mine) {
-          tk::copy_async_wait<kStages - 1>();
-          __syncwarp();
-          t.load(words, words + to_scale);
+        const auto refill = [&]() {
           __syncwarp();
           feed(words);  // where it lay: what is in registers is free
           words += kTileBytes;
           if (words >= ring_end) words -= kStages * kTileBytes;
+        };
+        if (mine) {
+          tk::copy_async_wait<kStages - 1>();
+          __syncwarp();
+          if constexpr (kHalves) {
+            const uint32_t self = keep(threadIdx.x) % 32;  // again: one register more does not fit
+            t.load_scales(words + kScaleOffset + self / 4 * 4 - self * 16);
+          } else {
+            t.load(words, words + to_scale);
+            refill();
+          }
         }
         const uint32_t full = full_first + 8 * at, x = x_first + at * kXBytes;
         tk::barrier_wait(full, parity);
-        if constexpr (WIDE)
-          tile_product_wide<BITS, BATCHES>(out, t, x, mine);
-        else if (mine)
+        if constexpr (kHalves) {
+#pragma unroll 1
+          for (int half = 0; half < 2; half++) {
+            if (mine) {
+              t.template load_words<Packed<BITS>::kVectors / 2>(words + half * (Packed<BITS>::kScaleOffset / 2));
+              if (half == 1) refill();
+            }
+            half_product_wide<BITS, BATCHES, 0>(out, t, x + half * BATCHES * 1024);
+          }
+        } else if constexpr (WIDE) {
+          half_product_wide<BITS, BATCHES, 0>(out, t, x);
+          half_product_wide<BITS, BATCHES, 4>(out, t, x + BATCHES * 1024);
+        } else if (mine) {
           tile_product<BITS, BATCHES>(out, t, x);
+        }
         __syncwarp();
         if (leads) tk::barrier_arrive(full + kToEmpty);
         if (++at == p.stages) at = 0, parity ^= 1;
       }
     }
-    reduce_and_store<BATCHES>(p, out, board, WIDE && tile >= p.tiles ? -1 : WIDE ? tile * p.slices + slice : warp, first_tile, end);
+    // Read anew: nothing of it stays in registers through the main loop.
+    const uint32_t start = tk::smem_address(unaligned), skipped = ((start + 1023) & ~1023u) - start;
+    if constexpr (BLOCKS > 1) {
+      reduce_pair(p, out, reinterpret_cast<float*>(unaligned + skipped));
+    } else {
+      const int self = keep(threadIdx.x) / 32, ours = WIDE ? self / 4 / slices * 4 + self % 4 : 0;
+      const int place = !WIDE ? self : ours < tiles ? ours * slices + self / 4 % slices : -1;
+      float* board = reinterpret_cast<float*>(unaligned + skipped + slices * p.stages * kXBytes + kWarps * kStages * kTileBytes);
+      reduce_and_store<BATCHES>(p, out, board, place, first_tile, end);
+    }
   }
 }
 
 }  // namespace
 
+// Two blocks have four feature tiles, and half of the slices each.
+#define WEIGHT_ONLY_PAIR(NAME, BITS)                                                                                                  \
+  extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kWarps * 32 + 128, 1)                                         \
+      NAME(const __grid_constant__ tk::TensorMap x, const __grid_constant__ Problem p) {                                               \
+    weight_only<BITS, 8, true, 2>(x, p);                                                                                              \
+  }
 #define WEIGHT_ONLY(NAME, BITS, ROWS, WIDE)                                                                                           \
   extern "C" __global__ void __launch_bounds__(kWarps * 32 + 128, 1) NAME##ROWS(const __grid_constant__ tk::TensorMap x,                \
                                                                                const __grid_constant__ Problem p) {                    \
@@ -349,3 +446,6 @@ WEIGHT_ONLY(w8a16_m, 8, 8, false)
 WEIGHT_ONLY(w8a16_m, 8, 16, false)
 WEIGHT_ONLY(w8a16_m, 8, 32, false)
 WEIGHT_ONLY(w8a16_wide_m, 8, 32, true)
+WEIGHT_ONLY(w8a16_wide_m, 8, 64, true)
+WEIGHT_ONLY_PAIR(w4a16_pair_m64, 4)
+WEIGHT_ONLY_PAIR(w8a16_pair_m64, 8)

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use half::bf16;
 use tinykernels::cuda::{
     CudaError, Gelu, Norm, NormGradients, NormInputs, Score, Stream, cross_entropy, cross_entropy_gradient,
-    embedding, gelu, layer_norm, norm_gradient, softmax,
+    embedding, gelu, gelu_gradient, layer_norm, norm_gradient, softmax, softmax_gradient,
 };
 
 use super::{Handle, input, output, status, stream};
@@ -66,6 +66,26 @@ pub unsafe extern "C" fn tk_gelu(handle: *const Handle, queue: *mut c_void, call
     }
 }
 
+/// `out` is dx, `more` dy; `flag` is 1 for the tanh form.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_gelu_gradient(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const Rows,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = &*call;
+        let shape = [c.count * c.columns];
+        let form = if c.flag == 1 { Gelu::Tanh } else { Gelu::Erf };
+        let (mut dx, dy) = (output(c.out, shape), input(c.more[0], shape));
+        status(gelu_gradient(&stream(handle, queue), &mut dx, input(c.x, shape), Some(dy), form))
+    }
+}
+
 /// `x` is the table of `flag` entries, `more` the ids.
 ///
 /// # Safety
@@ -94,6 +114,32 @@ pub unsafe extern "C" fn tk_softmax(handle: *const Handle, queue: *mut c_void, c
         // SAFETY: the caller's promise.
         let (mut y, x) = unsafe { (output::<T, 2>(c.out, shape), input(c.x, shape)) };
         softmax(stream, &mut y, x, c.number, c.flag == 1)
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (c, stream) = (&*call, stream(handle, queue));
+        status(if c.wide == 1 { run::<f32>(&stream, c) } else { run::<bf16>(&stream, c) })
+    }
+}
+
+/// `out` is dx, `x` the result of the softmax, `more` dy; `number` is the scale, `flag` 1 for the logarithm.
+///
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_softmax_gradient(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const Rows,
+) -> c_int {
+    /// # Safety
+    /// As above.
+    unsafe fn run<T: Score>(stream: &Stream, c: &Rows) -> Result<(), CudaError> {
+        let shape = [c.count, c.columns];
+        // SAFETY: the caller's promise.
+        let (mut dx, y, dy) =
+            unsafe { (output::<T, 2>(c.out, shape), input(c.x, shape), input(c.more[0], shape)) };
+        softmax_gradient(stream, &mut dx, y, Some(dy), c.number, c.flag == 1)
     }
     // SAFETY: the caller's promise.
     unsafe {

@@ -89,6 +89,30 @@ def _(x, approximate="none"):
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("tinykernels::gelu_gradient", mutates_args=())
+def gelu_gradient(gradient: torch.Tensor, x: torch.Tensor, approximate: str) -> torch.Tensor:
+    """gradient · gelu′(x)."""
+    _dense("gradient", gradient, torch.bfloat16)
+    if gradient.shape != x.shape:
+        raise TinyKernelsError(f"gradient {tuple(gradient.shape)} of {tuple(x.shape)}")
+    dx = torch.empty_like(x)
+    _run(_native.lib.tk_gelu_gradient, x, _rows(dx, x, (gradient,), rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
+    return dx
+
+
+@gelu_gradient.register_fake
+def _(gradient, x, approximate):
+    return torch.empty_like(x)
+
+
+def _gelu_saves(ctx, inputs, output):
+    x, ctx.approximate = inputs
+    ctx.save_for_backward(x)
+
+
+gelu.register_autograd(lambda ctx, gradient: (gelu_gradient(gradient.contiguous(), *ctx.saved_tensors, ctx.approximate), None), setup_context=_gelu_saves)
+
+
 @torch.library.custom_op("tinykernels::softmax", mutates_args=())
 def softmax(x: torch.Tensor, scale: float = 1.0, logarithm: bool = False) -> torch.Tensor:
     """softmax(scale · x) over the last dimension, or its logarithm; bf16 or f32."""
@@ -101,6 +125,30 @@ def softmax(x: torch.Tensor, scale: float = 1.0, logarithm: bool = False) -> tor
 @softmax.register_fake
 def _(x, scale=1.0, logarithm=False):
     return torch.empty_like(x)
+
+
+@torch.library.custom_op("tinykernels::softmax_gradient", mutates_args=())
+def softmax_gradient(gradient: torch.Tensor, y: torch.Tensor, scale: float, logarithm: bool) -> torch.Tensor:
+    """scale · y ∘ (gradient − Σ gradient ∘ y), of the result y of softmax; of its logarithm scale · (gradient − exp(y) Σ gradient)."""
+    _dense("gradient", gradient, y.dtype)
+    if gradient.shape != y.shape:
+        raise TinyKernelsError(f"gradient {tuple(gradient.shape)} of {tuple(y.shape)}")
+    dx = torch.empty_like(y)
+    _run(_native.lib.tk_softmax_gradient, y, _rows(dx, y, (gradient,), number=scale, flag=int(logarithm)))
+    return dx
+
+
+@softmax_gradient.register_fake
+def _(gradient, y, scale, logarithm):
+    return torch.empty_like(y)
+
+
+def _softmax_saves(ctx, inputs, output):
+    _, ctx.scale, ctx.logarithm = inputs
+    ctx.save_for_backward(output)
+
+
+softmax.register_autograd(lambda ctx, gradient: (softmax_gradient(gradient.contiguous(), *ctx.saved_tensors, ctx.scale, ctx.logarithm), None, None), setup_context=_softmax_saves)
 
 
 @torch.library.custom_op("tinykernels::embedding", mutates_args=())

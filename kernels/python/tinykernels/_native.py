@@ -65,7 +65,7 @@ class NormStep(c.Structure):
 
 _ROWS = (c.c_int, [_p, _p, c.POINTER(Rows)])
 _SIGNATURES = {
-    **dict.fromkeys(("tk_layer_norm", "tk_gelu", "tk_embedding", "tk_softmax", "tk_cross_entropy", "tk_cross_entropy_gradient"), _ROWS),
+    **dict.fromkeys(("tk_layer_norm", "tk_gelu", "tk_gelu_gradient", "tk_embedding", "tk_softmax", "tk_softmax_gradient", "tk_cross_entropy", "tk_cross_entropy_gradient"), _ROWS),
     "tk_error": (c.c_char_p, []),
     "tk_open": (_p, [_size]),
     "tk_add_rms_norm": (c.c_int, [_p, _p, _u64, _u64, _u64, _u64, _size, _size, c.c_float]),

@@ -261,6 +261,47 @@ pub fn gelu(
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
 }
 
+/// `dx ← dy · gelu′(x)`, element by element: what [`gelu`] passes back. Without `dy`, `dx` holds it before and the gradient behind.
+///
+/// Shapes and limits as there.
+///
+/// # Errors
+/// As for [`add_rms_norm`].
+pub fn gelu_gradient(
+    stream: &Stream,
+    dx: &mut TensorMut<'_, bf16, 1>,
+    x: Tensor<'_, bf16, 1>,
+    dy: Option<Tensor<'_, bf16, 1>>,
+    form: Gelu,
+) -> Result<(), CudaError> {
+    const CALL: &str = "gelu_gradient";
+    /// Elements of a block: 256 threads of two 16-byte vectors of each.
+    const BLOCK: usize = 256 * 2 * 8;
+    let n = x.shape[0];
+    let alike = dx.shape() == x.shape && dy.is_none_or(|d| d.shape == x.shape);
+    if !alike || !n.is_multiple_of(8) || n.div_ceil(BLOCK) > i32::MAX as usize {
+        return Err(shape_error(
+            CALL,
+            format!("dx {dx:?}, x {x:?}, dy {dy:?}"),
+            "dx, x and dy must have one length, a multiple of 8 under 2^43",
+        ));
+    }
+    let mut inputs = vec![("x", x.span())];
+    inputs.extend(dy.iter().map(|d| ("dy", d.span())));
+    check(CALL, stream, 16, &[("dx", dx.span())], &inputs)?;
+    if n == 0 {
+        return Ok(());
+    }
+    let m = &stream.device.modules;
+    let kernel = if form == Gelu::Erf { m.gelu_gradient_erf } else { m.gelu_gradient_tanh };
+    let (from, vectors) = (dy.map_or(dx.view.pointer, |d| d.pointer), (n / 8) as i64);
+    let grid = Grid { blocks: (n.div_ceil(BLOCK) as u32, 1), threads: 256, shared: 0 };
+    let mut arguments =
+        [argument(&dx.view.pointer), argument(&x.pointer), argument(&from), argument(&vectors)];
+    // SAFETY: parameters in the kernel's order; each element is read before the same thread writes it; the checks above cover the rest.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
+}
+
 /// `out[t] ← table[ids[t]]`: rows of bf16. An id that the table does not have gives a row of NaN.
 ///
 /// Shapes: `out` `[tokens, hidden]`, `table` `[entries, hidden]`, `ids` `[tokens]`; hidden a multiple of 8; rows 16-byte aligned.

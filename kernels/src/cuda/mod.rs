@@ -41,7 +41,9 @@ pub use checkpoint::{Checkpoint, CheckpointFormat};
 pub use cublas::{Backend, CublasLt, linear_bf16_by};
 pub use device::{Device, Stream};
 pub use error::{CudaError, DriverFault};
-pub use fused::{Gelu, add_rms_norm, add_rms_norm_in_place, embedding, gelu, rms_norm, silu_mul};
+pub use fused::{
+    Gelu, add_rms_norm, add_rms_norm_in_place, embedding, gelu, gelu_gradient, rms_norm, silu_mul,
+};
 pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
 pub use gradient::{AttentionGradients, AttentionInputs, GradientPlan, prefill_attention_gradient};
 pub use layer_norm::layer_norm;
@@ -57,7 +59,7 @@ pub use quant::{GROUP, PackedW4, PackedW8, w4a16_linear, w8a16_linear};
 pub use quantize::{QuantizeScales, QuantizeSource, Quantized, quantize};
 pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, Penalties, SamplingParameters, sample, start_counts};
-pub use softmax::{Score, cross_entropy, cross_entropy_gradient, softmax};
+pub use softmax::{Score, cross_entropy, cross_entropy_gradient, softmax, softmax_gradient};
 pub use sort::{SortWorkspace, sort_pairs_u32, sort_u32};
 pub use sparse::{SparseWeights, linear_sparse, prune_2_of_4};
 pub use tensor::{Buffer, E4m3, Element, Tensor, TensorMut};

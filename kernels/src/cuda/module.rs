@@ -39,7 +39,7 @@ macro_rules! kernels {
 
 kernels! {
     norm { add_rms_norm_1, add_rms_norm_2, add_rms_norm_4, rms_norm_1, rms_norm_2, rms_norm_4 }
-    activation { silu_mul_1, silu_mul_2, silu_mul_4, gelu_erf, gelu_tanh }
+    activation { silu_mul_1, silu_mul_2, silu_mul_4, gelu_erf, gelu_tanh, gelu_gradient_erf, gelu_gradient_tanh }
     layer_norm {
         add_layer_norm_1, add_layer_norm_2, add_layer_norm_4, layer_norm_1, layer_norm_2, layer_norm_4,
     }
@@ -49,6 +49,10 @@ kernels! {
     softmax {
         softmax_bf16_1, softmax_bf16_2, softmax_bf16_4, softmax_bf16_long,
         softmax_f32_1, softmax_f32_2, softmax_f32_4, softmax_f32_long,
+    }
+    softmax_gradient {
+        softmax_gradient_bf16_1, softmax_gradient_bf16_2, softmax_gradient_bf16_long,
+        softmax_gradient_f32_1, softmax_gradient_f32_2, softmax_gradient_f32_long,
     }
     cross_entropy {
         cross_entropy_bf16, cross_entropy_f32, cross_entropy_gradient_bf16, cross_entropy_gradient_f32,
@@ -77,7 +81,8 @@ kernels! {
     sample { sample_f32, sample_bf16, mark_prompt }
     weight_only {
         w4a16_m8, w4a16_m16, w4a16_m32, w4a16_wide_m32, w4a16_wide_m64,
-        w8a16_m8, w8a16_m16, w8a16_m32, w8a16_wide_m32,
+        w8a16_m8, w8a16_m16, w8a16_m32, w8a16_wide_m32, w8a16_wide_m64,
+        w4a16_pair_m64, w8a16_pair_m64,
     }
     linear_bf16 {
         linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,

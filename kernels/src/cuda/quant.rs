@@ -200,9 +200,10 @@ struct Plan {
     rows: usize,
     blocks: usize,
     /// Feature tiles that a block takes at a time, and slices of K that each is cut into: from the shape of the weights alone, as the order
-    /// of sums follows from them.
+    /// of sums follows from them. A pair of blocks takes twice the tiles, and a block half of their slices.
     tiles: usize,
     slices: usize,
+    pair: bool,
     /// Of the activations, a slice.
     stages: usize,
     shared: usize,
@@ -219,28 +220,31 @@ impl Plan {
         let (all_tiles, groups) = (features / 16, columns / GROUP);
         let blocks = multiprocessors.clamp(1, all_tiles);
         let tiles = all_tiles.div_ceil(blocks).min(WARPS);
-        let slices = (WARPS / tiles).min(groups);
+        // A warpgroup has room for four tiles: three take its slices too.
+        let slices = if tiles == 3 { WARPS / 4 } else { WARPS / tiles }.min(groups);
         let rows = rows.next_power_of_two().max(8);
+        let pair = rows == MOST_ROWS && (tiles, slices) == (2, 8);
+        let (blocks, tiles) = if pair { (2 * all_tiles.div_ceil(4), 4) } else { (blocks, tiles) };
+        let own = if pair { slices / 2 } else { slices };
         let weight_stages = if bits == Bits::Four { 3 } else { 2 } + usize::from(rows == 8);
         let board_rows = if rows == 8 { 8 } else { 16 };
         let fixed = 1024 + WARPS * weight_stages * bits.tile() + WARPS * 16 * (board_rows + 1) * 4;
         let stage = rows * GROUP * 2;
         let room = shared_limit - fixed - 2 * 8 * ALL_STAGES;
-        let stages =
-            (room / (slices * stage)).min(STAGES).min(ALL_STAGES / slices).min(groups.div_ceil(slices));
-        Self { rows, blocks, tiles, slices, stages, shared: fixed + slices * stages * stage }
+        let stages = (room / (own * stage)).min(STAGES).min(ALL_STAGES / slices).min(groups.div_ceil(slices));
+        Self { rows, blocks, tiles, slices, pair, stages, shared: fixed + own * stages * stage }
     }
 
-    /// Whether warpgroups, four tiles of one slice each, cover the block's tiles.
+    /// Whether warpgroups, four tiles of one slice each, cover the block's tiles; to 32 rows only where most of them are full.
     fn wide(&self) -> bool {
-        self.tiles.div_ceil(4) * 4 * self.slices <= WARPS
+        let room = self.tiles.div_ceil(4) * 4;
+        room * self.slices <= WARPS && (self.rows == MOST_ROWS || self.tiles >= 4)
     }
 
-    /// Rows of activations that one launch takes: all of 64 where warpgroups can and two stages of x fit in shared memory, and weights have 4 bits;
-    /// else 32.
+    /// Rows of activations that one launch takes: all of 64 where warpgroups of a block or a pair can and two stages of x fit in shared memory; else 32.
     fn most_rows(bits: Bits, shape: [usize; 2], multiprocessors: usize, shared_limit: usize) -> usize {
         let all = Self::new(bits, MOST_ROWS, shape, multiprocessors, shared_limit);
-        if bits == Bits::Four && all.wide() && all.stages >= 2 { MOST_ROWS } else { HALF_ROWS }
+        if all.pair || all.wide() && all.stages >= 2 { MOST_ROWS } else { HALF_ROWS }
     }
 }
 
@@ -333,6 +337,8 @@ fn queue(
 ) -> Result<(), CudaError> {
     let m = &stream.device.modules;
     let kernel = match (bits, plan.rows, plan.wide()) {
+        (Bits::Four, _, _) if plan.pair => m.w4a16_pair_m64,
+        (Bits::Eight, _, _) if plan.pair => m.w8a16_pair_m64,
         (Bits::Four, 8, _) => m.w4a16_m8,
         (Bits::Four, 16, _) => m.w4a16_m16,
         (Bits::Four, 32, false) => m.w4a16_m32,
@@ -340,8 +346,9 @@ fn queue(
         (Bits::Four, _, _) => m.w4a16_wide_m64,
         (Bits::Eight, 8, _) => m.w8a16_m8,
         (Bits::Eight, 16, _) => m.w8a16_m16,
-        (Bits::Eight, _, false) => m.w8a16_m32,
-        (Bits::Eight, _, true) => m.w8a16_wide_m32,
+        (Bits::Eight, 32, false) => m.w8a16_m32,
+        (Bits::Eight, 32, true) => m.w8a16_wide_m32,
+        (Bits::Eight, _, _) => m.w8a16_wide_m64,
     };
     let problem = Problem {
         y,
@@ -432,21 +439,22 @@ mod tests {
         for (shape, tiles, slices) in [
             ([14336, 4096], 7, 2),
             ([4096, 14336], 2, 8),
-            ([6144, 4096], 3, 5),
+            ([6144, 4096], 3, 4),
             ([16, 128], 1, 1),
             ([16, 8192], 1, 16),
             ([128_256, 4096], 16, 1),
         ] {
-            let wide = Plan::most_rows(Bits::Four, shape, 132, HOPPER);
-            assert_eq!(wide == 64, matches!(shape, [14336 | 128_256, 4096]), "{shape:?}");
             for bits in [Bits::Four, Bits::Eight] {
+                let most = Plan::most_rows(bits, shape, 132, HOPPER);
+                assert_eq!(most == 64, shape[0] != 16, "{shape:?}");
                 for rows in 1..=Plan::most_rows(bits, shape, 132, HOPPER) {
                     let plan = Plan::new(bits, rows, shape, 132, HOPPER);
                     assert!(plan.shared + 2 * 8 * ALL_STAGES <= HOPPER && plan.stages > 0, "{plan:?}");
                     assert!(plan.rows >= rows && plan.slices * plan.stages <= ALL_STAGES, "{plan:?}");
+                    let together = if plan.pair { 2 } else { 1 };
                     assert_eq!(
                         (plan.tiles, plan.slices),
-                        (tiles, slices),
+                        (together * tiles, slices),
                         "{rows} rows of {shape:?}: {plan:?}"
                     );
                 }

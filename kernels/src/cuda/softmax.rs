@@ -104,6 +104,66 @@ pub fn softmax<T: Score>(
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
 }
 
+/// `dx ← scale · y ∘ (dy − Σ dy ∘ y)` of every row, or with `logarithm` `scale · (dy − exp(y) · Σ dy)`: what [`softmax`] passes back, of its result `y`.
+/// Without `dy`, `dx` holds it before and the gradient behind.
+///
+/// Shapes and limits as there.
+///
+/// # Errors
+/// As there.
+pub fn softmax_gradient<T: Score>(
+    stream: &Stream,
+    dx: &mut TensorMut<'_, T, 2>,
+    y: Tensor<'_, T, 2>,
+    dy: Option<Tensor<'_, T, 2>>,
+    scale: f32,
+    logarithm: bool,
+) -> Result<(), CudaError> {
+    const CALL: &str = "softmax_gradient";
+    let alike = dx.shape() == y.shape && dy.is_none_or(|d| d.shape == y.shape);
+    if !(alike && scale > 0.0 && scale.is_finite()) {
+        return Err(shape_error(
+            CALL,
+            format!("dx {dx:?}, y {y:?}, dy {dy:?}, scale {scale}"),
+            "dx, y and dy must have one shape, the scale be finite and above zero",
+        ));
+    }
+    let mut inputs = vec![("y", y.span())];
+    inputs.extend(dy.iter().map(|d| ("dy", d.span())));
+    check(CALL, stream, 16, &[("dx", dx.span())], &inputs)?;
+    let [rows, columns] = y.shape;
+    if rows == 0 {
+        return Ok(());
+    }
+    within::<T>(CALL, y.shape)?;
+    let vectors = columns / T::LANES;
+    let (at, each) = match vectors {
+        0..=256 => (0, 1),
+        257..=2048 => (1, 2),
+        _ => (2, vectors.div_ceil(1024)),
+    };
+    let threads = vectors.div_ceil(each).next_multiple_of(32) as u32;
+    let from = dy.map_or(dx.view.pointer, |d| d.pointer);
+    let (columns, logarithm) = (columns as i32, i32::from(logarithm));
+    let mut arguments = [
+        argument(&dx.view.pointer),
+        argument(&y.pointer),
+        argument(&from),
+        argument(&columns),
+        argument(&scale),
+        argument(&logarithm),
+    ];
+    let grid = Grid { blocks: (rows as u32, 1), threads, shared: 0 };
+    let m = &stream.device.modules;
+    let kernel = if T::LANES == 8 {
+        [m.softmax_gradient_bf16_1, m.softmax_gradient_bf16_2, m.softmax_gradient_bf16_long]
+    } else {
+        [m.softmax_gradient_f32_1, m.softmax_gradient_f32_2, m.softmax_gradient_f32_long]
+    }[at];
+    // SAFETY: parameters in the kernel's order; each element is read before the same thread writes it; the checks above cover the rest.
+    unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("y {y:?}")) }
+}
+
 /// `loss[r] ← log Σ exp(logits[r]) − logits[r, targets[r]]`, and the sum's logarithm, which the gradient needs.
 ///
 /// Shapes: `logits` `[rows, vocabulary]`, bf16 or f32, 16-byte aligned, the vocabulary a multiple of 8 (f32: 4) up to 2^22; `loss`, `log_sum`, `targets`

@@ -43,6 +43,16 @@ def check_gelu():
     expect("gelu: 4 shapes, erf and tanh, against float64; every value from -12 to 12 to its last bit", worst < 3e-3 and tail < 0.0045, f"worst {worst:.2e}, of a value {tail:.2e}")
     y = tk.gelu(torch.tensor([-math.inf, -3e38, 0.0, 3e38, math.inf, math.nan, -1.0, 1.0], device=DEV).bfloat16()).tolist()
     expect("gelu: -inf, -3e38, 0, 3e38, inf, NaN", y[:3] == [0, 0, 0] and y[3] > 2.9e38 and y[4] == math.inf and math.isnan(y[5]), str(y))
+    worst = 0.0
+    for n in (8, 808, 100_000):
+        for form in ("none", "tanh"):
+            x, dy = (rand(n) * 3).requires_grad_(), rand(n)
+            exact = x.detach().double().requires_grad_()
+            (want,) = torch.autograd.grad(F.gelu(exact, approximate=form), exact, dy.double())
+            worst = max(worst, error(torch.autograd.grad(tk.gelu(x, form), x, dy)[0], want))
+    ends = torch.tensor([math.inf, -math.inf, 3e38, -3e38, math.nan, 0.0, 1.0, -1.0], device=DEV).bfloat16().requires_grad_()
+    slopes = torch.autograd.grad(tk.gelu(ends), ends, torch.ones_like(ends))[0].tolist()
+    expect("gelu: gradients of 3 shapes against float64; at inf, -inf, NaN", worst < 4e-3 and slopes[:4] == [1, 0, 1, 0] and math.isnan(slopes[4]) and slopes[5] == 0.5, f"{worst:.2e} {slopes}")
     refuses("gelu refuses 12 elements", lambda: tk.gelu(rand(12)), "multiple of 8")
     refuses("gelu refuses another form", lambda: tk.gelu(rand(8), "erf"), "approximate 'erf'")
 
@@ -66,6 +76,20 @@ def check_softmax():
     expect("softmax: a row of -inf and a row with a NaN become NaN, alone", bool(torch.isfinite(y[0]).all()) and bool(y[1:].isnan().all()))
     refuses("softmax refuses 12 columns", lambda: tk.softmax(rand(2, 12)), "multiple of 8")
     refuses("softmax refuses a scale of zero", lambda: tk.softmax(rand(2, 16), 0.0), "above zero")
+    worst, same = 0.0, True
+    for dtype in (torch.bfloat16, torch.float32):
+        for rows, columns in [(3, 8), (7, 1000), (5, 4096), (4, 16384), (3, 40000)]:
+            for scale, logarithm in ((1.0, False), (0.5, True)):
+                x, dy = (torch.randn(rows, columns, device=DEV) * 2).to(dtype), torch.randn(rows, columns, device=DEV).to(dtype)
+                exact = x.double().requires_grad_()
+                (want,) = torch.autograd.grad((torch.log_softmax if logarithm else torch.softmax)(exact * scale, -1), exact, dy.double())
+                def gradient(rows):
+                    part = x[:rows].clone().requires_grad_()
+                    return torch.autograd.grad(tk.softmax(part, scale, logarithm), part, dy[:rows].clone())[0]
+                dx = gradient(rows)
+                worst = max(worst, error(dx, want) * (1 if dtype == torch.bfloat16 else 1e3))
+                same = same and torch.equal(gradient(1), dx[:1])
+    expect("softmax: gradients of 5 shapes, its logarithm's too, bf16 and f32, against float64; rows bitwise alone", worst < 5e-3 and same, f"{worst:.2e} {same}")
 
 
 def check_embedding():
