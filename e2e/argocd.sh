@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Argo CD's own controller and repository server, built from their Go module, beside a real node: the platform from a Git repository
-# (argocd/walk.py says what is shown). STORE=tinykv: Kubernetes itself on three TinyKVs. It needs root, Go, Git, and the built programs.
+# (walks/argocd.py says what is shown). STORE=tinykv: Kubernetes itself on three TinyKVs. It needs root, Go, Git, and the built programs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${CARGO_TARGET_DIR:=$PWD/target}"
@@ -64,7 +64,7 @@ kubectl create namespace argocd >/dev/null
 kubectl apply --server-side -f "$crds/application-crd.yaml" -f "$crds/applicationset-crd.yaml" -f "$crds/appproject-crd.yaml" >/dev/null
 # A kind has no conditions at first, which kubectl takes for an error.
 until kubectl wait --for=condition=Established --timeout=1m crd -l app.kubernetes.io/part-of=argocd >/dev/null 2>&1; do sleep 0.2; done
-kubectl apply -f e2e/argocd/argocd.yaml >/dev/null
+kubectl apply -f e2e/walks/argocd.yaml >/dev/null
 kubectl patch configmap argocd-cm -n argocd --patch-file hack/argocd/argocd-cm.yaml >/dev/null
 LD_LIBRARY_PATH=$redis/usr/lib/$(uname -m)-linux-gnu start redis "$redis/usr/bin/redis-server" --port "$port" --bind 127.0.0.1 --save '' --dir "$work"
 export HOME=$work/home ARGOCD_GPG_ENABLED=false ARGOCD_TLS_DATA_PATH=$work/tls ARGOCD_FAKE_IN_CLUSTER=true ARGOCD_RECONCILIATION_TIMEOUT=10s
@@ -77,5 +77,5 @@ start controller "$argocd/argocd-application-controller" --kubeconfig "$KUBECONF
   --repo-server "localhost:$served" --repo-server-plaintext --metrics-port "$(hack/free-port)" --app-resync 10
 
 sed "s|https://github.com/aistack/aistack|file://$work/repository|" hack/argocd/application.yaml >"$work/application.yaml"
-python3 e2e/argocd/walk.py "$work/application.yaml" "$work/clone" || { tail -n 20 "$work"/{controller,repo-server}.log; exit 1; }
+python3 e2e/walks/argocd.py "$work/application.yaml" "$work/clone" || { tail -n 20 "$work"/{controller,repo-server}.log; exit 1; }
 echo 'argocd: ok'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packaging: scripts and manifests of hack/ are linted, Argo CD's health checks run, and the charts are walked before a real API
-# server, once with helm 3 and once with helm 4 (charts/walk.py says what is walked).
+# server, once with helm 3 and once with helm 4 (walks/charts.py says what is walked).
 #   e2e/charts.sh OPERATOR
 # HELM3, HELM4: programs to use in place of those that hack/helm.sh builds.
 set -euo pipefail
@@ -9,13 +9,13 @@ root=$here/..
 operator=$(realpath "$1")
 venv=$HOME/.cache/aistack/venvs/charts
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/charts/requirements.txt"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/walks/requirements.txt"
 
 echo '-- lint: what brings up kind and minikube, charts, Argo CD'
 "$venv/bin/shellcheck" "$root"/hack/{install,helm,gpu-ready,gpu-plugin}.sh "$root"/hack/{kind,minikube,plane}/*.sh "$root/hack/quickstart-k8s.sh" \
   "$root"/e2e/{charts,quickstart_k8s,argocd}.sh
 "$venv/bin/yamllint" --strict -c "$root/hack/.yamllint.yaml" "$root"/hack/{kind,argocd,plane} "$root"/charts/*/{Chart,values}.yaml \
-  "$root/charts/aistack/files" "$here"/{charts,k8s,argocd}
+  "$root/charts/aistack/files" "$here/walks"
 bash -n "$root/hack/kind/up.sh" "$root/hack/minikube/up.sh"
 
 echo '-- Argo CD: health of every kind, by the Lua that it runs'
@@ -30,7 +30,7 @@ for version in 3 4; do
   eval "$("$root/hack/plane/plane.sh" up "$folder/plane")"
   # helm keeps its own state where nobody's is.
   export HELM_CACHE_HOME=$folder/cache HELM_CONFIG_HOME=$folder/config HELM_DATA_HOME=$folder/data
-  "$venv/bin/python" "$here/charts/walk.py" "$root/charts" "$helm" "$operator"
+  "$venv/bin/python" "$here/walks/charts.py" "$root/charts" "$helm" "$operator"
   "$root/hack/plane/plane.sh" down "$folder/plane"
   rm -rf "$folder"
 done

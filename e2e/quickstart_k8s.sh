@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From `helm install` to a cited answer on a real node, and nothing is left behind. Where there can be no node it says why, and is skipped.
 #   e2e/quickstart_k8s.sh          to the answer, `helm test`, an ask from a pod by name (a step of `make test`)
-#   e2e/quickstart_k8s.sh walk     and then what happens to a platform there (k8s/walk.py, k8s/tenants.py); it fails where there can be no node
+#   e2e/quickstart_k8s.sh walk     and then what happens to a platform there (walks/node.py, walks/tenants.py); it fails where there can be no node
 # STORE=tinykv: Kubernetes itself on three TinyKVs. It needs root, Go, and the built programs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,18 +39,18 @@ echo '-- helm test'
 "$helm" test aistack --namespace aistack-system --timeout 10m
 
 echo '-- a pod of the namespace asks by name'
-kubectl apply -n team -f e2e/k8s/ask.yaml
+kubectl apply -n team -f e2e/walks/ask.yaml
 kubectl wait -n team --for=condition=Complete --timeout=10m job/ask || { kubectl describe -n team job/ask pod; exit 1; }
 kubectl logs -n team job/ask | grep -F 'people/leave.md'
 
 if [ -n "$walk" ]; then
-  kubectl delete -n team -f e2e/k8s/ask.yaml
+  kubectl delete -n team -f e2e/walks/ask.yaml
   echo '-- kill -9, drain, upgrade, deletion'
   next=next
   "$bin/xtask" images --out "$work/next" --tag "$next" --model smollm2-135m-instruct --model all-minilm-l6-v2 >/dev/null
   hack/plane/plane.sh load "$DIR" "$work"/next/*.tar >/dev/null
   rm -r "$work/next"
-  python3 e2e/k8s/walk.py "$DIR" "$(hack/plane/packages.sh)/usr/bin/ctr" "$next" "$helm"
+  python3 e2e/walks/node.py "$DIR" "$(hack/plane/packages.sh)/usr/bin/ctr" "$next" "$helm"
 
   echo '-- uninstalled: the kinds and the stack stay'
   "$helm" uninstall aistack --namespace aistack-system --wait
@@ -59,7 +59,7 @@ if [ -n "$walk" ]; then
 
   echo '-- two teams, three operators'
   kubectl delete namespace team --timeout=5m
-  python3 e2e/k8s/tenants.py "$helm"
+  python3 e2e/walks/tenants.py "$helm"
 fi
 
 echo '-- down: nothing is left'

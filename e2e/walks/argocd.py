@@ -1,6 +1,6 @@
 """The platform from Git, by Argo CD itself.
 
-    walk.py APPLICATION CLONE
+    argocd.py APPLICATION CLONE
 
 Everything is Synced, and Healthy when it answers and not before; an edit in Git rolls; what somebody changes in the cluster is taken back;
 another sync changes nothing.
@@ -8,31 +8,15 @@ another sync changes nothing.
 
 import json
 import pathlib
-import subprocess
 import sys
 import time
-import urllib.request
+
+import cluster
+from cluster import chat, kubectl, one, passed, patch, run
 
 APPLICATION, CLONE = sys.argv[1], pathlib.Path(sys.argv[2])
 APPS = ("aistack", "aistack-crds", "aistack-operator", "aistack-stack")
 TEAM, SYSTEM = "aistack", "aistack-system"
-PATIENCE = 600
-BEGAN = time.monotonic()
-
-
-def passed(what):
-    print(f"  ok    {what} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
-
-
-def run(*command, fails=False):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode and not fails:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def one(kind, name, namespace):
-    return json.loads(run("kubectl", "get", kind, name, "-n", namespace, "-o", "json", fails=True) or "{}")
 
 
 def app(name):
@@ -41,22 +25,16 @@ def app(name):
 
 
 def stack_ready():
-    stack = one("stack", "quickstart", TEAM)
-    conditions = stack.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" and c["observedGeneration"] == stack["metadata"]["generation"] for c in conditions)
+    return cluster.stack_ready(TEAM)
 
 
 def until(what, asked):
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        answer = asked()
-        if answer:
-            return answer
-        time.sleep(0.3)
-    for name in APPS:
-        print(json.dumps(one("application", name, "argocd").get("status", {}), indent=1)[:4000])
-    print(run("kubectl", "get", "pods,stack,kv,isvc,vc", "-A", fails=True))
-    sys.exit(f"not within {PATIENCE} s: {what}")
+    try:
+        return cluster.until(what, asked)
+    except SystemExit:
+        for name in APPS:
+            print(json.dumps(one("application", name, "argocd").get("status", {}), indent=1)[:4000])
+        raise
 
 
 def all_well(revision=None):
@@ -70,37 +48,24 @@ def git(*arguments):
 
 def refresh():
     for name in APPS:
-        run("kubectl", "annotate", "application", name, "-n", "argocd", "argocd.argoproj.io/refresh=hard", "--overwrite")
-
-
-def answers():
-    address = run("kubectl", "get", "service", "modelhub", "-n", TEAM, "-o", "jsonpath={.spec.clusterIP}")
-    body = {"model": "smollm2-135m-instruct", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
-    request = urllib.request.Request(f"http://{address}:8080/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["choices"]
-    except OSError:
-        return None
+        kubectl("annotate", "application", name, "-n", "argocd", "argocd.argoproj.io/refresh=hard", "--overwrite")
 
 
 def brought():
-    run("kubectl", "apply", "-f", APPLICATION)
+    kubectl("apply", "-f", APPLICATION)
     early = []
 
     def healthy():
         # In this order: a stack may become Ready between the two looks, and cannot become unready.
         _, health, _ = app("aistack-stack")
         if health == "Healthy" and not stack_ready():
-            early.append(time.monotonic() - BEGAN)
+            early.append(time.monotonic() - cluster.BEGAN)
         return health == "Healthy"
 
     until("the stack is Healthy", healthy)
     assert not early, f"Healthy before the stack was Ready, at {early}"
     # The hub looks at its engines every other second (docs/operator.md).
-    began = time.monotonic()
-    until("a stack that is Healthy answers", answers)
-    assert time.monotonic() - began < 60, "long after it was called Healthy"
+    until("a stack that is Healthy answers", lambda: chat(TEAM))
     passed("the stack is Healthy, and answers; it was not called so before it was Ready")
     until("all four are Synced and Healthy", all_well)
     passed("all four Applications are Synced and Healthy, wave after wave")
@@ -126,8 +91,8 @@ def edited():
 
 
 def drifted():
-    run("kubectl", "patch", "stack", "quickstart", "-n", TEAM, "--type", "merge", "-p", '{"spec": {"vectorforge": {"pod": {"annotations": {"by": "hand"}}}, "modelhub": {"pod": {"annotations": {"edited": "by-hand"}}}}}')
-    run("kubectl", "scale", "deployment", "aistack-operator", "-n", SYSTEM, "--replicas=1")
+    patch("stack", "quickstart", TEAM, {"spec": {part: {"pod": {"annotations": {"edited": "by-hand"}}} for part in ("vectorforge", "modelhub")}})
+    kubectl("scale", "deployment", "aistack-operator", "-n", SYSTEM, "--replicas=1")
     refresh()
 
     def healed():
@@ -150,8 +115,7 @@ def at_rest():
         for name in APPS:
             # As Argo CD's own program asks for one: with the options of the Application.
             options = one("application", name, "argocd")["spec"]["syncPolicy"].get("syncOptions", [])
-            operation = {"operation": {"sync": {"syncOptions": options}}}
-            run("kubectl", "patch", "application", name, "-n", "argocd", "--type", "merge", "-p", json.dumps(operation))
+            patch("application", name, "argocd", {"operation": {"sync": {"syncOptions": options}}})
 
         def synced():
             states = [one("application", name, "argocd") for name in APPS]

@@ -1,7 +1,7 @@
 """The platform on a real node, after the quickstart: every pod's process is killed, the node drained, all images upgraded, the stack deleted
 and made again, while somebody asks and somebody writes.
 
-    walk.py PLANE CTR NEXT HELM
+    node.py PLANE CTR NEXT HELM
 
 KUBECONFIG points at the plane in the folder PLANE; CTR is containerd's client; NEXT is the tag that the upgrade goes to; HELM the program.
 
@@ -13,63 +13,19 @@ acknowledged is there at the end.
 import base64
 import json
 import pathlib
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
+
+import cluster
+from cluster import BEGAN, ROOT, is_ready, kubectl, listed, passed, patch, post, run, until
 
 PLANE, CTR, NEXT, HELM = pathlib.Path(sys.argv[1]), *sys.argv[2:5]
-ROOT = pathlib.Path(__file__).parents[2]
 TEAM, SYSTEM = "team", "aistack-system"
-PATIENCE = 600
-BEGAN = time.monotonic()
-
-
-def passed(what):
-    print(f"  ok    {what} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
-
-
-def kubectl(*arguments, fails=False):
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode and not fails:
-        sys.exit(f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def helm(*arguments):
-    done = subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"helm {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-
-
-def listed(kind, namespace):
-    return json.loads(kubectl("get", kind, "-n", namespace, "-o", "json"))["items"]
-
-
-def until(what, asked):
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        answer = asked()
-        if answer:
-            return answer
-        time.sleep(0.2)
-    print(kubectl("get", "pods,stack,kv,isvc,vc,events", "-A", fails=True), flush=True)
-    sys.exit(f"not within {PATIENCE} s: {what}")
 
 
 def address(service):
-    return kubectl("get", "service", service, "-n", TEAM, "-o", "jsonpath={.spec.clusterIP}")
-
-
-def post(url, body, method="POST"):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def ready(pod):
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
+    return cluster.address(service, TEAM)
 
 
 def restarts(pod):
@@ -166,16 +122,9 @@ WORKERS = {"asks": asks, "puts": keys, "points": vectors}
 windows = []
 
 
-def stack_ready():
-    stack = json.loads(kubectl("get", "stack", "quickstart", "-n", TEAM, "-o", "json", fails=True) or "{}")
-    conditions = stack.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" and one["observedGeneration"] == stack["metadata"]["generation"]
-               for one in conditions)
-
-
 def all_ready():
     pods = listed("pods", TEAM)
-    return len(pods) == 5 and all(ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in pods) and stack_ready()
+    return len(pods) == 5 and all(is_ready(pod) for pod in pods) and cluster.stack_ready(TEAM)
 
 
 class Away:
@@ -202,12 +151,11 @@ class Away:
 def kill(pod):
     """kill -9 of a container's process, in the node's own numbering."""
     container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    tasks = subprocess.run([CTR, "--address", str(PLANE / "containerd.sock"), "-n", "k8s.io", "task", "ls"],
-                           capture_output=True, text=True, check=True).stdout
+    tasks = run(CTR, "--address", str(PLANE / "containerd.sock"), "-n", "k8s.io", "task", "ls")
     pid = next(line.split()[1] for line in tasks.splitlines() if line.startswith(container))
     node = (PLANE / "node.pid").read_text().strip()
-    first = subprocess.run(["pgrep", "-P", node], capture_output=True, text=True, check=True).stdout.split()[0]
-    subprocess.run(["nsenter", "-t", first, "-p", "-m", "kill", "-9", pid], check=True)
+    first = run("pgrep", "-P", node).split()[0]
+    run("nsenter", "-t", first, "-p", "-m", "kill", "-9", pid)
 
 
 def killed(pod):
@@ -216,7 +164,7 @@ def killed(pod):
 
     def came_back():
         now = [one for one in listed("pods", namespace) if one["metadata"]["name"] == name]
-        return now and restarts(now[0]) > before and ready(now[0])
+        return now and restarts(now[0]) > before and is_ready(now[0])
 
     until(f"{name} came back", came_back)
 
@@ -243,9 +191,8 @@ def drained():
 
 def upgraded():
     with Away(f"all images go to {NEXT}"):
-        helm("upgrade", "aistack", str(ROOT / "charts/aistack"), "--namespace", SYSTEM, "--reset-then-reuse-values", "--set", f"image.tag={NEXT}", "--wait")
-        patch = {"spec": {"image": {"tag": NEXT}}}
-        kubectl("patch", "stack", "quickstart", "-n", TEAM, "--type", "merge", "-p", json.dumps(patch))
+        run(HELM, "upgrade", "aistack", str(ROOT / "charts/aistack"), "--namespace", SYSTEM, "--reset-then-reuse-values", "--set", f"image.tag={NEXT}", "--wait")
+        patch("stack", "quickstart", TEAM, {"spec": {"image": {"tag": NEXT}}})
 
         def on_next():
             pods = listed("pods", TEAM)

@@ -1,6 +1,6 @@
 """The charts before a real API server: installed by helm 3 and helm 4, upgraded, tried by people and by the operator, uninstalled.
 
-    walk.py CHARTS HELM OPERATOR
+    charts.py CHARTS HELM OPERATOR
 
 KUBECONFIG points at an API server of one's own, which nothing acts on: no pod runs. So the operator runs here, as the program
 OPERATOR, with the service account's token and so with the chart's rights; whatever it may not do shows in its own figures.
@@ -14,48 +14,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 
 import yaml
 
+import cluster
+from cluster import PATIENCE, kubectl, names, passed, refused, run, until
+
 CHARTS, HELM, OPERATOR = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 HERE = pathlib.Path(__file__).parent
 SYSTEM = "aistack-system"
-PATIENCE = 300
 
 
-def run(*command, stdin=None, fails=False):
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    if (done.returncode != 0) != fails:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stderr if fails else done.stdout
-
-
-def kubectl(*arguments, stdin=None, fails=False):
-    return run("kubectl", *arguments, stdin=stdin, fails=fails)
-
-
-def helm(*arguments, fails=False):
-    return run(HELM, *arguments, fails=fails)
-
-
-def until(what, asked):
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        answer = asked()
-        if answer:
-            return answer
-        time.sleep(0.2)
-    sys.exit(f"not within {PATIENCE} s: {what}")
-
-
-BEGAN = time.monotonic()
-
-
-def passed(what):
-    print(f"  ok    {what} ({time.monotonic() - BEGAN:.0f} s)", flush=True)
+def helm(*arguments):
+    return run(HELM, *arguments)
 
 
 # -- templates
@@ -86,10 +59,11 @@ def templates():
     for chart in ("aistack-crds", "aistack"):
         helm("lint", "--strict", str(CHARTS / chart))
     for name, values, fails in VALUES:
-        said = helm("template", "aistack", str(CHARTS / "aistack"), "--kube-version", "1.37.0", "-n", SYSTEM, *values, fails=bool(fails))
-        if not fails:
-            objects = [one for one in yaml.safe_load_all(said) if one]
-            check_objects(name, objects)
+        command = [HELM, "template", "aistack", str(CHARTS / "aistack"), "--kube-version", "1.37.0", "-n", SYSTEM, *values]
+        if fails:
+            refused(*command)
+        else:
+            check_objects(name, [one for one in yaml.safe_load_all(run(*command)) if one])
     passed(f"lint, and {len(VALUES)} sets of values")
 
 
@@ -139,10 +113,8 @@ def attempt(step, *flags):
     one = {"apiVersion": "platform.dev/v1", **step["object"]}
     one["metadata"] = {"namespace": "team", **one["metadata"]}
     by = [] if step["by"] == "admin" else ["--as", step["by"]]
-    done = subprocess.run(
-        ["kubectl", "apply", "--server-side", "--force-conflicts", "--field-manager", "walk", *by, *flags, "-f", "-"],
-        input=json.dumps(one), capture_output=True, text=True, check=False,
-    )
+    done = cluster.attempt("kubectl", "apply", "--server-side", "--force-conflicts", "--field-manager", "walk", *by, *flags, "-f", "-",
+                           stdin=json.dumps(one))
     return "" if done.returncode == 0 else done.stderr
 
 
@@ -161,7 +133,7 @@ def pods():
         kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(one))
     loose = json.loads(json.dumps(pod))
     del loose["spec"]["containers"][0]["securityContext"]
-    said = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(loose), fails=True)
+    said = refused("kubectl", "create", "--dry-run=server", "-f", "-", stdin=json.dumps(loose))
     assert "restricted" in said, said
     passed("the operator's and the test's pods pass Pod Security's level restricted, which holds")
 
@@ -222,10 +194,6 @@ def stack(namespace, replicas, hub):
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(one))
 
 
-def names(kind, namespace):
-    return set(kubectl("get", kind, "-n", namespace, "-o", "name").split())
-
-
 def operates(namespace, account_namespace, name):
     """A stack is made, changed and pruned; a World and an EnvPool say what they lack; nothing that was asked for is refused."""
     with tempfile.TemporaryDirectory() as folder:
@@ -278,8 +246,8 @@ def main():
     helm("install", "aistack", str(CHARTS / "aistack"), "-n", "blue-ops", "--set", "watch.namespace=blue")
     for verb, kind, namespace, allowed in [("list", "secrets", "blue", True), ("list", "secrets", "team", False),
                                            ("get", "nodes", "blue", False), ("list", "secrets", "blue-ops", False)]:
-        said = subprocess.run(["kubectl", "auth", "can-i", verb, kind, "-n", namespace, "--as",
-                               "system:serviceaccount:blue-ops:aistack-operator"], capture_output=True, text=True, check=False)
+        said = cluster.attempt("kubectl", "auth", "can-i", verb, kind, "-n", namespace, "--as",
+                               "system:serviceaccount:blue-ops:aistack-operator")
         assert said.stdout.strip() == ("yes" if allowed else "no"), (verb, kind, namespace, said.stdout, said.stderr)
     operates("blue", "blue-ops", "aistack-operator")
     for release, namespace in [("aistack", "blue-ops"), ("aistack", SYSTEM), ("aistack-crds", "default")]:
