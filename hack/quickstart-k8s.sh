@@ -12,7 +12,7 @@ bin=$CARGO_TARGET_DIR/release
 dir=${DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/aistack/plane}
 question=${QUESTION:-How many days in advance must leave be requested?}
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.tries"' EXIT
 
 # since MICROSECONDS: in seconds, with a tenth.
 since() {
@@ -47,11 +47,12 @@ apply() {
   kubectl apply -n team -f examples/quickstart/stack.yaml
   kubectl wait -n team --for=condition=Ready --timeout=10m stack/quickstart
 }
-# A hub looks at its engines every other second: that their pods are Ready may be news to it, and ingesting again sends what is not there.
-ingest() {
+# A hub looks at its engines every other second: that their pods are Ready may be news to it. Both may be done again: what is ingested
+# already is not sent, and an ask that failed printed nothing.
+patiently() {
   local until=$((SECONDS + 300))
-  until "$bin/modelhub" rag ingest handbook examples/quickstart/handbook; do
-    [ $SECONDS -lt $until ] || return 1
+  until "$@" 2>"$log.tries"; do
+    [ $SECONDS -lt $until ] || { cat "$log.tries" >&2; return 1; }
     sleep 0.5
   done
 }
@@ -69,9 +70,9 @@ step kubectl 'apply -f examples/quickstart/stack.yaml, until it is Ready' apply
 # The plane leads this machine to the cluster's Services; elsewhere: kubectl port-forward -n team service/modelhub 8080
 AISTACK_MODELHUB_URL=http://$(kubectl get -n team service modelhub -o jsonpath='{.spec.clusterIP}'):8080
 export AISTACK_MODELHUB_URL
-step ingest examples/quickstart/handbook ingest
+step ingest examples/quickstart/handbook patiently "$bin/modelhub" rag ingest handbook examples/quickstart/handbook
 printf '  ask     %s\n' "$question"
-"$bin/aistack" ask --rag handbook "$question"
+patiently "$bin/aistack" ask --rag handbook "$question"
 printf '\n  from helm install to the answer: %s s\n' "$(since "$began")"
 cat <<END
 
