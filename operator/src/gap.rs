@@ -25,6 +25,8 @@ pub struct Gap {
     pub what: String,
     /// What to do instead.
     pub instead: String,
+    /// Whether it may yet be all right: a running cluster shows that, and a manifest does not.
+    pub is_doubt: bool,
     /// The outlets that cannot do it.
     outlets: &'static [Outlet],
 }
@@ -45,6 +47,11 @@ impl Gap {
         Self::on(&[Outlet::Cluster], path, what, instead)
     }
 
+    /// May fail on a cluster, for what the manifest says.
+    pub fn doubt(path: &str, what: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self { is_doubt: true, ..Self::cluster(path, what, instead) }
+    }
+
     fn on(
         outlets: &'static [Outlet],
         path: &str,
@@ -56,6 +63,7 @@ impl Gap {
             path: path.to_owned(),
             what: what.into(),
             instead: instead.into(),
+            is_doubt: false,
             outlets,
         }
     }

@@ -42,11 +42,12 @@ pub(crate) fn of_pods(summary: String, pods: &Pods) -> Report {
     report
 }
 
-/// Says what the spec asks for and this version does not do.
+/// Says what the spec asks for and this version does not do, and, where something is wrong, what that may come from.
 pub(crate) fn with_gaps(mut report: Report, gaps: &[Gap]) -> Report {
+    let is_wrong = report.degraded.is_some();
     let said: Vec<String> = gaps
         .iter()
-        .filter(|gap| gap.concerns(Outlet::Cluster))
+        .filter(|gap| gap.concerns(Outlet::Cluster) && (is_wrong || !gap.is_doubt))
         .map(|gap| format!("{}: {}; {}", gap.path, gap.what, gap.instead))
         .collect();
     if said.is_empty() {
@@ -74,6 +75,22 @@ mod tests {
             let image = Image::named(reference.to_owned(), PullPolicy::Always);
             assert_eq!(tag(&image), expected, "{reference}");
         }
+    }
+
+    #[test]
+    fn doubts_are_told_where_something_is_wrong() {
+        let gaps = [Gap::doubt("spec.model", "nothing says where the weights are", "push them")];
+        let all_well = || Report::ready(String::new(), Because::new("Ready", ""));
+        let broken = || Report::degraded(String::new(), Because::new("PodsCrash", "the pods do not start"));
+        assert!(with_gaps(all_well(), &gaps).degraded.is_none());
+        let said = with_gaps(broken(), &gaps);
+        assert_eq!(said.degraded.map(|because| because.reason), Some("PodsCrash"));
+        assert_eq!(
+            said.extra[0].because.message,
+            "spec.model: nothing says where the weights are; push them"
+        );
+        let gaps = [Gap::everywhere("spec.adapters", "adapters are not loaded", "remove the field")];
+        assert!(with_gaps(all_well(), &gaps).degraded.is_some());
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Reading<'_> {
         }
         let has_hub = spec.modelhub.is_some() || spec.model_hub.is_some();
         if let (true, [(_, _, path)]) = (has_hub, children.as_slice()) {
-            self.gaps.push(Gap::cluster(
+            self.gaps.push(Gap::doubt(
                 &format!("{path}.embedding"),
                 "is not given, so RAG has no model to embed with",
                 "add embedding: {model: all-minilm-l6-v2}, or use the stack as a gateway only",

@@ -319,7 +319,7 @@ fn gaps(service: &InferenceService) -> Vec<Gap> {
     }
     let is_found = spec.model.uri.is_some() || spec.model_cache.is_some() || is_versioned(service);
     if ours && !is_found {
-        gaps.push(Gap::cluster(
+        gaps.push(Gap::doubt(
             "spec.model",
             format!("nothing says where a pod finds the weights of {model}, unless its image ships them"),
             "push the model and give its version, or give a uri with its sha256, or a modelCache that holds it",

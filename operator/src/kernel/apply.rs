@@ -17,7 +17,7 @@ use super::cluster::Cluster;
 use super::controller::StepError;
 use super::covers::covers;
 use super::key::ObjectName;
-use super::watch::holder;
+use super::watch::{ADOPT, adopter, holder};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::MANAGER;
 
@@ -58,6 +58,19 @@ pub enum ApplyError {
         /// Whom it belongs to.
         holder: String,
     },
+    /// Its name is taken by something that belongs to nobody.
+    #[error(
+        "{child} is there already and belongs to nobody; delete or rename it, or let {parent} take it over: \
+         kubectl annotate {}/{} {ADOPT}={parent}",
+        .child.kind.name(),
+        .child.object.name
+    )]
+    Unowned {
+        /// Which.
+        child: ChildKey,
+        /// What may take it over, as `Kind/name`.
+        parent: String,
+    },
     /// An object of the same name is on its way out.
     #[error("{child} of an earlier object of this name is still being deleted")]
     Leaving {
@@ -73,14 +86,14 @@ impl ApplyError {
             Self::Read { .. } => "ReadFailed",
             Self::Write { .. } => "ApplyFailed",
             Self::Delete { .. } => "DeleteFailed",
-            Self::Taken { .. } => "NameTaken",
+            Self::Taken { .. } | Self::Unowned { .. } => "NameTaken",
             Self::Leaving { .. } => "StillDeleting",
         }
     }
 
     /// Whether somebody has to change something.
     pub fn is_stalled(&self) -> bool {
-        matches!(self, Self::Taken { .. })
+        matches!(self, Self::Taken { .. } | Self::Unowned { .. })
     }
 
     /// A sentence that stays the same while the failure does: without versions and times that an answer may carry.
@@ -89,7 +102,7 @@ impl ApplyError {
             Self::Read { child, source } => format!("{child} could not be read: {}", said(source)),
             Self::Write { child, source } => format!("{child} was refused: {}", said(source)),
             Self::Delete { child, source } => format!("{child} could not be deleted: {}", said(source)),
-            Self::Taken { .. } | Self::Leaving { .. } => self.to_string(),
+            Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => self.to_string(),
         }
     }
 }
@@ -258,7 +271,14 @@ impl<'a> Child<'a> {
             Some(holder) => {
                 Err(ApplyError::Taken { child: child(), holder: format!("{} {}", holder.kind, holder.name) })
             }
-            None => Err(ApplyError::Taken { child: child(), holder: "nobody that it names".to_owned() }),
+            None if meta.deletion_timestamp.is_some() => Err(ApplyError::Leaving { child: child() }),
+            None => {
+                let OwnerReference { kind, name, .. } = &self.parent.reference;
+                match adopter(&meta) {
+                    Some(asked) if asked == (kind.as_str(), name.as_str()) => Ok(()),
+                    _ => Err(ApplyError::Unowned { child: child(), parent: format!("{kind}/{name}") }),
+                }
+            }
         }
     }
 

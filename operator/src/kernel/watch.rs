@@ -141,6 +141,15 @@ pub fn holder(meta: &ObjectMeta) -> Option<Holder> {
     Some(Holder { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
 }
 
+/// Who may take over an object that belongs to nobody, as `Kind/name`: a person says so by this annotation.
+pub const ADOPT: &str = "platform.dev/adopt";
+
+/// Whom an object that belongs to nobody may belong to.
+pub fn adopter(meta: &ObjectMeta) -> Option<(&str, &str)> {
+    let said = meta.annotations.as_ref()?.get(ADOPT)?;
+    if holder(meta).is_some() { None } else { said.split_once('/') }
+}
+
 #[derive(Debug, Default)]
 struct ChildrenInner {
     known: HashMap<ChildKey, ChildMeta>,
@@ -322,7 +331,11 @@ fn child_applied(cluster: &Cluster, key: ChildKey, meta: &ObjectMeta) {
         return;
     }
     let holders = [before.and_then(|before| before.holder), now.holder];
-    for key in holders.into_iter().flatten().filter_map(|holder| holder.key(&namespace)) {
+    let holders = holders.into_iter().flatten().filter_map(|holder| holder.key(&namespace));
+    let adopter = adopter(meta).and_then(|(kind, name)| {
+        Some(Key::new(Kind::from_name(kind)?, ObjectName::new(namespace.as_str(), name)))
+    });
+    for key in holders.chain(adopter) {
         cluster.queue.add(key, Priority::Child);
     }
 }
