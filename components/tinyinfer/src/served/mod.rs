@@ -14,7 +14,10 @@ pub use locate::{LocateError, cache_dir, locate};
 
 use crate::chat::{ChatError, ChatTemplate, RenderOptions};
 use crate::engine::{EmbedQueue, Engine, EngineMetrics, TokenTexts};
-use crate::executor::{Embedder, Executor, LoadError, LoadOptions, LoadedModel, load};
+use crate::executor::{
+    Embedder, Executor, ExecutorError, LoadError, LoadOptions, LoadedModel, StepBatch, StepSequence, Want,
+    load,
+};
 use crate::scheduler::Sizes;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -54,6 +57,9 @@ pub enum StartError {
         /// Bytes needed for the smallest useful context.
         needed: usize,
     },
+    /// It computes nothing that could be used.
+    #[error("run the model once: {0}")]
+    WarmUp(#[from] ExecutorError),
     /// No thread could be started.
     #[error("start the engine's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -251,13 +257,15 @@ impl Served {
         let loaded = load(&path, &options)?;
         check_task(config, &loaded)?;
         let model = match loaded {
-            LoadedModel::Generator { executor, tokenizer, chat_template, .. } => {
+            LoadedModel::Generator { mut executor, tokenizer, chat_template, .. } => {
+                warm_up(executor.as_mut())?;
                 let template = chat_template.as_deref();
                 let started =
                     start_generator(config, executor, tokenizer, template, metrics.clone(), on_death)?;
                 Model::Generator(Box::new(started))
             }
             LoadedModel::Embedder { embedder, tokenizer, .. } => {
+                embedder.embed(&[vec![0; WARM_TOKENS.min(embedder.max_tokens())]])?;
                 Model::Embedder(start_embedder(config, embedder, tokenizer, metrics.clone())?)
             }
         };
@@ -305,6 +313,24 @@ impl Served {
             Model::Embedder(embedder) => &embedder.tokenizer,
         }
     }
+}
+
+/// Tokens of the text that a model runs before it counts as ready.
+const WARM_TOKENS: usize = 16;
+
+/// A prompt and the token after it: every weight is read and every buffer made before anybody waits for it, and a model that computes
+/// nothing finite never counts as ready.
+fn warm_up(executor: &mut dyn Executor) -> Result<(), ExecutorError> {
+    let model = executor.config();
+    let token = model.bos.unwrap_or(0);
+    // One block is enough, and every cache has one.
+    let tokens = vec![token; WARM_TOKENS.min(model.block_size).min(model.context)];
+    let (prompt, next) = tokens.split_at(tokens.len() - 1);
+    for (start, tokens) in [(0, prompt), (prompt.len(), next)].into_iter().filter(|part| !part.1.is_empty()) {
+        let sequence = StepSequence { tokens, start, blocks: &[0], want: Want::LastLogits };
+        executor.step(&StepBatch { sequences: vec![sequence] })?;
+    }
+    Ok(())
 }
 
 fn start_generator(
