@@ -17,11 +17,13 @@
 //!
 //! Nothing stays behind: processes end when the plane is dropped, and when the test process dies without a word.
 
+pub mod hollow;
 pub mod keys;
 pub mod operator;
 pub mod plane;
 pub mod process;
 pub mod wait;
 
+pub use hollow::{Hollow, HollowNode};
 pub use operator::Running;
 pub use plane::{Plane, Tier};
