@@ -17,13 +17,17 @@
 //!
 //! Nothing stays behind: processes end when the plane is dropped, and when the test process dies without a word.
 
+pub mod bed;
 pub mod hollow;
 pub mod keys;
 pub mod operator;
 pub mod plane;
 pub mod process;
+pub mod story;
 pub mod wait;
 
+pub use bed::Bed;
 pub use hollow::{Hollow, HollowNode};
 pub use operator::Running;
 pub use plane::{Plane, Tier};
+pub use story::Story;

@@ -6,57 +6,36 @@ use std::collections::BTreeMap;
 use aistack_api::operator::OperatorConfig;
 use aistack_crds::{KVCluster, KVClusterSpec};
 use anyhow::{Context as _, Result};
-use e2e::{Plane, Running, wait};
+use e2e::{Plane, Running, Story, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde_json::json;
 
-/// A namespace with an operator that sees it alone.
-struct Story {
-    plane: &'static Plane,
-    client: Client,
-    namespace: String,
-    operator: Running,
+/// What these stories tell of KVClusters.
+trait Clusters {
+    async fn create(&self, name: &str, spec: KVClusterSpec) -> Result<KVCluster>;
+    async fn says(&self, name: &str, reason: &str) -> Result<KVCluster>;
+    async fn annotate(&self, name: &str, key: &str, value: Option<&str>) -> Result<()>;
+    async fn versions(&self) -> Result<BTreeMap<String, String>>;
 }
 
-impl Story {
-    async fn begin(name: &str) -> Result<Option<Self>> {
-        let Some(plane) = Plane::shared().await else { return Ok(None) };
-        let client = plane.client();
-        let namespace = plane.namespace(name).await?;
-        let operator = Running::start(plane, &namespace).await?;
-        Ok(Some(Self { plane, client, namespace, operator }))
-    }
-
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
+impl Clusters for Story {
     async fn create(&self, name: &str, spec: KVClusterSpec) -> Result<KVCluster> {
         self.api().create(&PostParams::default(), &KVCluster::new(name, spec)).await.context("create")
     }
 
     /// Waits until the cluster says why it is not ready yet: with no pods, it is being founded.
-    async fn until(&self, name: &str, reason: &str) -> Result<KVCluster> {
+    async fn says(&self, name: &str, reason: &str) -> Result<KVCluster> {
         let what = format!("{name} says {reason}");
         let says = |kv: &KVCluster| condition(kv, "Ready").is_some_and(|ready| ready.1 == reason);
-        wait::object(&self.api(), &self.client, name, &what, says).await
+        self.until(name, &what, says).await
     }
 
     async fn annotate(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
-        let patch = json!({"metadata": {"annotations": {key: value}}});
-        let params = PatchParams::default();
-        self.api::<KVCluster>()
-            .patch(name, &params, &Patch::Merge(&patch))
-            .await
-            .map(drop)
-            .context("annotate")
+        self.edit::<KVCluster>(name, &json!({"metadata": {"annotations": {key: value}}})).await
     }
 
     /// Versions of all that the operator may write, by kind and name.
@@ -92,7 +71,7 @@ fn three() -> KVClusterSpec {
 async fn an_object_becomes_its_children_and_says_so() -> Result<()> {
     let Some(story) = Story::begin("becomes").await? else { return Ok(()) };
     story.create("kv", three()).await?;
-    let kv = story.until("kv", "WaitingForPods").await?;
+    let kv = story.says("kv", "WaitingForPods").await?;
     let status = kv.status.clone().context("a status")?;
     assert_eq!(status.observed_generation, kv.metadata.generation);
     assert_eq!(status.summary.as_deref(), Some("0/3 voters"));
@@ -126,7 +105,7 @@ async fn at_rest_and_after_a_restart_nothing_is_written() -> Result<()> {
         story.create(&format!("kv-{number}"), three()).await?;
     }
     for number in 0..5 {
-        story.until(&format!("kv-{number}"), "WaitingForPods").await?;
+        story.says(&format!("kv-{number}"), "WaitingForPods").await?;
     }
     let writes = story.operator.until_settled().await?;
     let versions = story.versions().await?;
@@ -149,7 +128,7 @@ async fn at_rest_and_after_a_restart_nothing_is_written() -> Result<()> {
 async fn drift_is_healed_and_what_others_add_is_left() -> Result<()> {
     let Some(story) = Story::begin("drift").await? else { return Ok(()) };
     story.create("kv", three()).await?;
-    story.until("kv", "WaitingForPods").await?;
+    story.says("kv", "WaitingForPods").await?;
     let maps = story.api::<ConfigMap>();
     let before = maps.get("kv-config").await?.data.context("data")?;
     let edit = json!({"data": {"tinykv.yaml": "quota_bytes: 1", "theirs": "stays"}});
@@ -169,7 +148,7 @@ async fn drift_is_healed_and_what_others_add_is_left() -> Result<()> {
 async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Result<()> {
     let Some(story) = Story::begin("edit").await? else { return Ok(()) };
     let kv = story.create("kv", three()).await?;
-    story.until("kv", "WaitingForPods").await?;
+    story.says("kv", "WaitingForPods").await?;
     // A child of an earlier version of the operator, which this one does not make.
     let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
     let orphan = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
@@ -200,14 +179,14 @@ async fn somebody_elses_object_is_never_adopted() -> Result<()> {
     let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kv"}, "spec": {"ports": [{"port": 80}]}});
     let theirs = services.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
     story.create("kv", three()).await?;
-    let kv = story.until("kv", "NameTaken").await?;
+    let kv = story.says("kv", "NameTaken").await?;
     assert_eq!(condition(&kv, "Stalled").map(|said| said.0).as_deref(), Some("True"), "kstatus gives up");
     let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
     assert!(message.contains("Service kv") && message.contains("delete or rename it"), "{message}");
     let now = services.get("kv").await?;
     assert_eq!(now.resource_version(), theirs.resource_version(), "it was not touched");
     services.delete("kv", &DeleteParams::default()).await?;
-    story.until("kv", "WaitingForPods").await?;
+    story.says("kv", "WaitingForPods").await?;
     story.operator.stop().await
 }
 
@@ -215,7 +194,7 @@ async fn somebody_elses_object_is_never_adopted() -> Result<()> {
 async fn nothing_is_done_to_what_is_paused() -> Result<()> {
     let Some(story) = Story::begin("paused").await? else { return Ok(()) };
     story.create("kv", three()).await?;
-    story.until("kv", "WaitingForPods").await?;
+    story.says("kv", "WaitingForPods").await?;
     story.annotate("kv", "platform.dev/paused", Some("true")).await?;
     let is_paused = |kv: &KVCluster| condition(kv, "Paused").is_some();
     wait::object(&story.api(), &story.client, "kv", "it says that it is paused", is_paused).await?;
@@ -239,11 +218,11 @@ async fn a_secret_that_is_missing_is_named_and_its_arrival_is_noticed() -> Resul
     let Some(story) = Story::begin("secrets").await? else { return Ok(()) };
     let tls = aistack_crds::kv_cluster::KvTls { secret_name: "kv-tls".to_owned() };
     story.create("kv", KVClusterSpec { tls: Some(tls), ..three() }).await?;
-    let kv = story.until("kv", "SecretMissing").await?;
+    let kv = story.says("kv", "SecretMissing").await?;
     assert!(kv.status.context("a status")?.conditions[0].message.contains("kv-tls"));
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kv-tls"}});
     story.api::<Secret>().create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
-    story.until("kv", "WaitingForPods").await?;
+    story.says("kv", "WaitingForPods").await?;
     story.operator.stop().await
 }
 

@@ -2,27 +2,14 @@
 
 use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
 use anyhow::{Context as _, Result};
-use e2e::{Plane, Running, wait};
+use e2e::story::{resource, says};
+use e2e::{Plane, Story, wait};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::ApiResource;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-
-fn resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::AIStack => ApiResource::erase::<AIStack>(&()),
-        Kind::InferenceService => ApiResource::erase::<InferenceService>(&()),
-        Kind::VectorCollection => ApiResource::erase::<VectorCollection>(&()),
-        Kind::KVCluster => ApiResource::erase::<KVCluster>(&()),
-        Kind::World => ApiResource::erase::<World>(&()),
-        Kind::TaskSet => ApiResource::erase::<TaskSet>(&()),
-        Kind::EnvPool => ApiResource::erase::<EnvPool>(&()),
-    }
-}
 
 fn documents(text: &str) -> Vec<(Option<String>, Option<String>, Value)> {
     let comment = |document: &str, key: &str| {
@@ -107,58 +94,6 @@ async fn hostile_sizes_and_forbidden_changes_are_refused() -> Result<()> {
         assert!(told.contains(word), "{word}: {told}");
     }
     Ok(())
-}
-
-struct Story {
-    client: Client,
-    namespace: String,
-    operator: Running,
-}
-
-impl Story {
-    async fn begin(name: &str) -> Result<Option<Self>> {
-        let Some(plane) = Plane::shared().await else { return Ok(None) };
-        let namespace = plane.namespace(name).await?;
-        let operator = Running::start(plane, &namespace).await?;
-        Ok(Some(Self { client: plane.client(), namespace, operator }))
-    }
-
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    /// Applies manifests as kubectl does, server-side.
-    async fn apply(&self, text: &str) -> Result<()> {
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
-            let object = Value::deserialize(document)?;
-            let kind = object["kind"].as_str().and_then(Kind::from_name).context("a kind of ours")?;
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
-            let name = object["metadata"]["name"].as_str().context("a name")?;
-            api.patch(name, &PatchParams::apply("kubectl"), &Patch::Apply(&object))
-                .await
-                .context(name.to_owned())?;
-        }
-        Ok(())
-    }
-
-    async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool) -> Result<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + serde::Serialize
-            + std::fmt::Debug,
-    {
-        wait::object(&self.api::<K>(), &self.client, name, what, holds).await
-    }
-}
-
-fn says(conditions: &[Condition], kind: &str, reason: &str) -> bool {
-    conditions.iter().any(|condition| condition.type_ == kind && condition.reason == reason)
 }
 
 #[tokio::test]

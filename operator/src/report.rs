@@ -3,7 +3,7 @@
 use kube::Resource;
 
 use crate::gap::{Gap, Outlet};
-use crate::kernel::child::Pods;
+use crate::kernel::child::{JobProgress, Pods, Progress};
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::meta::{Image, Owner};
 
@@ -40,6 +40,27 @@ pub(crate) fn of_pods(summary: String, pods: &Pods) -> Report {
         report.ready = (true, Because::new("Ready", said));
     }
     report
+}
+
+/// How a Job fares that makes something.
+pub(crate) fn of_job(progress: Option<&Progress>, what: &str) -> Report {
+    let job = match progress {
+        Some(Progress::Job(job)) => job.clone(),
+        _ => JobProgress::default(),
+    };
+    match job {
+        JobProgress { failure: Some(failure), .. } => {
+            Report::stalled(format!("{what} could not be made"), Because::new("JobFailed", failure))
+        }
+        JobProgress { is_complete: true, .. } => {
+            let said = format!("{what} is made");
+            Report::ready(said.clone(), Because::new("Ready", said))
+        }
+        JobProgress { .. } => {
+            let said = format!("{what} is being made");
+            Report::progressing(said.clone(), Because::new("Generating", said))
+        }
+    }
 }
 
 /// Says what the spec asks for and this version does not do, and, where something is wrong, what that may come from.

@@ -202,7 +202,8 @@ fn components_accept_their_config_files() {
     for compiled in [example("quickstart/stack.yaml"), example("hybrid.yaml")] {
         for manifest in &compiled.manifests {
             let Manifest::ConfigMap(map) = manifest else { continue };
-            for (name, text) in map.data.iter().flatten() {
+            // What is no file is read from the environment.
+            for (name, text) in map.data.iter().flatten().filter(|(name, _)| name.ends_with(".yaml")) {
                 match name.as_str() {
                     "tinykv.yaml" => {
                         let config: TinykvConfig = serde_yaml_ng::from_str(text).expect(name);
@@ -239,10 +240,17 @@ fn file<C: serde::de::DeserializeOwned>(compiled: &Compiled, name: &str) -> C {
     serde_yaml_ng::from_str(text.expect(name)).expect("the component's own struct")
 }
 
+/// A member's settings, with what its environment adds.
+fn member(compiled: &Compiled) -> aistack_api::tinykv::TinykvConfig {
+    let mut config: aistack_api::tinykv::TinykvConfig = file(compiled, "tinykv.yaml");
+    config.peers = file(compiled, "TINYKV_PEERS");
+    config
+}
+
 #[test]
 fn three_voters_are_told_of_one_another() {
     let compiled = example("three-nodes.yaml");
-    let mut config: aistack_api::tinykv::TinykvConfig = file(&compiled, "tinykv.yaml");
+    let mut config = member(&compiled);
     // Each pod gets its name by its environment; nobody else may join under this list.
     assert!(config.validate().is_err());
     for name in ["tinykv-0", "tinykv-1", "tinykv-2"] {
@@ -294,7 +302,7 @@ fn certificates_are_for_clients_for_members_and_for_the_hub() {
         tinykv: {replicas: 3, tls: {secretName: kv-tls}}, vectorforge: {}, modelhub: {},
         tinyinfer: {model: m, embedding: {model: e}}}}";
     let compiled = compile("f.yaml", text).expect("valid");
-    let mut config: aistack_api::tinykv::TinykvConfig = file(&compiled, "tinykv.yaml");
+    let mut config = member(&compiled);
     config.name = "tinykv-2".to_owned();
     config.validate().expect("members and their certificates agree");
     assert_eq!(config.peers[2], "tinykv-2=https://tinykv-2.tinykv-members:2380");

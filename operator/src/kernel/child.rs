@@ -202,6 +202,10 @@ pub struct Pods {
     pub updated: i32,
     /// Name of the newest template's revision, of a StatefulSet.
     pub update_revision: String,
+    /// Ordinal of the first pod, of a StatefulSet.
+    pub first: i32,
+    /// Size of the claims that it makes, of a StatefulSet with volumes.
+    pub claim_size: Option<String>,
     /// Why no pods can be made, when the controller of the workload said so.
     pub failure: Option<String>,
 }
@@ -293,6 +297,11 @@ fn pods(object: &Value) -> Pods {
         ready: count("/status/readyReplicas"),
         updated: count("/status/updatedReplicas"),
         update_revision: text(object, "/status/updateRevision").to_owned(),
+        first: count("/spec/ordinals/start"),
+        claim_size: object
+            .pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         failure,
     }
 }

@@ -6,33 +6,94 @@ use std::path::PathBuf;
 
 use aistack_api::server::TlsConfig;
 use aistack_api::tinykv::{TinykvConfig, TinykvPeerTls};
-use k8s_openapi::api::core::v1::EnvVar;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetOrdinals, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, EnvVar};
 
+use super::planner::Kept;
+use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
 use crate::gpu::Gpu;
-use crate::manifest::Manifests;
+use crate::manifest::{Manifest, Manifests};
 use crate::pod::pod_name_env;
+use crate::size::Size;
 use crate::workload::{
-    ADMIN_PORT as ADMIN, ClientsReach, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach, SecretFile,
-    Workload,
+    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach,
+    SecretFile, Workload,
 };
 
 /// The variable that holds a member's name, which is its pod's.
 const NAME: &str = "TINYKV_NAME";
 
-/// What a KVCluster becomes.
+/// What of it is decided by how the group is, and not by the spec alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Who belongs to it.
+    pub record: Record,
+    /// Its pods.
+    pub kept: Kept,
+    /// Size of the claims that its StatefulSet makes, which cannot be changed in place.
+    pub claims: Size,
+}
+
+impl Shape {
+    /// Before there is anything.
+    pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
+        Self {
+            record: Record::founding(cluster),
+            kept: Kept::to(cluster.voters),
+            claims: cluster.claim.size.clone(),
+        }
+    }
+}
+
+/// What a KVCluster becomes, to begin with.
 pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
+    shaped(cluster, &Shape::founding(cluster))
+}
+
+/// What it becomes as the group is. The pods' template says nothing of how many there are: a group that grows or shrinks
+/// leaves those alone that stay.
+pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
+    let mut manifests = Manifests::default();
+    manifests.push(shape.record.manifest(cluster));
+    manifests.append(workload(cluster).stateful(&Claim { size: shape.claims.clone(), ..cluster.claim.clone() }));
+    for manifest in &mut manifests.0 {
+        match manifest {
+            Manifest::StatefulSet(set) => fit(cluster, shape, set),
+            Manifest::PodDisruptionBudget(budget) => {
+                // A member that is down anyway may be made anew whatever the others do.
+                let spec = budget.spec.get_or_insert_default();
+                spec.unhealthy_pod_eviction_policy = Some("AlwaysAllow".to_owned());
+            }
+            _ => {}
+        }
+    }
+    manifests
+}
+
+fn fit(cluster: &ValidatedKvCluster, shape: &Shape, set: &mut StatefulSet) {
+    let spec = &mut set.spec;
+    spec.replicas = Some(i32::from(shape.kept.count()));
+    let first = i32::from(shape.kept.first);
+    spec.ordinals = (first > 0).then_some(StatefulSetOrdinals { start: Some(first) });
+    // Kubernetes knows nothing of followers and leaders: pods are replaced by us.
+    spec.update_strategy =
+        Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".to_owned()), rolling_update: None });
+    for container in spec.template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        let source = ConfigMapEnvSource { name: record::name(&cluster.name), optional: None };
+        container.env_from =
+            Some(vec![EnvFromSource { config_map_ref: Some(source), ..EnvFromSource::default() }]);
+    }
+}
+
+fn workload(cluster: &ValidatedKvCluster) -> Workload {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let is_alone = cluster.voters == 1;
     let mut config = TinykvConfig {
         data_dir: PathBuf::from(DATA_DIR),
         listen_client: any(CLIENT_PORT),
-        // Where there are several, each tells of its own by its environment.
-        advertise_client_urls: if is_alone { vec![cluster.endpoint()] } else { Vec::new() },
         listen_peer: any(PEER_PORT),
-        peers: if is_alone { Vec::new() } else { peers(cluster) },
         // A changed number of replicas must not found a second cluster beside the data of the first.
-        found_together: !is_alone,
+        found_together: true,
         quota_bytes: cluster.quota.bytes(),
         ..TinykvConfig::default()
     };
@@ -42,7 +103,8 @@ pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
     Workload {
         name: cluster.name.clone(),
         owner: cluster.owner.clone(),
-        replicas: cluster.voters,
+        // More than one at any time, so that the pods are spread whatever becomes of it.
+        replicas: cluster.voters.max(2),
         image: cluster.image.clone(),
         command: vec![COMPONENT.to_owned()],
         args: vec!["--config".to_owned(), config.path()],
@@ -64,27 +126,19 @@ pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
         service_annotations: BTreeMap::new(),
         clients_reach: ClientsReach::EveryPod,
     }
-    .stateful(&cluster.claim)
 }
 
 fn environment(cluster: &ValidatedKvCluster) -> Vec<EnvVar> {
-    let mut env = vec![pod_name_env(NAME), pod_name_env("TINYKV_SERVER__TELEMETRY__INSTANCE")];
-    if cluster.voters > 1 {
-        let own = cluster.client_url(&cluster.host(&format!("$({NAME})")));
-        env.push(EnvVar {
+    let own = cluster.client_url(&cluster.host(&format!("$({NAME})")));
+    vec![
+        pod_name_env(NAME),
+        pod_name_env("TINYKV_SERVER__TELEMETRY__INSTANCE"),
+        EnvVar {
             name: "TINYKV_ADVERTISE_CLIENT_URLS".to_owned(),
             value: Some(format!("[\"{own}\"]")),
             ..EnvVar::default()
-        });
-    }
-    env
-}
-
-/// The members that found the cluster, by name.
-fn peers(cluster: &ValidatedKvCluster) -> Vec<String> {
-    let scheme = if cluster.tls == Tls::Off { "http" } else { "https" };
-    let url = |member: String| format!("{member}={scheme}://{}:{PEER_PORT}", cluster.host(&member));
-    cluster.members().map(url).collect()
+        },
+    ]
 }
 
 /// Has clients served, and members known, by the certificate in the cluster's Secret.
@@ -93,16 +147,14 @@ fn certificates(cluster: &ValidatedKvCluster, config: &mut TinykvConfig) -> Vec<
     let file = |key: &str| SecretFile { volume: "tls", secret: secret.clone(), key: key.to_owned() };
     let mut files = vec![file("tls.crt"), file("tls.key")];
     let (cert, key) = (PathBuf::from(files[0].path()), PathBuf::from(files[1].path()));
-    if cluster.voters > 1 {
-        let ca = file("ca.crt");
-        config.peer_tls = Some(TinykvPeerTls {
-            cert_file: Some(cert.clone()),
-            key_file: Some(key.clone()),
-            ca_file: Some(PathBuf::from(ca.path())),
-            ..TinykvPeerTls::default()
-        });
-        files.push(ca);
-    }
+    let ca = file("ca.crt");
+    config.peer_tls = Some(TinykvPeerTls {
+        cert_file: Some(cert.clone()),
+        key_file: Some(key.clone()),
+        ca_file: Some(PathBuf::from(ca.path())),
+        ..TinykvPeerTls::default()
+    });
+    files.push(ca);
     config.server.tls = Some(TlsConfig::of(cert, key));
     files
 }

@@ -1,27 +1,34 @@
 //! The controller of KVClusters.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aistack_crds::status::{MemberRole, MemberStatus};
 use aistack_crds::{KVCluster, Kind};
-use k8s_openapi::api::apps::v1::StatefulSetUpdateStrategy;
+use kube::Resource as _;
 
-use super::members::{self, Members};
-use super::planner::{self, Group, Member, Role, Step, Waiting};
-use super::{Tls, ValidatedKvCluster, build, validate};
-use crate::kernel::apply::{self, Applied};
-use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
+use super::build::{self, Shape};
+use super::members::{Listing, Members};
+use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Waiting, Wish};
+use super::record::Record;
+use super::seen::{self, Seen, SeenPod};
+use super::steps::Doer;
+use super::{Tls, ValidatedKvCluster, validate, wish, words};
+use crate::kernel::apply::Applied;
+use crate::kernel::child::{ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report, Scaled};
 use crate::kernel::controller::StepError;
 use crate::kernel::references::Reference;
 use crate::kernel::{Controller, ObjectName};
-use crate::manifest::{Manifest, Manifests};
+use crate::manifest::Manifests;
 use crate::problem::Problem;
 use crate::report;
 
 /// While something is under way that no watch tells of.
 const SOON: Duration = Duration::from_secs(3);
+/// After a step.
+const NEXT: Duration = Duration::from_millis(300);
 /// At rest: members may elect another leader.
 const LATER: Duration = Duration::from_mins(2);
 
@@ -30,10 +37,88 @@ const LATER: Duration = Duration::from_mins(2);
 pub struct KvController;
 
 /// A group and its next step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    group: Group,
-    step: Step,
+    pub(super) group: Group,
+    pub(super) step: Step,
+    pub(super) seen: Seen,
+    /// Who belongs to it; `None`: nobody has founded it yet.
+    record: Option<Record>,
+    /// Why what a person asked for cannot be done.
+    unheeded: Option<String>,
+}
+
+impl Found {
+    /// Where the pods are reached.
+    pub(super) fn addresses(&self) -> BTreeMap<u16, String> {
+        let address = |(ordinal, pod): (&u16, &SeenPod)| Some((*ordinal, pod.address.clone()?));
+        self.seen.pods.iter().filter_map(address).collect()
+    }
+
+    async fn look(cluster: &Cluster, object: &KVCluster, kv: &ValidatedKvCluster) -> Result<Self, StepError> {
+        let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
+        let listing = match found.addresses() {
+            addresses if addresses.is_empty() => Listing::default(),
+            addresses => Members::of(cluster, kv, addresses).await?.list().await,
+        };
+        let mut wish = None;
+        match wish::of(object, kv) {
+            Ok(asked) => wish = asked,
+            Err(said) => found.unheeded = Some(said),
+        }
+        let is_recovery = matches!(wish, Some(Wish::Recover(_)));
+        let written = if listing.members.is_empty() || is_recovery {
+            Record::read(cluster, kv).await?
+        } else {
+            None
+        };
+        let forced_from = written.as_ref().and_then(Record::forced_from).map(str::to_owned);
+        found.record = if listing.members.is_empty() { written } else { Some(Record::joining(listing.peers)) };
+        let mut pods: BTreeMap<u16, Pod> =
+            found.seen.pods.iter().map(|(ordinal, seen)| (*ordinal, seen.pod.clone())).collect();
+        if let Some(Wish::Recover(survivor)) = wish {
+            let there = found.seen.pods.get(&survivor).map(|pod| pod.uid.clone()).unwrap_or_default();
+            let forced_from = forced_from.unwrap_or_else(|| there.clone());
+            if let Some(pod) = pods.get_mut(&survivor) {
+                pod.is_unaware = there == forced_from;
+            }
+            found.record = found.record.map(|record| record.forced(&forced_from));
+        }
+        found.group = Group {
+            wanted: kv.voters,
+            kept: found.seen.kept,
+            recorded: found.record.as_ref().and_then(|record| record.kept(&kv.name)),
+            pods,
+            claims: found.seen.claims.clone(),
+            makes_small_claims: found
+                .seen
+                .claim_size
+                .as_ref()
+                .is_some_and(|size| size.bytes() < kv.claim.size.bytes()),
+            members: listing.members,
+            wish,
+        };
+        found.step = planner::plan(&found.group);
+        if let (Step::Decline(_), Some(record)) = (&found.step, &mut found.record) {
+            record.unforce();
+        }
+        Ok(found)
+    }
+
+    fn shape(&self, kv: &ValidatedKvCluster) -> Shape {
+        let founding = Shape::founding(kv);
+        let kept = match self.step {
+            Step::Keep(kept) => Some(kept),
+            Step::Isolate(survivor) => Some(Kept::only(survivor)),
+            _ => self.group.kept,
+        };
+        Shape {
+            record: self.record.clone().unwrap_or(founding.record),
+            kept: kept.unwrap_or(founding.kept),
+            // As it is until it is made anew.
+            claims: self.seen.claim_size.clone().unwrap_or(founding.claims),
+        }
+    }
 }
 
 impl Controller for KvController {
@@ -53,23 +138,11 @@ impl Controller for KvController {
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &KVCluster) -> Result<Found, StepError> {
-        let mut group = Group::default();
         // What is wrong with a spec is said by `validate`.
-        if let Ok(kv) = validate(object, "") {
-            group.wanted = kv.voters;
-            let set = ObjectName::new(report::namespace(object), kv.name.as_str());
-            let set = ChildKey { kind: ChildKind::StatefulSet, object: set };
-            if let Some(Progress::Pods(set)) = apply::look(cluster, object, &set).await? {
-                group.kept = u16::try_from(set.wanted).ok();
-                group.pods = members::pods(cluster, &kv, &set.update_revision).await?;
-                if !group.pods.is_empty() {
-                    let members = Members::of(cluster, &kv).await?;
-                    group.members = members.list(group.pods.keys().copied()).await;
-                }
-            }
+        match validate(object, "") {
+            Ok(kv) => Found::look(cluster, object, &kv).await,
+            Err(_) => Ok(Found::default()),
         }
-        let step = planner::plan(&group);
-        Ok(Found { group, step })
     }
 
     fn validate(&self, object: &KVCluster, _: &Found) -> Result<ValidatedKvCluster, Vec<Problem>> {
@@ -77,40 +150,26 @@ impl Controller for KvController {
     }
 
     fn build(&self, kv: &ValidatedKvCluster, found: &Found) -> Option<Manifests> {
-        let mut manifests = build(kv);
-        for manifest in &mut manifests.0 {
-            if let Manifest::StatefulSet(set) = manifest {
-                let kept = match found.step {
-                    Step::Keep(kept) => kept,
-                    _ => found.group.kept.unwrap_or(kv.voters),
-                };
-                set.spec.replicas = Some(i32::from(kept));
-                // Kubernetes knows nothing of followers and leaders: pods are replaced by us.
-                let strategy =
-                    StatefulSetUpdateStrategy { type_: Some("OnDelete".to_owned()), rolling_update: None };
-                set.spec.update_strategy = Some(strategy);
-            }
-        }
-        Some(manifests)
+        Some(build::shaped(kv, &found.shape(kv)))
     }
 
     async fn act(
         &self,
         cluster: &Cluster,
-        _: &KVCluster,
+        object: &KVCluster,
         kv: &ValidatedKvCluster,
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
-        let does_something = matches!(
-            found.step,
-            Step::Replace(_) | Step::MoveLeader { .. } | Step::Promote(_) | Step::Remove { .. }
-        );
-        if !does_something {
+        if matches!(found.step, Step::Rest | Step::Wait(_)) {
             return Ok(());
         }
         tracing::info!(step = ?found.step, group = ?found.group, "a step");
-        Members::of(cluster, kv).await?.carry_out(cluster, &found.group, &found.step).await
+        Doer { cluster, object, kv, found }.carry_out().await?;
+        let told = words::doing(kv, found, None);
+        let is_bad = matches!(found.step, Step::Decline(_));
+        cluster.tell(&object.object_ref(&()), is_bad, told.reason, told.message).await;
+        Ok(())
     }
 
     fn report(&self, kv: &ValidatedKvCluster, found: &Found, applied: &Applied) -> Report {
@@ -120,31 +179,26 @@ impl Controller for KvController {
         };
         let mut report = said(kv, found, &pods);
         report.extra.push(quorum(&found.group));
-        report.look_again = Some(if found.step == Step::Rest { LATER } else { SOON });
+        report.extra.extend(found.unheeded.clone().map(wish::unheeded));
+        report.look_again = Some(match found.step {
+            Step::Rest => LATER,
+            Step::Wait(_) => SOON,
+            // What it did may be seen at once.
+            _ => NEXT,
+        });
         report.scaled = scaled(kv, found, &pods);
         report::with_gaps(report, kv.gaps())
     }
 }
 
 fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
-    let Found { group, step } = found;
-    let voters = group.members.iter().filter(|member| member.role != Role::Learner).count();
+    let Found { group, step, .. } = found;
     let up = up(group).count();
     let leader = group.members.iter().find(|member| member.role == Role::Leader);
     let leader = leader.map_or(String::new(), |leader| format!(", leader {}-{}", kv.name, leader.ordinal));
     let summary = format!("{up}/{} voters{leader}", kv.voters);
-    let because = doing(kv, found, pods);
-    if let Step::AddLearner(_) = step {
-        let said = format!(
-            "{voters} voters hold data and {} are asked for; a group with data is not made larger in this version: \
-             set replicas back to {voters}, or add members by hand with etcdctl member add",
-            kv.voters
-        );
-        let mut report = Report::degraded(summary, Because::new("NotInThisVersion", said));
-        report.ready.0 = has_quorum(group);
-        return report;
-    }
-    if !has_quorum(group) {
+    let because = words::doing(kv, found, Some(pods));
+    if !group.has_quorum() {
         return match step {
             Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader) => {
                 Report::degraded(summary, because)
@@ -152,7 +206,7 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
             _ => Report::progressing(summary, because),
         };
     }
-    let mut report = Report::ready(summary, Because::new("Ready", format!("{up} of {voters} voters answer")));
+    let mut report = Report::ready(summary, Because::new("Ready", format!("{up} of {} voters answer", voters(group))));
     match step {
         // Which pods are of the newest template is known once Kubernetes has seen it.
         Step::Rest if !pods.is_current => {
@@ -166,70 +220,19 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
     report
 }
 
-/// What is under way, in words.
-fn doing(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Because {
-    let pod = |ordinal: u16| format!("{}-{ordinal}", kv.name);
-    let group = &found.group;
-    let named = |id: u64| {
-        let found = group.members.iter().find(|member| member.id == id);
-        found.map_or_else(|| format!("member {id:x}"), |member| pod(member.ordinal))
-    };
-    match &found.step {
-        Step::Rest => Because::new("Ready", "all is as wanted"),
-        Step::Keep(kept) if group.kept.is_none() => {
-            Because::new("Founding", format!("{kept} pods are made, which found the group together"))
-        }
-        Step::Keep(kept) => Because::new("Scaling", format!("{kept} pods are kept")),
-        Step::AddLearner(ordinal) => {
-            Because::new("Scaling", format!("{} is added without a vote", pod(*ordinal)))
-        }
-        Step::Promote(id) => Because::new("Scaling", format!("{} gets its vote", named(*id))),
-        Step::Remove { ordinal, .. } => {
-            Because::new("Scaling", format!("{} leaves the group before its pod goes", pod(*ordinal)))
-        }
-        Step::MoveLeader { from, to } => {
-            Because::new("Rolling", format!("{} hands the lead to {}", named(*from), named(*to)))
-        }
-        Step::Replace(ordinal) => {
-            Because::new("Rolling", format!("{} is made anew from the newest template", pod(*ordinal)))
-        }
-        Step::Wait(Waiting::Founding) => {
-            let said = format!("{} of {} pods are ready", pods.ready, kv.voters);
-            Because::new("WaitingForPods", pods.failure.clone().unwrap_or(said))
-        }
-        Step::Wait(Waiting::Answer) => {
-            Because::new("NobodyAnswers", "pods are there, and no member answers on its client port")
-        }
-        Step::Wait(Waiting::Voter(ordinal)) => {
-            let said = format!("{} does not answer; no other voter is touched until it does", pod(*ordinal));
-            Because::new("VoterAway", said)
-        }
-        Step::Wait(Waiting::Leader) => Because::new("NoLeader", "the members have no leader at the moment"),
-        Step::Wait(Waiting::Learner(ordinal)) => {
-            Because::new("CatchingUp", format!("{} takes the data before it gets its vote", pod(*ordinal)))
-        }
-        Step::Wait(Waiting::Lag(ordinal)) => Because::new(
-            "CatchingUp",
-            format!("{} lags behind; nothing is replaced until it has caught up", pod(*ordinal)),
-        ),
-    }
-}
-
 fn up(group: &Group) -> impl Iterator<Item = &Member> {
     group.members.iter().filter(|member| member.role != Role::Learner && member.is_up)
 }
 
-fn has_quorum(group: &Group) -> bool {
-    let voters = group.members.iter().filter(|member| member.role != Role::Learner).count();
-    let has_leader = group.members.iter().any(|member| member.role == Role::Leader);
-    voters > 0 && has_leader && up(group).count() > voters / 2
+fn voters(group: &Group) -> usize {
+    group.members.iter().filter(|member| member.role != Role::Learner).count()
 }
 
 fn quorum(group: &Group) -> Extra {
-    let voters = group.members.iter().filter(|member| member.role != Role::Learner).count();
+    let voters = voters(group);
     let (is_so, because) = if group.members.is_empty() {
         (None, Because::new("NobodyAnswers", "no member says who belongs to the group"))
-    } else if has_quorum(group) {
+    } else if group.has_quorum() {
         (Some(true), Because::new("MostAnswer", format!("{} of {voters} voters answer", up(group).count())))
     } else {
         (
@@ -267,6 +270,9 @@ fn scaled(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Scaled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::apply::AppliedChild;
+    use crate::kernel::child::ChildKey;
+    use crate::manifest::Manifest;
 
     fn kv() -> ValidatedKvCluster {
         let mut object =
@@ -283,14 +289,23 @@ mod tests {
             is_up: ups[ordinal],
             lag: 0,
         };
-        let pod =
-            |ordinal: usize| planner::Pod { is_ready: ups[ordinal], is_newest: true, is_leaving: false };
+        let pod = |ordinal: usize| Pod {
+            is_ready: ups[ordinal],
+            is_newest: true,
+            is_leaving: false,
+            is_unaware: false,
+        };
         Group {
             wanted: 3,
-            kept: Some(3),
+            kept: Some(Kept::to(3)),
             pods: (0..ups.len()).map(|ordinal| (ordinal as u16, pod(ordinal))).collect(),
             members: (0..ups.len()).map(member).collect(),
+            ..Group::default()
         }
+    }
+
+    fn found(group: Group) -> Found {
+        Found { step: planner::plan(&group), group, ..Found::default() }
     }
 
     #[test]
@@ -312,7 +327,7 @@ mod tests {
             (Group { wanted: 3, ..Group::default() }, "False Founding / Founding / -", "0/3 voters"),
         ];
         for (group, expected, summary) in table {
-            let found = Found { step: planner::plan(&group), group };
+            let found = found(group);
             let report = KvController.report(&kv(), &found, &seen(true));
             let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
             let word = if report.ready.0 { "True" } else { "False" };
@@ -325,13 +340,13 @@ mod tests {
     fn seen(is_current: bool) -> Applied {
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
         let progress = Progress::Pods(Pods { is_current, ..Pods::default() });
-        Applied(vec![apply::AppliedChild { key, progress }])
+        Applied(vec![AppliedChild { key, progress }])
     }
 
     #[test]
     fn it_is_not_settled_before_kubernetes_has_seen_the_template() {
         let group = group(&[true; 3]);
-        let found = Found { step: planner::plan(&group), group };
+        let found = found(group);
         for is_current in [true, false] {
             let report = KvController.report(&kv(), &found, &seen(is_current));
             assert_eq!(report.progressing.is_none(), is_current);
@@ -340,7 +355,7 @@ mod tests {
 
     #[test]
     fn pods_are_replaced_by_us_and_never_by_kubernetes() {
-        let found = Found { group: group(&[true; 3]), step: Step::Keep(2) };
+        let found = Found { step: Step::Keep(Kept { first: 1, end: 3 }), ..found(group(&[true; 3])) };
         let manifests = KvController.build(&kv(), &found).expect("objects");
         let set = manifests.iter().find_map(|manifest| match manifest {
             Manifest::StatefulSet(set) => Some(set),
@@ -348,6 +363,7 @@ mod tests {
         });
         let spec = &set.expect("a StatefulSet").spec;
         assert_eq!(spec.replicas, Some(2));
+        assert_eq!(spec.ordinals.as_ref().and_then(|ordinals| ordinals.start), Some(1));
         let strategy = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref());
         assert_eq!(strategy, Some("OnDelete"));
     }

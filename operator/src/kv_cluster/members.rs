@@ -1,66 +1,49 @@
-//! A group as it is: its pods as Kubernetes has them, its members as they say themselves.
+//! A group as its members say that it is.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
-use k8s_openapi::api::core::v1::{Pod as KubePod, Secret};
-use kube::ResourceExt as _;
-use kube::api::{Api, EvictParams, ListParams};
+use etcd_client::{Certificate, Client, ConnectOptions, MemberAddOptions, TlsOptions};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
 
-use super::planner::{Group, Member, Pod, Role, Step};
+use super::planner::{Member, Role, Step};
 use super::{Tls, ValidatedKvCluster};
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
-use crate::workload::headless_name;
 
 /// How long one member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Label that a StatefulSet's pods carry with the revision that they were made from.
-const REVISION: &str = "controller-revision-hash";
 
 fn step_error(reason: &'static str, message: String) -> StepError {
     StepError { reason, message }
 }
 
-/// The pods of a cluster's StatefulSet, by ordinal.
-pub(super) async fn pods(
-    cluster: &Cluster,
-    kv: &ValidatedKvCluster,
-    newest: &str,
-) -> Result<BTreeMap<u16, Pod>, StepError> {
-    let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
-    let selector: Vec<String> =
-        kv.owner.selector().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let list = api.list(&ListParams::default().labels(&selector.join(","))).await;
-    let list = list
-        .map_err(|error| step_error("ReadFailed", format!("the pods could not be read: {}", said(&error))))?;
-    let prefix = format!("{}-", kv.name);
-    let ordinal = |pod: &KubePod| pod.name_any().strip_prefix(&prefix)?.parse().ok();
-    Ok(list.items.iter().filter_map(|pod| Some((ordinal(pod)?, read(pod, newest)))).collect())
+/// Who belongs to a group, as whichever of them is furthest says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// Those that are pods of ours.
+    pub members: Vec<Member>,
+    /// All of them, as `name=url`, by name.
+    pub peers: Vec<String>,
 }
 
-fn read(pod: &KubePod, newest: &str) -> Pod {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let mut conditions = conditions.into_iter().flatten();
-    Pod {
-        is_ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        is_newest: newest.is_empty() || pod.labels().get(REVISION).is_none_or(|revision| revision == newest),
-        is_leaving: pod.metadata.deletion_timestamp.is_some(),
-    }
-}
-
-/// A way to the members of a cluster.
+/// A way to the members of a cluster: by the addresses of their pods, which need no name server between.
 pub(super) struct Members<'a> {
     kv: &'a ValidatedKvCluster,
+    addresses: BTreeMap<u16, String>,
     authority: Option<Certificate>,
 }
 
 impl<'a> Members<'a> {
     /// Reads what is needed to check their certificates.
-    pub(super) async fn of(cluster: &Cluster, kv: &'a ValidatedKvCluster) -> Result<Self, StepError> {
-        let Tls::Secret(name) = &kv.tls else { return Ok(Self { kv, authority: None }) };
+    pub(super) async fn of(
+        cluster: &Cluster,
+        kv: &'a ValidatedKvCluster,
+        addresses: BTreeMap<u16, String>,
+    ) -> Result<Self, StepError> {
+        let Tls::Secret(name) = &kv.tls else { return Ok(Self { kv, addresses, authority: None }) };
         let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
         let secret = api.get(name).await;
         let secret = secret.map_err(|error| {
@@ -73,37 +56,33 @@ impl<'a> Members<'a> {
                 format!("Secret {name} has no ca.crt; put the CA of the certificate there"),
             )
         })?;
-        Ok(Self { kv, authority: Some(Certificate::from_pem(authority.0)) })
+        Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority.0)) })
     }
 
-    fn url(&self, ordinal: u16) -> String {
-        let host = format!("{}-{ordinal}.{}", self.kv.name, headless_name(&self.kv.name));
-        self.kv.client_url(&format!("{host}.{}.svc", self.kv.owner.namespace))
-    }
-
-    async fn connect(&self, ordinal: u16) -> Result<Client, etcd_client::Error> {
+    async fn connect(&self, address: &str) -> Result<Client, etcd_client::Error> {
         let mut options = ConnectOptions::new().with_connect_timeout(PATIENCE).with_timeout(PATIENCE);
         if let Some(authority) = &self.authority {
             let tls = TlsOptions::new().ca_certificate(authority.clone()).domain_name(self.kv.name.clone());
             options = options.with_tls(tls);
         }
-        Client::connect([self.url(ordinal)], Some(options)).await
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        Client::connect([self.kv.client_url(&host)], Some(options)).await
     }
 
-    /// The members, as whichever answers first lists them, each with what it says of itself. Empty: none answers.
-    pub(super) async fn list(&self, ordinals: impl Iterator<Item = u16>) -> Vec<Member> {
-        let asked = ordinals.map(|ordinal| async move { (ordinal, self.ask(ordinal).await) });
-        let answers: BTreeMap<u16, Answer> = futures::future::join_all(asked)
-            .await
-            .into_iter()
-            .filter_map(|(ordinal, answer)| Some((ordinal, answer?)))
-            .collect();
-        members(&self.kv.name, &answers)
+    /// The members, as whichever is furthest lists them, each with what it says of itself. Empty: none answers.
+    pub(super) async fn list(&self) -> Listing {
+        let asked = self.addresses.iter().map(|(ordinal, address)| async move {
+            let answer = self.ask(*ordinal, address).await?;
+            Some((*ordinal, answer))
+        });
+        let answers: BTreeMap<u16, Answer> =
+            futures::future::join_all(asked).await.into_iter().flatten().collect();
+        listing(&self.kv.name, &answers)
     }
 
-    async fn ask(&self, ordinal: u16) -> Option<Answer> {
+    async fn ask(&self, ordinal: u16, address: &str) -> Option<Answer> {
         let asked = async {
-            let mut client = self.connect(ordinal).await?;
+            let mut client = self.connect(address).await?;
             let status = client.status().await?;
             let listed = client.member_list().await?;
             let named = listed.members().iter().map(|member| Listed {
@@ -130,57 +109,38 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Carries out what concerns members and pods; what is told to the StatefulSet is applied with the other objects.
-    pub(super) async fn carry_out(
-        &self,
-        cluster: &Cluster,
-        group: &Group,
-        step: &Step,
-    ) -> Result<(), StepError> {
+    /// Changes who belongs to the group, who votes, and who leads.
+    pub(super) async fn change(&self, leader: Option<u16>, step: &Step) -> Result<(), StepError> {
+        let address = leader.and_then(|leader| self.addresses.get(&leader));
+        let address = address.ok_or_else(|| {
+            let message = "the leader's pod has no address at the moment".to_owned();
+            StepError { reason: "MembershipFailed", message }
+        })?;
+        let client = self.connect(address).await.map_err(|error| refused("reach the leader", &error))?;
+        self.ask_for(client, step).await
+    }
+
+    async fn ask_for(&self, mut client: Client, step: &Step) -> Result<(), StepError> {
         match step {
-            Step::Replace(ordinal) => self.replace(cluster, *ordinal).await,
-            Step::MoveLeader { from, to } => {
-                let leader = group.members.iter().find(|member| member.id == *from);
-                let mut client = self.reach(leader.map(|member| member.ordinal)).await?;
+            Step::AddLearner(ordinal) => {
+                let url = self.kv.peer_url(&self.kv.member(*ordinal));
+                let options = MemberAddOptions::new().with_is_learner();
+                let added = client.member_add([url], Some(options)).await;
+                added.map(drop).map_err(|error| refused("add a member", &error))
+            }
+            Step::MoveLeader { to, .. } => {
                 client.move_leader(*to).await.map(drop).map_err(|error| refused("move the leader", &error))
             }
             Step::Promote(id) => {
-                let mut client = self.reach(leader(group)).await?;
-                client
-                    .member_promote(*id)
-                    .await
-                    .map(drop)
-                    .map_err(|error| refused("promote a learner", &error))
+                let promoted = client.member_promote(*id).await;
+                promoted.map(drop).map_err(|error| refused("promote a learner", &error))
             }
             Step::Remove { id, .. } => {
-                let mut client = self.reach(leader(group)).await?;
                 client.member_remove(*id).await.map(drop).map_err(|error| refused("remove a member", &error))
             }
-            Step::Rest | Step::Wait(_) | Step::Keep(_) | Step::AddLearner(_) => Ok(()),
+            _ => Ok(()),
         }
     }
-
-    async fn reach(&self, ordinal: Option<u16>) -> Result<Client, StepError> {
-        let ordinal = ordinal.unwrap_or_default();
-        self.connect(ordinal).await.map_err(|error| refused("reach the leader", &error))
-    }
-
-    /// By eviction, so that the disruption budget has its say: a node that is drained may have taken one already.
-    async fn replace(&self, cluster: &Cluster, ordinal: u16) -> Result<(), StepError> {
-        let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &self.kv.owner.namespace);
-        let name = format!("{}-{ordinal}", self.kv.name);
-        match api.evict(&name, &EvictParams::default()).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => {
-                Err(step_error("EvictionRefused", format!("pod {name} may not go yet: {}", said(&error))))
-            }
-        }
-    }
-}
-
-fn leader(group: &Group) -> Option<u16> {
-    group.members.iter().find(|member| member.role == Role::Leader).map(|member| member.ordinal)
 }
 
 fn refused(what: &str, error: &etcd_client::Error) -> StepError {
@@ -202,16 +162,20 @@ struct Listed {
     is_learner: bool,
 }
 
+impl Listed {
+    /// A member that never started has no name yet; its address says which pod it is for.
+    fn name(&self) -> &str {
+        let host = self.peer_url.split_once("://").map_or(self.peer_url.as_str(), |(_, rest)| rest);
+        if self.name.is_empty() { host.split('.').next().unwrap_or_default() } else { &self.name }
+    }
+}
+
 /// Puts the answers together. The list of the one that is furthest on counts.
-fn members(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Vec<Member> {
-    let Some(best) = answers.values().max_by_key(|answer| answer.index) else { return Vec::new() };
+fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
+    let Some(best) = answers.values().max_by_key(|answer| answer.index) else { return Listing::default() };
     let prefix = format!("{cluster}-");
     let member = |listed: &Listed| {
-        // A member that never started has no name yet; its address says which pod it is for.
-        let host = listed.peer_url.split_once("://").map_or(listed.peer_url.as_str(), |(_, rest)| rest);
-        let name =
-            if listed.name.is_empty() { host.split('.').next().unwrap_or_default() } else { &listed.name };
-        let ordinal = name.strip_prefix(&prefix)?.parse().ok()?;
+        let ordinal = listed.name().strip_prefix(&prefix)?.parse().ok()?;
         let answer = answers.get(&ordinal).filter(|answer| answer.own == listed.id);
         let role = match (listed.is_learner, best.leader == listed.id) {
             (true, _) => Role::Learner,
@@ -221,7 +185,10 @@ fn members(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Vec<Member> {
         let lag = answer.map_or(best.index, |answer| best.index.saturating_sub(answer.index));
         Some(Member { id: listed.id, ordinal, role, is_up: answer.is_some(), lag })
     };
-    best.listed.iter().filter_map(member).collect()
+    let mut peers: Vec<String> =
+        best.listed.iter().map(|listed| format!("{}={}", listed.name(), listed.peer_url)).collect();
+    peers.sort();
+    Listing { members: best.listed.iter().filter_map(member).collect(), peers }
 }
 
 #[cfg(test)]
@@ -241,19 +208,20 @@ mod tests {
     #[test]
     fn answers_become_members() {
         let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(2, 90))]);
-        let found = members("kv", &answers);
+        let found = listing("kv", &answers);
+        assert_eq!(found.peers[2], "kv-2=http://kv-2.kv-members:2380");
         let expected = [
             Member { id: 1, ordinal: 0, role: Role::Leader, is_up: true, lag: 0 },
             Member { id: 2, ordinal: 1, role: Role::Follower, is_up: true, lag: 10 },
             Member { id: 3, ordinal: 2, role: Role::Learner, is_up: false, lag: 100 },
         ];
-        assert_eq!(found, expected);
-        assert!(members("kv", &BTreeMap::new()).is_empty());
+        assert_eq!(found.members, expected);
+        assert!(listing("kv", &BTreeMap::new()).members.is_empty());
     }
 
     #[test]
     fn one_that_answers_under_a_foreign_number_is_not_the_member() {
         let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(77, 90))]);
-        assert!(!members("kv", &answers)[1].is_up);
+        assert!(!listing("kv", &answers).members[1].is_up);
     }
 }

@@ -4,7 +4,12 @@ mod build;
 mod control;
 mod members;
 pub mod planner;
+mod record;
+mod seen;
+mod steps;
 mod validate;
+pub mod wish;
+mod words;
 
 pub use build::build;
 pub use control::KvController;

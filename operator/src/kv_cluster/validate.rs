@@ -7,6 +7,7 @@ use super::COMPONENT;
 use crate::gap::Gap;
 use crate::meta::{Image, Owner};
 use crate::object;
+use crate::pod::DATA_VOLUME;
 use crate::problem::Problem;
 use crate::size::Size;
 use crate::workload::{Claim, StorageClass, headless_name};
@@ -65,8 +66,27 @@ impl ValidatedKvCluster {
     }
 
     /// Names of the members: those of their pods.
-    pub(super) fn members(&self) -> impl Iterator<Item = String> {
-        (0..self.voters).map(|ordinal| format!("{}-{ordinal}", self.name))
+    fn members(&self) -> impl Iterator<Item = String> {
+        (0..self.voters).map(|ordinal| self.member(ordinal))
+    }
+
+    /// Name of a member, which is its pod's.
+    pub(super) fn member(&self, ordinal: u16) -> String {
+        format!("{}-{ordinal}", self.name)
+    }
+
+    /// Name of a member's claim.
+    pub(super) fn claim_name(&self, ordinal: u16) -> String {
+        format!("{DATA_VOLUME}-{}-{ordinal}", self.name)
+    }
+
+    /// Where the others reach a member.
+    pub(super) fn peer_url(&self, member: &str) -> String {
+        format!("{}://{}:{}", self.scheme(), self.host(member), super::PEER_PORT)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls == Tls::Off { "http" } else { "https" }
     }
 
     /// Where a member is found, in the same namespace.
@@ -75,8 +95,7 @@ impl ValidatedKvCluster {
     }
 
     pub(super) fn client_url(&self, host: &str) -> String {
-        let scheme = if self.tls == Tls::Off { "http" } else { "https" };
-        format!("{scheme}://{host}:{}", super::CLIENT_PORT)
+        format!("{}://{host}:{}", self.scheme(), super::CLIENT_PORT)
     }
 }
 

@@ -13,7 +13,6 @@ use crate::kernel::controller::StepError;
 use crate::kernel::references::Reference;
 use crate::manifest::Manifests;
 use crate::problem::Problem;
-use crate::world::of_job;
 use crate::{report, shipped};
 
 /// The controller.
@@ -48,6 +47,6 @@ impl Controller for TaskController {
         if !shipped::is_shipped(COMPONENT) {
             return shipped::missing(COMPONENT);
         }
-        of_job(applied.progress(ChildKind::Job, &format!("{COMPONENT}-{}", tasks.name)), "the set of tasks")
+        report::of_job(applied.progress(ChildKind::Job, &format!("{COMPONENT}-{}", tasks.name)), "the set of tasks")
     }
 }

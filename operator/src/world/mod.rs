@@ -6,7 +6,6 @@ mod validate;
 
 pub use build::build;
 pub use control::WorldController;
-pub(crate) use control::of_job;
 pub use validate::{ValidatedWorld, validate};
 
 /// Component and binary.

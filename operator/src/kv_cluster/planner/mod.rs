@@ -2,7 +2,11 @@
 //!
 //! No step of ours takes a voter away while another is away, whoever took that. Followers come before the leader, and the
 //! leader hands over before its pod goes. A member is added as a learner before its pod exists, votes once it has caught up,
-//! and is removed by name before its pod goes.
+//! and is removed by name before its pod goes. A volume that belonged to a member that was removed is never given to another: it
+//! is deleted first.
+
+mod recovery;
+mod replacement;
 
 use std::collections::BTreeMap;
 
@@ -50,6 +54,58 @@ pub struct Pod {
     pub is_newest: bool,
     /// Whether it is being deleted.
     pub is_leaving: bool,
+    /// Whether it was there before the members were to be forgotten, and does not know of that.
+    pub is_unaware: bool,
+}
+
+/// The claim of a pod's volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Whether it asks for less than the spec does.
+    pub is_small: bool,
+    /// Whether what is on it is to go.
+    pub is_condemned: bool,
+    /// Whether it is being deleted.
+    pub is_leaving: bool,
+}
+
+/// Ordinals of the pods that a StatefulSet keeps: from `first` to before `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The first one.
+    pub first: u16,
+    /// The one after the last.
+    pub end: u16,
+}
+
+impl Kept {
+    /// So many, from the first.
+    pub fn to(end: u16) -> Self {
+        Self { first: 0, end }
+    }
+
+    /// That one alone.
+    pub fn only(ordinal: u16) -> Self {
+        Self { first: ordinal, end: ordinal + 1 }
+    }
+
+    /// How many they are.
+    pub fn count(self) -> u16 {
+        self.end - self.first
+    }
+
+    fn has(self, ordinal: u16) -> bool {
+        (self.first..self.end).contains(&ordinal)
+    }
+}
+
+/// What a person asked for by an annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Take a member out and put a new one, with an empty volume, in its place.
+    Replace(u16),
+    /// Go on with what this one has, although most are lost.
+    Recover(u16),
 }
 
 /// All that a step depends on.
@@ -57,23 +113,32 @@ pub struct Pod {
 pub struct Group {
     /// Voters that the spec asks for.
     pub wanted: u16,
-    /// Pods that the StatefulSet is told to keep; `None` when there is none yet.
-    pub kept: Option<u16>,
+    /// Pods that the StatefulSet is told to keep; `None` when there is none.
+    pub kept: Option<Kept>,
+    /// Pods of the members that were listed last; `None` before any member answered.
+    pub recorded: Option<Kept>,
     /// Its pods, by ordinal.
     pub pods: BTreeMap<u16, Pod>,
+    /// Their claims, and those that pods have left.
+    pub claims: BTreeMap<u16, Claim>,
+    /// Whether the StatefulSet makes claims of another size than the spec asks for.
+    pub makes_small_claims: bool,
     /// The members; empty when none of them answers.
     pub members: Vec<Member>,
+    /// What a person asked for.
+    pub wish: Option<Wish>,
 }
 
 /// What to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Step {
     /// All is as wanted.
+    #[default]
     Rest,
     /// Something has to happen first that is not ours to do.
     Wait(Waiting),
-    /// Tell the StatefulSet to keep this many pods.
-    Keep(u16),
+    /// Tell the StatefulSet which pods to keep.
+    Keep(Kept),
     /// Add a member without a vote; its pod comes next.
     AddLearner(u16),
     /// Give a member its vote.
@@ -94,6 +159,33 @@ pub enum Step {
     },
     /// Have a pod made anew from the newest template.
     Replace(u16),
+    /// Ask for larger volumes.
+    GrowClaims,
+    /// Delete the StatefulSet and leave its pods, so that it can be made anew with what it would not take.
+    RemakeSet,
+    /// Mark what a member has on its volume as to go, and let go of the wish.
+    Condemn(u16),
+    /// Delete a volume that no member has, and the pod on it.
+    Discard(u16),
+    /// Keep that pod alone, which is to forget all other members.
+    Isolate(u16),
+    /// Delete a pod of which the others are lost, so that it starts anew.
+    Restart(u16),
+    /// Let go of a wish that has come true.
+    Fulfilled,
+    /// Let go of a wish, and say why.
+    Decline(Refusal),
+}
+
+/// Why a wish is not heeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Most members answer: there is nothing to be recovered.
+    QuorumStands,
+    /// It names no member.
+    NoSuchMember,
+    /// It names the only voter, and all data with it.
+    OnlyVoter,
 }
 
 /// What is waited for.
@@ -111,39 +203,55 @@ pub enum Waiting {
     Learner(u16),
     /// A follower that lags behind.
     Lag(u16),
+    /// A pod to be gone.
+    Leaving(u16),
 }
 
 /// The one next step.
 pub fn plan(group: &Group) -> Step {
-    let Some(kept) = group.kept else { return Step::Keep(group.wanted) };
+    let Some(kept) = group.kept else {
+        return Step::Keep(group.recorded.unwrap_or(Kept::to(group.wanted)));
+    };
+    if let Some(Wish::Recover(survivor)) = group.wish {
+        return group.recover(survivor, kept);
+    }
     if let Some(ordinal) = group.down_and_outdated() {
         return Step::Replace(ordinal);
     }
+    // Nobody is disturbed by it, and a full volume may be why somebody is away.
+    if group.claims.values().any(|claim| claim.is_small && !claim.is_leaving) {
+        return Step::GrowClaims;
+    }
+    if group.makes_small_claims {
+        return Step::RemakeSet;
+    }
     if group.members.is_empty() {
-        let has_been_up = group.pods.values().any(|pod| pod.is_ready);
+        let has_been_up = group.recorded.is_some() || group.pods.values().any(|pod| pod.is_ready);
         return Step::Wait(if has_been_up { Waiting::Answer } else { Waiting::Founding });
     }
     if let Some(step) = group.removal_of_the_last(kept) {
         return step;
     }
+    if let Some(step) = group.replacement() {
+        return step;
+    }
     if let Some(away) = group.voters().find(|member| !group.is_up(member)) {
         return Step::Wait(Waiting::Voter(away.ordinal));
     }
-    let Some(leader) = group.members.iter().find(|member| member.role == Role::Leader) else {
+    let Some(leader) = group.leader() else {
         return Step::Wait(Waiting::Leader);
     };
     if let Some(step) = group.learner(kept) {
         return step;
     }
-    if let Some(last) = group.last_member().filter(|last| last.ordinal >= group.wanted) {
-        return group.without(last, leader);
+    if let Some(last) = group.last_member().filter(|last| last.ordinal >= group.wanted()) {
+        return group.without(last, leader, |member| member.ordinal < group.wanted());
     }
-    let highest = group.last_member().map_or(0, |member| member.ordinal + 1);
-    if kept != highest.max(1) {
-        return Step::Keep(highest.max(1));
+    if let Some(needed) = group.needed().filter(|needed| *needed != kept) {
+        return Step::Keep(needed);
     }
     if let Some(absent) = group.first_without_member() {
-        return Step::AddLearner(absent);
+        return group.admit(absent, kept);
     }
     group.roll(leader)
 }
@@ -153,8 +261,31 @@ impl Group {
         self.members.iter().filter(|member| member.votes())
     }
 
+    fn leader(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.role == Role::Leader)
+    }
+
+    fn member(&self, ordinal: u16) -> Option<&Member> {
+        self.members.iter().find(|member| member.ordinal == ordinal)
+    }
+
     fn last_member(&self) -> Option<&Member> {
         self.members.iter().max_by_key(|member| member.ordinal)
+    }
+
+    fn first_member(&self) -> Option<u16> {
+        self.members.iter().map(|member| member.ordinal).min()
+    }
+
+    /// What is wanted for now: one that came back alone from somewhere in the middle first gets those before it.
+    fn wanted(&self) -> u16 {
+        let last = self.last_member().map_or(0, |last| last.ordinal + 1);
+        if self.first_member().is_some_and(|first| first > 0) { self.wanted.max(last) } else { self.wanted }
+    }
+
+    /// Pods of all members.
+    fn needed(&self) -> Option<Kept> {
+        Some(Kept { first: self.first_member()?, end: self.last_member()?.ordinal + 1 })
     }
 
     /// Up for the group and for Kubernetes.
@@ -163,7 +294,21 @@ impl Group {
     }
 
     fn first_without_member(&self) -> Option<u16> {
-        (0..self.wanted).find(|ordinal| !self.members.iter().any(|member| member.ordinal == *ordinal))
+        // Beside those that are there, so that the pods of a StatefulSet have no gap.
+        let first = self.first_member()?;
+        if first > 0 {
+            return Some(first - 1);
+        }
+        (0..self.wanted).find(|ordinal| self.member(*ordinal).is_none())
+    }
+
+    /// A member for a pod; what an earlier one left there goes first.
+    fn admit(&self, absent: u16, kept: Kept) -> Step {
+        match self.claims.get(&absent) {
+            None => Step::AddLearner(absent),
+            Some(_) if kept.has(absent) => Step::Condemn(absent),
+            Some(_) => self.discard(absent),
+        }
     }
 
     /// A pod that is down anyway and of an old template: a better one may mend it, and nothing is lost by trying.
@@ -179,25 +324,24 @@ impl Group {
     }
 
     /// A member that is to go and is away need not come back first, when all others are there.
-    fn removal_of_the_last(&self, kept: u16) -> Option<Step> {
-        let last = self.last_member().filter(|last| last.ordinal >= self.wanted)?;
+    fn removal_of_the_last(&self, kept: Kept) -> Option<Step> {
+        let last = self.last_member().filter(|last| last.ordinal >= self.wanted())?;
         let others_are_up =
             self.voters().filter(|member| member.id != last.id).all(|member| self.is_up(member));
-        let has_leader =
-            self.members.iter().any(|member| member.role == Role::Leader && member.id != last.id);
-        let is_away = !self.is_up(last) && (last.ordinal < kept || last.role == Role::Learner);
+        let has_leader = self.leader().is_some_and(|leader| leader.id != last.id);
+        let is_away = !self.is_up(last) && (kept.has(last.ordinal) || last.role == Role::Learner);
         (is_away && others_are_up && has_leader && self.members.len() > 1)
             .then_some(Step::Remove { id: last.id, ordinal: last.ordinal })
     }
 
     /// A learner gets its pod, then its vote; one that is wanted no more goes.
-    fn learner(&self, kept: u16) -> Option<Step> {
+    fn learner(&self, kept: Kept) -> Option<Step> {
         let learner = self.members.iter().find(|member| member.role == Role::Learner)?;
-        if learner.ordinal >= self.wanted {
+        if learner.ordinal >= self.wanted() {
             return Some(Step::Remove { id: learner.id, ordinal: learner.ordinal });
         }
-        if kept <= learner.ordinal {
-            return Some(Step::Keep(learner.ordinal + 1));
+        if !kept.has(learner.ordinal) {
+            return self.needed().map(Step::Keep);
         }
         let has_caught_up = self.is_up(learner) && learner.lag <= MOST_LAG;
         Some(if has_caught_up {
@@ -207,11 +351,12 @@ impl Group {
         })
     }
 
-    fn without(&self, last: &Member, leader: &Member) -> Step {
-        if last.id != leader.id {
-            return Step::Remove { id: last.id, ordinal: last.ordinal };
+    /// A member goes; if it leads, the lead goes first, to one that may have it.
+    fn without(&self, gone: &Member, leader: &Member, may: impl Fn(&Member) -> bool) -> Step {
+        if gone.id != leader.id {
+            return Step::Remove { id: gone.id, ordinal: gone.ordinal };
         }
-        self.hand_over(leader, |member| member.ordinal < self.wanted)
+        self.hand_over(leader, may)
     }
 
     /// The lead goes to who lacks least among those that may have it.
@@ -246,3 +391,5 @@ impl Group {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worlds;

@@ -1,28 +1,26 @@
-//! The planner before tables, and before 1,000 seeded worlds in which everything goes wrong that can.
-
-use std::collections::BTreeSet;
-
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+//! The planner before tables; `worlds.rs` has it before 1,000 seeded worlds in which everything goes wrong that can.
 
 use super::*;
 
-fn member(ordinal: u16, role: Role) -> Member {
+pub(super) fn member(ordinal: u16, role: Role) -> Member {
     Member { id: u64::from(ordinal) + 100, ordinal, role, is_up: true, lag: 0 }
 }
 
-fn pod() -> Pod {
-    Pod { is_ready: true, is_newest: true, is_leaving: false }
+pub(super) fn pod() -> Pod {
+    Pod { is_ready: true, is_newest: true, is_leaving: false, is_unaware: false }
 }
 
 /// A healthy group of voters `0..voters` that `0` leads.
-fn healthy(voters: u16, wanted: u16) -> Group {
+pub(super) fn healthy(voters: u16, wanted: u16) -> Group {
     let role = |ordinal| if ordinal == 0 { Role::Leader } else { Role::Follower };
     Group {
         wanted,
-        kept: Some(voters),
+        kept: Some(Kept::to(voters)),
+        recorded: Some(Kept::to(voters)),
         pods: (0..voters).map(|ordinal| (ordinal, pod())).collect(),
+        claims: (0..voters).map(|ordinal| (ordinal, Claim::default())).collect(),
         members: (0..voters).map(|ordinal| member(ordinal, role(ordinal))).collect(),
+        ..Group::default()
     }
 }
 
@@ -46,14 +44,14 @@ fn a_group_grows() {
             3,
             5,
             |g| g.members.push(Member { is_up: false, ..member(3, Role::Learner) }),
-            Step::Keep(4),
+            Step::Keep(Kept::to(4)),
         ),
         (
             "grow: it catches up",
             3,
             5,
             |g| {
-                g.kept = Some(4);
+                g.kept = Some(Kept::to(4));
                 g.pods.insert(3, pod());
                 g.members.push(Member { lag: MOST_LAG + 1, ..member(3, Role::Learner) });
             },
@@ -64,7 +62,7 @@ fn a_group_grows() {
             3,
             5,
             |g| {
-                g.kept = Some(4);
+                g.kept = Some(Kept::to(4));
                 g.pods.insert(3, pod());
                 g.members.push(member(3, Role::Learner));
             },
@@ -86,7 +84,7 @@ fn a_group_shrinks() {
                 g.members.pop();
                 g.members.pop();
             },
-            Step::Keep(3),
+            Step::Keep(Kept::to(3)),
         ),
         (
             "shrink: a leader hands over first",
@@ -160,14 +158,27 @@ fn pods_are_made_anew() {
 fn it_rests_and_waits() {
     check(&[
         ("nothing to do", 3, 3, |_| {}, Step::Rest),
-        ("nothing there", 3, 3, |g| g.kept = None, Step::Keep(3)),
+        (
+            "nothing there",
+            3,
+            3,
+            |g| (g.kept, g.recorded) = (None, None),
+            Step::Keep(Kept::to(3)),
+        ),
+        (
+            "the set is gone and its members are not",
+            3,
+            5,
+            |g| g.kept = None,
+            Step::Keep(Kept::to(3)),
+        ),
         (
             "a pod that is down is replaced by a better one",
             3,
             3,
             |g| {
                 g.members[2].is_up = false;
-                g.pods.insert(2, Pod { is_ready: false, is_newest: false, is_leaving: false });
+                g.pods.insert(2, Pod { is_ready: false, is_newest: false, ..pod() });
             },
             Step::Replace(2),
         ),
@@ -176,7 +187,7 @@ fn it_rests_and_waits() {
             3,
             3,
             |g| {
-                g.pods.insert(2, Pod { is_ready: false, is_newest: false, is_leaving: false });
+                g.pods.insert(2, Pod { is_ready: false, is_newest: false, ..pod() });
             },
             Step::Wait(Waiting::Voter(2)),
         ),
@@ -188,6 +199,7 @@ fn it_rests_and_waits() {
             3,
             |g| {
                 g.members.clear();
+                g.recorded = None;
                 g.pods.values_mut().for_each(|pod| pod.is_ready = false);
             },
             Step::Wait(Waiting::Founding),
@@ -202,232 +214,116 @@ fn it_rests_and_waits() {
     ]);
 }
 
-/// A world around the planner: pods die and come back, leaders change, learners lag, and users change their minds.
-struct World {
-    group: Group,
-    random: StdRng,
-    /// Pods that are away because a step of ours took them.
-    by_our_hand: BTreeSet<u16>,
-    next_id: u64,
-    seed: u64,
+#[test]
+fn volumes_grow_under_the_pods() {
+    let small = |g: &mut Group| g.claims.get_mut(&1).expect("claim 1").is_small = true;
+    check(&[
+        ("volumes: claims first", 3, 3, small, Step::GrowClaims),
+        ("volumes: even of one that is away", 3, 3, |g| {
+            g.claims.get_mut(&1).expect("claim 1").is_small = true;
+            g.members[1].is_up = false;
+        }, Step::GrowClaims),
+        ("volumes: then what makes them", 3, 3, |g| g.makes_small_claims = true, Step::RemakeSet),
+        ("volumes: what is left over goes before a new member", 3, 5, |g| {
+            g.claims.insert(3, Claim::default());
+        }, Step::Discard(3)),
+        ("volumes: and is awaited", 3, 5, |g| {
+            g.claims.insert(3, Claim { is_leaving: true, ..Claim::default() });
+        }, Step::Wait(Waiting::Leaving(3))),
+    ]);
 }
 
-impl World {
-    fn new(seed: u64) -> Self {
-        let mut random = StdRng::seed_from_u64(seed);
-        let voters = [1, 3, 5, 7][random.random_range(0..4)];
-        Self {
-            group: healthy(voters, voters),
-            random,
-            by_our_hand: BTreeSet::default(),
-            next_id: 1_000,
-            seed,
-        }
-    }
-
-    fn voters(&self) -> usize {
-        self.group.members.iter().filter(|member| member.votes()).count()
-    }
-
-    fn up(&self) -> usize {
-        self.group.voters().filter(|member| self.group.is_up(member)).count()
-    }
-
-    fn has_quorum(&self) -> bool {
-        self.up() > self.voters() / 2
-    }
-
-    /// Something happens that nobody asked us about.
-    fn fault(&mut self) {
-        let ordinals: Vec<u16> = self.group.pods.keys().copied().collect();
-        let Some(ordinal) = ordinals.get(self.random.random_range(0..ordinals.len().max(1))).copied() else {
-            return;
-        };
-        match self.random.random_range(0..7) {
-            0 => self.crash(ordinal),
-            1 => self.cut_off(ordinal),
-            2 => self.group.wanted = [1, 3, 5, 7][self.random.random_range(0..4)],
-            3 => self.group.pods.values_mut().for_each(|pod| pod.is_newest = false),
-            4 => self.elect(),
-            5 => {
-                if let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) {
-                    member.lag = 5_000;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn crash(&mut self, ordinal: u16) {
-        if let Some(pod) = self.group.pods.get_mut(&ordinal) {
-            pod.is_ready = false;
-        }
-        self.cut_off(ordinal);
-    }
-
-    fn cut_off(&mut self, ordinal: u16) {
-        if let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) {
-            member.is_up = false;
-        }
-        self.settle_lead();
-    }
-
-    /// A leader that is away is followed by another, if most are there.
-    fn settle_lead(&mut self) {
-        let leads = self.group.members.iter().any(|member| member.role == Role::Leader && member.is_up);
-        if !leads {
-            self.elect();
-        }
-    }
-
-    fn elect(&mut self) {
-        for member in &mut self.group.members {
-            if member.role == Role::Leader {
-                member.role = Role::Follower;
-            }
-        }
-        let up = self.group.members.iter().filter(|member| member.votes() && member.is_up).count();
-        if up <= self.voters() / 2 {
-            return;
-        }
-        let able: Vec<u64> = self
-            .group
-            .members
-            .iter()
-            .filter(|member| member.votes() && member.is_up)
-            .map(|member| member.id)
-            .collect();
-        let leader = able[self.random.random_range(0..able.len())];
-        for member in &mut self.group.members {
-            if member.id == leader {
-                member.role = Role::Leader;
-            }
-        }
-    }
-
-    /// Kubernetes and the members do their part: pods come up, members answer, logs are caught up with.
-    fn recover(&mut self, surely: bool) {
-        let kept = self.group.kept.unwrap_or_default();
-        for ordinal in 0..kept {
-            if !surely && self.random.random_bool(0.5) {
-                continue;
-            }
-            let pod = self.group.pods.entry(ordinal).or_insert(Pod { is_newest: true, ..pod() });
-            pod.is_ready = true;
-            if let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) {
-                member.is_up = true;
-                member.lag = 0;
-            }
-            self.by_our_hand.remove(&ordinal);
-        }
-        self.group.pods.retain(|ordinal, _| *ordinal < kept);
-        self.by_our_hand.retain(|ordinal| *ordinal < kept);
-        self.settle_lead();
-    }
-
-    /// Does what the planner says, and holds it to its word.
-    fn step(&mut self) -> Step {
-        let before = self.group.clone();
-        let had_quorum = self.has_quorum();
-        let step = plan(&before);
-        let seed = self.seed;
-        match &step {
-            Step::Rest | Step::Wait(_) => {}
-            Step::Keep(kept) => {
-                assert!(
-                    before.members.iter().all(|member| member.ordinal < *kept),
-                    "seed {seed}: a pod went before its member: {before:?}"
-                );
-                self.group.kept = Some(*kept);
-                self.group.pods.retain(|ordinal, _| ordinal < kept);
-                self.by_our_hand.retain(|ordinal| ordinal < kept);
-            }
-            Step::AddLearner(ordinal) => {
-                assert!(before.members.iter().all(Member::votes), "seed {seed}: two learners: {before:?}");
-                self.next_id += 1;
-                self.group.members.push(Member {
-                    id: self.next_id,
-                    is_up: false,
-                    lag: 9_999,
-                    ..member(*ordinal, Role::Learner)
-                });
-            }
-            Step::Promote(id) => {
-                let learner =
-                    self.group.members.iter_mut().find(|member| member.id == *id).expect("a member");
-                assert!(learner.is_up && learner.lag <= MOST_LAG, "seed {seed}: {before:?}");
-                learner.role = Role::Follower;
-            }
-            Step::MoveLeader { from, to } => {
-                for member in &mut self.group.members {
-                    if member.id == *from {
-                        member.role = Role::Follower;
-                    } else if member.id == *to {
-                        assert!(member.is_up && member.votes(), "seed {seed}: {before:?}");
-                        member.role = Role::Leader;
-                    }
-                }
-            }
-            Step::Remove { id, .. } => {
-                let gone = before.members.iter().find(|member| member.id == *id).expect("a member");
-                assert_ne!(gone.role, Role::Leader, "seed {seed}: the leader was removed: {before:?}");
-                assert!(gone.ordinal >= before.wanted, "seed {seed}: one that is wanted went: {before:?}");
-                self.group.members.retain(|member| member.id != *id);
-                self.by_our_hand.remove(&gone.ordinal);
-            }
-            Step::Replace(ordinal) => self.replace(&before, *ordinal),
-        }
-        if had_quorum && self.voters() > 1 {
-            assert!(self.has_quorum(), "seed {seed}: {step:?} lost the quorum of {before:?}");
-        }
-        step
-    }
-
-    fn replace(&mut self, before: &Group, ordinal: u16) {
-        let seed = self.seed;
-        let found = before.members.iter().find(|member| member.ordinal == ordinal);
-        let is_up = found.is_some_and(|member| member.votes() && before.is_up(member));
-        if is_up {
-            assert!(self.by_our_hand.is_empty(), "seed {seed}: a second one by our hand: {before:?}");
-            assert_eq!(self.up(), self.voters(), "seed {seed}: another is away: {before:?}");
-            if self.voters() > 1 {
-                let role = found.expect("it is up").role;
-                assert_ne!(role, Role::Leader, "seed {seed}: the leader's pod went: {before:?}");
-            }
-            self.by_our_hand.insert(ordinal);
-        }
-        self.group.pods.insert(ordinal, Pod { is_ready: false, is_newest: true, is_leaving: false });
-        self.cut_off(ordinal);
-    }
+fn condemned(g: &mut Group, ordinal: u16) {
+    g.claims.get_mut(&ordinal).expect("a claim").is_condemned = true;
 }
 
 #[test]
-fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
-    let mut replaced = 0;
-    for seed in 0..1_000 {
-        let mut world = World::new(seed);
-        for _ in 0..200 {
-            if world.random.random_bool(0.3) {
-                world.fault();
-            }
-            if world.random.random_bool(0.6) {
-                world.recover(false);
-            }
-            replaced += usize::from(matches!(world.step(), Step::Replace(_)));
-        }
-        let mut rests = false;
-        for _ in 0..200 {
-            world.recover(true);
-            if world.step() == Step::Rest {
-                rests = true;
-                break;
-            }
-        }
-        let group = &world.group;
-        assert!(rests, "seed {seed}: {group:?}");
-        assert_eq!(world.voters(), usize::from(group.wanted), "seed {seed}: {group:?}");
-        assert_eq!(group.kept, Some(group.wanted), "seed {seed}: {group:?}");
-        assert!(group.pods.values().all(|pod| pod.is_newest && pod.is_ready), "seed {seed}: {group:?}");
-    }
-    assert!(replaced > 1_000, "only {replaced} pods were replaced; the worlds are too quiet");
+fn a_member_is_replaced() {
+    check(&[
+        ("replace: the mark first", 3, 3, |g| {
+            g.wish = Some(Wish::Replace(1));
+            g.members[1].is_up = false;
+        }, Step::Condemn(1)),
+        ("replace: not while another is away", 3, 3, |g| {
+            g.wish = Some(Wish::Replace(1));
+            g.members[2].is_up = false;
+        }, Step::Wait(Waiting::Voter(2))),
+        ("replace: never the only one", 1, 1, |g| g.wish = Some(Wish::Replace(0)), Step::Decline(Refusal::OnlyVoter)),
+        ("replace: nobody of that name", 3, 3, |g| g.wish = Some(Wish::Replace(7)), Step::Decline(Refusal::NoSuchMember)),
+        ("replace: the member goes", 3, 3, |g| {
+            condemned(g, 1);
+            g.members[1].is_up = false;
+        }, Step::Remove { id: 101, ordinal: 1 }),
+        ("replace: a leader hands over", 3, 3, |g| condemned(g, 0), Step::MoveLeader { from: 100, to: 101 }),
+        ("replace: a new one is added", 3, 3, |g| {
+            condemned(g, 1);
+            g.members.remove(1);
+        }, Step::AddLearner(1)),
+        ("replace: its old volume goes", 3, 3, |g| {
+            condemned(g, 1);
+            g.members[1] = Member { id: 200, is_up: false, ..member(1, Role::Learner) };
+        }, Step::Discard(1)),
+        ("replace: it gets its vote", 3, 3, |g| {
+            g.members[1] = Member { id: 200, ..member(1, Role::Learner) };
+        }, Step::Promote(200)),
+        ("a hole that somebody made is filled, with an empty volume", 3, 3, |g| {
+            g.members.remove(1);
+        }, Step::Condemn(1)),
+    ]);
+}
+
+/// Two of three are lost; `1` is asked to go on.
+fn lost(g: &mut Group) {
+    g.wish = Some(Wish::Recover(1));
+    g.members[0] = Member { is_up: false, ..member(0, Role::Follower) };
+    g.members[2].is_up = false;
+    g.pods.get_mut(&1).expect("pod 1").is_unaware = true;
+}
+
+fn isolated(g: &mut Group) {
+    lost(g);
+    g.kept = Some(Kept::only(1));
+    g.pods.retain(|ordinal, _| *ordinal == 1);
+}
+
+fn alone(g: &mut Group) {
+    isolated(g);
+    g.pods.get_mut(&1).expect("pod 1").is_unaware = false;
+    g.members = vec![member(1, Role::Leader)];
+}
+
+#[test]
+fn what_is_left_goes_on_when_a_person_says_so() {
+    check(&[
+        ("recover: never by itself", 3, 3, |g| {
+            lost(g);
+            g.wish = None;
+        }, Step::Wait(Waiting::Voter(0))),
+        ("recover: not while most answer", 3, 3, |g| g.wish = Some(Wish::Recover(1)), Step::Decline(Refusal::QuorumStands)),
+        ("recover: not one that is to go", 5, 3, |g| {
+            g.members.clear();
+            g.wish = Some(Wish::Recover(4));
+        }, Step::Decline(Refusal::NoSuchMember)),
+        ("recover: the others' pods go", 3, 3, lost, Step::Isolate(1)),
+        ("recover: they are awaited", 3, 3, |g| {
+            lost(g);
+            g.kept = Some(Kept::only(1));
+        }, Step::Wait(Waiting::Leaving(0))),
+        ("recover: it starts anew", 3, 3, isolated, Step::Restart(1)),
+        ("recover: the others' volumes go", 3, 3, alone, Step::Discard(0)),
+        ("recover: that is all", 3, 3, |g| {
+            alone(g);
+            g.claims.retain(|ordinal, _| *ordinal == 1);
+        }, Step::Fulfilled),
+        ("recover: those before it come first", 3, 3, |g| {
+            alone(g);
+            g.claims.retain(|ordinal, _| *ordinal == 1);
+            g.wish = None;
+        }, Step::AddLearner(0)),
+        ("recover: with their pods", 3, 3, |g| {
+            alone(g);
+            g.wish = None;
+            g.members.push(Member { is_up: false, ..member(0, Role::Learner) });
+        }, Step::Keep(Kept::to(2))),
+    ]);
 }

@@ -48,6 +48,10 @@ impl Context<'_> {
         };
         let args = command.map(|arg| rewrite(arg)).collect();
         let mut env = BTreeMap::new();
+        let sources = container.env_from.iter().flatten().filter_map(|source| source.config_map_ref.as_ref());
+        for (name, value) in sources.flat_map(|source| self.config_map(&source.name)) {
+            env.insert(name, rewrite(&value));
+        }
         for variable in container.env.iter().flatten() {
             // Values may name variables before them; names of Services are known once these stand there.
             let value = expanded(&env_value(draft, variable)?, &env);
@@ -136,7 +140,10 @@ impl Context<'_> {
     }
 
     fn config_files(&self, mount: &Mount) -> Vec<(String, String)> {
-        let Some(wanted) = &mount.config_map else { return Vec::new() };
+        mount.config_map.iter().flat_map(|wanted| self.config_map(wanted)).collect()
+    }
+
+    fn config_map(&self, wanted: &str) -> Vec<(String, String)> {
         self.manifests
             .iter()
             .filter_map(|manifest| match manifest {

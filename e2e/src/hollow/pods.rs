@@ -1,0 +1,371 @@
+//! Pods from scheduled to gone.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch_of};
+use kube::{Client, ResourceExt as _};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::process::Child;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::container::{self, Boxed, Place};
+use super::{HollowNode, Programs};
+
+/// Between two looks at whether a process is ready.
+const PROBE: Duration = Duration::from_millis(200);
+/// Between two looks at Secrets that are mounted, in probes.
+const REFRESH: u32 = 5;
+/// Longest wait before a process that ended is started again.
+const BACKOFF: Duration = Duration::from_secs(2);
+
+/// A pod that runs a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its address.
+    pub address: String,
+    /// Its process, while there is one.
+    pub process: Option<u32>,
+    /// Whether its readiness probe was answered last.
+    pub is_ready: bool,
+}
+
+impl Live {
+    /// Sends its process a signal. One that ended meanwhile gets none.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(id) = self.process.and_then(|id| i32::try_from(id).ok()) {
+            let _ = kill(Pid::from_raw(id), signal);
+        }
+    }
+}
+
+/// All pods of all nodes.
+pub(super) struct Pods {
+    client: Client,
+    nodes: HashMap<String, HollowNode>,
+    programs: Programs,
+    folder: PathBuf,
+    count: AtomicU32,
+    live: Mutex<HashMap<String, (String, Live)>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Pods {
+    pub(super) fn new(client: Client, nodes: Vec<HollowNode>, programs: Programs, folder: &Path) -> Self {
+        Self {
+            client,
+            nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            programs,
+            folder: folder.to_owned(),
+            count: AtomicU32::new(0),
+            live: Mutex::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    pub(super) fn live(&self, namespace: &str) -> Vec<Live> {
+        let all = self.live.lock();
+        let mut live: Vec<Live> =
+            all.values().filter(|(of, _)| of == namespace).map(|(_, live)| live.clone()).collect();
+        live.sort_by(|a, b| a.name.cmp(&b.name));
+        live
+    }
+
+    pub(super) fn kill_all(&self) {
+        self.tasks.lock().abort_all();
+        for (_, live) in self.live.lock().values() {
+            live.signal(Signal::SIGKILL);
+        }
+    }
+
+    /// Follows all pods; each has a task that lives as long as it does.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let api: Api<Pod> = Api::all(self.client.clone());
+        let mut events = watch_of(api, watcher::Config::default()).default_backoff().boxed();
+        let mut known: HashMap<String, watch::Sender<Pod>> = HashMap::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+                    let Some(node) = self.nodes.get(&node) else { continue };
+                    let uid = pod.uid().unwrap_or_default();
+                    if let Some(sender) = known.get(&uid) {
+                        sender.send_replace(pod);
+                        continue;
+                    }
+                    let (sender, receiver) = watch::channel(pod);
+                    known.insert(uid, sender);
+                    let mut tasks = self.tasks.lock();
+                    while tasks.try_join_next().is_some() {}
+                    tasks.spawn(self.clone().tend(node.clone(), receiver));
+                }
+                Ok(Event::Delete(pod)) => {
+                    known.remove(&pod.uid().unwrap_or_default());
+                }
+                Ok(_) => {}
+                Err(error) => eprintln!("hollow pods: {error}"),
+            }
+        }
+    }
+
+    async fn tend(self: Arc<Self>, node: HollowNode, mut pod: watch::Receiver<Pod>) {
+        let first = pod.borrow().clone();
+        let container = first.spec.as_ref().and_then(|spec| spec.containers.first());
+        let command = container.and_then(|container| container.command.as_ref()?.first());
+        let done = match command.and_then(|command| self.programs.get(command)) {
+            Some(program) => self.run(&first, program, &mut pod).await,
+            None => self.pretend(&first, &node, &mut pod).await,
+        };
+        self.live.lock().remove(&first.uid().unwrap_or_default());
+        self.name_hosts(&first.namespace().unwrap_or_default());
+        if let Err(error) = done {
+            eprintln!("hollow pod {}: {error:#}", first.name_any());
+        }
+    }
+
+    /// Nothing runs, and it is ready.
+    async fn pretend(&self, first: &Pod, node: &HollowNode, pod: &mut watch::Receiver<Pod>) -> Result<()> {
+        let phase = first.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+        if phase == "Pending" && first.metadata.deletion_timestamp.is_none() {
+            tokio::time::sleep(node.start).await;
+            let number = self.count.fetch_add(1, Ordering::Relaxed);
+            let address = format!("10.{}.{}.{}", 64 + number / 62_500, (number / 250) % 250, number % 250 + 1);
+            let ends = first.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+            let state = if ends { State::Ended(0) } else { State::Ready };
+            self.report(first, &address, state, 0).await?;
+        }
+        until_leaving(pod).await;
+        tokio::time::sleep(node.stop).await;
+        self.bury(first).await
+    }
+
+    /// Runs it, again when it ends, until it is told to go.
+    async fn run(&self, first: &Pod, program: &Path, pod: &mut watch::Receiver<Pod>) -> Result<()> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.{}.{}.{}", 80 + number / 62_500, (number / 250) % 250, number % 250 + 1);
+        let uid = first.uid().unwrap_or_default();
+        let live = Live {
+            name: first.name_any(),
+            uid: uid.clone(),
+            address: address.clone(),
+            process: None,
+            is_ready: false,
+        };
+        let namespace = first.namespace().unwrap_or_default();
+        self.live.lock().insert(uid.clone(), (namespace.clone(), live));
+        self.name_hosts(&namespace);
+        let place = Place {
+            pod: self.folder.join("pods").join(&uid),
+            volumes: self.folder.join("volumes"),
+            hosts: self.folder.join("hosts"),
+        };
+        let boxed = Boxed { client: &self.client, pod: first, place: &place, address: &address };
+        let mut child = None;
+        tokio::select! {
+            ended = self.keep_running(&boxed, program, &mut child) => ended?,
+            () = until_leaving(pod) => {}
+        }
+        if let Some(child) = &mut child {
+            let grace = pod.borrow().metadata.deletion_grace_period_seconds.unwrap_or(30);
+            end(child, Duration::from_secs(grace.unsigned_abs())).await;
+        }
+        until_leaving(pod).await;
+        self.bury(first).await
+    }
+
+    async fn keep_running(&self, boxed: &Boxed<'_>, program: &Path, child: &mut Option<Child>) -> Result<()> {
+        let spec = boxed.pod.spec.as_ref().context("a spec")?;
+        self.report(boxed.pod, boxed.address, State::Waiting, 0).await?;
+        for container in spec.init_containers.iter().flatten() {
+            self.until_done(boxed, container, program, child).await?;
+        }
+        let container = spec.containers.first().context("a container")?;
+        let ends = spec.restart_policy.as_deref() != Some("Always");
+        let mut pause = PROBE;
+        for restarts in 0.. {
+            match boxed.start(container, program).await {
+                Ok(started) => {
+                    self.note(boxed.pod, started.id(), false);
+                    let status = self.watch(boxed, container, child.insert(started), restarts).await?;
+                    self.note(boxed.pod, None, false);
+                    if ends {
+                        return self.report(boxed.pod, boxed.address, State::Ended(status), restarts).await;
+                    }
+                }
+                Err(error) => eprintln!("hollow pod {}: {error:#}", boxed.pod.name_any()),
+            }
+            self.report(boxed.pod, boxed.address, State::Waiting, restarts + 1).await?;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF);
+        }
+        Ok(())
+    }
+
+    async fn until_done(
+        &self,
+        boxed: &Boxed<'_>,
+        container: &Container,
+        program: &Path,
+        child: &mut Option<Child>,
+    ) -> Result<()> {
+        loop {
+            match boxed.start(container, program).await {
+                Ok(started) => {
+                    self.note(boxed.pod, started.id(), false);
+                    if child.insert(started).wait().await?.success() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => eprintln!("hollow pod {}: {error:#}", boxed.pod.name_any()),
+            }
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    /// Asks a process how it is until it ends; says with which code.
+    async fn watch(
+        &self,
+        boxed: &Boxed<'_>,
+        container: &Container,
+        child: &mut Child,
+        restarts: u32,
+    ) -> Result<i32> {
+        let mut was_ready = false;
+        for probe in 1.. {
+            tokio::select! {
+                ended = child.wait() => return Ok(ended?.code().unwrap_or(137)),
+                () = tokio::time::sleep(PROBE) => {}
+            }
+            let is_ready = container::is_ready(container, boxed.address).await;
+            if is_ready != was_ready {
+                let state = if is_ready { State::Ready } else { State::Running };
+                self.note(boxed.pod, child.id(), is_ready);
+                self.report(boxed.pod, boxed.address, state, restarts).await?;
+                was_ready = is_ready;
+            }
+            if probe % REFRESH == 0 && let Err(error) = boxed.refresh().await {
+                eprintln!("hollow pod {}: {error:#}", boxed.pod.name_any());
+            }
+        }
+        Ok(0)
+    }
+
+    fn note(&self, pod: &Pod, process: Option<u32>, is_ready: bool) {
+        if let Some((_, live)) = self.live.lock().get_mut(&pod.uid().unwrap_or_default()) {
+            (live.process, live.is_ready) = (process, is_ready);
+        }
+    }
+
+    /// What the headless Services of a namespace answer, ready or not.
+    fn name_hosts(&self, namespace: &str) {
+        let mut text = "127.0.0.1 localhost\n".to_owned();
+        for live in self.live(namespace) {
+            let owner = live.name.rsplit_once('-').map_or(live.name.as_str(), |(owner, _)| owner);
+            let name = format!("{}.{owner}-members", live.name);
+            text += &format!("{} {name} {name}.{namespace}.svc {owner}.{namespace}.svc {owner}\n", live.address);
+        }
+        if let Err(error) = container::write(&self.folder.join("hosts").join(namespace), text.as_bytes()) {
+            eprintln!("hollow hosts: {error:#}");
+        }
+    }
+
+    async fn report(&self, pod: &Pod, address: &str, state: State, restarts: u32) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": status(pod, address, state, restarts)});
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            done => done.map(drop).context("report a pod"),
+        }
+    }
+
+    /// It is gone: its name is free.
+    async fn bury(&self, pod: &Pod) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let only_this = Preconditions { uid: pod.uid(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }.grace_period(0);
+        match api.delete(&pod.name_any(), &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            done => done.map(drop).context("let a pod go"),
+        }
+    }
+}
+
+/// As SIGTERM and, when that does not help, SIGKILL do.
+async fn end(child: &mut Child, grace: Duration) {
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        // One that was stopped hears nothing.
+        let _ = kill(Pid::from_raw(id), Signal::SIGCONT);
+    }
+    if tokio::time::timeout(grace, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// Until the pod is told to go, or is gone without a word.
+async fn until_leaving(pod: &mut watch::Receiver<Pod>) {
+    while pod.borrow_and_update().metadata.deletion_timestamp.is_none() {
+        if pod.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    Ready,
+    Ended(i32),
+}
+
+fn status(pod: &Pod, address: &str, state: State, restarts: u32) -> Value {
+    let now = Timestamp::now().to_string();
+    let phase = match state {
+        State::Waiting if restarts == 0 => "Pending",
+        State::Waiting | State::Running | State::Ready => "Running",
+        State::Ended(0) => "Succeeded",
+        State::Ended(_) => "Failed",
+    };
+    let condition = |kind: &str| {
+        let is_so = state == State::Ready || kind == "Initialized" || kind == "PodScheduled";
+        json!({"type": kind, "status": if is_so { "True" } else { "False" }, "lastTransitionTime": now})
+    };
+    let container = |container: &Container| {
+        let state_of = match state {
+            State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
+            State::Running | State::Ready => json!({"running": {"startedAt": now}}),
+            State::Ended(code) => json!({"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}),
+        };
+        let is_ready = state == State::Ready;
+        json!({"name": container.name, "image": container.image, "imageID": "", "ready": is_ready, "started": is_ready,
+            "restartCount": restarts, "state": state_of})
+    };
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition);
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers).map(container);
+    json!({
+        "phase": phase,
+        "startTime": now,
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": conditions,
+        "containerStatuses": containers.collect::<Vec<_>>(),
+    })
+}

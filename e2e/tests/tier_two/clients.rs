@@ -1,0 +1,164 @@
+//! Clients that write and read back, and forgive a server one failure an operation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use e2e::Bed;
+use e2e::hollow::Live;
+use etcd_client::{Client, ConnectOptions};
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use tokio::task::JoinSet;
+
+/// How long one try may take: a machine that stalls fails nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two operations of a client: it is the steps that are tried, not the store's speed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Counts {
+    done: AtomicU64,
+    retried: AtomicU64,
+    /// Operations whose retry failed although the member that it went to stayed as it was.
+    failed: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+/// Clients at work.
+pub struct Writers {
+    counts: Arc<Counts>,
+    tasks: JoinSet<Result<(String, u64)>>,
+}
+
+/// What they saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// Operations that were acknowledged.
+    pub done: u64,
+    /// Those that took a second try.
+    pub retried: u64,
+}
+
+impl Writers {
+    /// Has so many begin.
+    pub fn begin(bed: &'static Bed, namespace: &str, count: usize) -> Self {
+        let counts = Arc::new(Counts::default());
+        let mut tasks = JoinSet::new();
+        for number in 0..count {
+            let namespace = namespace.to_owned();
+            tasks.spawn(write(bed, namespace, format!("writer-{number}"), counts.clone()));
+        }
+        Self { counts, tasks }
+    }
+
+    /// Operations that were acknowledged so far.
+    pub fn done(&self) -> u64 {
+        self.counts.done.load(Ordering::Relaxed)
+    }
+
+    /// Has them end, and holds the store to what it acknowledged.
+    pub async fn end(mut self, bed: &'static Bed, namespace: &str) -> Result<Seen> {
+        self.counts.stop.store(true, Ordering::Relaxed);
+        let mut last = Vec::new();
+        while let Some(ended) = self.tasks.join_next().await {
+            last.push(ended??);
+        }
+        let mut client = connect(&pick(bed, namespace, None).await).await?;
+        for (key, value) in last {
+            let found = client.get(key.as_str(), None).await?;
+            let found = found.kvs().first().and_then(|pair| pair.value_str().ok()?.parse::<u64>().ok());
+            ensure!(found == Some(value), "{key}: {value} was acknowledged last, and {found:?} is there");
+        }
+        let failed = self.counts.failed.lock().clone();
+        ensure!(failed.is_empty(), "{} operations failed twice: {failed:?}", failed.len());
+        let retried = self.counts.retried.load(Ordering::Relaxed);
+        Ok(Seen { done: self.done(), retried })
+    }
+}
+
+/// A member that is ready, another than that one if there is another: as a Service leads to it.
+async fn pick(bed: &Bed, namespace: &str, not: Option<&Live>) -> Live {
+    loop {
+        let ready: Vec<Live> = bed
+            .hollow
+            .live(namespace)
+            .into_iter()
+            .filter(|live| live.is_ready && not.is_none_or(|not| not.uid != live.uid))
+            .collect();
+        if !ready.is_empty() {
+            return ready[rand::rng().random_range(0..ready.len())].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn connect(member: &Live) -> Result<Client> {
+    let options = ConnectOptions::new().with_connect_timeout(PATIENCE).with_timeout(PATIENCE);
+    Ok(Client::connect([format!("http://{}:2379", member.address)], Some(options)).await?)
+}
+
+/// Puts the next number, and reads it back linearizably from where it was put.
+async fn operate(client: &mut Client, key: &str, number: u64) -> Result<()> {
+    client.put(key, number.to_string(), None).await?;
+    let found = client.get(key, None).await?;
+    let found = found.kvs().first().and_then(|pair| pair.value_str().ok()?.parse::<u64>().ok());
+    if found != Some(number) {
+        bail!("{key}: {number} was put, and {found:?} is read");
+    }
+    Ok(())
+}
+
+async fn write(bed: &'static Bed, namespace: String, key: String, counts: Arc<Counts>) -> Result<(String, u64)> {
+    let mut number = 0;
+    let mut at: Option<(Live, Client)> = None;
+    while !counts.stop.load(Ordering::Relaxed) {
+        number += 1;
+        let first = match at.take() {
+            Some(at) => Some(at),
+            None => {
+                let member = pick(bed, &namespace, None).await;
+                connect(&member).await.ok().map(|client| (member, client))
+            }
+        };
+        let mut tried = None;
+        if let Some((member, mut client)) = first {
+            match operate(&mut client, &key, number).await {
+                Ok(()) => {
+                    counts.done.fetch_add(1, Ordering::Relaxed);
+                    at = Some((member, client));
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(_) => tried = Some(member),
+            }
+        }
+        // The one retry, at another member. What befalls that one meanwhile is a second fault, and none of ours.
+        counts.retried.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let member = pick(bed, &namespace, tried.as_ref()).await;
+            let again = async {
+                let mut client = connect(&member).await?;
+                operate(&mut client, &key, number).await?;
+                anyhow::Ok(client)
+            };
+            match again.await {
+                Ok(client) => {
+                    counts.done.fetch_add(1, Ordering::Relaxed);
+                    at = Some((member, client));
+                    break;
+                }
+                Err(error) => {
+                    let is_as_it_was = bed.hollow.live(&namespace).iter().any(|live| *live == member);
+                    if is_as_it_was {
+                        counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
+                    }
+                    tried = Some(member);
+                }
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok((key, number))
+}

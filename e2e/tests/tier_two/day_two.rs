@@ -1,0 +1,249 @@
+//! Day two of a KVCluster on processes of TinyKV, while clients write.
+
+use std::time::Instant;
+
+use aistack_crds::KVCluster;
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Bed, Story, wait};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::clients::Writers;
+use super::monitor::{Monitor, told, until_at_rest};
+
+/// Begins a story with a cluster that rests; `None` where nothing can run.
+pub async fn founded(name: &str, voters: usize) -> Result<Option<(&'static Bed, Story)>> {
+    let Some(bed) = Bed::shared() else { return Ok(None) };
+    if let Err(why) = &bed.processes {
+        eprintln!("{why}: not run");
+        return Ok(None);
+    }
+    let story = Story::on(&bed.plane, name).await?;
+    let text = format!(
+        "apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {{name: kv}}\nspec: {{replicas: {voters}, storage: 1Gi}}\n"
+    );
+    story.apply(&text).await?;
+    until_at_rest(&story, "kv", voters).await?;
+    Ok(Some((bed, story)))
+}
+
+async fn edit(story: &Story, spec: Value) -> Result<()> {
+    story.edit::<KVCluster>("kv", &json!({"spec": spec})).await
+}
+
+async fn annotate(story: &Story, annotations: Value) -> Result<()> {
+    story.edit::<KVCluster>("kv", &json!({"metadata": {"annotations": annotations}})).await
+}
+
+/// The uids of the pods, by name.
+async fn pods(story: &Story) -> Result<Vec<(String, String)>> {
+    let list = story.api::<Pod>().list(&ListParams::default()).await?.items;
+    let mut pods: Vec<_> =
+        list.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect();
+    pods.sort();
+    Ok(pods)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
+    let Some((bed, story)) = founded("day-two", 3).await? else { return Ok(()) };
+    let writers = Writers::begin(bed, "day-two", 50);
+    let monitor = Monitor::over(&story, "kv", 3);
+    let began = Instant::now();
+    let lap = |what: &str| println!("{:5.1} s  {what}, {} operations", began.elapsed().as_secs_f64(), writers.done());
+
+    let before = pods(&story).await?;
+    edit(&story, json!({"replicas": 5})).await?;
+    until_at_rest(&story, "kv", 5).await?;
+    lap("grown to five");
+    assert_eq!(pods(&story).await?[..3], before[..], "those that were there stay as they are");
+    assert_eq!(told(&story, "kv", "LeaderMoved").await?, 0, "growth needs no election");
+    monitor.expect(5);
+
+    edit(&story, json!({"pod": {"annotations": {"rolled": "once"}}})).await?;
+    let after = before.clone();
+    wait::until("every pod is made anew", || async {
+        let now = pods(&story).await?;
+        Ok((now.len() == 5 && now.iter().all(|pod| !after.contains(pod))).then_some(()))
+    })
+    .await?;
+    until_at_rest(&story, "kv", 5).await?;
+    lap("rolled");
+    let elections = told(&story, "kv", "LeaderMoved").await?;
+    assert!(elections <= 1, "{elections} planned elections to roll five pods");
+
+    let rolled = pods(&story).await?;
+    edit(&story, json!({"storage": "2Gi"})).await?;
+    wait::until("every claim has grown", || async {
+        let claims = story.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?.items;
+        let has = |claim: &PersistentVolumeClaim| {
+            let value = serde_json::to_value(claim).unwrap_or_default();
+            value.pointer("/status/capacity/storage") == Some(&json!("2Gi"))
+        };
+        Ok((claims.len() == 5 && claims.iter().all(has)).then_some(()))
+    })
+    .await?;
+    let larger = |set: &StatefulSet| {
+        let value = serde_json::to_value(set).unwrap_or_default();
+        value.pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage") == Some(&json!("2Gi"))
+    };
+    story.until("kv", "its set makes larger claims", larger).await?;
+    until_at_rest(&story, "kv", 5).await?;
+    lap("volumes grown");
+    assert_eq!(pods(&story).await?, rolled, "no pod was touched for it");
+
+    monitor.expect(3);
+    edit(&story, json!({"replicas": 3})).await?;
+    until_at_rest(&story, "kv", 3).await?;
+    lap("shrunk to three");
+    let shrunk = told(&story, "kv", "LeaderMoved").await? - elections;
+    assert!(shrunk <= 2, "{shrunk} planned elections to remove two members");
+
+    let taken = monitor.end()?;
+    let seen = writers.end(bed, "day-two").await?;
+    println!("{} operations, {} of them at the second try; {taken} pods made anew", seen.done, seen.retried);
+    story.operator.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirmed() -> Result<()> {
+    let Some((bed, story)) = founded("lost", 3).await? else { return Ok(()) };
+    let writers = Writers::begin(bed, "lost", 5);
+    let lost = lose(bed, &story, "kv-1").await?;
+    let away = |kv: &KVCluster| {
+        let conditions = kv.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .filter(|it| it.type_ == "Degraded" && it.reason == "VoterAway")
+            .any(|it| it.message.contains("platform.dev/replace-member=kv-1"))
+    };
+    story.until::<KVCluster>("kv", "it says what to do", away).await?;
+    annotate(&story, json!({"platform.dev/replace-member": "kv-1"})).await?;
+    wait::until("its claim is another", || async {
+        let claim = story.api::<PersistentVolumeClaim>().get_opt("data-kv-1").await?;
+        Ok(claim.filter(|claim| claim.uid().as_deref() != Some(lost.as_str())))
+    })
+    .await?;
+    let kv = until_at_rest(&story, "kv", 3).await?;
+    assert!(!kv.annotations().contains_key("platform.dev/replace-member"), "it is done once");
+    let seen = writers.end(bed, "lost").await?;
+    println!("a member was replaced under {} operations", seen.done);
+
+    // Two of three: nobody can tell what they acknowledged.
+    lose(bed, &story, "kv-0").await?;
+    lose(bed, &story, "kv-2").await?;
+    let told_so = |reason: &'static str| {
+        move |kv: &KVCluster| {
+            let conditions = kv.status.iter().flat_map(|status| &status.conditions);
+            conditions.filter(|it| it.reason == reason).count() > 0
+        }
+    };
+    story.until::<KVCluster>("kv", "most are away", told_so("TooFewAnswer")).await?;
+    annotate(&story, json!({"platform.dev/recover-from": "kv-1"})).await?;
+    story.until::<KVCluster>("kv", "it asks to be sure", told_so("NotHeeded")).await?;
+    annotate(&story, json!({"platform.dev/accept-data-loss": "kv"})).await?;
+    wait::until("it goes on from one", || async {
+        Ok((told(&story, "kv", "Recovered").await? > 0).then_some(()))
+    })
+    .await?;
+    until_at_rest(&story, "kv", 3).await?;
+    let writers = Writers::begin(bed, "lost", 5);
+    wait::until("it takes writes", || async { Ok((writers.done() > 50).then_some(())) }).await?;
+    writers.end(bed, "lost").await?;
+    story.operator.stop().await
+}
+
+/// A volume is gone, and its machine with it: the pod comes back to an empty one. Says which claim that was.
+pub async fn lose(bed: &Bed, story: &Story, pod: &str) -> Result<String> {
+    let claims = story.api::<PersistentVolumeClaim>();
+    let name = format!("data-{pod}");
+    let old = claims.get(&name).await?.uid().context("a uid")?;
+    claims.delete(&name, &DeleteParams::default()).await?;
+    if let Some(live) = bed.hollow.live(&story.namespace).into_iter().find(|live| live.name == pod) {
+        live.signal(Signal::SIGKILL);
+    }
+    story.api::<Pod>().delete(pod, &DeleteParams::default().grace_period(0)).await?;
+    let fresh = wait::until("Kubernetes made another claim", || async {
+        let claim = claims.get_opt(&name).await?;
+        Ok(claim.and_then(|claim| claim.uid()).filter(|uid| *uid != old))
+    })
+    .await?;
+    Ok(fresh)
+}
+
+/// An authority's certificate, and one that it signed for a cluster's members.
+fn certificate(cluster: &str, namespace: &str, authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> Result<Secret> {
+    let mut names = vec![cluster.to_owned(), format!("{cluster}.{namespace}.svc")];
+    names.extend((0..3).map(|ordinal| format!("{cluster}-{ordinal}.{cluster}-members")));
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = rcgen::CertificateParams::new(names)?;
+    params.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let signed = params.signed_by(&key, authority)?;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "kv-tls"},
+        "stringData": {"tls.crt": signed.pem(), "tls.key": key.serialize_pem(), "ca.crt": authority.pem()}});
+    Ok(serde_json::from_value(secret)?)
+}
+
+fn authority() -> Result<rcgen::CertifiedIssuer<'static, rcgen::KeyPair>> {
+    let mut params = rcgen::CertificateParams::new(Vec::new())?;
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
+    Ok(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate()?)?)
+}
+
+/// The certificate that a member serves clients by.
+async fn served(bed: &Bed, namespace: &str, pod: &str, authority: &str) -> Result<Vec<u8>> {
+    use rustls::pki_types::pem::PemObject as _;
+    let live = bed.hollow.live(namespace).into_iter().find(|live| live.name == pod).context("it runs")?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(format!("{}:2379", live.address)).await?;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("kv".try_into()?, stream).await?;
+    let (_, session) = stream.get_ref();
+    let certificates = session.peer_certificates().context("it shows one")?;
+    Ok(certificates[0].as_ref().to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_under_the_members() -> Result<()> {
+    let Some(bed) = Bed::shared() else { return Ok(()) };
+    if let Err(why) = &bed.processes {
+        eprintln!("{why}: not run");
+        return Ok(());
+    }
+    let story = Story::on(&bed.plane, "renewed").await?;
+    let authority = authority()?;
+    let secrets = story.api::<Secret>();
+    secrets.create(&PostParams::default(), &certificate("kv", "renewed", &authority)?).await?;
+    story
+        .apply("apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {name: kv}\nspec: {replicas: 3, tls: {secretName: kv-tls}}\n")
+        .await?;
+    until_at_rest(&story, "kv", 3).await?;
+    let (before, began_as) = (served(bed, "renewed", "kv-0", &authority.pem()).await?, pods(&story).await?);
+    let renewed = certificate("kv", "renewed", &authority)?;
+    story.edit::<Secret>("kv-tls", &json!({"stringData": renewed.string_data})).await?;
+    for pod in ["kv-0", "kv-1", "kv-2"] {
+        wait::until("the new certificate is served", || async {
+            let now = served(bed, "renewed", pod, &authority.pem()).await?;
+            Ok((now != before).then_some(()))
+        })
+        .await?;
+    }
+    // Members know one another by it, too: one that starts anew is let in.
+    let live = bed.hollow.live("renewed");
+    live.iter().for_each(|live| live.signal(Signal::SIGKILL));
+    wait::until("each was started again", || async {
+        let now = bed.hollow.live("renewed");
+        Ok(now.iter().all(|now| now.is_ready && !live.contains(now)).then_some(()))
+    })
+    .await?;
+    until_at_rest(&story, "kv", 3).await?;
+    ensure!(pods(&story).await? == began_as, "no pod was made anew for it");
+    story.operator.stop().await
+}

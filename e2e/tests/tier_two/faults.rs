@@ -1,0 +1,165 @@
+//! Seeded schedules of faults and edits, on processes of TinyKV, while 50 clients write: `SCHEDULES=100` for all of them, `SEED=n` to begin
+//! elsewhere.
+
+use std::time::{Duration, Instant};
+
+use aistack_crds::KVCluster;
+use anyhow::{Context as _, Result};
+use e2e::hollow::Live;
+use e2e::{Bed, Running, Story};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, EvictParams};
+use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::clients::Writers;
+use super::day_two::{founded, lose};
+use super::monitor::{Monitor, told, until_at_rest};
+
+/// Clients that write meanwhile.
+const WRITERS: usize = 50;
+/// Things that happen in a schedule.
+const HAPPENINGS: usize = 6;
+
+struct Schedule {
+    bed: &'static Bed,
+    story: Story,
+    monitor: Monitor,
+    random: StdRng,
+    voters: usize,
+    size: u32,
+    happened: Vec<String>,
+}
+
+impl Schedule {
+    fn any(&mut self) -> Option<Live> {
+        let live = self.bed.hollow.live(&self.story.namespace);
+        (!live.is_empty()).then(|| live[self.random.random_range(0..live.len())].clone())
+    }
+
+    async fn spec(&self, spec: Value) -> Result<()> {
+        self.story.edit::<KVCluster>("kv", &json!({"spec": spec})).await
+    }
+
+    async fn happen(&mut self) -> Result<()> {
+        let kind = self.random.random_range(0..10);
+        let Some(live) = self.any() else { return Ok(()) };
+        let what = match kind {
+            0 | 1 => {
+                self.voters = if self.voters == 3 { 5 } else { 3 };
+                // Those that are to go do not count at once, those that come when they are there.
+                self.monitor.expect(3);
+                self.spec(json!({"replicas": self.voters})).await?;
+                format!("{} voters", self.voters)
+            }
+            2 => {
+                let stamp: u32 = self.random.random();
+                self.spec(json!({"pod": {"annotations": {"rolled": stamp.to_string()}}})).await?;
+                "a new template".to_owned()
+            }
+            3 => {
+                self.size += 1;
+                self.spec(json!({"storage": format!("{}Gi", self.size)})).await?;
+                "larger volumes".to_owned()
+            }
+            4 | 5 => {
+                live.signal(Signal::SIGKILL);
+                format!("{} is killed", live.name)
+            }
+            6 => {
+                live.signal(Signal::SIGSTOP);
+                let stall = Duration::from_millis(self.random.random_range(200..3_000));
+                tokio::time::sleep(stall).await;
+                live.signal(Signal::SIGCONT);
+                format!("{} stalls for {} ms", live.name, stall.as_millis())
+            }
+            7 => {
+                self.monitor.fault(&live.uid);
+                let _ = self.story.api::<Pod>().delete(&live.name, &DeleteParams::default()).await;
+                format!("{} is deleted", live.name)
+            }
+            8 => {
+                // As a drain does: the disruption budget has its say.
+                self.monitor.fault(&live.uid);
+                let evicted = self.story.api::<Pod>().evict(&live.name, &EvictParams::default()).await;
+                format!("{} is evicted: {}", live.name, evicted.is_ok())
+            }
+            _ => {
+                let second = Running::start(self.story.plane, &self.story.namespace).await?;
+                std::mem::replace(&mut self.story.operator, second).kill().await;
+                "the operator dies".to_owned()
+            }
+        };
+        self.happened.push(what);
+        tokio::time::sleep(Duration::from_millis(self.random.random_range(0..1_500))).await;
+        Ok(())
+    }
+
+    /// Now and then, at the end, a volume is lost and given up.
+    async fn lose_one(&mut self) -> Result<()> {
+        if self.random.random_bool(0.7) {
+            return Ok(());
+        }
+        let Some(live) = self.any() else { return Ok(()) };
+        self.monitor.fault(&live.uid);
+        lose(self.bed, &self.story, &live.name).await?;
+        let asked = json!({"metadata": {"annotations": {"platform.dev/replace-member": live.name}}});
+        self.story.edit::<KVCluster>("kv", &asked).await?;
+        self.happened.push(format!("{} lost its volume", live.name));
+        e2e::wait::until("it is replaced", || async {
+            Ok((told(&self.story, "kv", "VolumeDiscarded").await? > 0).then_some(()))
+        })
+        .await?;
+        until_at_rest(&self.story, "kv", self.voters).await.map(drop)
+    }
+}
+
+async fn schedule(seed: u64) -> Result<bool> {
+    let namespace = format!("faults-{seed}");
+    let Some((bed, story)) = founded(&namespace, 3).await? else { return Ok(false) };
+    let began = Instant::now();
+    let writers = Writers::begin(bed, &namespace, WRITERS);
+    let monitor = Monitor::over(&story, "kv", 3);
+    let random = StdRng::seed_from_u64(seed);
+    let mut schedule = Schedule { bed, story, monitor, random, voters: 3, size: 1, happened: Vec::new() };
+    for _ in 0..HAPPENINGS {
+        schedule.happen().await.with_context(|| format!("{:?}", schedule.happened))?;
+    }
+    let ended = async {
+        until_at_rest(&schedule.story, "kv", schedule.voters).await?;
+        schedule.lose_one().await
+    };
+    let ended = ended.await;
+    let happened = schedule.happened.join("; ");
+    ended.with_context(|| happened.clone())?;
+    let Schedule { story, monitor, .. } = schedule;
+    let taken = monitor.end().with_context(|| happened.clone())?;
+    let moved = told(&story, "kv", "LeaderMoved").await?;
+    let seen = writers.end(bed, &namespace).await.with_context(|| happened.clone())?;
+    println!(
+        "seed {seed}: {:.0} s, {} operations, {} at the second try, {taken} pods by our hand, {moved} planned elections: {happened}",
+        began.elapsed().as_secs_f64(),
+        seen.done,
+        seen.retried,
+    );
+    story.api::<KVCluster>().delete("kv", &DeleteParams::default()).await?;
+    story.operator.stop().await?;
+    Ok(true)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_schedule_of_faults_has_us_take_two_voters_or_fail_an_operation() -> Result<()> {
+    let (first, count) = (number("SEED", 1), number("SCHEDULES", 2));
+    for seed in first..first + count {
+        if !schedule(seed).await.with_context(|| format!("seed {seed}"))? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Most members are lost for good: what one of them has goes on alone, because a person said so.
+//!
+//! The others must never come back with their data, since they would know of a past that is no more: their pods go first, and their
+//! volumes before anybody is added again.
+
+use super::{Group, Kept, Refusal, Step, Waiting};
+
+impl Group {
+    pub(super) fn recover(&self, survivor: u16, kept: Kept) -> Step {
+        let is_alone =
+            self.members.len() == 1 && self.leader().is_some_and(|leader| leader.ordinal == survivor);
+        if !is_alone && self.has_quorum() {
+            return Step::Decline(Refusal::QuorumStands);
+        }
+        let is_known = self.recorded.is_none_or(|recorded| recorded.has(survivor));
+        if survivor >= self.wanted || !is_known {
+            return Step::Decline(Refusal::NoSuchMember);
+        }
+        if kept != Kept::only(survivor) {
+            return Step::Isolate(survivor);
+        }
+        if let Some(other) = self.pods.keys().find(|ordinal| **ordinal != survivor) {
+            return Step::Wait(Waiting::Leaving(*other));
+        }
+        match self.pods.get(&survivor) {
+            Some(pod) if pod.is_unaware && !pod.is_leaving => return Step::Restart(survivor),
+            Some(pod) if is_alone && !pod.is_unaware => {}
+            _ => return Step::Wait(Waiting::Answer),
+        }
+        match self.claims.keys().find(|ordinal| **ordinal != survivor) {
+            Some(other) => self.discard(*other),
+            None => Step::Fulfilled,
+        }
+    }
+
+    /// Whether most voters answer and one of them leads.
+    pub fn has_quorum(&self) -> bool {
+        let voters = self.voters().count();
+        let up = self.voters().filter(|member| member.is_up).count();
+        self.leader().is_some_and(|leader| leader.is_up) && up > voters / 2
+    }
+}

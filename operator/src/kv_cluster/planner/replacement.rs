@@ -1,0 +1,58 @@
+//! One member goes for good and another takes its place: of a lost or damaged volume.
+//!
+//! The mark on the claim is what is remembered of it: the member goes, a new one is added, and then what is marked is deleted, so that
+//! the pod comes back with an empty volume as the new member. A claim without the mark is the new one.
+
+use super::{Group, Member, Refusal, Role, Step, Waiting, Wish};
+
+impl Group {
+    /// The next step of a replacement that was asked for or has begun.
+    pub(super) fn replacement(&self) -> Option<Step> {
+        if let Some(Wish::Replace(ordinal)) = self.wish {
+            return Some(self.begin(ordinal));
+        }
+        let ordinal = self.claims.iter().find(|(_, claim)| claim.is_condemned).map(|(ordinal, _)| *ordinal)?;
+        if let Some(away) = self.away_beside(ordinal) {
+            return Some(Step::Wait(Waiting::Voter(away.ordinal)));
+        }
+        let Some(leader) = self.leader() else { return Some(Step::Wait(Waiting::Leader)) };
+        match self.member(ordinal) {
+            Some(member) if member.role == Role::Learner => Some(self.discard(ordinal)),
+            Some(member) => Some(self.without(member, leader, |_| true)),
+            None if ordinal >= self.wanted() => Some(self.discard(ordinal)),
+            // One at a time: that of another pod comes first.
+            None if self.members.iter().any(|member| !member.votes()) => None,
+            None => Some(Step::AddLearner(ordinal)),
+        }
+    }
+
+    fn begin(&self, ordinal: u16) -> Step {
+        let Some(member) = self.member(ordinal) else { return Step::Decline(Refusal::NoSuchMember) };
+        if member.votes() && self.voters().count() == 1 {
+            return Step::Decline(Refusal::OnlyVoter);
+        }
+        if let Some(away) = self.away_beside(ordinal) {
+            return Step::Wait(Waiting::Voter(away.ordinal));
+        }
+        match self.claims.get(&ordinal) {
+            Some(_) => Step::Condemn(ordinal),
+            // Kubernetes makes one with the next pod.
+            None if self.pods.get(&ordinal).is_some_and(|pod| !pod.is_leaving) && !member.is_up => {
+                Step::Restart(ordinal)
+            }
+            None => Step::Wait(Waiting::Voter(ordinal)),
+        }
+    }
+
+    /// A voter beside that one that does not answer: without both there might be no majority.
+    fn away_beside(&self, ordinal: u16) -> Option<&Member> {
+        self.voters().find(|member| member.ordinal != ordinal && !self.is_up(member))
+    }
+
+    /// What nobody has goes, unless it is on its way already.
+    pub(super) fn discard(&self, ordinal: u16) -> Step {
+        let is_going = self.claims.get(&ordinal).is_none_or(|claim| claim.is_leaving);
+        let has_pod = self.pods.get(&ordinal).is_some_and(|pod| !pod.is_leaving);
+        if is_going && !has_pod { Step::Wait(Waiting::Leaving(ordinal)) } else { Step::Discard(ordinal) }
+    }
+}

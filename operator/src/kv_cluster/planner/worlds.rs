@@ -1,0 +1,366 @@
+//! A world around the planner: pods die and come back, volumes are lost, leaders change, learners lag, and users change their minds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::tests::{healthy, member, pod};
+use super::*;
+
+struct World {
+    group: Group,
+    random: StdRng,
+    /// Pods that are away because a step of ours took them.
+    by_our_hand: BTreeSet<u16>,
+    /// Whose data lies on which volume. Nobody starts with another's, and no voter without its own.
+    data: BTreeMap<u16, u64>,
+    next_id: u64,
+    seed: u64,
+    replaced: usize,
+    recovered: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let voters = [1, 3, 5, 7][random.random_range(0..4)];
+        let group = healthy(voters, voters);
+        let data = group.members.iter().map(|member| (member.ordinal, member.id)).collect();
+        let by_our_hand = BTreeSet::default();
+        Self { group, random, by_our_hand, data, next_id: 1_000, seed, replaced: 0, recovered: 0 }
+    }
+
+    fn voters(&self) -> usize {
+        self.group.members.iter().filter(|member| member.votes()).count()
+    }
+
+    fn up(&self) -> usize {
+        self.group.voters().filter(|member| self.group.is_up(member)).count()
+    }
+
+    fn has_quorum(&self) -> bool {
+        self.up() > self.voters() / 2
+    }
+
+    fn has_data(&self, member: &Member) -> bool {
+        self.data.get(&member.ordinal) == Some(&member.id)
+    }
+
+    /// Something happens that nobody asked us about.
+    fn fault(&mut self) {
+        let ordinals: Vec<u16> = self.group.pods.keys().copied().collect();
+        let Some(ordinal) = ordinals.get(self.random.random_range(0..ordinals.len().max(1))).copied() else {
+            return;
+        };
+        match self.random.random_range(0..12) {
+            0 => self.crash(ordinal),
+            1 => self.cut_off(ordinal),
+            2 => self.group.wanted = [1, 3, 5, 7][self.random.random_range(0..4)],
+            3 => self.group.pods.values_mut().for_each(|pod| pod.is_newest = false),
+            4 => self.elect(),
+            5 => {
+                if let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) {
+                    member.lag = 5_000;
+                }
+            }
+            6 => self.lose_volume(ordinal),
+            7 if self.group.wish.is_none() => self.group.wish = Some(Wish::Replace(ordinal)),
+            8 => self.group.kept = None,
+            9 => {
+                self.group.claims.values_mut().for_each(|claim| claim.is_small = true);
+                self.group.makes_small_claims = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn crash(&mut self, ordinal: u16) {
+        if let Some(pod) = self.group.pods.get_mut(&ordinal) {
+            pod.is_ready = false;
+        }
+        self.cut_off(ordinal);
+    }
+
+    fn cut_off(&mut self, ordinal: u16) {
+        if let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) {
+            member.is_up = false;
+        }
+        self.settle_lead();
+    }
+
+    /// Not the last one that the data lies on: nothing brings that back but a backup.
+    fn lose_volume(&mut self, ordinal: u16) {
+        let kept = |member: &&Member| member.ordinal < self.group.wanted && self.has_data(member);
+        if self.group.voters().filter(kept).filter(|member| member.ordinal != ordinal).count() > 0 {
+            self.data.remove(&ordinal);
+            self.crash(ordinal);
+        }
+    }
+
+    /// A leader that is away is followed by another, if most are there.
+    fn settle_lead(&mut self) {
+        let leads = self.group.members.iter().any(|member| member.role == Role::Leader && member.is_up);
+        if !leads {
+            self.elect();
+        }
+    }
+
+    fn elect(&mut self) {
+        for member in &mut self.group.members {
+            if member.role == Role::Leader {
+                member.role = Role::Follower;
+            }
+        }
+        let able: Vec<u64> =
+            self.group.voters().filter(|member| member.is_up).map(|member| member.id).collect();
+        if able.len() <= self.voters() / 2 {
+            return;
+        }
+        let leader = able[self.random.random_range(0..able.len())];
+        for member in &mut self.group.members {
+            if member.id == leader {
+                member.role = Role::Leader;
+            }
+        }
+    }
+
+    /// The user looks after what cannot mend itself.
+    fn wish(&mut self) {
+        if self.group.wish.is_some() {
+            return;
+        }
+        let sound: Vec<u16> =
+            self.group.voters().filter(|member| self.has_data(member)).map(|member| member.ordinal).collect();
+        let lost = self.group.voters().find(|member| !self.has_data(member)).map(|member| member.ordinal);
+        if sound.len() > self.voters() / 2 {
+            self.group.wish = lost.map(Wish::Replace);
+        } else if let Some(survivor) = sound.iter().find(|ordinal| **ordinal < self.group.wanted) {
+            self.group.wish = Some(Wish::Recover(*survivor));
+            if let Some(pod) = self.group.pods.get_mut(survivor) {
+                pod.is_unaware = true;
+            }
+        }
+    }
+
+    /// Kubernetes and the members do their part: pods come up, members answer, logs are caught up with.
+    fn recover(&mut self, surely: bool) {
+        let Some(kept) = self.group.kept else { return };
+        let is_small = self.group.makes_small_claims;
+        for ordinal in kept.first..kept.end {
+            if !surely && self.random.random_bool(0.5) {
+                continue;
+            }
+            self.group.claims.entry(ordinal).or_insert(Claim { is_small, ..Claim::default() });
+            let is_unaware = self.group.pods.get(&ordinal).is_some_and(|pod| pod.is_unaware);
+            let pod = self.group.pods.entry(ordinal).or_insert(pod());
+            let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) else {
+                pod.is_ready = false;
+                continue;
+            };
+            if !member.votes() {
+                self.data.entry(ordinal).or_insert(member.id);
+            }
+            let can_start = self.data.get(&ordinal) == Some(&member.id);
+            (pod.is_ready, member.is_up) = (can_start, can_start);
+            if can_start {
+                member.lag = 0;
+                self.by_our_hand.remove(&ordinal);
+                if self.group.wish == Some(Wish::Recover(ordinal))
+                    && !is_unaware
+                    && kept == Kept::only(ordinal)
+                {
+                    member.role = Role::Leader;
+                    self.group.members = vec![member.clone()];
+                }
+            }
+        }
+        self.group.pods.retain(|ordinal, _| kept.has(*ordinal));
+        self.by_our_hand.retain(|ordinal| kept.has(*ordinal));
+        self.settle_lead();
+    }
+
+    /// What can be seen of it: nobody lists the members when none answers.
+    fn seen(&mut self) -> Group {
+        let mut seen = self.group.clone();
+        if seen.members.iter().all(|member| !member.is_up) {
+            seen.members.clear();
+        }
+        if let Some(needed) = seen.needed() {
+            self.group.recorded = Some(needed);
+            seen.recorded = Some(needed);
+        }
+        seen
+    }
+
+    /// Does what the planner says, and holds it to its word.
+    fn step(&mut self) -> Step {
+        let before = self.seen();
+        let had_quorum = self.has_quorum();
+        let step = plan(&before);
+        let seed = self.seed;
+        match &step {
+            Step::Rest | Step::Wait(_) => {}
+            Step::Keep(kept) => {
+                assert!(
+                    self.group.members.iter().all(|member| kept.has(member.ordinal)),
+                    "seed {seed}: a pod went before its member: {before:?}"
+                );
+                self.keep(*kept);
+            }
+            Step::AddLearner(ordinal) => self.add(&before, *ordinal),
+            Step::Promote(id) => {
+                let learner =
+                    self.group.members.iter_mut().find(|member| member.id == *id).expect("a member");
+                assert!(learner.is_up && learner.lag <= MOST_LAG, "seed {seed}: {before:?}");
+                learner.role = Role::Follower;
+            }
+            Step::MoveLeader { from, to } => {
+                for member in &mut self.group.members {
+                    if member.id == *from {
+                        member.role = Role::Follower;
+                    } else if member.id == *to {
+                        assert!(member.is_up && member.votes(), "seed {seed}: {before:?}");
+                        member.role = Role::Leader;
+                    }
+                }
+            }
+            Step::Remove { id, .. } => self.remove(&before, *id),
+            Step::Replace(ordinal) => self.replace(&before, *ordinal),
+            other => self.mend(&before, other),
+        }
+        if had_quorum && self.voters() > 1 {
+            assert!(self.has_quorum(), "seed {seed}: {step:?} lost the quorum of {before:?}");
+        }
+        step
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        self.group.kept = Some(kept);
+        self.group.pods.retain(|ordinal, _| kept.has(*ordinal));
+        self.by_our_hand.retain(|ordinal| kept.has(*ordinal));
+    }
+
+    fn add(&mut self, before: &Group, ordinal: u16) {
+        let seed = self.seed;
+        assert!(before.members.iter().all(Member::votes), "seed {seed}: two learners: {before:?}");
+        self.next_id += 1;
+        self.group.members.push(Member {
+            id: self.next_id,
+            is_up: false,
+            lag: 9_999,
+            ..member(ordinal, Role::Learner)
+        });
+    }
+
+    fn remove(&mut self, before: &Group, id: u64) {
+        let seed = self.seed;
+        let gone = before.members.iter().find(|member| member.id == id).expect("a member");
+        assert_ne!(gone.role, Role::Leader, "seed {seed}: the leader was removed: {before:?}");
+        let is_replaced = before.claims.get(&gone.ordinal).is_some_and(|claim| claim.is_condemned);
+        assert!(is_replaced || gone.ordinal >= before.wanted, "seed {seed}: one that is wanted went: {before:?}");
+        self.group.members.retain(|member| member.id != id);
+        self.by_our_hand.remove(&gone.ordinal);
+    }
+
+    /// Steps that concern volumes, and what a person asked for.
+    fn mend(&mut self, before: &Group, step: &Step) {
+        let seed = self.seed;
+        match step {
+            Step::GrowClaims => self.group.claims.values_mut().for_each(|claim| claim.is_small = false),
+            Step::RemakeSet => {
+                self.group.makes_small_claims = false;
+                self.group.kept = None;
+            }
+            Step::Condemn(ordinal) => {
+                self.group.claims.get_mut(ordinal).expect("a claim").is_condemned = true;
+                self.group.wish = None;
+            }
+            Step::Discard(ordinal) => {
+                let has_voter = before.voters().any(|member| member.ordinal == *ordinal);
+                assert!(!has_voter, "seed {seed}: a voter lost its volume by our hand: {before:?}");
+                self.replaced += 1;
+                self.group.claims.remove(ordinal);
+                self.group.pods.remove(ordinal);
+                self.data.remove(ordinal);
+            }
+            Step::Isolate(survivor) => {
+                assert!(!self.has_quorum(), "seed {seed}: nothing was lost: {before:?}");
+                self.keep(Kept::only(*survivor));
+            }
+            Step::Restart(ordinal) => {
+                let is_up = before.member(*ordinal).is_some_and(|member| member.is_up);
+                let is_survivor = before.wish == Some(Wish::Recover(*ordinal));
+                assert!(is_survivor || !is_up, "seed {seed}: {before:?}");
+                self.group.pods.remove(ordinal);
+                self.cut_off(*ordinal);
+            }
+            Step::Fulfilled => {
+                assert_eq!(before.claims.len(), 1, "seed {seed}: an old volume might come back: {before:?}");
+                self.recovered += 1;
+                self.group.wish = None;
+            }
+            Step::Decline(_) => {
+                self.group.wish = None;
+                self.group.pods.values_mut().for_each(|pod| pod.is_unaware = false);
+            }
+            other => panic!("{other:?} is not of those"),
+        }
+    }
+
+    fn replace(&mut self, before: &Group, ordinal: u16) {
+        let seed = self.seed;
+        let found = before.members.iter().find(|member| member.ordinal == ordinal);
+        let is_up = found.is_some_and(|member| member.votes() && before.is_up(member));
+        if is_up {
+            assert!(self.by_our_hand.is_empty(), "seed {seed}: a second one by our hand: {before:?}");
+            assert_eq!(self.up(), self.voters(), "seed {seed}: another is away: {before:?}");
+            if self.voters() > 1 {
+                let role = found.expect("it is up").role;
+                assert_ne!(role, Role::Leader, "seed {seed}: the leader's pod went: {before:?}");
+            }
+            self.by_our_hand.insert(ordinal);
+        }
+        self.group.pods.insert(ordinal, Pod { is_ready: false, ..pod() });
+        self.cut_off(ordinal);
+    }
+}
+
+#[test]
+fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
+    let (mut rolled, mut replaced, mut recovered) = (0, 0, 0);
+    for seed in 0..1_000 {
+        let mut world = World::new(seed);
+        for _ in 0..200 {
+            if world.random.random_bool(0.3) {
+                world.fault();
+            }
+            if world.random.random_bool(0.1) {
+                world.wish();
+            }
+            if world.random.random_bool(0.6) {
+                world.recover(false);
+            }
+            rolled += usize::from(matches!(world.step(), Step::Replace(_)));
+        }
+        let mut rests = false;
+        for _ in 0..400 {
+            world.wish();
+            world.recover(true);
+            if world.step() == Step::Rest {
+                rests = true;
+                break;
+            }
+        }
+        let group = &world.group;
+        assert!(rests, "seed {seed}: {:?} of {group:?}", plan(group));
+        assert_eq!(world.voters(), usize::from(group.wanted), "seed {seed}: {group:?}");
+        assert_eq!(group.kept, Some(Kept::to(group.wanted)), "seed {seed}: {group:?}");
+        assert!(group.pods.values().all(|pod| pod.is_newest && pod.is_ready), "seed {seed}: {group:?}");
+        assert!(group.claims.values().all(|claim| !claim.is_small && !claim.is_condemned), "seed {seed}: {group:?}");
+        replaced += world.replaced;
+        recovered += world.recovered;
+    }
+    println!("{rolled} pods rolled, {replaced} volumes given up, {recovered} groups recovered");
+    assert!(rolled > 1_000 && replaced > 500 && recovered > 50, "{rolled} {replaced} {recovered}: too quiet");
+}

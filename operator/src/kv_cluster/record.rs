@@ -1,0 +1,131 @@
+//! What a member reads when it starts for the first time: who founds the group, or whom it joins. It lies in a ConfigMap of its own,
+//! which no pod is made anew for: members with data do not look at it.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+
+use super::ValidatedKvCluster;
+use super::planner::Kept;
+use crate::kernel::apply::said;
+use crate::kernel::cluster::Cluster;
+use crate::kernel::controller::StepError;
+
+const PEERS: &str = "TINYKV_PEERS";
+const STATE: &str = "TINYKV_INITIAL_CLUSTER_STATE";
+const FORCE: &str = "TINYKV_FORCE_NEW_CLUSTER";
+/// Annotation with the uid of the pod that was there when the others were to be forgotten.
+const FORCED_FROM: &str = "platform.dev/forced-from";
+
+/// Who belongs to a group, as a member that starts for the first time is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `name=url` each, by name.
+    peers: Vec<String>,
+    /// Whether they found it together; else it is there, and who starts was added to it.
+    is_new: bool,
+    /// Whoever starts now forgets all others; the uid of the pod that began before that was said.
+    forced_from: Option<String>,
+}
+
+impl Record {
+    /// All that the spec asks for found it.
+    pub(super) fn founding(kv: &ValidatedKvCluster) -> Self {
+        let peers = (0..kv.voters).map(|ordinal| {
+            let member = kv.member(ordinal);
+            format!("{member}={}", kv.peer_url(&member))
+        });
+        Self { peers: peers.collect(), is_new: true, forced_from: None }
+    }
+
+    /// The group is there, and these are its members.
+    pub(super) fn joining(peers: Vec<String>) -> Self {
+        Self { peers, is_new: false, forced_from: None }
+    }
+
+    /// The same, with all but one to be forgotten.
+    pub(super) fn forced(self, pod: &str) -> Self {
+        Self { forced_from: Some(pod.to_owned()), ..self }
+    }
+
+    /// Nobody is to be forgotten after all.
+    pub(super) fn unforce(&mut self) {
+        self.forced_from = None;
+    }
+
+    /// The pod that was there when the others were to be forgotten.
+    pub(super) fn forced_from(&self) -> Option<&str> {
+        self.forced_from.as_deref()
+    }
+
+    /// Reads the one that was written last.
+    pub(super) async fn read(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<Option<Self>, StepError> {
+        let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
+        let map = api.get_opt(&name(&kv.name)).await.map_err(|error| StepError {
+            reason: "ReadFailed",
+            message: format!("ConfigMap {} could not be read: {}", name(&kv.name), said(&error)),
+        })?;
+        Ok(map.and_then(|map| Self::of(&map)))
+    }
+
+    fn of(map: &ConfigMap) -> Option<Self> {
+        let data = map.data.as_ref()?;
+        let annotations = map.metadata.annotations.as_ref();
+        Some(Self {
+            peers: serde_json::from_str(data.get(PEERS)?).ok()?,
+            is_new: data.get(STATE)? == "new",
+            forced_from: annotations.and_then(|annotations| annotations.get(FORCED_FROM)).cloned(),
+        })
+    }
+
+    /// The pods of those that it names; `None` while nobody founded it.
+    pub(super) fn kept(&self, cluster: &str) -> Option<Kept> {
+        let ordinal = |peer: &String| {
+            let (name, _) = peer.split_once('=')?;
+            name.strip_prefix(cluster)?.strip_prefix('-')?.parse::<u16>().ok()
+        };
+        let ordinals = || self.peers.iter().filter_map(ordinal);
+        let (first, last) = (ordinals().min()?, ordinals().max()?);
+        (!self.is_new).then_some(Kept { first, end: last + 1 })
+    }
+
+    /// As environment variables that pods read when they start.
+    pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
+        let mut metadata = kv.owner.metadata(name(&kv.name));
+        let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
+        let state = if self.is_new { "new" } else { "existing" };
+        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
+        if let Some(pod) = &self.forced_from {
+            metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
+            data.push((FORCE.to_owned(), "true".to_owned()));
+        }
+        ConfigMap { metadata, data: Some(data.into_iter().collect()), ..ConfigMap::default() }
+    }
+}
+
+/// Name of the ConfigMap.
+pub(super) fn name(cluster: &str) -> String {
+    format!("{cluster}-peers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut object = aistack_crds::KVCluster::new("kv", aistack_crds::KVClusterSpec::default());
+        object.spec.replicas = 3;
+        let kv = super::super::validate(&object, "").expect("valid");
+        let founding = Record::founding(&kv);
+        assert_eq!(founding.peers[2], "kv-2=http://kv-2.kv-members:2380");
+        let joining = Record::joining(vec!["kv-1=http://a:1".to_owned(), "kv-2=http://b:1".to_owned()]);
+        for (record, kept) in [
+            (founding, None),
+            (joining.clone(), Some(Kept { first: 1, end: 3 })),
+            (joining.forced("uid"), Some(Kept { first: 1, end: 3 })),
+        ] {
+            assert_eq!(Record::of(&record.manifest(&kv)), Some(record.clone()));
+            assert_eq!(record.kept("kv"), kept);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A group as Kubernetes has it: its StatefulSet, its pods and their claims.
+
+use std::collections::BTreeMap;
+
+use aistack_crds::KVCluster;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod};
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams};
+
+use super::ValidatedKvCluster;
+use super::planner::{Claim, Kept, Pod};
+use crate::kernel::apply::{self, said};
+use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
+use crate::kernel::cluster::Cluster;
+use crate::kernel::controller::StepError;
+use crate::kernel::key::ObjectName;
+use crate::size::Size;
+
+/// Label that a StatefulSet's pods carry with the revision that they were made from.
+const REVISION: &str = "controller-revision-hash";
+/// Annotation of a claim whose data is to go.
+pub(super) const CONDEMNED: &str = "platform.dev/condemned";
+
+/// What was seen, by ordinal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub pods: BTreeMap<u16, SeenPod>,
+    pub claims: BTreeMap<u16, Claim>,
+    /// Size of the claims that the StatefulSet makes.
+    pub claim_size: Option<Size>,
+    pub kept: Option<Kept>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SeenPod {
+    pub pod: Pod,
+    pub address: Option<String>,
+    pub uid: String,
+}
+
+/// Looks.
+pub(super) async fn look(
+    cluster: &Cluster,
+    object: &KVCluster,
+    kv: &ValidatedKvCluster,
+) -> Result<Seen, StepError> {
+    let name = ObjectName::new(kv.owner.namespace.as_str(), kv.name.as_str());
+    let key = ChildKey { kind: ChildKind::StatefulSet, object: name };
+    let set = match apply::look(cluster, object, &key).await? {
+        Some(Progress::Pods(set)) => Some(set),
+        _ => None,
+    };
+    let newest = set.as_ref().map(|set| set.update_revision.clone()).unwrap_or_default();
+    Ok(Seen {
+        pods: pods(cluster, kv, &newest).await?,
+        claims: claims(cluster, kv).await?,
+        claim_size: set.as_ref().and_then(|set| Size::parse(set.claim_size.as_deref()?)),
+        kept: set.as_ref().and_then(kept),
+    })
+}
+
+fn kept(set: &Pods) -> Option<Kept> {
+    let first = u16::try_from(set.first).ok()?;
+    Some(Kept { first, end: first + u16::try_from(set.wanted).ok()? })
+}
+
+fn selected(kv: &ValidatedKvCluster) -> ListParams {
+    let selector: Vec<String> =
+        kv.owner.selector().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    ListParams::default().labels(&selector.join(","))
+}
+
+fn unread(what: &'static str) -> impl Fn(kube::Error) -> StepError {
+    move |error| StepError {
+        reason: "ReadFailed",
+        message: format!("the {what} could not be read: {}", said(&error)),
+    }
+}
+
+async fn pods(
+    cluster: &Cluster,
+    kv: &ValidatedKvCluster,
+    newest: &str,
+) -> Result<BTreeMap<u16, SeenPod>, StepError> {
+    let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
+    let list = api.list(&selected(kv)).await.map_err(unread("pods"))?;
+    let prefix = format!("{}-", kv.name);
+    let ordinal = |pod: &KubePod| pod.name_any().strip_prefix(&prefix)?.parse().ok();
+    Ok(list.items.iter().filter_map(|pod| Some((ordinal(pod)?, of_pod(pod, newest)))).collect())
+}
+
+fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    SeenPod {
+        pod: Pod {
+            is_ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            is_newest: newest.is_empty()
+                || pod.labels().get(REVISION).is_none_or(|revision| revision == newest),
+            is_leaving: pod.metadata.deletion_timestamp.is_some(),
+            is_unaware: false,
+        },
+        address: status.and_then(|status| status.pod_ip.clone()),
+        uid: pod.uid().unwrap_or_default(),
+    }
+}
+
+async fn claims(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<BTreeMap<u16, Claim>, StepError> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
+    let list = api.list(&selected(kv)).await.map_err(unread("claims of the volumes"))?;
+    let prefix = kv.claim_name(0);
+    let prefix = prefix.trim_end_matches('0');
+    let ordinal = |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(prefix)?.parse().ok();
+    let wanted = kv.claim.size.bytes();
+    Ok(list.items.iter().filter_map(|claim| Some((ordinal(claim)?, of_claim(claim, wanted)))).collect())
+}
+
+fn of_claim(claim: &PersistentVolumeClaim, wanted: u64) -> Claim {
+    let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let requests = resources.and_then(|resources| resources.requests.as_ref());
+    let asked = requests.and_then(|requests| Size::parse(&requests.get("storage")?.0));
+    Claim {
+        is_small: asked.is_some_and(|asked| asked.bytes() < wanted),
+        is_condemned: claim.annotations().contains_key(CONDEMNED),
+        is_leaving: claim.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// The StatefulSet as an object, for what no apply can say.
+pub(super) fn sets(cluster: &Cluster, kv: &ValidatedKvCluster) -> Api<StatefulSet> {
+    Api::namespaced(cluster.client.clone(), &kv.owner.namespace)
+}

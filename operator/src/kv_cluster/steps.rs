@@ -1,0 +1,140 @@
+//! Steps of the planner that no applied object says.
+
+use aistack_crds::KVCluster;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod};
+use kube::Resource as _;
+use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use serde_json::json;
+
+use super::control::Found;
+use super::members::Members;
+use super::planner::{Role, Step};
+use super::seen::{CONDEMNED, sets};
+use super::{ValidatedKvCluster, wish};
+use crate::kernel::apply::said;
+use crate::kernel::cluster::Cluster;
+use crate::kernel::controller::StepError;
+
+/// Whose step it is.
+pub(super) struct Doer<'a> {
+    pub cluster: &'a Cluster,
+    pub object: &'a KVCluster,
+    pub kv: &'a ValidatedKvCluster,
+    pub found: &'a Found,
+}
+
+impl Doer<'_> {
+    /// Carries out what concerns members, pods and volumes; what is told to the StatefulSet was applied with the other objects.
+    pub(super) async fn carry_out(&self) -> Result<(), StepError> {
+        match &self.found.step {
+            Step::Rest | Step::Wait(_) | Step::Keep(_) | Step::Isolate(_) => Ok(()),
+            Step::AddLearner(_) | Step::Promote(_) | Step::MoveLeader { .. } | Step::Remove { .. } => {
+                let group = &self.found.group;
+                let leader = group.members.iter().find(|member| member.role == Role::Leader);
+                let members = Members::of(self.cluster, self.kv, self.found.addresses()).await?;
+                members.change(leader.map(|leader| leader.ordinal), &self.found.step).await
+            }
+            Step::Replace(ordinal) => self.evict(*ordinal).await,
+            Step::GrowClaims => self.grow_claims().await,
+            Step::RemakeSet => self.remake_set().await,
+            Step::Condemn(ordinal) => {
+                let mark = json!({"metadata": {"annotations": {CONDEMNED: "true"}}});
+                self.patch_claim(*ordinal, &mark).await?;
+                wish::let_go(self.cluster, self.object).await
+            }
+            Step::Discard(ordinal) => {
+                self.delete_claim(*ordinal).await?;
+                self.delete_pod(*ordinal).await
+            }
+            Step::Restart(ordinal) => self.delete_pod(*ordinal).await,
+            Step::Fulfilled | Step::Decline(_) => wish::let_go(self.cluster, self.object).await,
+        }
+    }
+
+    fn pods(&self) -> Api<KubePod> {
+        Api::namespaced(self.cluster.client.clone(), &self.kv.owner.namespace)
+    }
+
+    fn claims(&self) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.cluster.client.clone(), &self.kv.owner.namespace)
+    }
+
+    /// By eviction, so that the disruption budget has its say: a node that is drained may have taken one already.
+    async fn evict(&self, ordinal: u16) -> Result<(), StepError> {
+        let name = self.kv.member(ordinal);
+        let Some(pod) = self.found.seen.pods.get(&ordinal) else { return Ok(()) };
+        // A pod of that name that came meanwhile is not the one that was looked at.
+        let only_this = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+        let params = EvictParams {
+            delete_options: Some(DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }),
+            ..EvictParams::default()
+        };
+        gone_is_fine(self.pods().evict(&name, &params).await.map(drop))
+            .map_err(|error| failed("EvictionRefused", format!("pod {name} may not go yet"), &error))
+    }
+
+    async fn delete_pod(&self, ordinal: u16) -> Result<(), StepError> {
+        let name = self.kv.member(ordinal);
+        let Some(pod) = self.found.seen.pods.get(&ordinal) else { return Ok(()) };
+        let only_this = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+        gone_is_fine(self.pods().delete(&name, &params).await.map(drop))
+            .map_err(|error| failed("DeleteFailed", format!("pod {name} could not be deleted"), &error))
+    }
+
+    async fn delete_claim(&self, ordinal: u16) -> Result<(), StepError> {
+        let name = self.kv.claim_name(ordinal);
+        gone_is_fine(self.claims().delete(&name, &DeleteParams::default()).await.map(drop))
+            .map_err(|error| failed("DeleteFailed", format!("claim {name} could not be deleted"), &error))
+    }
+
+    async fn patch_claim(&self, ordinal: u16, patch: &serde_json::Value) -> Result<(), StepError> {
+        let name = self.kv.claim_name(ordinal);
+        let patched = self.claims().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(drop).map_err(|error| failed("ClaimRefused", format!("claim {name}"), &error))
+    }
+
+    async fn grow_claims(&self) -> Result<(), StepError> {
+        let small = self.found.group.claims.iter().filter(|(_, claim)| claim.is_small && !claim.is_leaving);
+        for (ordinal, _) in small {
+            let size = self.kv.claim.size.as_str();
+            let grown = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+            self.patch_claim(*ordinal, &grown).await?;
+        }
+        Ok(())
+    }
+
+    /// Its pods stay, and belong to the one that is made next.
+    async fn remake_set(&self) -> Result<(), StepError> {
+        let api = sets(self.cluster, self.kv);
+        let name = &self.kv.name;
+        let unmade = |error: kube::Error| {
+            failed("DeleteFailed", format!("StatefulSet {name} could not be made anew"), &error)
+        };
+        let Some(set) = api.get_opt(name).await.map_err(unmade)? else { return Ok(()) };
+        let is_ours = set.metadata.owner_references.iter().flatten().any(|owner| {
+            Some(&owner.uid) == self.object.meta().uid.as_ref() && owner.controller == Some(true)
+        });
+        if !is_ours {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Orphan),
+            preconditions: Some(Preconditions { uid: set.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        gone_is_fine(api.delete(name, &params).await.map(drop)).map_err(unmade)
+    }
+}
+
+/// What is to go and is gone, or is another by now, is as it should be.
+fn gone_is_fine(done: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match done {
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        done => done,
+    }
+}
+
+fn failed(reason: &'static str, what: String, error: &kube::Error) -> StepError {
+    StepError { reason, message: format!("{what}: {}", said(error)) }
+}

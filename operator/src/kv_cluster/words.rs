@@ -1,0 +1,100 @@
+//! A step in words: of conditions and of Events.
+
+use super::ValidatedKvCluster;
+use super::control::Found;
+use super::planner::{Refusal, Step, Waiting};
+use super::wish::REPLACE;
+use crate::kernel::child::Pods;
+use crate::kernel::conditions::Because;
+
+/// What is under way, in words.
+pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>) -> Because {
+    let pod = |ordinal: u16| kv.member(ordinal);
+    let named = |id: u64| {
+        let found = found.group.members.iter().find(|member| member.id == id);
+        found.map_or_else(|| format!("member {id:x}"), |member| pod(member.ordinal))
+    };
+    let of = |reason: &'static str, said: String| Because::new(reason, said);
+    match &found.step {
+        Step::Rest => of("Ready", "all is as wanted".to_owned()),
+        Step::Keep(kept) if found.group.kept.is_none() && found.group.recorded.is_none() => {
+            of("Founding", format!("{} pods are made, which found the group together", kept.count()))
+        }
+        Step::Keep(kept) => of("Scaling", format!("{} pods are kept", kept.count())),
+        Step::AddLearner(ordinal) => of("MemberAdded", format!("{} is added without a vote", pod(*ordinal))),
+        Step::Promote(id) => of("MemberPromoted", format!("{} gets its vote", named(*id))),
+        Step::Remove { ordinal, .. } => {
+            of("MemberRemoved", format!("{} leaves the group before its pod goes", pod(*ordinal)))
+        }
+        Step::MoveLeader { from, to } => {
+            of("LeaderMoved", format!("{} hands the lead to {}", named(*from), named(*to)))
+        }
+        Step::Replace(ordinal) => {
+            of("Rolling", format!("{} is made anew from the newest template", pod(*ordinal)))
+        }
+        Step::GrowClaims => {
+            of("VolumesGrow", format!("the claims ask for {} each", kv.claim.size.as_str()))
+        }
+        Step::RemakeSet => of(
+            "VolumesGrow",
+            "the StatefulSet is made anew around its pods, for claims of the new size".to_owned(),
+        ),
+        Step::Condemn(ordinal) => {
+            of("MemberReplaced", format!("{} is replaced; what is on its volume goes", pod(*ordinal)))
+        }
+        Step::Discard(ordinal) => {
+            of("VolumeDiscarded", format!("claim {} belongs to no member; it goes", kv.claim_name(*ordinal)))
+        }
+        Step::Isolate(ordinal) => {
+            of("Recovering", format!("{} is to go on alone; the others' pods go", pod(*ordinal)))
+        }
+        Step::Restart(ordinal) => of("Restarted", format!("{} starts anew", pod(*ordinal))),
+        Step::Fulfilled => of("Recovered", "it goes on from what one member had".to_owned()),
+        Step::Decline(refusal) => declined(*refusal),
+        Step::Wait(waiting) => awaited(kv, *waiting, pods),
+    }
+}
+
+fn declined(refusal: Refusal) -> Because {
+    let said = match refusal {
+        Refusal::QuorumStands => "most members answer, so there is nothing to be recovered; nothing was done",
+        Refusal::NoSuchMember => "no member that is to stay has that name; nothing was done",
+        Refusal::OnlyVoter => {
+            "it is the only voter, and all data with it; nothing was done: make a new KVCluster from a backup"
+        }
+    };
+    Because::new("NotHeeded", said)
+}
+
+fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, pods: Option<&Pods>) -> Because {
+    let pod = |ordinal: u16| kv.member(ordinal);
+    let of = |reason: &'static str, said: String| Because::new(reason, said);
+    match waiting {
+        Waiting::Founding => {
+            let ready = pods.map_or(0, |pods| pods.ready);
+            let said = format!("{ready} of {} pods are ready", kv.voters);
+            of("WaitingForPods", pods.and_then(|pods| pods.failure.clone()).unwrap_or(said))
+        }
+        Waiting::Answer => {
+            of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
+        }
+        Waiting::Voter(ordinal) => of(
+            "VoterAway",
+            format!(
+                "{0} does not answer; no other voter is touched until it does. If its volume is lost: kubectl annotate kv {1} \
+                 {REPLACE}={0}",
+                pod(ordinal),
+                kv.name
+            ),
+        ),
+        Waiting::Leader => of("NoLeader", "the members have no leader at the moment".to_owned()),
+        Waiting::Learner(ordinal) => {
+            of("CatchingUp", format!("{} takes the data before it gets its vote", pod(ordinal)))
+        }
+        Waiting::Lag(ordinal) => of(
+            "CatchingUp",
+            format!("{} lags behind; nothing is replaced until it has caught up", pod(ordinal)),
+        ),
+        Waiting::Leaving(ordinal) => of("Leaving", format!("what is left of {} goes", pod(ordinal))),
+    }
+}
