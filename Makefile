@@ -77,6 +77,10 @@ bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B10, half an h
 test-faults: ## What goes wrong, through the whole stack: hostile clients, a full disk, kill -9 of everything
 	@e2e/faults.sh
 
+.PHONY: test-operator-faults
+test-operator-faults: build ## 100 seeded schedules of faults on KVClusters under 50 clients; SCHEDULES, SEED
+	@SCHEDULES=$${SCHEDULES:-100} cargo test --release -p e2e --test tier_two -- --nocapture --exact faults::no_schedule_of_faults_has_us_take_two_voters_or_fail_an_operation
+
 .PHONY: test-crash
 test-crash: ## 1,000 kill -9 rounds against three TinyKV members, 200 against each store; ROUNDS, NODE_ROUNDS
 	@hack/test-crash.sh

@@ -39,10 +39,12 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(oldSelf.storageClassName) || has(self.storageClassName) && self.storageClassName == oldSelf.storageClassName")
         .message("the storage class of a volume cannot change; create a new KVCluster and restore a backup into it")
         .field_path(".storageClassName"),
+    validation = Rule::new("has(self.restore) == has(oldSelf.restore) && (!has(self.restore) || self.restore.source == oldSelf.restore.source)")
+        .message("what a cluster began with cannot change; create a new KVCluster that restores this backup")
+        .field_path(".restore"),
 )]
 pub struct KVClusterSpec {
-    /// Voters of the Raft group: odd, so that a majority is never a tie. Members of a cluster with data are added and removed
-    /// by `etcdctl member`, one at a time.
+    /// Voters of the Raft group: odd, so that a majority is never a tie. Members are added and removed one at a time.
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(Message::Expression(
         // Spelled out: the API server estimates string(int) as unbounded and would refuse the kind for its cost.
@@ -71,9 +73,12 @@ pub struct KVClusterSpec {
     /// Encryption of the traffic with clients and, with several replicas, between members. Left out, clear text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<KvTls>,
-    /// Scheduled copies to object storage.
+    /// Scheduled copies to object storage or to a volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<KvBackup>,
+    /// The backup that the cluster begins with. Left out, it begins empty. Cannot change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<KvRestore>,
     /// CPU and memory of each member.
     #[serde(default)]
     pub resources: ResourceSpec,
@@ -95,6 +100,7 @@ impl Default for KVClusterSpec {
             auth: None,
             tls: None,
             backup: None,
+            restore: None,
             resources: ResourceSpec::default(),
             image: ImageSpec::default(),
             pod: PodOverrides::default(),
@@ -128,13 +134,28 @@ pub struct KvBackup {
     /// Five fields of cron, in UTC.
     #[schemars(length(min = 9, max = 100))]
     pub schedule: String,
-    /// Object storage URL that backups are written under, such as `s3://bucket/path`.
-    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|file)://[^\\s]+$"))]
+    /// Object storage URL that backups are written under, such as `s3://bucket/path`, or `pvc://CLAIM/path` for a volume that is
+    /// there already.
+    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+$"))]
     pub destination: String,
     /// Backups kept; older ones are deleted.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default = "default_keep")]
     pub keep: i32,
+    /// Secret with the storage's credentials as environment variables.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+}
+
+/// Where a KVCluster's first data comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvRestore {
+    /// URL of one backup, such as `s3://bucket/path/NAME.db`, or `pvc://CLAIM/path/NAME.db` for one on a volume that all members can
+    /// read. It is read once, by the members that found the cluster.
+    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+[.]db$"))]
+    pub source: String,
     /// Secret with the storage's credentials as environment variables.
     #[schemars(length(min = 1, max = 253))]
     #[serde(skip_serializing_if = "Option::is_none")]

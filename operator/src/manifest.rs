@@ -3,7 +3,7 @@
 use aistack_crds::{InferenceService, KVCluster, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
@@ -37,6 +37,8 @@ pub enum Manifest {
     ResourceClaimTemplate(Box<ResourceClaimTemplate>),
     /// Pods that end.
     Job(Box<Job>),
+    /// Jobs at their times.
+    CronJob(Box<CronJob>),
     /// A volume that outlives its pods.
     PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     /// A child of an AIStack.
@@ -60,6 +62,7 @@ impl Manifest {
             Self::HorizontalPodAutoscaler(_) => "HorizontalPodAutoscaler",
             Self::ResourceClaimTemplate(_) => "ResourceClaimTemplate",
             Self::Job(_) => "Job",
+            Self::CronJob(_) => "CronJob",
             Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
             Self::KVCluster(_) => "KVCluster",
             Self::InferenceService(_) => "InferenceService",
@@ -79,6 +82,7 @@ impl Manifest {
             Self::HorizontalPodAutoscaler(object) => &object.metadata,
             Self::ResourceClaimTemplate(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
+            Self::CronJob(object) => &object.metadata,
             Self::PersistentVolumeClaim(object) => &object.metadata,
             Self::KVCluster(object) => &object.metadata,
             Self::InferenceService(object) => &object.metadata,
@@ -111,6 +115,7 @@ from_object!(
     HorizontalPodAutoscaler,
     ResourceClaimTemplate,
     Job,
+    CronJob,
     PersistentVolumeClaim,
     KVCluster,
     InferenceService,

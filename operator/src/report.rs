@@ -1,11 +1,16 @@
 //! What all reports have in common: names, selectors, pods in words, and what this version leaves undone.
 
+use std::time::Duration;
+
 use kube::Resource;
 
 use crate::gap::{Gap, Outlet};
 use crate::kernel::child::{JobProgress, Pods, Progress};
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::meta::{Image, Owner};
+
+/// While pods are waited for: the scheduler may say why there is no room.
+const PENDING: Duration = Duration::from_secs(5);
 
 /// The namespace of an object that a watch told of.
 pub(crate) fn namespace<K: Resource>(object: &K) -> String {
@@ -34,7 +39,14 @@ pub(crate) fn of_pods(summary: String, pods: &Pods) -> Report {
     if pods.is_complete() {
         return Report::ready(summary, Because::new("Ready", said));
     }
+    if let Some(why) = &pods.unschedulable {
+        let mut report = Report::degraded(summary, Because::new("Unschedulable", why.clone()));
+        // The scheduler tells nobody when it finds room: the pods do, and what it says may change before.
+        report.look_again = Some(PENDING);
+        return report;
+    }
     let mut report = Report::progressing(summary, Because::new("WaitingForPods", said.clone()));
+    report.look_again = Some(PENDING);
     if pods.is_current && pods.wanted > 0 && pods.ready >= pods.wanted {
         // All serve; some still run the old template.
         report.ready = (true, Because::new("Ready", said));

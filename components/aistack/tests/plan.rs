@@ -54,8 +54,9 @@ fn three_members_know_one_another_and_wait_for_nobody() {
         assert_eq!(pod.env["TINYKV_NAME"], pod.name);
         let client = pod.port("client").expect("a port");
         assert_eq!(pod.env["TINYKV_ADVERTISE_CLIENT_URLS"], format!("[\"http://127.0.0.1:{client}\"]"));
-        let config: TinykvConfig = config(pod);
-        assert_eq!(config.peers, peers);
+        let listed: Vec<String> = serde_json::from_str(&pod.env["TINYKV_PEERS"]).expect("a list");
+        assert_eq!(listed, peers);
+        let config = TinykvConfig { peers: listed, ..config(pod) };
         assert!(config.found_together);
         assert_eq!(config.listen_peer.port(), pod.port("peer").expect("a port"));
         let config = TinykvConfig { name: pod.name.clone(), ..config };
@@ -82,13 +83,13 @@ fn the_hub_knows_all_members_and_starts_after_them() {
 }
 
 #[test]
-fn a_member_alone_listens_to_nobody_and_needs_no_lasting_port() {
+fn a_member_alone_needs_no_lasting_port() {
     let plan = planned(1, Path::new("/state"));
     let [store] = stores(&plan)[..] else { panic!("one") };
     assert!(store.port("peer").expect("a port") >= 20_000);
-    let config: TinykvConfig = config(store);
-    assert!(config.peers.is_empty() && !config.found_together);
-    assert!(!store.env.contains_key("TINYKV_ADVERTISE_CLIENT_URLS"));
+    // On a cluster it may be joined by others.
+    let peer = store.port("peer").expect("a port");
+    assert_eq!(store.env["TINYKV_PEERS"], format!("[\"tinykv-0=http://127.0.0.1:{peer}\"]"));
 }
 
 #[test]

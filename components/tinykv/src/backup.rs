@@ -4,6 +4,7 @@
 
 use crate::client::{ClientArgs, ClientError, signed};
 use crate::etcd::snapshot::{Contents, SnapshotError, read, unseal};
+use crate::shelf::{Shelf, ShelfError, is_url};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,9 +17,13 @@ use wire::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 /// Where a backup comes from, and where to.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BackupArgs {
-    /// The file to write; one that is there is replaced when the new one is whole.
+    /// The file to write; one that is there is replaced when the new one is whole. Or a URL such as `s3://bucket/path` or
+    /// `file:///folder`: a backup is added there, under a name of its own.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Of those that were added to that URL, keep so many, the newest.
+    #[arg(long, value_name = "COUNT")]
+    pub keep: Option<usize>,
     /// The cluster; the first member that answers is asked. The user must have the role root.
     #[command(flatten)]
     pub cluster: ClientArgs,
@@ -42,6 +47,15 @@ pub enum BackupError {
     /// What came is no snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// Where it was to be put.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// A file has no others beside it that are ours.
+    #[error("--keep: {file} is a file; give a URL such as file:///folder", file = file.display())]
+    Keep {
+        /// As it was given.
+        file: PathBuf,
+    },
 }
 
 /// A backup that is there.
@@ -53,10 +67,30 @@ pub struct Backup {
     pub contents: Contents,
     /// Its size, with the digest.
     pub bytes: u64,
+    /// Its name, where it was put beside others.
+    pub name: Option<String>,
 }
 
-/// Makes a backup.
+/// Makes a backup, and puts it where it is to be.
 pub async fn backup(wanted: &BackupArgs) -> Result<Backup, BackupError> {
+    if !is_url(&wanted.file) {
+        return match wanted.keep {
+            Some(_) => Err(BackupError::Keep { file: wanted.file.clone() }),
+            None => to_file(wanted).await,
+        };
+    }
+    // A place that is not there is found out about before the cluster is asked for all that it has.
+    let shelf = Shelf::open(&wanted.file.to_string_lossy())?;
+    let part = Part(std::env::temp_dir().join(format!("tinykv-backup-{}.db", std::process::id())));
+    let made = to_file(&BackupArgs { file: part.0.clone(), ..wanted.clone() }).await?;
+    let name = shelf.put(&part.0, made.contents.rest.revision).await?;
+    if let Some(keep) = wanted.keep {
+        shelf.prune(keep).await?;
+    }
+    Ok(Backup { name: Some(name), ..made })
+}
+
+async fn to_file(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     let member = wanted.cluster.reach().await?;
     let token = wanted.cluster.log_in(&member).await?;
     let request = signed(pb::SnapshotRequest {}, token.as_ref());
@@ -83,7 +117,7 @@ pub async fn backup(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     fs::rename(&part.0, &wanted.file).map_err(failed)?;
     let dir = wanted.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-    Ok(Backup { endpoint: member.endpoint.clone(), contents, bytes })
+    Ok(Backup { endpoint: member.endpoint.clone(), contents, bytes, name: None })
 }
 
 /// A file that is gone again unless it gets another name.

@@ -42,6 +42,7 @@ pub mod node;
 pub mod platform;
 pub mod restore;
 pub mod serve;
+pub mod shelf;
 pub mod store;
 pub mod tls;
 pub mod tokens;

@@ -233,10 +233,11 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
         Err(error) => return refuse(&error.to_string()),
     };
     match runtime.block_on(tinykv::backup::backup(wanted)) {
-        Ok(Backup { endpoint, contents, bytes }) => {
+        Ok(Backup { endpoint, contents, bytes, name }) => {
             println!(
-                "{}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
+                "{}{}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
                 wanted.file.display(),
+                name.map(|name| format!("/{name}")).unwrap_or_default(),
                 contents.rest.revision,
                 contents.versions,
                 contents.rest.leases.len(),
@@ -261,6 +262,10 @@ fn bench(workload: &Workload) -> ExitCode {
 }
 
 fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> ExitCode {
+    if wanted.when_new && !tinykv::restore::is_new(config) {
+        println!("{}: this member has data, or gets it from the others; nothing is restored", config.data_dir.display());
+        return ExitCode::SUCCESS;
+    }
     match tinykv::restore::restore(config, wanted) {
         Ok(restored) => {
             println!(

@@ -7,8 +7,9 @@
 use crate::etcd::snapshot::{Sealed, SnapshotError, read, unseal};
 use crate::identity::{self, Identity, IdentityError};
 use crate::membership;
+use crate::shelf::{Shelf, ShelfError, is_url};
 use crate::store::{NewState, StoreError, log_elsewhere};
-use aistack_api::tinykv::{Founder, TinykvConfig, TinykvConfigError};
+use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig, TinykvConfigError};
 use replication::founding_position;
 use std::fs;
 use std::io;
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 /// What to restore, and how.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RestoreArgs {
-    /// The snapshot: of `tinykv backup`, `etcdctl snapshot save`, or etcd's member/snap/db.
+    /// The snapshot: of `tinykv backup`, `etcdctl snapshot save`, or etcd's member/snap/db. Or its URL, such as
+    /// `s3://bucket/path/NAME.db`.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Go on this many revisions after the snapshot's, so that clients never see a revision come back.
@@ -29,6 +31,15 @@ pub struct RestoreArgs {
     /// Take a file without a SHA-256 at its end, or with a wrong one.
     #[arg(long)]
     pub skip_hash_check: bool,
+    /// Do nothing where there is data already, and for a member that joins others (`initial_cluster_state: existing`): what runs
+    /// before every start of a member may say this.
+    #[arg(long)]
+    pub when_new: bool,
+}
+
+/// Whether this member begins with what it restores.
+pub fn is_new(config: &TinykvConfig) -> bool {
+    config.initial_cluster_state == InitialClusterState::New && !identity::is_taken(&config.data_dir)
 }
 
 /// Why nothing was restored.
@@ -43,6 +54,9 @@ pub enum RestoreError {
     /// The snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// Where it lies.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// The new state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,6 +96,23 @@ pub struct Restored {
 
 /// Restores into the data directory that `config` names, which must be empty or absent.
 pub fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, RestoreError> {
+    if !is_url(&wanted.file) {
+        return from_file(config, wanted);
+    }
+    let taken = std::env::temp_dir().join(format!("tinykv-restore-{}.db", std::process::id()));
+    let write = |source| RestoreError::Write { path: taken.clone(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(write)?;
+    let shelf = Shelf::open(&wanted.file.to_string_lossy())?;
+    let done = runtime
+        .block_on(shelf.take(&taken))
+        .map_err(RestoreError::from)
+        .and_then(|()| from_file(config, &RestoreArgs { file: taken.clone(), ..wanted.clone() }));
+    // A copy, of no use any more.
+    let _ = fs::remove_file(&taken);
+    done
+}
+
+fn from_file(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, RestoreError> {
     let founders = config.founders()?;
     let sealed = unseal(&wanted.file, wanted.skip_hash_check)?;
     let dir = &config.data_dir;

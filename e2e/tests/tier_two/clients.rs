@@ -81,12 +81,10 @@ impl Writers {
 /// A member that is ready, another than that one if there is another: as a Service leads to it.
 async fn pick(bed: &Bed, namespace: &str, not: Option<&Live>) -> Live {
     loop {
-        let ready: Vec<Live> = bed
-            .hollow
-            .live(namespace)
-            .into_iter()
-            .filter(|live| live.is_ready && not.is_none_or(|not| not.uid != live.uid))
-            .collect();
+        let live = bed.hollow.live(namespace);
+        let not = not.filter(|_| live.len() > 1);
+        let may = |live: &Live| live.is_ready && not.is_none_or(|not| not.uid != live.uid);
+        let ready: Vec<Live> = live.into_iter().filter(may).collect();
         if !ready.is_empty() {
             return ready[rand::rng().random_range(0..ready.len())].clone();
         }

@@ -6,6 +6,7 @@ use aistack_crds::KVCluster;
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Bed, Story, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -172,6 +173,51 @@ pub async fn lose(bed: &Bed, story: &Story, pod: &str) -> Result<String> {
     })
     .await?;
     Ok(fresh)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_taken_by_the_schedules_job_and_another_cluster_begins_with_it() -> Result<()> {
+    let Some((bed, story)) = founded("backups", 1).await? else { return Ok(()) };
+    let claims = story.api::<PersistentVolumeClaim>();
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "shelf"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claim = claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
+    let writers = Writers::begin(bed, "backups", 3);
+    wait::until("there is something", || async { Ok((writers.done() > 20).then_some(())) }).await?;
+    writers.end(bed, "backups").await?;
+    edit(&story, json!({"backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv", "keep": 2}})).await?;
+    let scheduled: CronJob = story.until("kv-backup", "its schedule", |_| true).await?;
+    // As kubectl create job --from=cronjob/kv-backup does.
+    let mut job = Job::default();
+    job.metadata.name = Some("now".to_owned());
+    job.spec = scheduled.spec.and_then(|spec| spec.job_template.spec);
+    story.api::<Job>().create(&PostParams::default(), &job).await?;
+    let done = |job: &Job| job.status.as_ref().is_some_and(|status| status.succeeded == Some(1));
+    story.until("now", "the backup is taken", done).await?;
+    let shelf = bed.hollow.folder().join("volumes").join(claim.uid().context("a uid")?).join("kv");
+    let taken = std::fs::read_dir(shelf)?.next().context("a backup")??.file_name();
+    let source = format!("pvc://shelf/kv/{}", taken.display());
+    story
+        .apply(&format!(
+            "apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {{name: copy}}\nspec: {{replicas: 3, restore: {{source: '{source}'}}}}\n"
+        ))
+        .await?;
+    until_at_rest(&story, "copy", 3).await?;
+    let live = bed.hollow.live("backups").into_iter().find(|live| live.name == "copy-2").context("a member")?;
+    let mut client = etcd_client::Client::connect([format!("http://{}:2379", live.address)], None).await?;
+    let prefix = etcd_client::GetOptions::new().with_prefix();
+    let found = client.get("writer-", Some(prefix)).await?;
+    assert_eq!(found.kvs().len(), 3, "what was there is there");
+    // One that starts again has data, and leaves it.
+    live.signal(Signal::SIGKILL);
+    story.api::<Pod>().delete("copy-2", &DeleteParams::default()).await?;
+    wait::until("it is another pod", || async {
+        let now = bed.hollow.live("backups");
+        Ok(now.iter().any(|now| now.name == "copy-2" && now.uid != live.uid && now.is_ready).then_some(()))
+    })
+    .await?;
+    until_at_rest(&story, "copy", 3).await?;
+    story.operator.stop().await
 }
 
 /// An authority's certificate, and one that it signed for a cluster's members.

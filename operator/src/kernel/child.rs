@@ -3,7 +3,7 @@
 use aistack_crds::{InferenceService, KVCluster, Kind, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
@@ -36,6 +36,8 @@ pub enum ChildKind {
     Deployment,
     /// Pods that end.
     Job,
+    /// Jobs at their times.
+    CronJob,
     /// A volume that outlives its pods.
     PersistentVolumeClaim,
     /// A child of an AIStack.
@@ -48,7 +50,7 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ConfigMap,
         Self::Secret,
         Self::Service,
@@ -58,6 +60,7 @@ impl ChildKind {
         Self::StatefulSet,
         Self::Deployment,
         Self::Job,
+        Self::CronJob,
         Self::PersistentVolumeClaim,
         Self::KVCluster,
         Self::InferenceService,
@@ -76,6 +79,7 @@ impl ChildKind {
             Self::StatefulSet => "StatefulSet",
             Self::Deployment => "Deployment",
             Self::Job => "Job",
+            Self::CronJob => "CronJob",
             Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::KVCluster => "KVCluster",
             Self::InferenceService => "InferenceService",
@@ -100,6 +104,7 @@ impl ChildKind {
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Job => ApiResource::erase::<Job>(&()),
+            Self::CronJob => ApiResource::erase::<CronJob>(&()),
             Self::PersistentVolumeClaim => ApiResource::erase::<PersistentVolumeClaim>(&()),
             Self::KVCluster => ApiResource::erase::<KVCluster>(&()),
             Self::InferenceService => ApiResource::erase::<InferenceService>(&()),
@@ -181,6 +186,8 @@ pub enum Progress {
     Pods(Pods),
     /// A Job.
     Job(JobProgress),
+    /// Jobs at their times: whether the last one succeeded, `None` before the first.
+    Times(Option<bool>),
     /// A kind of ours, by its own conditions.
     Ours(OwnProgress),
     /// An autoscaler: why it does not scale, if it says so.
@@ -208,6 +215,8 @@ pub struct Pods {
     pub claim_size: Option<String>,
     /// Why no pods can be made, when the controller of the workload said so.
     pub failure: Option<String>,
+    /// Why a pod finds no node, when the scheduler said so.
+    pub unschedulable: Option<String>,
 }
 
 impl Pods {
@@ -250,6 +259,7 @@ impl Progress {
         match kind {
             ChildKind::StatefulSet | ChildKind::Deployment => Self::Pods(pods(object)),
             ChildKind::Job => Self::Job(job(object)),
+            ChildKind::CronJob => Self::Times(last_time(object)),
             ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
                 Self::Ours(own(object))
             }
@@ -303,6 +313,7 @@ fn pods(object: &Value) -> Pods {
             .and_then(Value::as_str)
             .map(str::to_owned),
         failure,
+        unschedulable: None,
     }
 }
 
@@ -320,6 +331,20 @@ fn job(object: &Value) -> JobProgress {
         is_complete: is_true(condition(object, "Complete")),
         failure: failed
             .map(|condition| condition["message"].as_str().unwrap_or("its pods keep failing").to_owned()),
+    }
+}
+
+/// Whether what a CronJob was to do last was done; `None` before the first time.
+fn last_time(object: &Value) -> Option<bool> {
+    let at = |pointer: &str| Some(text(object, pointer)).filter(|text| !text.is_empty());
+    let scheduled = at("/status/lastScheduleTime")?;
+    let is_running = object.pointer("/status/active").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
+    // Times of one form are in the order of their text.
+    match at("/status/lastSuccessfulTime") {
+        Some(succeeded) if succeeded >= scheduled => Some(true),
+        Some(_) if is_running => Some(true),
+        None if is_running => None,
+        _ => Some(false),
     }
 }
 
@@ -377,6 +402,26 @@ mod tests {
                 panic!("a kind of ours");
             };
             assert_eq!(own.is_ready, is_ready, "{generation}");
+        }
+    }
+
+    #[test]
+    fn what_was_due_was_done_or_not() {
+        let table = [
+            (json!({}), None),
+            (json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "active": [{}]}), None),
+            (json!({"lastScheduleTime": "2026-01-02T00:00:00Z"}), Some(false)),
+            (
+                json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z"}),
+                Some(true),
+            ),
+            (
+                json!({"lastScheduleTime": "2026-01-03T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z"}),
+                Some(false),
+            ),
+        ];
+        for (status, expected) in table {
+            assert_eq!(last_time(&json!({"status": status})), expected, "{status}");
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod queue;
 pub mod references;
 pub mod watch;
 
+mod pending;
 pub(crate) mod reconcile;
 
 pub use controller::Controller;

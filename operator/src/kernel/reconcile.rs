@@ -18,6 +18,7 @@ use super::cluster::Cluster;
 use super::conditions::{self, Because, Report, Status};
 use super::controller::{Controller, StepError, Typed};
 use super::key::{Key, ObjectName};
+use super::pending;
 use super::queue::Outcome;
 use super::references::Reference;
 use super::watch::{self, Objects};
@@ -188,9 +189,12 @@ impl<C: Controller> Turn<'_, C> {
         let applied = match controller.build(&validated, &found) {
             Some(manifests) => {
                 let kept = controller.kept(&validated, &found);
-                apply::apply(cluster, &self.parent(), &manifests, kept)
+                let parent = self.parent();
+                let mut applied = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
-                    .await?
+                    .await?;
+                pending::explain(cluster, &parent, &manifests, &mut applied).await?;
+                applied
             }
             None => Applied::default(),
         };

@@ -9,6 +9,7 @@ use aistack_api::tinykv::{TinykvConfig, TinykvPeerTls};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetOrdinals, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, EnvVar};
 
+use super::backup;
 use super::planner::Kept;
 use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
@@ -68,6 +69,9 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
             _ => {}
         }
     }
+    if let Some(schedule) = &cluster.backup {
+        manifests.push(backup::cron_job(cluster, schedule));
+    }
     manifests
 }
 
@@ -84,9 +88,13 @@ fn fit(cluster: &ValidatedKvCluster, shape: &Shape, set: &mut StatefulSet) {
         container.env_from =
             Some(vec![EnvFromSource { config_map_ref: Some(source), ..EnvFromSource::default() }]);
     }
+    if let (Some(place), Some(spec)) = (&cluster.restore, &mut spec.template.spec) {
+        backup::begin_with(place, &config(cluster).0, spec);
+    }
 }
 
-fn workload(cluster: &ValidatedKvCluster) -> Workload {
+/// The configuration of every member, and the Secrets that it reads.
+fn config(cluster: &ValidatedKvCluster) -> (ConfigFile, Vec<SecretFile>) {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut config = TinykvConfig {
         data_dir: PathBuf::from(DATA_DIR),
@@ -99,7 +107,11 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
     };
     config.server.admin_listen = any(ADMIN_PORT);
     let secrets = certificates(cluster, &mut config);
-    let config = ConfigFile::yaml(COMPONENT, &config);
+    (ConfigFile::yaml(COMPONENT, &config), secrets)
+}
+
+fn workload(cluster: &ValidatedKvCluster) -> Workload {
+    let (config, secrets) = config(cluster);
     Workload {
         name: cluster.name.clone(),
         owner: cluster.owner.clone(),

@@ -133,8 +133,9 @@ impl Controller for KvController {
         let spec = &object.spec;
         let tls = spec.tls.iter().map(|tls| secret(&tls.secret_name));
         let backup = spec.backup.iter().filter_map(|backup| backup.secret_name.as_deref()).map(secret);
+        let restore = spec.restore.iter().filter_map(|restore| restore.secret_name.as_deref()).map(secret);
         let auth = spec.auth.iter().map(|auth| secret(&auth.root_password.name));
-        tls.chain(backup).chain(auth).collect()
+        tls.chain(backup).chain(restore).chain(auth).collect()
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &KVCluster) -> Result<Found, StepError> {
@@ -179,6 +180,7 @@ impl Controller for KvController {
         };
         let mut report = said(kv, found, &pods);
         report.extra.push(quorum(&found.group));
+        report.extra.extend(backed_up(applied));
         report.extra.extend(found.unheeded.clone().map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
@@ -222,6 +224,20 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
 
 fn up(group: &Group) -> impl Iterator<Item = &Member> {
     group.members.iter().filter(|member| member.role != Role::Learner && member.is_up)
+}
+
+fn backed_up(applied: &Applied) -> Option<Extra> {
+    let job = applied.of_kind(ChildKind::CronJob).next()?;
+    let Progress::Times(taken) = &job.progress else { return None };
+    let because = match taken {
+        None => Because::new("NotYet", "no backup was due yet"),
+        Some(true) => Because::new("Taken", "the last backup that was due was taken"),
+        Some(false) => {
+            let said = format!("the last backup failed; look at it: kubectl logs -l job-name --tail 20, Jobs of {}", job.key);
+            Because::new("BackupFailed", said)
+        }
+    };
+    Some(Extra { kind: "BackedUp", is_so: *taken, because })
 }
 
 fn voters(group: &Group) -> usize {

@@ -1,5 +1,6 @@
 //! `KVCluster`: a TinyKV group.
 
+pub(crate) mod backup;
 mod build;
 mod control;
 mod members;

@@ -72,7 +72,7 @@ impl Record {
         let annotations = map.metadata.annotations.as_ref();
         Some(Self {
             peers: serde_json::from_str(data.get(PEERS)?).ok()?,
-            is_new: data.get(STATE)? == "new",
+            is_new: !data.contains_key(STATE),
             forced_from: annotations.and_then(|annotations| annotations.get(FORCED_FROM)).cloned(),
         })
     }
@@ -92,8 +92,10 @@ impl Record {
     pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
         let mut metadata = kv.owner.metadata(name(&kv.name));
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
-        let state = if self.is_new { "new" } else { "existing" };
-        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
+        let mut data = vec![(PEERS.to_owned(), peers)];
+        if !self.is_new {
+            data.push((STATE.to_owned(), "existing".to_owned()));
+        }
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));

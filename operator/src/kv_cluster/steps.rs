@@ -42,6 +42,10 @@ impl Doer<'_> {
                 self.patch_claim(*ordinal, &mark).await?;
                 wish::let_go(self.cluster, self.object).await
             }
+            Step::Pardon(ordinal) => {
+                let unmarked = json!({"metadata": {"annotations": {CONDEMNED: null}}});
+                self.patch_claim(*ordinal, &unmarked).await
+            }
             Step::Discard(ordinal) => {
                 self.delete_claim(*ordinal).await?;
                 self.delete_pod(*ordinal).await
@@ -69,7 +73,8 @@ impl Doer<'_> {
             delete_options: Some(DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }),
             ..EvictParams::default()
         };
-        gone_is_fine(self.pods().evict(&name, &params).await.map(drop))
+        let api = self.pods();
+        gone_is_fine(api.evict(&name, &params).await.map(drop))
             .map_err(|error| failed("EvictionRefused", format!("pod {name} may not go yet"), &error))
     }
 
@@ -78,19 +83,22 @@ impl Doer<'_> {
         let Some(pod) = self.found.seen.pods.get(&ordinal) else { return Ok(()) };
         let only_this = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
-        gone_is_fine(self.pods().delete(&name, &params).await.map(drop))
+        let api = self.pods();
+        gone_is_fine(api.delete(&name, &params).await.map(drop))
             .map_err(|error| failed("DeleteFailed", format!("pod {name} could not be deleted"), &error))
     }
 
     async fn delete_claim(&self, ordinal: u16) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
-        gone_is_fine(self.claims().delete(&name, &DeleteParams::default()).await.map(drop))
+        let api = self.claims();
+        gone_is_fine(api.delete(&name, &DeleteParams::default()).await.map(drop))
             .map_err(|error| failed("DeleteFailed", format!("claim {name} could not be deleted"), &error))
     }
 
     async fn patch_claim(&self, ordinal: u16, patch: &serde_json::Value) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
-        let patched = self.claims().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let api = self.claims();
+        let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         patched.map(drop).map_err(|error| failed("ClaimRefused", format!("claim {name}"), &error))
     }
 

@@ -4,6 +4,7 @@ use aistack_crds::KVCluster;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec};
 
 use super::COMPONENT;
+use super::backup::{Place, Schedule};
 use crate::gap::Gap;
 use crate::meta::{Image, Owner};
 use crate::object;
@@ -24,6 +25,8 @@ pub struct ValidatedKvCluster {
     pub(super) image: Image,
     pub(super) resources: ResourceSpec,
     pub(super) pod: PodOverrides,
+    pub(super) backup: Option<Schedule>,
+    pub(super) restore: Option<Place>,
     gaps: Vec<Gap>,
 }
 
@@ -115,6 +118,13 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
             "use 1 (laptop) or 3, 5, 7",
         ));
     }
+    let backup = spec.backup.as_ref().and_then(|backup| {
+        let place = place("spec.backup.destination", &backup.destination, backup.secret_name.as_ref(), &mut problems)?;
+        Some(Schedule { cron: backup.schedule.clone(), place, keep: backup.keep })
+    });
+    let restore = spec.restore.as_ref().and_then(|restore| {
+        place("spec.restore.source", &restore.source, restore.secret_name.as_ref(), &mut problems)
+    });
     let (Some(storage), Some(quota), true) = (storage, quota, problems.is_empty()) else {
         return Err(problems.into_iter().map(|problem| problem.of(&title)).collect());
     };
@@ -133,7 +143,21 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
         image: Image::of(COMPONENT, &spec.image),
         resources: spec.resources.clone(),
         pod: spec.pod.clone(),
+        backup,
+        restore,
     })
+}
+
+fn place(path: &str, url: &str, secret: Option<&String>, problems: &mut Vec<Problem>) -> Option<Place> {
+    let place = Place::of(url, secret);
+    if place.is_none() {
+        problems.push(Problem::new(
+            path,
+            format!("`{url}` names no claim"),
+            "write pvc://CLAIM/path, with the name of a PersistentVolumeClaim of this namespace",
+        ));
+    }
+    place
 }
 
 fn gaps(cluster: &KVCluster) -> Vec<Gap> {
@@ -147,10 +171,17 @@ fn gaps(cluster: &KVCluster) -> Vec<Gap> {
         ));
     }
     if spec.backup.is_some() {
-        gaps.push(Gap::everywhere(
+        gaps.push(Gap::local(
             "spec.backup",
-            "scheduled backups are not carried out in this version",
-            "remove backup, and snapshot the volume",
+            "aistack up takes no backups by itself",
+            "remove backup; take one with tinykv backup when you want one",
+        ));
+    }
+    if spec.restore.is_some() {
+        gaps.push(Gap::local(
+            "spec.restore",
+            "aistack up begins with what is in its folder, or with nothing",
+            "remove restore; fill the folder with tinykv restore before",
         ));
     }
     if spec.tls.is_some() {

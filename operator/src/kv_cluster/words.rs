@@ -2,7 +2,7 @@
 
 use super::ValidatedKvCluster;
 use super::control::Found;
-use super::planner::{Refusal, Step, Waiting};
+use super::planner::{Refusal, Step, Waiting, Wish};
 use super::wish::REPLACE;
 use crate::kernel::child::Pods;
 use crate::kernel::conditions::Because;
@@ -42,6 +42,9 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
         Step::Condemn(ordinal) => {
             of("MemberReplaced", format!("{} is replaced; what is on its volume goes", pod(*ordinal)))
         }
+        Step::Pardon(ordinal) => {
+            of("NotHeeded", format!("{} is the only voter by now, and stays", pod(*ordinal)))
+        }
         Step::Discard(ordinal) => {
             of("VolumeDiscarded", format!("claim {} belongs to no member; it goes", kv.claim_name(*ordinal)))
         }
@@ -49,6 +52,9 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
             of("Recovering", format!("{} is to go on alone; the others' pods go", pod(*ordinal)))
         }
         Step::Restart(ordinal) => of("Restarted", format!("{} starts anew", pod(*ordinal))),
+        Step::Fulfilled if !matches!(found.group.wish, Some(Wish::Recover(_))) => {
+            of("MemberReplaced", "it is under way already".to_owned())
+        }
         Step::Fulfilled => of("Recovered", "it goes on from what one member had".to_owned()),
         Step::Decline(refusal) => declined(*refusal),
         Step::Wait(waiting) => awaited(kv, *waiting, pods),
@@ -73,7 +79,8 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, pods: Option<&Pods>) -> Be
         Waiting::Founding => {
             let ready = pods.map_or(0, |pods| pods.ready);
             let said = format!("{ready} of {} pods are ready", kv.voters);
-            of("WaitingForPods", pods.and_then(|pods| pods.failure.clone()).unwrap_or(said))
+            let why = pods.and_then(|pods| pods.failure.clone().or_else(|| pods.unschedulable.clone()));
+            of("WaitingForPods", why.unwrap_or(said))
         }
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())

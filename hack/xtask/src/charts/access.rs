@@ -41,6 +41,8 @@ type Calls = &'static [(&'static str, On, &'static [&'static str])];
 
 const LEASES: On = On::One("coordination.k8s.io", "leases");
 const SECRETS: On = On::One("", "secrets");
+const PODS: On = On::One("", "pods");
+const CLAIMS: On = On::One("", "persistentvolumeclaims");
 const EVENTS: On = On::One("events.k8s.io", "events");
 
 /// Who calls what. Server-side apply of what is not there yet is checked as a creation too.
@@ -72,15 +74,22 @@ const CALLERS: &[(&str, Calls)] = &[
         "kernel/watch.rs",
         &[("watcher", On::Kinds, &["list", "watch"]), ("watcher", On::Children, &["list", "watch"])],
     ),
+    ("kernel/pending.rs", &[("list", PODS, &["list"])]),
+    ("kv_cluster/members.rs", &[("get", SECRETS, &["get"])]),
+    ("kv_cluster/record.rs", &[("get_opt", On::One("", "configmaps"), &["get"])]),
+    ("kv_cluster/seen.rs", &[("list", PODS, &["list"]), ("list", CLAIMS, &["list"])]),
     (
-        "kv_cluster/members.rs",
+        "kv_cluster/steps.rs",
         &[
-            ("list", On::One("", "pods"), &["list"]),
-            ("get", SECRETS, &["get"]),
             ("evict", On::One("", "pods/eviction"), &["create"]),
+            ("delete", PODS, &["delete"]),
+            ("delete", CLAIMS, &["delete"]),
+            ("patch", CLAIMS, &["patch"]),
+            ("get_opt", On::One("apps", "statefulsets"), &["get"]),
         ],
     ),
-    ("inference_service/pods.rs", &[("list", On::One("", "pods"), &["list"])]),
+    ("inference_service/pods.rs", &[("list", PODS, &["list"])]),
+    ("kv_cluster/wish.rs", &[("patch", On::One("platform.dev", "kvclusters"), &["patch"])]),
 ];
 
 /// What runs as the person that calls it, with that person's rights.
@@ -98,6 +107,7 @@ const CHILDREN: &[(&str, &str, &str)] = &[
     ("StatefulSet", "apps", "statefulsets"),
     ("Deployment", "apps", "deployments"),
     ("Job", "batch", "jobs"),
+    ("CronJob", "batch", "cronjobs"),
     ("KVCluster", "platform.dev", "kvclusters"),
     ("InferenceService", "platform.dev", "inferenceservices"),
     ("VectorCollection", "platform.dev", "vectorcollections"),

@@ -165,6 +165,8 @@ pub enum Step {
     RemakeSet,
     /// Mark what a member has on its volume as to go, and let go of the wish.
     Condemn(u16),
+    /// Take that mark away again: there is nobody else any more.
+    Pardon(u16),
     /// Delete a volume that no member has, and the pod on it.
     Discard(u16),
     /// Keep that pod alone, which is to forget all other members.

@@ -9,9 +9,23 @@ impl Group {
     /// The next step of a replacement that was asked for or has begun.
     pub(super) fn replacement(&self) -> Option<Step> {
         if let Some(Wish::Replace(ordinal)) = self.wish {
-            return Some(self.begin(ordinal));
+            let step = self.begin(ordinal);
+            // One that has to wait may wait for what has begun.
+            if !matches!(step, Step::Wait(_)) {
+                return Some(step);
+            }
         }
-        let ordinal = self.claims.iter().find(|(_, claim)| claim.is_condemned).map(|(ordinal, _)| *ordinal)?;
+        let condemned = self.claims.iter().filter(|(_, claim)| claim.is_condemned).map(|(ordinal, _)| *ordinal);
+        // Of several, a voter that is away comes first: while it is, no other may go.
+        let ordinal = condemned.min_by_key(|ordinal| match self.member(*ordinal) {
+            Some(member) if member.votes() && !self.is_up(member) => 0,
+            Some(member) if !member.votes() => 1,
+            None => 2,
+            Some(_) => 3,
+        })?;
+        if self.member(ordinal).is_some_and(Member::votes) && self.voters().count() == 1 {
+            return Some(Step::Pardon(ordinal));
+        }
         if let Some(away) = self.away_beside(ordinal) {
             return Some(Step::Wait(Waiting::Voter(away.ordinal)));
         }
@@ -35,6 +49,8 @@ impl Group {
             return Step::Wait(Waiting::Voter(away.ordinal));
         }
         match self.claims.get(&ordinal) {
+            // It was asked for before, and is under way.
+            Some(claim) if claim.is_condemned => Step::Fulfilled,
             Some(_) => Step::Condemn(ordinal),
             // Kubernetes makes one with the next pod.
             None if self.pods.get(&ordinal).is_some_and(|pod| !pod.is_leaving) && !member.is_up => {
@@ -44,9 +60,14 @@ impl Group {
         }
     }
 
-    /// A voter beside that one that does not answer: without both there might be no majority.
+    /// A voter beside that one that has to come back first. One that is away itself is not missed, as long as most of the others are
+    /// there: of five that lost two, both are given up, one after the other.
     fn away_beside(&self, ordinal: u16) -> Option<&Member> {
-        self.voters().find(|member| member.ordinal != ordinal && !self.is_up(member))
+        let others = || self.voters().filter(|member| member.ordinal != ordinal);
+        let away = others().find(|member| !self.is_up(member))?;
+        let is_there = self.member(ordinal).is_some_and(|member| member.votes() && self.is_up(member));
+        let up = others().filter(|member| self.is_up(member)).count();
+        (is_there || up <= others().count() / 2).then_some(away)
     }
 
     /// What nobody has goes, unless it is on its way already.

@@ -127,15 +127,18 @@ impl World {
 
     /// The user looks after what cannot mend itself.
     fn wish(&mut self) {
-        if self.group.wish.is_some() {
-            return;
-        }
         let sound: Vec<u16> =
             self.group.voters().filter(|member| self.has_data(member)).map(|member| member.ordinal).collect();
-        let lost = self.group.voters().find(|member| !self.has_data(member)).map(|member| member.ordinal);
         if sound.len() > self.voters() / 2 {
-            self.group.wish = lost.map(Wish::Replace);
-        } else if let Some(survivor) = sound.iter().find(|ordinal| **ordinal < self.group.wanted) {
+            let is_given_up = |ordinal: u16| self.group.claims.get(&ordinal).is_some_and(|it| it.is_condemned);
+            let is_lost = |member: &&Member| !self.has_data(member) && !is_given_up(member.ordinal);
+            let lost = self.group.voters().find(is_lost).map(|member| Wish::Replace(member.ordinal));
+            self.group.wish = lost.or(self.group.wish);
+        } else if let (Some(survivor), false) =
+            (sound.first(), matches!(self.group.wish, Some(Wish::Recover(_))))
+        {
+            // One that was to go is to stay now.
+            self.group.wanted = self.group.wanted.max((survivor + 1) | 1);
             self.group.wish = Some(Wish::Recover(*survivor));
             if let Some(pod) = self.group.pods.get_mut(survivor) {
                 pod.is_unaware = true;
@@ -203,7 +206,7 @@ impl World {
             Step::Rest | Step::Wait(_) => {}
             Step::Keep(kept) => {
                 assert!(
-                    self.group.members.iter().all(|member| kept.has(member.ordinal)),
+                    self.group.pods.keys().all(|it| kept.has(*it) || self.group.member(*it).is_none()),
                     "seed {seed}: a pod went before its member: {before:?}"
                 );
                 self.keep(*kept);
@@ -276,6 +279,9 @@ impl World {
                 self.group.claims.get_mut(ordinal).expect("a claim").is_condemned = true;
                 self.group.wish = None;
             }
+            Step::Pardon(ordinal) => {
+                self.group.claims.get_mut(ordinal).expect("a claim").is_condemned = false;
+            }
             Step::Discard(ordinal) => {
                 let has_voter = before.voters().any(|member| member.ordinal == *ordinal);
                 assert!(!has_voter, "seed {seed}: a voter lost its volume by our hand: {before:?}");
@@ -295,6 +301,7 @@ impl World {
                 self.group.pods.remove(ordinal);
                 self.cut_off(*ordinal);
             }
+            Step::Fulfilled if matches!(before.wish, Some(Wish::Replace(_))) => self.group.wish = None,
             Step::Fulfilled => {
                 assert_eq!(before.claims.len(), 1, "seed {seed}: an old volume might come back: {before:?}");
                 self.recovered += 1;

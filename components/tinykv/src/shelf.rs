@@ -1,0 +1,167 @@
+//! Backups kept in object storage, or in a folder: written whole, the oldest ones deleted.
+//!
+//! Credentials come from the environment, by the names that each storage's own tools know (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, …).
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+use std::io;
+use std::path::{Path as File, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// Bytes sent at a time; least that storages take.
+const PART: usize = 8 << 20;
+/// Parts under way at a time.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// Why a backup was not put there, or taken from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ShelfError {
+    /// No such place.
+    #[error("{url}: {reason}")]
+    Place {
+        /// As it was given.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The storage refused.
+    #[error("{what} {url}: {source}")]
+    Store {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        url: String,
+        /// What it said.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A file on this machine.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Whether a text names a place rather than a file.
+pub fn is_url(text: &File) -> bool {
+    text.to_str().is_some_and(|text| text.contains("://"))
+}
+
+/// A place for backups, or one of them.
+pub struct Shelf {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    url: String,
+}
+
+impl Shelf {
+    /// Opens a URL such as `s3://bucket/path` or `file:///folder`.
+    pub fn open(url: &str) -> Result<Self, ShelfError> {
+        let wrong = |reason: String| ShelfError::Place { url: url.to_owned(), reason };
+        if let Some(folder) = url.strip_prefix("file://").filter(|folder| !folder.ends_with(".db")) {
+            std::fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
+        }
+        // A second provider in the process is no error.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let parsed = url.parse().map_err(|error| wrong(format!("{error}")))?;
+        let settings = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
+        let (store, root) =
+            object_store::parse_url_opts(&parsed, settings).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { store: Arc::from(store), root, url: url.to_owned() })
+    }
+
+    fn refused(&self, what: &'static str) -> impl Fn(object_store::Error) -> ShelfError {
+        let url = self.url.clone();
+        move |source| ShelfError::Store { what, url: url.clone(), source }
+    }
+
+    /// Puts a file there, under a name that later ones come after; says which.
+    pub async fn put(&self, file: &File, revision: i64) -> Result<String, ShelfError> {
+        let failed = |source| ShelfError::File { path: file.to_owned(), source };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("tinykv-{now:011}-revision-{revision}.db");
+        let mut from = tokio::fs::File::open(file).await.map_err(failed)?;
+        let upload = self.store.put_multipart(&self.root.clone().join(name.as_str())).await;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload.map_err(self.refused("write to"))?, PART);
+        let mut piece = vec![0; PART];
+        loop {
+            let length = from.read(&mut piece).await.map_err(failed)?;
+            if length == 0 {
+                break;
+            }
+            upload.wait_for_capacity(PARTS_AT_A_TIME).await.map_err(self.refused("write to"))?;
+            upload.put(Bytes::copy_from_slice(&piece[..length]));
+        }
+        // It has its name from here on, and all of it is there.
+        upload.finish().await.map_err(self.refused("write to"))?;
+        Ok(name)
+    }
+
+    /// Deletes the oldest but so many; says how many went.
+    pub async fn prune(&self, keep: usize) -> Result<usize, ShelfError> {
+        let listed = self.store.list(Some(&self.root)).try_collect::<Vec<_>>().await;
+        let mut ours: Vec<Path> = listed
+            .map_err(self.refused("list"))?
+            .into_iter()
+            .map(|object| object.location)
+            .filter(|path| path.filename().is_some_and(|name| name.starts_with("tinykv-") && name.ends_with(".db")))
+            .collect();
+        // Names begin with the time.
+        ours.sort();
+        let old = ours.len().saturating_sub(keep.max(1));
+        for path in &ours[..old] {
+            self.store.delete(path).await.map_err(self.refused("delete from"))?;
+        }
+        Ok(old)
+    }
+
+    /// Takes the backup that the URL names.
+    pub async fn take(&self, into: &File) -> Result<(), ShelfError> {
+        let failed = |source| ShelfError::File { path: into.to_owned(), source };
+        let mut pieces =
+            self.store.get(&self.root).await.map_err(self.refused("read"))?.into_stream();
+        let mut file = tokio::fs::File::create(into).await.map_err(failed)?;
+        while let Some(piece) = pieces.try_next().await.map_err(self.refused("read"))? {
+            file.write_all(&piece).await.map_err(failed)?;
+        }
+        file.flush().await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn backups_are_kept_and_the_oldest_go() {
+        let dir = tempfile::tempdir().expect("dir");
+        let folder = dir.path().join("kept/here");
+        let shelf = Shelf::open(&format!("file://{}", folder.display())).expect("opened");
+        for (at, text) in [(1, "one"), (2, "two"), (3, "three")] {
+            std::fs::write(folder.join(format!("tinykv-{at:011}-revision-1.db")), text).expect("written");
+        }
+        std::fs::write(folder.join("theirs.db"), "stays").expect("written");
+        let file = dir.path().join("new");
+        std::fs::write(&file, "four").expect("written");
+        let name = shelf.put(&file, 44).await.expect("put");
+        assert!(name.ends_with("-revision-44.db"), "{name}");
+        assert_eq!(shelf.prune(2).await.expect("pruned"), 2);
+        let mut left: Vec<_> = std::fs::read_dir(&folder)
+            .expect("read")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
+        left.sort();
+        assert_eq!(left, ["theirs.db", "tinykv-00000000003-revision-1.db", name.as_str()]);
+        let one = Shelf::open(&format!("file://{}/{name}", folder.display())).expect("opened");
+        one.take(&dir.path().join("taken")).await.expect("taken");
+        assert_eq!(std::fs::read(dir.path().join("taken")).expect("read"), b"four");
+    }
+}
