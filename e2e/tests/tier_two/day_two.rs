@@ -190,7 +190,7 @@ async fn a_backup_is_taken_by_the_schedules_job_and_another_cluster_begins_with_
     // As kubectl create job --from=cronjob/kv-backup does.
     let mut job = Job::default();
     job.metadata.name = Some("now".to_owned());
-    job.spec = scheduled.spec.and_then(|spec| spec.job_template.spec);
+    job.spec = scheduled.spec.job_template.spec;
     story.api::<Job>().create(&PostParams::default(), &job).await?;
     let done = |job: &Job| job.status.as_ref().is_some_and(|status| status.succeeded == Some(1));
     story.until("now", "the backup is taken", done).await?;

@@ -105,7 +105,7 @@ pub(super) fn cron_job(kv: &ValidatedKvCluster, schedule: &Schedule) -> CronJob 
     let job = JobSpec { backoff_limit: Some(2), template, ..JobSpec::default() };
     CronJob {
         metadata: owner.metadata(&name),
-        spec: Some(CronJobSpec {
+        spec: CronJobSpec {
             schedule: schedule.cron.clone(),
             time_zone: Some("Etc/UTC".to_owned()),
             concurrency_policy: Some("Forbid".to_owned()),
@@ -114,7 +114,7 @@ pub(super) fn cron_job(kv: &ValidatedKvCluster, schedule: &Schedule) -> CronJob 
             failed_jobs_history_limit: Some(3),
             job_template: JobTemplateSpec { spec: Some(job), ..JobTemplateSpec::default() },
             ..CronJobSpec::default()
-        }),
+        },
         ..CronJob::default()
     }
 }

@@ -84,19 +84,27 @@ impl<'a> Members<'a> {
         let asked = async {
             let mut client = self.connect(address).await?;
             let status = client.status().await?;
-            let listed = client.member_list().await?;
-            let named = listed.members().iter().map(|member| Listed {
+            let named = |member: &etcd_client::Member| Listed {
                 id: member.id(),
                 name: member.name().to_owned(),
                 peer_url: member.peer_urls().first().cloned().unwrap_or_default(),
                 is_learner: member.is_learner(),
-            });
+            };
+            // A learner says how it is, and leaves who the others are to those that vote.
+            let listed = match client.member_list().await {
+                Ok(list) => list.members().iter().map(named).collect(),
+                Err(error) if status.is_learner() => {
+                    tracing::trace!(ordinal, %error, "a learner lists no members");
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            };
             let own = status.header().map(etcd_client::ResponseHeader::member_id).unwrap_or_default();
             Ok::<_, etcd_client::Error>(Answer {
                 own,
                 leader: status.leader(),
                 index: status.raft_index(),
-                listed: named.collect(),
+                listed,
             })
         };
         match tokio::time::timeout(PATIENCE, asked).await {
@@ -172,7 +180,8 @@ impl Listed {
 
 /// Puts the answers together. The list of the one that is furthest on counts.
 fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
-    let Some(best) = answers.values().max_by_key(|answer| answer.index) else { return Listing::default() };
+    let lists = answers.values().filter(|answer| !answer.listed.is_empty());
+    let Some(best) = lists.max_by_key(|answer| answer.index) else { return Listing::default() };
     let prefix = format!("{cluster}-");
     let member = |listed: &Listed| {
         let ordinal = listed.name().strip_prefix(&prefix)?.parse().ok()?;
@@ -207,13 +216,14 @@ mod tests {
 
     #[test]
     fn answers_become_members() {
-        let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(2, 90))]);
+        let learner = Answer { listed: Vec::new(), ..answer(3, 101) };
+        let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(2, 90)), (2, learner)]);
         let found = listing("kv", &answers);
         assert_eq!(found.peers[2], "kv-2=http://kv-2.kv-members:2380");
         let expected = [
             Member { id: 1, ordinal: 0, role: Role::Leader, is_up: true, lag: 0 },
             Member { id: 2, ordinal: 1, role: Role::Follower, is_up: true, lag: 10 },
-            Member { id: 3, ordinal: 2, role: Role::Learner, is_up: false, lag: 100 },
+            Member { id: 3, ordinal: 2, role: Role::Learner, is_up: true, lag: 0 },
         ];
         assert_eq!(found.members, expected);
         assert!(listing("kv", &BTreeMap::new()).members.is_empty());
