@@ -304,12 +304,12 @@ impl Group {
         (0..self.wanted).find(|ordinal| self.member(*ordinal).is_none())
     }
 
-    /// A member for a pod; what an earlier one left there goes first.
+    /// A member for a pod; what an earlier one left there goes first. A pod that is kept has a volume of its own by now: what was on an
+    /// earlier one was marked, and went.
     fn admit(&self, absent: u16, kept: Kept) -> Step {
         match self.claims.get(&absent) {
-            None => Step::AddLearner(absent),
-            Some(_) if kept.has(absent) => Step::Condemn(absent),
-            Some(_) => self.discard(absent),
+            Some(_) if !kept.has(absent) => self.discard(absent),
+            _ => Step::AddLearner(absent),
         }
     }
 

@@ -1,9 +1,10 @@
 //! One member goes for good and another takes its place: of a lost or damaged volume.
 //!
-//! The mark on the claim is what is remembered of it: the member goes, a new one is added, and then what is marked is deleted, so that
-//! the pod comes back with an empty volume as the new member. A claim without the mark is the new one.
+//! The mark on the claim is what is remembered of it: the member goes, then what is marked is deleted with its pod, and only then a
+//! new member is added, for the pod that came back with an empty volume. Were it added before, the old pod could join as the new
+//! member, and that one's log would be lost with the old volume.
 
-use super::{Group, Member, Refusal, Role, Step, Waiting, Wish};
+use super::{Group, Member, Refusal, Step, Waiting, Wish};
 
 impl Group {
     /// The next step of a replacement that was asked for or has begun.
@@ -31,12 +32,8 @@ impl Group {
         }
         let Some(leader) = self.leader() else { return Some(Step::Wait(Waiting::Leader)) };
         match self.member(ordinal) {
-            Some(member) if member.role == Role::Learner => Some(self.discard(ordinal)),
             Some(member) => Some(self.without(member, leader, |_| true)),
-            None if ordinal >= self.wanted() => Some(self.discard(ordinal)),
-            // One at a time: that of another pod comes first.
-            None if self.members.iter().any(|member| !member.votes()) => None,
-            None => Some(Step::AddLearner(ordinal)),
+            None => Some(self.discard(ordinal)),
         }
     }
 

@@ -15,6 +15,8 @@ struct World {
     by_our_hand: BTreeSet<u16>,
     /// Whose data lies on which volume. Nobody starts with another's, and no voter without its own.
     data: BTreeMap<u16, u64>,
+    /// Members whose log was on a volume that was given up: they can never go on from another.
+    burnt: BTreeSet<u64>,
     next_id: u64,
     seed: u64,
     replaced: usize,
@@ -27,8 +29,8 @@ impl World {
         let voters = [1, 3, 5, 7][random.random_range(0..4)];
         let group = healthy(voters, voters);
         let data = group.members.iter().map(|member| (member.ordinal, member.id)).collect();
-        let by_our_hand = BTreeSet::default();
-        Self { group, random, by_our_hand, data, next_id: 1_000, seed, replaced: 0, recovered: 0 }
+        let (by_our_hand, burnt) = (BTreeSet::default(), BTreeSet::default());
+        Self { group, random, by_our_hand, data, burnt, next_id: 1_000, seed, replaced: 0, recovered: 0 }
     }
 
     fn voters(&self) -> usize {
@@ -135,7 +137,7 @@ impl World {
             let lost = self.group.voters().find(is_lost).map(|member| Wish::Replace(member.ordinal));
             self.group.wish = lost.or(self.group.wish);
         } else if let (Some(survivor), false) =
-            (sound.first(), matches!(self.group.wish, Some(Wish::Recover(_))))
+            (sound.first(), matches!(self.group.wish, Some(Wish::Recover(it)) if sound.contains(&it)))
         {
             // One that was to go is to stay now.
             self.group.wanted = self.group.wanted.max((survivor + 1) | 1);
@@ -164,7 +166,7 @@ impl World {
             if !member.votes() {
                 self.data.entry(ordinal).or_insert(member.id);
             }
-            let can_start = self.data.get(&ordinal) == Some(&member.id);
+            let can_start = self.data.get(&ordinal) == Some(&member.id) && !self.burnt.contains(&member.id);
             (pod.is_ready, member.is_up) = (can_start, can_start);
             if can_start {
                 member.lag = 0;
@@ -288,7 +290,7 @@ impl World {
                 self.replaced += 1;
                 self.group.claims.remove(ordinal);
                 self.group.pods.remove(ordinal);
-                self.data.remove(ordinal);
+                self.burnt.extend(self.data.remove(ordinal));
             }
             Step::Isolate(survivor) => {
                 assert!(!self.has_quorum(), "seed {seed}: nothing was lost: {before:?}");
