@@ -1,8 +1,6 @@
 //! A namespace with an operator that sees it alone: what most tests begin with.
 
-use aistack_crds::{
-    AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World,
-};
+use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
 use anyhow::{Context as _, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};

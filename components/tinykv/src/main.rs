@@ -263,7 +263,10 @@ fn bench(workload: &Workload) -> ExitCode {
 
 fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> ExitCode {
     if wanted.when_new && !tinykv::restore::is_new(config) {
-        println!("{}: this member has data, or gets it from the others; nothing is restored", config.data_dir.display());
+        println!(
+            "{}: this member has data, or gets it from the others; nothing is restored",
+            config.data_dir.display()
+        );
         return ExitCode::SUCCESS;
     }
     match tinykv::restore::restore(config, wanted) {

@@ -112,7 +112,9 @@ impl Shelf {
             .map_err(self.refused("list"))?
             .into_iter()
             .map(|object| object.location)
-            .filter(|path| path.filename().is_some_and(|name| name.starts_with("tinykv-") && name.ends_with(".db")))
+            .filter(|path| {
+                path.filename().is_some_and(|name| name.starts_with("tinykv-") && name.ends_with(".db"))
+            })
             .collect();
         // Names begin with the time.
         ours.sort();
@@ -126,8 +128,7 @@ impl Shelf {
     /// Takes the backup that the URL names.
     pub async fn take(&self, into: &File) -> Result<(), ShelfError> {
         let failed = |source| ShelfError::File { path: into.to_owned(), source };
-        let mut pieces =
-            self.store.get(&self.root).await.map_err(self.refused("read"))?.into_stream();
+        let mut pieces = self.store.get(&self.root).await.map_err(self.refused("read"))?.into_stream();
         let mut file = tokio::fs::File::create(into).await.map_err(failed)?;
         while let Some(piece) = pieces.try_next().await.map_err(self.refused("read"))? {
             file.write_all(&piece).await.map_err(failed)?;

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PersistentVolumeClaim, Pod, Probe, Secret, Volume,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, Probe, Secret, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
@@ -174,7 +172,9 @@ async fn ask(container: &Container, probe: &Probe, address: &str) -> Result<bool
     };
     let mut stream = TcpStream::connect(format!("{address}:{port}")).await?;
     let path = get.path.as_deref().unwrap_or("/");
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await?;
     Ok(answer[9] == b'2')

@@ -146,8 +146,10 @@ impl Pods {
         if phase == "Pending" && first.metadata.deletion_timestamp.is_none() {
             tokio::time::sleep(node.start).await;
             let number = self.count.fetch_add(1, Ordering::Relaxed);
-            let address = format!("10.{}.{}.{}", 64 + number / 62_500, (number / 250) % 250, number % 250 + 1);
-            let ends = first.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+            let address =
+                format!("10.{}.{}.{}", 64 + number / 62_500, (number / 250) % 250, number % 250 + 1);
+            let ends =
+                first.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
             let state = if ends { State::Ended(0) } else { State::Ready };
             self.report(first, &address, state, 0).await?;
         }
@@ -260,7 +262,9 @@ impl Pods {
                 self.report(boxed.pod, boxed.address, state, restarts).await?;
                 was_ready = is_ready;
             }
-            if probe % REFRESH == 0 && let Err(error) = boxed.refresh().await {
+            if probe % REFRESH == 0
+                && let Err(error) = boxed.refresh().await
+            {
                 eprintln!("hollow pod {}: {error:#}", boxed.pod.name_any());
             }
         }
@@ -279,7 +283,8 @@ impl Pods {
         for live in self.live(namespace) {
             let owner = live.name.rsplit_once('-').map_or(live.name.as_str(), |(owner, _)| owner);
             let name = format!("{}.{owner}-members", live.name);
-            text += &format!("{} {name} {name}.{namespace}.svc {owner}.{namespace}.svc {owner}\n", live.address);
+            text +=
+                &format!("{} {name} {name}.{namespace}.svc {owner}.{namespace}.svc {owner}\n", live.address);
         }
         if let Err(error) = container::write(&self.folder.join("hosts").join(namespace), text.as_bytes()) {
             eprintln!("hollow hosts: {error:#}");
@@ -288,7 +293,8 @@ impl Pods {
 
     async fn report(&self, pod: &Pod, address: &str, state: State, restarts: u32) -> Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": status(pod, address, state, restarts)});
+        let status =
+            json!({"metadata": {"uid": pod.metadata.uid}, "status": status(pod, address, state, restarts)});
         match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             done => done.map(drop).context("report a pod"),
@@ -299,7 +305,8 @@ impl Pods {
     async fn bury(&self, pod: &Pod) -> Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let only_this = Preconditions { uid: pod.uid(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }.grace_period(0);
+        let params =
+            DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }.grace_period(0);
         match api.delete(&pod.name_any(), &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             done => done.map(drop).context("let a pod go"),
@@ -352,7 +359,9 @@ fn status(pod: &Pod, address: &str, state: State, restarts: u32) -> Value {
         let state_of = match state {
             State::Waiting => json!({"waiting": {"reason": "ContainerCreating"}}),
             State::Running | State::Ready => json!({"running": {"startedAt": now}}),
-            State::Ended(code) => json!({"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}),
+            State::Ended(code) => {
+                json!({"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}})
+            }
         };
         let is_ready = state == State::Ready;
         json!({"name": container.name, "image": container.image, "imageID": "", "ready": is_ready, "started": is_ready,

@@ -108,7 +108,12 @@ async fn operate(client: &mut Client, key: &str, number: u64) -> Result<()> {
     Ok(())
 }
 
-async fn write(bed: &'static Bed, namespace: String, key: String, counts: Arc<Counts>) -> Result<(String, u64)> {
+async fn write(
+    bed: &'static Bed,
+    namespace: String,
+    key: String,
+    counts: Arc<Counts>,
+) -> Result<(String, u64)> {
     let mut number = 0;
     let mut at: Option<(Live, Client)> = None;
     while !counts.stop.load(Ordering::Relaxed) {

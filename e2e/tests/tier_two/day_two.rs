@@ -43,8 +43,7 @@ async fn annotate(story: &Story, annotations: Value) -> Result<()> {
 /// The uids of the pods, by name.
 async fn pods(story: &Story) -> Result<Vec<(String, String)>> {
     let list = story.api::<Pod>().list(&ListParams::default()).await?.items;
-    let mut pods: Vec<_> =
-        list.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect();
+    let mut pods: Vec<_> = list.iter().map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect();
     pods.sort();
     Ok(pods)
 }
@@ -55,7 +54,9 @@ async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
     let writers = Writers::begin(bed, "day-two", 50);
     let monitor = Monitor::over(&story, "kv", 3);
     let began = Instant::now();
-    let lap = |what: &str| println!("{:5.1} s  {what}, {} operations", began.elapsed().as_secs_f64(), writers.done());
+    let lap = |what: &str| {
+        println!("{:5.1} s  {what}, {} operations", began.elapsed().as_secs_f64(), writers.done())
+    };
 
     let before = pods(&story).await?;
     edit(&story, json!({"replicas": 5})).await?;
@@ -185,7 +186,8 @@ async fn a_backup_is_taken_by_the_schedules_job_and_another_cluster_begins_with_
     let writers = Writers::begin(bed, "backups", 3);
     wait::until("there is something", || async { Ok((writers.done() > 20).then_some(())) }).await?;
     writers.end(bed, "backups").await?;
-    edit(&story, json!({"backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv", "keep": 2}})).await?;
+    edit(&story, json!({"backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv", "keep": 2}}))
+        .await?;
     let scheduled: CronJob = story.until("kv-backup", "its schedule", |_| true).await?;
     // As kubectl create job --from=cronjob/kv-backup does.
     let mut job = Job::default();
@@ -203,7 +205,8 @@ async fn a_backup_is_taken_by_the_schedules_job_and_another_cluster_begins_with_
         ))
         .await?;
     until_at_rest(&story, "copy", 3).await?;
-    let live = bed.hollow.live("backups").into_iter().find(|live| live.name == "copy-2").context("a member")?;
+    let live =
+        bed.hollow.live("backups").into_iter().find(|live| live.name == "copy-2").context("a member")?;
     let mut client = etcd_client::Client::connect([format!("http://{}:2379", live.address)], None).await?;
     let prefix = etcd_client::GetOptions::new().with_prefix();
     let found = client.get("writer-", Some(prefix)).await?;
@@ -221,7 +224,11 @@ async fn a_backup_is_taken_by_the_schedules_job_and_another_cluster_begins_with_
 }
 
 /// An authority's certificate, and one that it signed for a cluster's members.
-fn certificate(cluster: &str, namespace: &str, authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> Result<Secret> {
+fn certificate(
+    cluster: &str,
+    namespace: &str,
+    authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>,
+) -> Result<Secret> {
     let mut names = vec![cluster.to_owned(), format!("{cluster}.{namespace}.svc")];
     names.extend((0..3).map(|ordinal| format!("{cluster}-{ordinal}.{cluster}-members")));
     let key = rcgen::KeyPair::generate()?;

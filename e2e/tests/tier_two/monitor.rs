@@ -67,7 +67,9 @@ async fn follow(api: Api<Pod>, prefix: String, state: Arc<Mutex<State>>) {
     while let Some(event) = pods.next().await {
         let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
         let name = pod.name_any();
-        let Some(ordinal) = name.strip_prefix(&prefix).and_then(|ordinal| ordinal.parse().ok()) else { continue };
+        let Some(ordinal) = name.strip_prefix(&prefix).and_then(|ordinal| ordinal.parse().ok()) else {
+            continue;
+        };
         state.lock().see(ordinal, &pod);
     }
 }
@@ -98,7 +100,11 @@ pub async fn told(story: &Story, cluster: &str, reason: &str) -> Result<i64> {
         event.reason.as_deref() == Some(reason)
             && event.regarding.as_ref().is_some_and(|about| about.name.as_deref() == Some(cluster))
     };
-    Ok(events.iter().filter(about).map(|event| event.series.as_ref().map_or(1, |series| i64::from(series.count))).sum())
+    Ok(events
+        .iter()
+        .filter(about)
+        .map(|event| event.series.as_ref().map_or(1, |series| i64::from(series.count)))
+        .sum())
 }
 
 /// Waits until a cluster has so many voters, and there is nothing left to be done.

@@ -70,7 +70,8 @@ async fn volumes_stay_or_go_with_their_owner_as_it_says() -> Result<()> {
         story.api::<KVCluster>().delete(name, &DeleteParams::default()).await?;
     }
     let claims = story.api::<PersistentVolumeClaim>();
-    wait::until("one goes", || async { Ok(claims.get_opt("data-gone-0").await?.is_none().then_some(())) }).await?;
+    wait::until("one goes", || async { Ok(claims.get_opt("data-gone-0").await?.is_none().then_some(())) })
+        .await?;
     let pods = story.api::<Pod>();
     wait::until("no pod is left", || async {
         Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))

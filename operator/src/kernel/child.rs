@@ -338,7 +338,8 @@ fn job(object: &Value) -> JobProgress {
 fn last_time(object: &Value) -> Option<bool> {
     let at = |pointer: &str| Some(text(object, pointer)).filter(|text| !text.is_empty());
     let scheduled = at("/status/lastScheduleTime")?;
-    let is_running = object.pointer("/status/active").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
+    let is_running =
+        object.pointer("/status/active").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
     // Times of one form are in the order of their text.
     match at("/status/lastSuccessfulTime") {
         Some(succeeded) if succeeded >= scheduled => Some(true),

@@ -23,10 +23,10 @@ pub(super) async fn explain(
         let Some(selector) = selector(manifest) else { continue };
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &parent.namespace);
         let params = ListParams::default().labels(&selector).fields("status.phase=Pending").limit(50);
-        let list = api.list(&params).await.map_err(|source| ApplyError::Read {
-            child: child.key.clone(),
-            source: Box::new(source),
-        })?;
+        let list = api
+            .list(&params)
+            .await
+            .map_err(|source| ApplyError::Read { child: child.key.clone(), source: Box::new(source) })?;
         pods.unschedulable = list.items.iter().find_map(unschedulable);
     }
     Ok(())

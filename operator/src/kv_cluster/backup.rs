@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec};
 use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, PersistentVolumeClaimVolumeSource, PodSpec, SecretEnvSource, Volume, VolumeMount,
+    Container, EnvFromSource, PersistentVolumeClaimVolumeSource, PodSpec, SecretEnvSource, Volume,
+    VolumeMount,
 };
 
 use super::{COMPONENT, Tls, ValidatedKvCluster};
@@ -97,7 +98,8 @@ pub(super) fn cron_job(kv: &ValidatedKvCluster, schedule: &Schedule) -> CronJob 
         spec.restart_policy = Some("Never".to_owned());
         let mut containers = std::mem::take(&mut spec.containers);
         for container in &mut containers {
-            (container.startup_probe, container.liveness_probe, container.readiness_probe) = (None, None, None);
+            (container.startup_probe, container.liveness_probe, container.readiness_probe) =
+                (None, None, None);
             schedule.place.open(spec, container);
         }
         spec.containers = containers;

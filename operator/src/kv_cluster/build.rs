@@ -57,7 +57,8 @@ pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
 pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
     let mut manifests = Manifests::default();
     manifests.push(shape.record.manifest(cluster));
-    manifests.append(workload(cluster).stateful(&Claim { size: shape.claims.clone(), ..cluster.claim.clone() }));
+    manifests
+        .append(workload(cluster).stateful(&Claim { size: shape.claims.clone(), ..cluster.claim.clone() }));
     for manifest in &mut manifests.0 {
         match manifest {
             Manifest::StatefulSet(set) => fit(cluster, shape, set),

@@ -67,13 +67,11 @@ impl Found {
             Err(said) => found.unheeded = Some(said),
         }
         let is_recovery = matches!(wish, Some(Wish::Recover(_)));
-        let written = if listing.members.is_empty() || is_recovery {
-            Record::read(cluster, kv).await?
-        } else {
-            None
-        };
+        let written =
+            if listing.members.is_empty() || is_recovery { Record::read(cluster, kv).await? } else { None };
         let forced_from = written.as_ref().and_then(Record::forced_from).map(str::to_owned);
-        found.record = if listing.members.is_empty() { written } else { Some(Record::joining(listing.peers)) };
+        found.record =
+            if listing.members.is_empty() { written } else { Some(Record::joining(listing.peers)) };
         let mut pods: BTreeMap<u16, Pod> =
             found.seen.pods.iter().map(|(ordinal, seen)| (*ordinal, seen.pod.clone())).collect();
         if let Some(Wish::Recover(survivor)) = wish {
@@ -208,7 +206,8 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
             _ => Report::progressing(summary, because),
         };
     }
-    let mut report = Report::ready(summary, Because::new("Ready", format!("{up} of {} voters answer", voters(group))));
+    let mut report =
+        Report::ready(summary, Because::new("Ready", format!("{up} of {} voters answer", voters(group))));
     match step {
         // Which pods are of the newest template is known once Kubernetes has seen it.
         Step::Rest if !pods.is_current => {
@@ -233,7 +232,10 @@ fn backed_up(applied: &Applied) -> Option<Extra> {
         None => Because::new("NotYet", "no backup was due yet"),
         Some(true) => Because::new("Taken", "the last backup that was due was taken"),
         Some(false) => {
-            let said = format!("the last backup failed; look at it: kubectl logs -l job-name --tail 20, Jobs of {}", job.key);
+            let said = format!(
+                "the last backup failed; look at it: kubectl logs -l job-name --tail 20, Jobs of {}",
+                job.key
+            );
             Because::new("BackupFailed", said)
         }
     };

@@ -119,7 +119,12 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
         ));
     }
     let backup = spec.backup.as_ref().and_then(|backup| {
-        let place = place("spec.backup.destination", &backup.destination, backup.secret_name.as_ref(), &mut problems)?;
+        let place = place(
+            "spec.backup.destination",
+            &backup.destination,
+            backup.secret_name.as_ref(),
+            &mut problems,
+        )?;
         Some(Schedule { cron: backup.schedule.clone(), place, keep: backup.keep })
     });
     let restore = spec.restore.as_ref().and_then(|restore| {

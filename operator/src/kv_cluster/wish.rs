@@ -71,7 +71,10 @@ mod tests {
             (&[], Ok(None)),
             (&[(REPLACE, "kv-2")], Ok(Some(Wish::Replace(2)))),
             (&[(REPLACE, "2")], Err("is no member")),
-            (&[(RECOVER, "kv-1")], Err("if that is meant: kubectl annotate kv kv platform.dev/accept-data-loss=kv")),
+            (
+                &[(RECOVER, "kv-1")],
+                Err("if that is meant: kubectl annotate kv kv platform.dev/accept-data-loss=kv"),
+            ),
             (&[(RECOVER, "kv-1"), (ACCEPT, "yes")], Err("if that is meant")),
             (&[(RECOVER, "kv-1"), (ACCEPT, "kv")], Ok(Some(Wish::Recover(1)))),
         ];

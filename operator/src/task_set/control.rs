@@ -47,6 +47,9 @@ impl Controller for TaskController {
         if !shipped::is_shipped(COMPONENT) {
             return shipped::missing(COMPONENT);
         }
-        report::of_job(applied.progress(ChildKind::Job, &format!("{COMPONENT}-{}", tasks.name)), "the set of tasks")
+        report::of_job(
+            applied.progress(ChildKind::Job, &format!("{COMPONENT}-{}", tasks.name)),
+            "the set of tasks",
+        )
     }
 }

@@ -16,7 +16,8 @@ impl Group {
                 return Some(step);
             }
         }
-        let condemned = self.claims.iter().filter(|(_, claim)| claim.is_condemned).map(|(ordinal, _)| *ordinal);
+        let condemned =
+            self.claims.iter().filter(|(_, claim)| claim.is_condemned).map(|(ordinal, _)| *ordinal);
         // Of several, a voter that is away comes first: while it is, no other may go.
         let ordinal = condemned.min_by_key(|ordinal| match self.member(*ordinal) {
             Some(member) if member.votes() && !self.is_up(member) => 0,

@@ -158,20 +158,8 @@ fn pods_are_made_anew() {
 fn it_rests_and_waits() {
     check(&[
         ("nothing to do", 3, 3, |_| {}, Step::Rest),
-        (
-            "nothing there",
-            3,
-            3,
-            |g| (g.kept, g.recorded) = (None, None),
-            Step::Keep(Kept::to(3)),
-        ),
-        (
-            "the set is gone and its members are not",
-            3,
-            5,
-            |g| g.kept = None,
-            Step::Keep(Kept::to(3)),
-        ),
+        ("nothing there", 3, 3, |g| (g.kept, g.recorded) = (None, None), Step::Keep(Kept::to(3))),
+        ("the set is gone and its members are not", 3, 5, |g| g.kept = None, Step::Keep(Kept::to(3))),
         (
             "a pod that is down is replaced by a better one",
             3,
@@ -219,17 +207,35 @@ fn volumes_grow_under_the_pods() {
     let small = |g: &mut Group| g.claims.get_mut(&1).expect("claim 1").is_small = true;
     check(&[
         ("volumes: claims first", 3, 3, small, Step::GrowClaims),
-        ("volumes: even of one that is away", 3, 3, |g| {
-            g.claims.get_mut(&1).expect("claim 1").is_small = true;
-            g.members[1].is_up = false;
-        }, Step::GrowClaims),
+        (
+            "volumes: even of one that is away",
+            3,
+            3,
+            |g| {
+                g.claims.get_mut(&1).expect("claim 1").is_small = true;
+                g.members[1].is_up = false;
+            },
+            Step::GrowClaims,
+        ),
         ("volumes: then what makes them", 3, 3, |g| g.makes_small_claims = true, Step::RemakeSet),
-        ("volumes: what is left over goes before a new member", 3, 5, |g| {
-            g.claims.insert(3, Claim::default());
-        }, Step::Discard(3)),
-        ("volumes: and is awaited", 3, 5, |g| {
-            g.claims.insert(3, Claim { is_leaving: true, ..Claim::default() });
-        }, Step::Wait(Waiting::Leaving(3))),
+        (
+            "volumes: what is left over goes before a new member",
+            3,
+            5,
+            |g| {
+                g.claims.insert(3, Claim::default());
+            },
+            Step::Discard(3),
+        ),
+        (
+            "volumes: and is awaited",
+            3,
+            5,
+            |g| {
+                g.claims.insert(3, Claim { is_leaving: true, ..Claim::default() });
+            },
+            Step::Wait(Waiting::Leaving(3)),
+        ),
     ]);
 }
 
@@ -240,35 +246,89 @@ fn condemned(g: &mut Group, ordinal: u16) {
 #[test]
 fn a_member_is_replaced() {
     check(&[
-        ("replace: the mark first", 3, 3, |g| {
-            g.wish = Some(Wish::Replace(1));
-            g.members[1].is_up = false;
-        }, Step::Condemn(1)),
-        ("replace: not while another is away", 3, 3, |g| {
-            g.wish = Some(Wish::Replace(1));
-            g.members[2].is_up = false;
-        }, Step::Wait(Waiting::Voter(2))),
-        ("replace: never the only one", 1, 1, |g| g.wish = Some(Wish::Replace(0)), Step::Decline(Refusal::OnlyVoter)),
-        ("replace: nobody of that name", 3, 3, |g| g.wish = Some(Wish::Replace(7)), Step::Decline(Refusal::NoSuchMember)),
-        ("replace: the member goes", 3, 3, |g| {
-            condemned(g, 1);
-            g.members[1].is_up = false;
-        }, Step::Remove { id: 101, ordinal: 1 }),
+        (
+            "replace: the mark first",
+            3,
+            3,
+            |g| {
+                g.wish = Some(Wish::Replace(1));
+                g.members[1].is_up = false;
+            },
+            Step::Condemn(1),
+        ),
+        (
+            "replace: not while another is away",
+            3,
+            3,
+            |g| {
+                g.wish = Some(Wish::Replace(1));
+                g.members[2].is_up = false;
+            },
+            Step::Wait(Waiting::Voter(2)),
+        ),
+        (
+            "replace: never the only one",
+            1,
+            1,
+            |g| g.wish = Some(Wish::Replace(0)),
+            Step::Decline(Refusal::OnlyVoter),
+        ),
+        (
+            "replace: nobody of that name",
+            3,
+            3,
+            |g| g.wish = Some(Wish::Replace(7)),
+            Step::Decline(Refusal::NoSuchMember),
+        ),
+        (
+            "replace: the member goes",
+            3,
+            3,
+            |g| {
+                condemned(g, 1);
+                g.members[1].is_up = false;
+            },
+            Step::Remove { id: 101, ordinal: 1 },
+        ),
         ("replace: a leader hands over", 3, 3, |g| condemned(g, 0), Step::MoveLeader { from: 100, to: 101 }),
-        ("replace: its old volume goes", 3, 3, |g| {
-            condemned(g, 1);
-            g.members.remove(1);
-        }, Step::Discard(1)),
-        ("replace: a learner goes by name, too", 3, 3, |g| {
-            condemned(g, 1);
-            g.members[1] = Member { id: 200, is_up: false, ..member(1, Role::Learner) };
-        }, Step::Remove { id: 200, ordinal: 1 }),
-        ("replace: a new one is added", 3, 3, |g| {
-            g.members.remove(1);
-        }, Step::AddLearner(1)),
-        ("replace: it gets its vote", 3, 3, |g| {
-            g.members[1] = Member { id: 200, ..member(1, Role::Learner) };
-        }, Step::Promote(200)),
+        (
+            "replace: its old volume goes",
+            3,
+            3,
+            |g| {
+                condemned(g, 1);
+                g.members.remove(1);
+            },
+            Step::Discard(1),
+        ),
+        (
+            "replace: a learner goes by name, too",
+            3,
+            3,
+            |g| {
+                condemned(g, 1);
+                g.members[1] = Member { id: 200, is_up: false, ..member(1, Role::Learner) };
+            },
+            Step::Remove { id: 200, ordinal: 1 },
+        ),
+        (
+            "replace: a new one is added",
+            3,
+            3,
+            |g| {
+                g.members.remove(1);
+            },
+            Step::AddLearner(1),
+        ),
+        (
+            "replace: it gets its vote",
+            3,
+            3,
+            |g| {
+                g.members[1] = Member { id: 200, ..member(1, Role::Learner) };
+            },
+            Step::Promote(200),
+        ),
     ]);
 }
 
@@ -295,35 +355,77 @@ fn alone(g: &mut Group) {
 #[test]
 fn what_is_left_goes_on_when_a_person_says_so() {
     check(&[
-        ("recover: never by itself", 3, 3, |g| {
-            lost(g);
-            g.wish = None;
-        }, Step::Wait(Waiting::Voter(0))),
-        ("recover: not while most answer", 3, 3, |g| g.wish = Some(Wish::Recover(1)), Step::Decline(Refusal::QuorumStands)),
-        ("recover: not one that is to go", 5, 3, |g| {
-            g.members.clear();
-            g.wish = Some(Wish::Recover(4));
-        }, Step::Decline(Refusal::NoSuchMember)),
+        (
+            "recover: never by itself",
+            3,
+            3,
+            |g| {
+                lost(g);
+                g.wish = None;
+            },
+            Step::Wait(Waiting::Voter(0)),
+        ),
+        (
+            "recover: not while most answer",
+            3,
+            3,
+            |g| g.wish = Some(Wish::Recover(1)),
+            Step::Decline(Refusal::QuorumStands),
+        ),
+        (
+            "recover: not one that is to go",
+            5,
+            3,
+            |g| {
+                g.members.clear();
+                g.wish = Some(Wish::Recover(4));
+            },
+            Step::Decline(Refusal::NoSuchMember),
+        ),
         ("recover: the others' pods go", 3, 3, lost, Step::Isolate(1)),
-        ("recover: they are awaited", 3, 3, |g| {
-            lost(g);
-            g.kept = Some(Kept::only(1));
-        }, Step::Wait(Waiting::Leaving(0))),
+        (
+            "recover: they are awaited",
+            3,
+            3,
+            |g| {
+                lost(g);
+                g.kept = Some(Kept::only(1));
+            },
+            Step::Wait(Waiting::Leaving(0)),
+        ),
         ("recover: it starts anew", 3, 3, isolated, Step::Restart(1)),
         ("recover: the others' volumes go", 3, 3, alone, Step::Discard(0)),
-        ("recover: that is all", 3, 3, |g| {
-            alone(g);
-            g.claims.retain(|ordinal, _| *ordinal == 1);
-        }, Step::Fulfilled),
-        ("recover: those before it come first", 3, 3, |g| {
-            alone(g);
-            g.claims.retain(|ordinal, _| *ordinal == 1);
-            g.wish = None;
-        }, Step::AddLearner(0)),
-        ("recover: with their pods", 3, 3, |g| {
-            alone(g);
-            g.wish = None;
-            g.members.push(Member { is_up: false, ..member(0, Role::Learner) });
-        }, Step::Keep(Kept::to(2))),
+        (
+            "recover: that is all",
+            3,
+            3,
+            |g| {
+                alone(g);
+                g.claims.retain(|ordinal, _| *ordinal == 1);
+            },
+            Step::Fulfilled,
+        ),
+        (
+            "recover: those before it come first",
+            3,
+            3,
+            |g| {
+                alone(g);
+                g.claims.retain(|ordinal, _| *ordinal == 1);
+                g.wish = None;
+            },
+            Step::AddLearner(0),
+        ),
+        (
+            "recover: with their pods",
+            3,
+            3,
+            |g| {
+                alone(g);
+                g.wish = None;
+                g.members.push(Member { is_up: false, ..member(0, Role::Learner) });
+            },
+            Step::Keep(Kept::to(2)),
+        ),
     ]);
 }

@@ -132,7 +132,8 @@ impl World {
         let sound: Vec<u16> =
             self.group.voters().filter(|member| self.has_data(member)).map(|member| member.ordinal).collect();
         if sound.len() > self.voters() / 2 {
-            let is_given_up = |ordinal: u16| self.group.claims.get(&ordinal).is_some_and(|it| it.is_condemned);
+            let is_given_up =
+                |ordinal: u16| self.group.claims.get(&ordinal).is_some_and(|it| it.is_condemned);
             let is_lost = |member: &&Member| !self.has_data(member) && !is_given_up(member.ordinal);
             let lost = self.group.voters().find(is_lost).map(|member| Wish::Replace(member.ordinal));
             self.group.wish = lost.or(self.group.wish);
@@ -263,7 +264,10 @@ impl World {
         let gone = before.members.iter().find(|member| member.id == id).expect("a member");
         assert_ne!(gone.role, Role::Leader, "seed {seed}: the leader was removed: {before:?}");
         let is_replaced = before.claims.get(&gone.ordinal).is_some_and(|claim| claim.is_condemned);
-        assert!(is_replaced || gone.ordinal >= before.wanted, "seed {seed}: one that is wanted went: {before:?}");
+        assert!(
+            is_replaced || gone.ordinal >= before.wanted,
+            "seed {seed}: one that is wanted went: {before:?}"
+        );
         self.group.members.retain(|member| member.id != id);
         self.by_our_hand.remove(&gone.ordinal);
     }
@@ -366,7 +370,10 @@ fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
         assert_eq!(world.voters(), usize::from(group.wanted), "seed {seed}: {group:?}");
         assert_eq!(group.kept, Some(Kept::to(group.wanted)), "seed {seed}: {group:?}");
         assert!(group.pods.values().all(|pod| pod.is_newest && pod.is_ready), "seed {seed}: {group:?}");
-        assert!(group.claims.values().all(|claim| !claim.is_small && !claim.is_condemned), "seed {seed}: {group:?}");
+        assert!(
+            group.claims.values().all(|claim| !claim.is_small && !claim.is_condemned),
+            "seed {seed}: {group:?}"
+        );
         replaced += world.replaced;
         recovered += world.recovered;
     }
