@@ -1,8 +1,11 @@
 //! Changes by hand: each is an edit of an object that kubectl could make as well.
 
 use aistack_crds::inference_service::CanarySpec;
-use aistack_crds::{InferenceService, Kind};
-use kube::api::{Patch, PatchParams};
+use aistack_crds::kv_cluster::KvRestore;
+use aistack_crds::{InferenceService, KVCluster, KVClusterSpec, Kind};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Place, PluginError, short};
@@ -78,20 +81,59 @@ pub(super) async fn pause(place: &Place, name: &str, is_paused: bool) -> Result<
     Ok(())
 }
 
-/// A backup now.
+/// A backup now: one more Job of the schedule's.
 pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError> {
     let name = name.strip_prefix("kv/").unwrap_or(name);
-    place.find(&format!("kv/{name}")).await?;
-    Err(PluginError::failed(format!(
-        "the operator of this version takes no backups\n  by hand: kubectl port-forward svc/{name} 2379, then etcdctl --endpoints 127.0.0.1:2379 snapshot save {name}.db (docs/tinykv/backup.md)"
-    )))
+    let (_, object) = place.find(&format!("kv/{name}")).await?;
+    if object.pointer("/spec/backup").is_none() {
+        return Err(PluginError::refused(format!(
+            "KVCluster {name} does not say where its backups go\n  tell it: kubectl patch kv {name} --type merge -p '{{\"spec\":{{\"backup\":{{\"schedule\":\"0 3 * * *\",\"destination\":\"s3://BUCKET/{name}\"}}}}}}'"
+        )));
+    }
+    let schedule = format!("{name}-backup");
+    let scheduled = place.api::<CronJob>().get(&schedule).await;
+    let scheduled =
+        scheduled.map_err(|error| PluginError::asked(&format!("read CronJob {schedule}"), &error))?;
+    let template = scheduled.spec.job_template;
+    let job = Job {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{schedule}-by-hand-")),
+            labels: template.metadata.and_then(|metadata| metadata.labels),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec,
+        status: None,
+    };
+    let made = place.api::<Job>().create(&PostParams::default(), &job).await;
+    let made = made.map_err(|error| PluginError::asked(&format!("begin a backup of {name}"), &error))?;
+    let made = made.metadata.name.unwrap_or_default();
+    println!(
+        "kv/{name}: job {made} takes a backup\n  wait for it: kubectl wait --for=condition=Complete job/{made}"
+    );
+    Ok(())
 }
 
-/// Back from a backup.
-pub(super) async fn restore(place: &Place, name: &str, from: &str) -> Result<(), PluginError> {
+/// A new cluster that begins with a backup.
+pub(super) async fn restore(
+    place: &Place,
+    name: &str,
+    from: &str,
+    secret: Option<&str>,
+    replicas: i32,
+) -> Result<(), PluginError> {
     let name = name.strip_prefix("kv/").unwrap_or(name);
-    place.find(&format!("kv/{name}")).await?;
-    Err(PluginError::failed(format!(
-        "the operator of this version restores nothing, so {from} was not looked at\n  by hand: docs/tinykv/backup.md"
-    )))
+    let restore = KvRestore { source: from.to_owned(), secret_name: secret.map(str::to_owned) };
+    let spec = KVClusterSpec { replicas, restore: Some(restore), ..KVClusterSpec::default() };
+    match place.api::<KVCluster>().create(&PostParams::default(), &KVCluster::new(name, spec)).await {
+        Ok(_) => {
+            println!(
+                "kv/{name}: begins with {from}\n  wait for it: kubectl wait --for=condition=Ready kv/{name}"
+            );
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(PluginError::refused(format!(
+            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: kubectl aistack restore {name}-restored --from {from}"
+        ))),
+        Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
+    }
 }

@@ -104,14 +104,22 @@ pub(crate) enum Command {
         /// The KVCluster.
         name: String,
     },
-    /// Bring a KVCluster back from a backup
-    #[command(after_help = "Example:\n  kubectl aistack restore tinykv --from s3://bucket/path/snapshot.db")]
+    /// Make a new KVCluster that begins with a backup
+    #[command(
+        after_help = "Example:\n  kubectl aistack restore tinykv-restored --from s3://bucket/path/NAME.db --secret storage-keys"
+    )]
     Restore {
-        /// The KVCluster.
+        /// The new KVCluster.
         name: String,
         /// The backup.
         #[arg(long, value_name = "URL")]
         from: String,
+        /// Secret with the storage's credentials as environment variables.
+        #[arg(long, value_name = "NAME")]
+        secret: Option<String>,
+        /// Voters.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        replicas: i32,
     },
     /// Leave an object alone until it is resumed: the operator changes nothing of it
     #[command(after_help = "Example:\n  kubectl aistack pause stack/production")]
@@ -327,7 +335,9 @@ pub async fn run(cli: Cli) -> Result<(), PluginError> {
         Command::Promote { name } => act::promote(&place, &name).await,
         Command::Rollback { name } => act::rollback(&place, &name).await,
         Command::Backup { name } => act::backup(&place, &name).await,
-        Command::Restore { name, from } => act::restore(&place, &name, &from).await,
+        Command::Restore { name, from, secret, replicas } => {
+            act::restore(&place, &name, &from, secret.as_deref(), replicas).await
+        }
         Command::Pause { name } => act::pause(&place, &name, true).await,
         Command::Resume { name } => act::pause(&place, &name, false).await,
         Command::Doctor => doctor::run(&place, cli.on.output).await,
