@@ -32,7 +32,7 @@ pub enum Tier {
 pub struct Plane {
     // In the order in which they are dropped: the API server before its store.
     processes: Vec<Process>,
-    _watchdog: Watchdog,
+    watchdogs: Vec<Watchdog>,
     folder: TempDir,
     config: Config,
 }
@@ -80,12 +80,18 @@ impl Plane {
         keys::write(folder.path())?;
         let port = free_port()?;
         kubeconfig(folder.path(), port)?;
-        let processes = start(tier, &programs, folder.path(), port)?;
-        let watchdog = Watchdog::over(&processes, folder.path())?;
+        let processes = start_api_server(&programs, folder.path(), port)?;
+        let watchdogs = vec![Watchdog::over(&processes, folder.path())?];
         let kubeconfig = Kubeconfig::read_from(folder.path().join("kubeconfig"))?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let mut plane = Self { processes, _watchdog: watchdog, folder, config };
+        let mut plane = Self { processes, watchdogs, folder, config };
         plane.until_ready().await?;
+        if tier == Tier::Controllers {
+            // They give up on an API server that is not healthy within ten seconds, which is little on a machine at work.
+            let controllers = start_controllers(&programs, plane.folder.path())?;
+            plane.watchdogs.push(Watchdog::over(&controllers, plane.folder.path())?);
+            plane.processes.splice(0..0, controllers);
+        }
         Ok(plane)
     }
 
@@ -176,7 +182,7 @@ fn kubeconfig(folder: &Path, port: u16) -> Result<()> {
     std::fs::write(folder.join("kubeconfig"), text).context("write the kubeconfig")
 }
 
-fn start(tier: Tier, programs: &Path, folder: &Path, port: u16) -> Result<Vec<Process>> {
+fn start_api_server(programs: &Path, folder: &Path, port: u16) -> Result<Vec<Process>> {
     let at = |name: &str| folder.join(name).display().to_string();
     let run = |name: &str, args: Vec<String>| Process::start(folder, name, &programs.join(name), &args);
     let (client, peer) = (free_port()?, free_port()?);
@@ -203,7 +209,7 @@ fn start(tier: Tier, programs: &Path, folder: &Path, port: u16) -> Result<Vec<Pr
         .map(str::to_owned)
         .to_vec(),
     )?;
-    let mut flags = vec![
+    let flags = [
         ("etcd-servers", store),
         ("secure-port", port.to_string()),
         ("bind-address", "127.0.0.1".to_owned()),
@@ -218,28 +224,27 @@ fn start(tier: Tier, programs: &Path, folder: &Path, port: u16) -> Result<Vec<Pr
         ("authorization-mode", "Node,RBAC".to_owned()),
         ("allow-privileged", "true".to_owned()),
     ];
-    let args = |flags: Vec<(&str, String)>| {
-        flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+    Ok(vec![run("kube-apiserver", args(flags))?, etcd])
+}
+
+fn start_controllers(programs: &Path, folder: &Path) -> Result<Vec<Process>> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let run = |name: &str, args: Vec<String>| Process::start(folder, name, &programs.join(name), &args);
+    let shared = || {
+        [
+            ("kubeconfig", at("kubeconfig")),
+            ("leader-elect", "false".to_owned()),
+            ("secure-port", "0".to_owned()),
+        ]
     };
-    let apiserver = run("kube-apiserver", args(std::mem::take(&mut flags)))?;
-    let mut processes = vec![apiserver];
-    if tier == Tier::Controllers {
-        let shared = || {
-            vec![
-                ("kubeconfig", at("kubeconfig")),
-                ("leader-elect", "false".to_owned()),
-                ("secure-port", "0".to_owned()),
-            ]
-        };
-        let mut manager = shared();
-        manager.extend([
-            ("service-account-private-key-file", at("accounts.key")),
-            ("root-ca-file", at("ca.crt")),
-            ("use-service-account-credentials", "true".to_owned()),
-        ]);
-        processes.push(run("kube-controller-manager", args(manager))?);
-        processes.push(run("kube-scheduler", args(shared()))?);
-    }
-    processes.push(etcd);
-    Ok(processes)
+    let manager = shared().into_iter().chain([
+        ("service-account-private-key-file", at("accounts.key")),
+        ("root-ca-file", at("ca.crt")),
+        ("use-service-account-credentials", "true".to_owned()),
+    ]);
+    Ok(vec![run("kube-controller-manager", args(manager))?, run("kube-scheduler", args(shared()))?])
+}
+
+fn args<'a>(flags: impl IntoIterator<Item = (&'a str, String)>) -> Vec<String> {
+    flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }

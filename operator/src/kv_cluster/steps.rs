@@ -75,7 +75,7 @@ impl Doer<'_> {
         };
         let api = self.pods();
         gone_is_fine(api.evict(&name, &params).await.map(drop))
-            .map_err(|error| failed("EvictionRefused", format!("pod {name} may not go yet"), &error))
+            .map_err(|error| failed("EvictionRefused", &format!("pod {name} may not go yet"), &error))
     }
 
     async fn delete_pod(&self, ordinal: u16) -> Result<(), StepError> {
@@ -85,21 +85,21 @@ impl Doer<'_> {
         let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
         let api = self.pods();
         gone_is_fine(api.delete(&name, &params).await.map(drop))
-            .map_err(|error| failed("DeleteFailed", format!("pod {name} could not be deleted"), &error))
+            .map_err(|error| failed("DeleteFailed", &format!("pod {name} could not be deleted"), &error))
     }
 
     async fn delete_claim(&self, ordinal: u16) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
         let api = self.claims();
         gone_is_fine(api.delete(&name, &DeleteParams::default()).await.map(drop))
-            .map_err(|error| failed("DeleteFailed", format!("claim {name} could not be deleted"), &error))
+            .map_err(|error| failed("DeleteFailed", &format!("claim {name} could not be deleted"), &error))
     }
 
     async fn patch_claim(&self, ordinal: u16, patch: &serde_json::Value) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
         let api = self.claims();
         let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.map(drop).map_err(|error| failed("ClaimRefused", format!("claim {name}"), &error))
+        patched.map(drop).map_err(|error| failed("ClaimRefused", &format!("claim {name}"), &error))
     }
 
     async fn grow_claims(&self) -> Result<(), StepError> {
@@ -117,7 +117,7 @@ impl Doer<'_> {
         let api = sets(self.cluster, self.kv);
         let name = &self.kv.name;
         let unmade = |error: kube::Error| {
-            failed("DeleteFailed", format!("StatefulSet {name} could not be made anew"), &error)
+            failed("DeleteFailed", &format!("StatefulSet {name} could not be made anew"), &error)
         };
         let Some(set) = api.get_opt(name).await.map_err(unmade)? else { return Ok(()) };
         let is_ours = set.metadata.owner_references.iter().flatten().any(|owner| {
@@ -143,6 +143,6 @@ fn gone_is_fine(done: Result<(), kube::Error>) -> Result<(), kube::Error> {
     }
 }
 
-fn failed(reason: &'static str, what: String, error: &kube::Error) -> StepError {
+fn failed(reason: &'static str, what: &str, error: &kube::Error) -> StepError {
     StepError { reason, message: format!("{what}: {}", said(error)) }
 }
