@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
 
-use crate::hollow::{Hollow, HollowNode, programs};
+use crate::hollow::{Hollow, HollowNode, Programs, programs};
 use crate::plane::{Plane, Tier};
 use crate::process::Watchdog;
 
@@ -42,10 +42,9 @@ impl Bed {
             HollowNode::new("node-2"),
             HollowNode { gpus: Some(gpu), ..HollowNode::new("node-with-a-gpu") },
         ];
-        let found = programs();
-        let (processes, programs) = match found {
+        let (processes, programs) = match programs() {
             Ok(programs) => (Ok(()), programs),
-            Err(why) => (Err(why), Default::default()),
+            Err(why) => (Err(why), Programs::default()),
         };
         let (plane, hollow) = runtime.block_on(async {
             let plane = Plane::start(Tier::Controllers).await?;

@@ -55,6 +55,11 @@ pub fn is_url(text: &File) -> bool {
     text.to_str().is_some_and(|text| text.contains("://"))
 }
 
+/// Whether a path leads to a backup, rather than to where they are kept.
+fn is_one(path: &str) -> bool {
+    File::new(path).extension().is_some_and(|extension| extension == "db")
+}
+
 /// A place for backups, or one of them.
 pub struct Shelf {
     store: Arc<dyn ObjectStore>,
@@ -66,7 +71,7 @@ impl Shelf {
     /// Opens a URL such as `s3://bucket/path` or `file:///folder`.
     pub fn open(url: &str) -> Result<Self, ShelfError> {
         let wrong = |reason: String| ShelfError::Place { url: url.to_owned(), reason };
-        if let Some(folder) = url.strip_prefix("file://").filter(|folder| !folder.ends_with(".db")) {
+        if let Some(folder) = url.strip_prefix("file://").filter(|folder| !is_one(folder)) {
             std::fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
         }
         // A second provider in the process is no error.
@@ -112,9 +117,7 @@ impl Shelf {
             .map_err(self.refused("list"))?
             .into_iter()
             .map(|object| object.location)
-            .filter(|path| {
-                path.filename().is_some_and(|name| name.starts_with("tinykv-") && name.ends_with(".db"))
-            })
+            .filter(|path| path.filename().is_some_and(|name| name.starts_with("tinykv-") && is_one(name)))
             .collect();
         // Names begin with the time.
         ours.sort();

@@ -283,8 +283,15 @@ impl Pods {
         for live in self.live(namespace) {
             let owner = live.name.rsplit_once('-').map_or(live.name.as_str(), |(owner, _)| owner);
             let name = format!("{}.{owner}-members", live.name);
-            text +=
-                &format!("{} {name} {name}.{namespace}.svc {owner}.{namespace}.svc {owner}\n", live.address);
+            let names = [
+                live.address.as_str(),
+                &name,
+                &format!("{name}.{namespace}.svc"),
+                &format!("{owner}.{namespace}.svc"),
+                owner,
+            ];
+            text += &names.join(" ");
+            text.push('\n');
         }
         if let Err(error) = container::write(&self.folder.join("hosts").join(namespace), text.as_bytes()) {
             eprintln!("hollow hosts: {error:#}");

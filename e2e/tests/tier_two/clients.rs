@@ -13,7 +13,7 @@ use rand::RngExt as _;
 use tokio::task::JoinSet;
 
 /// How long one try may take: a machine that stalls fails nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two operations of a client: it is the steps that are tried, not the store's speed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -118,15 +118,12 @@ async fn write(
     let mut at: Option<(Live, Client)> = None;
     while !counts.stop.load(Ordering::Relaxed) {
         number += 1;
-        let first = match at.take() {
-            Some(at) => Some(at),
-            None => {
-                let member = pick(bed, &namespace, None).await;
-                connect(&member).await.ok().map(|client| (member, client))
-            }
-        };
+        if at.is_none() {
+            let member = pick(bed, &namespace, None).await;
+            at = connect(&member).await.ok().map(|client| (member, client));
+        }
         let mut tried = None;
-        if let Some((member, mut client)) = first {
+        if let Some((member, mut client)) = at.take() {
             match operate(&mut client, &key, number).await {
                 Ok(()) => {
                     counts.done.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +150,7 @@ async fn write(
                     break;
                 }
                 Err(error) => {
-                    let is_as_it_was = bed.hollow.live(&namespace).iter().any(|live| *live == member);
+                    let is_as_it_was = bed.hollow.live(&namespace).contains(&member);
                     if is_as_it_was {
                         counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
                     }

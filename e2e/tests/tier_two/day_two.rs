@@ -55,7 +55,7 @@ async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
     let monitor = Monitor::over(&story, "kv", 3);
     let began = Instant::now();
     let lap = |what: &str| {
-        println!("{:5.1} s  {what}, {} operations", began.elapsed().as_secs_f64(), writers.done())
+        println!("{:5.1} s  {what}, {} operations", began.elapsed().as_secs_f64(), writers.done());
     };
 
     let before = pods(&story).await?;
@@ -290,7 +290,9 @@ async fn certificates_are_renewed_under_the_members() -> Result<()> {
     }
     // Members know one another by it, too: one that starts anew is let in.
     let live = bed.hollow.live("renewed");
-    live.iter().for_each(|live| live.signal(Signal::SIGKILL));
+    for live in &live {
+        live.signal(Signal::SIGKILL);
+    }
     wait::until("each was started again", || async {
         let now = bed.hollow.live("renewed");
         Ok(now.iter().all(|now| now.is_ready && !live.contains(now)).then_some(()))
