@@ -203,7 +203,7 @@ fn components_accept_their_config_files() {
         for manifest in &compiled.manifests {
             let Manifest::ConfigMap(map) = manifest else { continue };
             // What is no file is read from the environment.
-            for (name, text) in map.data.iter().flatten().filter(|(name, _)| name.ends_with(".yaml")) {
+            for (name, text) in map.data.iter().flatten().filter(|(name, _)| name.contains('.')) {
                 match name.as_str() {
                     "tinykv.yaml" => {
                         let config: TinykvConfig = serde_yaml_ng::from_str(text).expect(name);

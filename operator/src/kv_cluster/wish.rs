@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn acts_that_lose_data_are_confirmed_by_name() {
-        let table: [(&[(&str, &str)], Result<Option<Wish>, &str>); 6] = [
+        type Row = (&'static [(&'static str, &'static str)], Result<Option<Wish>, &'static str>);
+        let table: [Row; 6] = [
             (&[], Ok(None)),
             (&[(REPLACE, "kv-2")], Ok(Some(Wish::Replace(2)))),
             (&[(REPLACE, "2")], Err("is no member")),
