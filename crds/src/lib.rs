@@ -32,6 +32,7 @@ pub mod world;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use kube::core::ApiResource;
 
 pub use aistack::{AIStack, AIStackSpec};
 pub use env_pool::{EnvPool, EnvPoolSpec};
@@ -95,6 +96,19 @@ impl Kind {
     /// The kind that a manifest's `kind` names.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Where an API server has it.
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::AIStack => AIStack::api_resource(),
+            Self::InferenceService => InferenceService::api_resource(),
+            Self::VectorCollection => VectorCollection::api_resource(),
+            Self::KVCluster => KVCluster::api_resource(),
+            Self::World => World::api_resource(),
+            Self::TaskSet => TaskSet::api_resource(),
+            Self::EnvPool => EnvPool::api_resource(),
+        }
     }
 
     /// Its CustomResourceDefinition.

@@ -1,10 +1,10 @@
 //! A namespace with an operator that sees it alone: what most tests begin with.
 
-use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
+use aistack_crds::Kind;
 use anyhow::{Context as _, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, NamespaceResourceScope};
+use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -53,7 +53,7 @@ impl Story {
             let object = Value::deserialize(document)?;
             let kind = object["kind"].as_str().and_then(Kind::from_name).context("a kind of ours")?;
             let api: Api<DynamicObject> =
-                Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
+                Api::namespaced_with(self.client.clone(), &self.namespace, &kind.resource());
             let name = object["metadata"]["name"].as_str().context("a name")?;
             api.patch(name, &PatchParams::apply("kubectl"), &Patch::Apply(&object))
                 .await
@@ -84,19 +84,6 @@ impl Story {
             + std::fmt::Debug,
     {
         wait::object(&self.api::<K>(), &self.client, name, what, holds).await
-    }
-}
-
-/// Where the API server has a kind of ours.
-pub fn resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::AIStack => ApiResource::erase::<AIStack>(&()),
-        Kind::InferenceService => ApiResource::erase::<InferenceService>(&()),
-        Kind::VectorCollection => ApiResource::erase::<VectorCollection>(&()),
-        Kind::KVCluster => ApiResource::erase::<KVCluster>(&()),
-        Kind::World => ApiResource::erase::<World>(&()),
-        Kind::TaskSet => ApiResource::erase::<TaskSet>(&()),
-        Kind::EnvPool => ApiResource::erase::<EnvPool>(&()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
 use anyhow::{Context as _, Result};
-use e2e::story::{resource, says};
+use e2e::story::says;
 use e2e::{Plane, Story, wait};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -25,7 +25,7 @@ fn documents(text: &str) -> Vec<(Option<String>, Option<String>, Value)> {
 /// As `kubectl create --dry-run=server --validate=strict` has it.
 async fn try_create(client: &Client, namespace: &str, object: &Value) -> Result<(), kube::Error> {
     let kind = object["kind"].as_str().and_then(Kind::from_name).expect("a kind of ours");
-    let plural = resource(kind).plural;
+    let plural = kind.resource().plural;
     let path =
         format!("/apis/platform.dev/v1/namespaces/{namespace}/{plural}?dryRun=All&fieldValidation=Strict");
     let request = http::Request::post(path)

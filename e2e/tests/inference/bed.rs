@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aistack_api::operator::OperatorConfig;
 use aistack_api::traffic::{TrafficRoute, TrafficState};
-use aistack_crds::InferenceService;
+use aistack_crds::{InferenceService, Kind};
 use anyhow::{Context as _, Result, ensure};
 use e2e::plane::free_port;
 use e2e::process::Process;
@@ -14,7 +14,7 @@ use e2e::{Plane, Running, wait};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, NamespaceResourceScope};
+use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -124,13 +124,7 @@ impl Bed {
         for document in serde_yaml_ng::Deserializer::from_str(text) {
             let object = Value::deserialize(document)?;
             let kind = object["kind"].as_str().context("a kind")?;
-            let resource = ApiResource {
-                group: "platform.dev".into(),
-                version: "v1".into(),
-                api_version: "platform.dev/v1".into(),
-                kind: kind.into(),
-                plural: format!("{}s", kind.to_lowercase()),
-            };
+            let resource = Kind::from_name(kind).context("a kind of ours")?.resource();
             let api: Api<DynamicObject> =
                 Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
             let name = object["metadata"]["name"].as_str().context("a name")?;

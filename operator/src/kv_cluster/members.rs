@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, MemberAddOptions, TlsOptions};
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
 
 use super::planner::{Member, Role, Step};
 use super::{Tls, ValidatedKvCluster};
+use crate::kernel::ObjectName;
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
@@ -44,19 +43,17 @@ impl<'a> Members<'a> {
         addresses: BTreeMap<u16, String>,
     ) -> Result<Self, StepError> {
         let Tls::Secret(name) = &kv.tls else { return Ok(Self { kv, addresses, authority: None }) };
-        let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
-        let secret = api.get(name).await;
-        let secret = secret.map_err(|error| {
+        let secret = ObjectName::new(kv.owner.namespace.as_str(), name.as_str());
+        let authority = cluster.secret_text(&secret, "ca.crt").await.map_err(|error| {
             step_error("ReadFailed", format!("Secret {name} could not be read: {}", said(&error)))
         })?;
-        let authority = secret.data.unwrap_or_default().remove("ca.crt");
         let authority = authority.ok_or_else(|| {
             step_error(
                 "SecretIncomplete",
                 format!("Secret {name} has no ca.crt; put the CA of the certificate there"),
             )
         })?;
-        Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority.0)) })
+        Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority)) })
     }
 
     async fn connect(&self, address: &str) -> Result<Client, etcd_client::Error> {

@@ -10,11 +10,10 @@ mod tree;
 
 use std::collections::BTreeMap;
 
-use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
+use aistack_crds::Kind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::ApiResource;
 use kube::{Client, Config, ResourceExt as _};
 use serde_json::Value;
 
@@ -196,7 +195,7 @@ impl Place {
     }
 
     pub(crate) fn of_kind(&self, kind: Kind) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind))
+        Api::namespaced_with(self.client.clone(), &self.namespace, &kind.resource())
     }
 
     /// All objects of ours, by kind.
@@ -266,19 +265,6 @@ impl Place {
 fn plain(mut object: DynamicObject) -> Value {
     object.managed_fields_mut().clear();
     serde_json::to_value(object).unwrap_or_default()
-}
-
-/// Where the API server has a kind of ours.
-pub(crate) fn resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::AIStack => ApiResource::erase::<AIStack>(&()),
-        Kind::InferenceService => ApiResource::erase::<InferenceService>(&()),
-        Kind::VectorCollection => ApiResource::erase::<VectorCollection>(&()),
-        Kind::KVCluster => ApiResource::erase::<KVCluster>(&()),
-        Kind::World => ApiResource::erase::<World>(&()),
-        Kind::TaskSet => ApiResource::erase::<TaskSet>(&()),
-        Kind::EnvPool => ApiResource::erase::<EnvPool>(&()),
-    }
 }
 
 /// Short name of a kind, as kubectl knows it.

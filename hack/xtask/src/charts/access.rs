@@ -75,7 +75,6 @@ const CALLERS: &[(&str, Calls)] = &[
         &[("watcher", On::Kinds, &["list", "watch"]), ("watcher", On::Children, &["list", "watch"])],
     ),
     ("kernel/pending.rs", &[("list", PODS, &["list"])]),
-    ("kv_cluster/members.rs", &[("get", SECRETS, &["get"])]),
     ("kv_cluster/record.rs", &[("get_opt", On::One("", "configmaps"), &["get"])]),
     ("kv_cluster/seen.rs", &[("list", PODS, &["list"]), ("list", CLAIMS, &["list"])]),
     (
