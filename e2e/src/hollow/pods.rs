@@ -184,6 +184,8 @@ impl Pods {
             ended = self.keep_running(&boxed, program, &mut child) => ended?,
             () = until_leaving(pod) => {}
         }
+        // It leaves its Services before it is told.
+        self.note(first, child.as_ref().and_then(Child::id), false);
         if let Some(child) = &mut child {
             let grace = pod.borrow().metadata.deletion_grace_period_seconds.unwrap_or(30);
             end(child, Duration::from_secs(grace.unsigned_abs())).await;

@@ -108,6 +108,12 @@ async fn operate(client: &mut Client, key: &str, number: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether a member still runs as it did. One that was killed just now may be told to be ready for a moment, but nobody listens there.
+async fn is_as_it_was(bed: &Bed, namespace: &str, member: &Live) -> bool {
+    let listens = tokio::net::TcpStream::connect((member.address.as_str(), 2379)).await.is_ok();
+    listens && bed.hollow.live(namespace).contains(member)
+}
+
 async fn write(
     bed: &'static Bed,
     namespace: String,
@@ -150,8 +156,7 @@ async fn write(
                     break;
                 }
                 Err(error) => {
-                    let is_as_it_was = bed.hollow.live(&namespace).contains(&member);
-                    if is_as_it_was {
+                    if is_as_it_was(bed, &namespace, &member).await {
                         counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
                     }
                     tried = Some(member);

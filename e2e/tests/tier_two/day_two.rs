@@ -40,6 +40,14 @@ async fn annotate(story: &Story, annotations: Value) -> Result<()> {
     story.edit::<KVCluster>("kv", &json!({"metadata": {"annotations": annotations}})).await
 }
 
+async fn told_of(story: &Story) -> String {
+    let mut told = wait::events(&story.client, &story.namespace, "kv").await;
+    for pod in 0..5 {
+        told += &wait::events(&story.client, &story.namespace, &format!("kv-{pod}")).await;
+    }
+    told
+}
+
 /// The uids of the pods, by name.
 async fn pods(story: &Story) -> Result<Vec<(String, String)>> {
     let list = story.api::<Pod>().list(&ListParams::default()).await?.items;
@@ -96,7 +104,12 @@ async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
     story.until("kv", "its set makes larger claims", larger).await?;
     until_at_rest(&story, "kv", 5).await?;
     lap("volumes grown");
-    assert_eq!(pods(&story).await?, rolled, "no pod was touched for it");
+    let now = pods(&story).await?;
+    ensure!(
+        now == rolled,
+        "no pod is touched for it, but {rolled:?} are {now:?} after:\n{}",
+        told_of(&story).await
+    );
 
     monitor.expect(3);
     edit(&story, json!({"replicas": 3})).await?;

@@ -1,6 +1,6 @@
 //! What the operator makes: the kinds, and what it keeps in mind of each object.
 
-use aistack_crds::Kind;
+use aistack_crds::{InferenceService, KVCluster, Kind, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -106,9 +106,9 @@ impl ChildKind {
             Self::Job => ApiResource::erase::<Job>(&()),
             Self::CronJob => ApiResource::erase::<CronJob>(&()),
             Self::PersistentVolumeClaim => ApiResource::erase::<PersistentVolumeClaim>(&()),
-            Self::KVCluster => Kind::KVCluster.resource(),
-            Self::InferenceService => Kind::InferenceService.resource(),
-            Self::VectorCollection => Kind::VectorCollection.resource(),
+            Self::KVCluster => ApiResource::erase::<KVCluster>(&()),
+            Self::InferenceService => ApiResource::erase::<InferenceService>(&()),
+            Self::VectorCollection => ApiResource::erase::<VectorCollection>(&()),
         }
     }
 
