@@ -21,17 +21,26 @@ bash -n "$root/hack/kind/up.sh" "$root/hack/minikube/up.sh"
 echo '-- Argo CD: health of every kind, by the Lua that it runs'
 (cd "$here/peers/argocd" && go test ./...)
 
+echo '-- OLM: the bundle, by the validators of its own framework'
+(cd "$here/peers/olm" && go test ./...)
+
+# The version before: both charts of a commit.
+before=$(mktemp -d)
+trap 'rm -rf "$before"' EXIT
+git -C "$root" archive 3a98815b4d3bc23bb4f3b19a5ffe3adb0a15afbd charts | tar -x -C "$before"
+
 for version in 3 4; do
   echo "-- charts, helm $version"
   program=HELM$version
   helm=${!program:-$("$root/hack/helm.sh" "$version")}
   folder=$(mktemp -d)
-  trap '"$root/hack/plane/plane.sh" down "$folder/plane"; rm -rf "$folder"' EXIT
+  trap '"$root/hack/plane/plane.sh" down "$folder/plane"; rm -rf "$folder" "$before"' EXIT
   eval "$("$root/hack/plane/plane.sh" up "$folder/plane")"
   # helm keeps its own state where nobody's is.
   export HELM_CACHE_HOME=$folder/cache HELM_CONFIG_HOME=$folder/config HELM_DATA_HOME=$folder/data
-  "$venv/bin/python" "$here/walks/charts.py" "$root/charts" "$helm" "$operator"
+  "$venv/bin/python" "$here/walks/charts.py" "$root/charts" "$helm" "$operator" "$before/charts"
   "$root/hack/plane/plane.sh" down "$folder/plane"
   rm -rf "$folder"
 done
+rm -rf "$before"
 trap - EXIT

@@ -1,7 +1,8 @@
 """The charts before a real API server: installed by helm 3 and helm 4, upgraded, tried by people and by the operator, uninstalled.
 
-    charts.py CHARTS HELM OPERATOR
+    charts.py CHARTS HELM OPERATOR BEFORE
 
+BEFORE is a folder with both charts as they were in an earlier version.
 KUBECONFIG points at an API server of one's own, which nothing acts on: no pod runs. So the operator runs here, as the program
 OPERATOR, with the service account's token and so with the chart's rights; whatever it may not do shows in its own figures.
 """
@@ -22,7 +23,7 @@ import yaml
 import cluster
 from cluster import PATIENCE, kubectl, names, passed, refused, run, until
 
-CHARTS, HELM, OPERATOR = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+CHARTS, HELM, OPERATOR, BEFORE = pathlib.Path(sys.argv[1]), *sys.argv[2:4], pathlib.Path(sys.argv[4])
 HERE = pathlib.Path(__file__).parent
 SYSTEM = "aistack-system"
 
@@ -41,6 +42,7 @@ VALUES = [
         "--set", "networkPolicy.stacks.namespaces={team,blue}", "--set", "image.digest=sha256:" + "a" * 64,
         "--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
         "--set", "networkPolicy.apiServer.cidrs={10.0.0.1/32}", "--set", "priorityClassName=system-cluster-critical",
+        "--set", "components.repository=mirror.example.com/ai", "--set", "components.digests.tinykv=sha256:" + "b" * 64,
     ], 0),
     ("nothing that can be left out", [
         "--set", "rbac.create=false", "--set", "serviceAccount.create=false", "--set", "networkPolicy.enabled=false",
@@ -51,6 +53,8 @@ VALUES = [
     ("a digest that is none", ["--set", "image.digest=sha256:abc"], 1),
     ("a namespace that is none", ["--set", "watch.namespace=Team_A"], 1),
     ("an address without a port", ["--set", "config.server.admin_listen=0.0.0.0"], 1),
+    ("a component's digest that is none", ["--set", "components.digests.tinykv=latest"], 1),
+    ("a digest of what is no component", ["--set", "components.digests.etcd=sha256:" + "a" * 64], 1),
     ("settings of the operator that the chart sets", ["--set", "config.namespace=team"], 1),
 ]
 
@@ -75,11 +79,67 @@ def check_objects(name, objects):
     if name == "every switch":
         wanted = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
         assert wanted <= kinds, wanted - kinds
+        config = next(one for one in objects if one["kind"] == "ConfigMap" and "aistack-operator.yaml" in one["data"])
+        images = yaml.safe_load(config["data"]["aistack-operator.yaml"])["images"]
+        assert images == {"repository": "mirror.example.com/ai", "digests": {"tinykv": "sha256:" + "b" * 64}}, images
+        policies = [one for one in objects if one["kind"] == "ValidatingAdmissionPolicy"]
+        assert any("mirror.example.com/ai" in json.dumps(one) for one in policies), "limits know where images come from"
     for one in objects:
         template = one.get("spec", {}).get("template", {}).get("spec") if one["kind"] == "Deployment" else None
         if template and name == "every switch":
             assert template["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
         assert "AIStack" not in kinds, "a chart installs no stack"
+
+
+def csv():
+    return yaml.safe_load((CHARTS.parent / "hack/olm/manifests/aistack.clusterserviceversion.yaml").read_text())
+
+
+def bundle():
+    """What OLM starts is what the chart starts: the same container, but for where its settings come from and who says whose user it is."""
+    rendered = yaml.safe_load_all(helm("template", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--show-only", "templates/operator/deployment.yaml"))
+    theirs, ours = (one["spec"]["template"]["spec"] for one in (csv()["spec"]["install"]["spec"]["deployments"][0], next(rendered)))
+    for spec in (theirs, ours):
+        for key in ("env", "args", "volumeMounts"):
+            spec["containers"][0].pop(key, None)
+        for key in ("volumes", "topologySpreadConstraints"):
+            spec.pop(key)
+        for key in ("runAsUser", "runAsGroup", "fsGroup"):
+            spec["securityContext"].pop(key, None)
+    assert theirs == ours, f"bundle: {theirs}\nchart: {ours}"
+    passed("OLM's bundle starts the container that the chart starts")
+
+
+# -- from the version before
+
+def upgraded():
+    """Both charts of an earlier version, what people made with them, and then these charts over them."""
+    helm("install", "aistack-crds", str(BEFORE / "aistack-crds"))
+    for kind in names("crd", "default"):
+        kubectl("wait", "--for=condition=Established", kind, "--timeout=300s")
+    helm("install", "aistack", str(BEFORE / "aistack"), "-n", SYSTEM, "--set", "networkPolicy.stacks.namespaces={team}")
+    for one in json.loads(csv()["metadata"]["annotations"]["alm-examples"]):
+        kubectl("apply", "--server-side", "-n", "team", "-f", "-", stdin=json.dumps(one))
+    kinds = "aistacks,kvclusters,inferenceservices,vectorcollections,worlds,tasksets,envpools"
+
+    def specs():
+        return {(one["kind"], one["metadata"]["name"]): (one["metadata"]["uid"], one["metadata"]["generation"], one["spec"])
+                for one in json.loads(kubectl("get", kinds, "-n", "team", "-o", "json"))["items"]}
+
+    before = specs()
+    assert len(before) == 7, "one of each kind"
+    helm("upgrade", "aistack-crds", str(CHARTS / "aistack-crds"))
+    # As people do it: with the values that they set, on defaults that are new, and with the very values of the release before.
+    helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--reuse-values")
+    helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--reset-then-reuse-values")
+    assert specs() == before, "an upgrade changes nothing that people made"
+    assert len(names("networkpolicy", "team")) == 4, "the values that people set are still theirs"
+    helm("rollback", "aistack", "1", "-n", SYSTEM)
+    for release, namespace in (("aistack", SYSTEM), ("aistack-crds", "default")):
+        helm("uninstall", release, "-n", namespace)
+    kubectl("delete", kinds, "--all", "-n", "team")
+    kubectl("delete", "crd", "--all")
+    passed(f"upgraded from an earlier version, and back: {len(before)} objects as they were")
 
 
 # -- people
@@ -222,9 +282,11 @@ def main():
     version = helm("version", "--short").strip()
     print(f"helm {version}", flush=True)
     templates()
+    bundle()
     kubectl("create", "namespace", "team")
     kubectl("create", "namespace", SYSTEM)
     kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+    upgraded()
     helm("install", "aistack-crds", str(CHARTS / "aistack-crds"))
     for kind in names("crd", "default"):
         kubectl("wait", "--for=condition=Established", kind, "--timeout=60s")

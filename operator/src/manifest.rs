@@ -4,7 +4,7 @@ use aistack_crds::{InferenceService, KVCluster, VectorCollection};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -150,6 +150,17 @@ impl Manifests {
     /// The objects.
     pub fn iter(&self) -> std::slice::Iter<'_, Manifest> {
         self.0.iter()
+    }
+
+    /// The pods that they make.
+    pub(crate) fn pods_mut(&mut self) -> impl Iterator<Item = &mut PodSpec> {
+        self.0.iter_mut().filter_map(|manifest| match manifest {
+            Manifest::StatefulSet(set) => set.spec.template.spec.as_mut(),
+            Manifest::Deployment(deployment) => deployment.spec.template.spec.as_mut(),
+            Manifest::Job(job) => job.spec.as_mut()?.template.spec.as_mut(),
+            Manifest::CronJob(job) => job.spec.job_template.spec.as_mut()?.template.spec.as_mut(),
+            _ => None,
+        })
     }
 
     /// YAML documents that `kubectl apply -f -` takes.

@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 pub const MANAGER: &str = "aistack-operator";
 
 /// Repository of images when a manifest names none.
-const DEFAULT_REPOSITORY: &str = "aistack";
+/// Where images are whose manifests name no repository.
+pub(crate) const DEFAULT_REPOSITORY: &str = "aistack";
 
 /// Whom a set of objects belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]

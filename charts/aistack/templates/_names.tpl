@@ -54,6 +54,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- $lease := dict "namespace" .Release.Namespace "name" (include "aistack.fullname" .) -}}
 {{- $known := dict "lease" $lease -}}
 {{- with .Values.watch.namespace }}{{- $_ := set $known "namespace" . -}}{{- end -}}
+{{- $images := dict -}}
+{{- /* Values that a release before this one kept (--reuse-values) may lack what is new. */ -}}
+{{- with (.Values.components).repository }}{{- $_ := set $images "repository" . -}}{{- end -}}
+{{- with (.Values.components).digests }}{{- $_ := set $images "digests" . -}}{{- end -}}
+{{- with $images }}{{- $_ := set $known "images" . -}}{{- end -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $known) -}}
 {{- end -}}
 

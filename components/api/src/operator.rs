@@ -14,13 +14,15 @@ pub struct OperatorConfig {
     /// Admin port and telemetry.
     #[serde(deserialize_with = "server_with_admin_default")]
     pub server: ServerConfig,
-    /// The one namespace that it sees. Absent: all, which needs a ClusterRole.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The one namespace that it sees. Absent or empty: all, which needs a ClusterRole.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Objects that are reconciled at a time.
     pub workers: usize,
     /// Which of several operators works.
     pub lease: LeaseConfig,
+    /// Images of pods whose manifests name no tag.
+    pub images: ImagesConfig,
     /// Base URLs to use in place of Services', by `service.namespace`, such as `modelhub.team: http://127.0.0.1:8080`: for an operator
     /// outside the cluster's network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -34,6 +36,7 @@ impl Default for OperatorConfig {
             namespace: None,
             workers: 8,
             lease: LeaseConfig::default(),
+            images: ImagesConfig::default(),
             addresses: BTreeMap::new(),
         }
     }
@@ -71,6 +74,41 @@ impl Default for LeaseConfig {
     }
 }
 
+/// Which images pods run whose manifests name no tag.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesConfig {
+    /// Registry and path in front of the component's name, such as `registry.example.com/aistack`, of manifests that name none. Absent:
+    /// `aistack`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// Digests that pin images in place of this version's tag, by component (`tinykv`, `vectorforge`, `tinyinfer`, `modelhub`), such as
+    /// `sha256:…` with 64 hexadecimal digits.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
+}
+
+/// Components that have an image.
+pub const COMPONENTS: [&str; 4] = ["tinykv", "vectorforge", "tinyinfer", "modelhub"];
+
+impl ImagesConfig {
+    fn validate(&self) -> Result<(), OperatorConfigError> {
+        for (component, digest) in &self.digests {
+            if !COMPONENTS.contains(&component.as_str()) {
+                return Err(OperatorConfigError::UnknownComponent { component: component.clone() });
+            }
+            let digits = digest.strip_prefix("sha256:").unwrap_or_default();
+            if digits.len() != 64 || !digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(OperatorConfigError::Digest {
+                    component: component.clone(),
+                    digest: digest.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl OperatorConfig {
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), OperatorConfigError> {
@@ -78,6 +116,7 @@ impl OperatorConfig {
         if self.workers == 0 {
             return Err(OperatorConfigError::NoWorkers);
         }
+        self.images.validate()?;
         let lease = &self.lease;
         if lease.renew_seconds == 0
             || lease.renew_seconds >= lease.deadline_seconds
@@ -102,6 +141,20 @@ pub enum OperatorConfigError {
     /// Nothing would be reconciled.
     #[error("workers is 0, so nothing would be reconciled; leave it out for the default")]
     NoWorkers,
+    /// A digest of an image that no pod runs.
+    #[error("images.digests: {component} is no component; those are {}", COMPONENTS.join(", "))]
+    UnknownComponent {
+        /// As written.
+        component: String,
+    },
+    /// No image has it.
+    #[error("images.digests.{component}: {digest} is no digest; it is sha256: and 64 hexadecimal digits, as `cargo xtask images` prints them")]
+    Digest {
+        /// Of what.
+        component: String,
+        /// As written.
+        digest: String,
+    },
     /// Two could lead at once, or none for long.
     #[error(
         "lease: renew_seconds {renew}, deadline_seconds {deadline} and duration_seconds {duration} must rise in this order"
@@ -114,6 +167,12 @@ pub enum OperatorConfigError {
         /// Until another takes over.
         duration: u32,
     },
+}
+
+/// An environment variable that is set to nothing names nothing.
+fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let named = Option::<String>::deserialize(deserializer)?;
+    Ok(named.filter(|name| !name.is_empty()))
 }
 
 fn default_server() -> ServerConfig {
@@ -157,5 +216,29 @@ mod tests {
             config,
             OperatorConfig { namespace: Some("team".to_owned()), ..OperatorConfig::default() }
         );
+    }
+
+    #[test]
+    fn an_empty_namespace_is_all_of_them() {
+        let config: OperatorConfig = serde_json::from_str(r#"{"namespace": ""}"#).expect("it is a text");
+        assert_eq!(config, OperatorConfig::default());
+    }
+
+    #[test]
+    fn digests_are_of_components_and_whole() {
+        let with = |component: &str, digest: String| {
+            let mut config = OperatorConfig::default();
+            config.images.digests.insert(component.to_owned(), digest);
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(with("tinykv", format!("sha256:{}", "0a".repeat(32))), Ok(()));
+        for (component, digest, says) in [
+            ("etcd", format!("sha256:{}", "a".repeat(64)), "etcd is no component"),
+            ("tinykv", "sha256:abc".to_owned(), "sha256:abc is no digest"),
+            ("tinykv", "A".repeat(64), "is no digest"),
+        ] {
+            let said = with(component, digest).expect_err(says);
+            assert!(said.contains(says), "{said}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: generated files (`gen`), the gates of the house style (`tidy`), the models (`models`), container images (`images`).
 
+mod bundle;
 mod charts;
 mod images;
 mod kinds;
@@ -59,6 +60,7 @@ fn main() -> Result<()> {
 fn derived(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = protos::generate(root)?;
     files.extend(reference::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
+    files.extend(bundle::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     files.extend(kinds::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     for (name, text) in aistack_crds::generated() {
         let template = charts::template(&name, &text)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use aistack_api::operator::ImagesConfig;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::core::{ApiResource, NamespaceResourceScope};
@@ -56,6 +57,7 @@ pub struct Cluster {
     /// Secrets whose contents the operator itself needs.
     secrets: Mutex<HashMap<ObjectName, ReadSecret>>,
     addresses: BTreeMap<String, String>,
+    pub(super) images: ImagesConfig,
 }
 
 impl Cluster {
@@ -73,7 +75,14 @@ impl Cluster {
             metrics,
             secrets: Mutex::default(),
             addresses: BTreeMap::new(),
+            images: ImagesConfig::default(),
         }
+    }
+
+    /// With images for pods whose manifests name no tag.
+    #[must_use]
+    pub fn with_images(self, images: ImagesConfig) -> Self {
+        Self { images, ..self }
     }
 
     /// With addresses to use in place of Services', by `service.namespace`.

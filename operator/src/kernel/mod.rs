@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod conditions;
 pub mod controller;
 pub mod covers;
+mod images;
 pub mod key;
 pub mod lease;
 pub mod manager;

@@ -17,6 +17,7 @@ use super::apply::{self, Applied, ApplyError, Parent};
 use super::cluster::Cluster;
 use super::conditions::{self, Because, Report, Status};
 use super::controller::{Controller, StepError, Typed};
+use super::images;
 use super::key::{Key, ObjectName};
 use super::pending;
 use super::queue::Outcome;
@@ -187,7 +188,8 @@ impl<C: Controller> Turn<'_, C> {
             Err(problems) => return Ok(invalid(&problems)),
         };
         let applied = match controller.build(&validated, &found) {
-            Some(manifests) => {
+            Some(mut manifests) => {
+                images::settle(&cluster.images, &mut manifests);
                 let kept = controller.kept(&validated, &found);
                 let parent = self.parent();
                 let mut applied = apply::apply(cluster, &parent, &manifests, kept)

@@ -39,6 +39,16 @@ fn versions(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// What the operator may do with objects and with the Lease `lease`.
+pub fn rules(root: &Path, lease: &str) -> Result<Vec<Value>> {
+    let mut rules = Vec::new();
+    for path in access::RULES {
+        let text = text(root, path)?.replace("[LEASE]", &format!("[{lease}]"));
+        rules.extend(serde_yaml_ng::from_str::<Vec<Value>>(&text).with_context(|| format!("parse {path}"))?);
+    }
+    Ok(rules)
+}
+
 fn text(root: &Path, path: &str) -> Result<String> {
     std::fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"))
 }

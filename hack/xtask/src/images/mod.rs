@@ -97,11 +97,30 @@ pub(crate) fn platform(root: &Path, args: &ImagesArgs) -> Result<()> {
     let path = args.out.join(format!("{stem}.oci.tar"));
     let digests = archive::write(&path, &images)?;
     std::fs::write(args.out.join(format!("{stem}.spdx.json")), document)?;
+    std::fs::write(args.out.join(format!("{stem}.values.yaml")), values(args, &digests))?;
     println!("{}: {:.1} MB to pull for the programs", path.display(), pulled as f64 / 1e6);
     for (image, digest) in images.iter().zip(digests) {
         println!("  {digest}  {}", image.name);
     }
     Ok(())
+}
+
+/// Values that make the chart pull these images and no others.
+fn values(args: &ImagesArgs, digests: &[String]) -> String {
+    let repository = &args.repository;
+    let mut text = String::from("# helm install … -f FILE: these images, whatever their tags lead to later.\n");
+    let mut components = format!("components:\n  repository: {repository}\n  digests:\n");
+    for (program, digest) in PROGRAMS.iter().zip(digests) {
+        match *program {
+            "aistack-operator" => {
+                text += &format!("image:\n  repository: {repository}/{program}\n  digest: {digest}\n");
+            }
+            // Nobody's pods run it.
+            "aistack" => {}
+            component => components += &format!("    {component}: {digest}\n"),
+        }
+    }
+    text + &components
 }
 
 /// Writes the image of one program.
