@@ -21,6 +21,9 @@ bash -n "$root/hack/kind/up.sh" "$root/hack/minikube/up.sh"
 echo '-- Argo CD: health of every kind, by the Lua that it runs'
 (cd "$here/peers/argocd" && go test ./...)
 
+echo '-- Flux: what its kstatus makes of the same objects'
+(cd "$here/peers/flux" && go test ./...)
+
 echo '-- OLM: the bundle, by the validators of its own framework'
 (cd "$here/peers/olm" && go test ./...)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From `helm install` to a cited answer on a real node, and nothing is left behind. Where there can be no node it says why, and is skipped.
 #   e2e/quickstart_k8s.sh          to the answer, `helm test`, an ask from a pod by name (a step of `make test`)
-#   e2e/quickstart_k8s.sh walk     and then what happens to a platform there (walks/node.py, walks/tenants.py); it fails where there can be no node
+#   e2e/quickstart_k8s.sh walk     and then what happens to a platform there (walks/models.py, walks/node.py, walks/tenants.py); it fails where there can be no node
 # STORE=tinykv: Kubernetes itself on three TinyKVs. It needs root, Go, and the built programs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,6 +45,9 @@ kubectl logs -n team job/ask | grep -F 'people/leave.md'
 
 if [ -n "$walk" ]; then
   kubectl delete -n team -f e2e/walks/ask.yaml
+  echo '-- models: versions, canaries, sleep, weights'
+  python3 e2e/walks/models.py "$bin" 10.251.0.1
+
   echo '-- kill -9, drain, upgrade, deletion'
   next=next
   "$bin/xtask" images --out "$work/next" --tag "$next" --model smollm2-135m-instruct --model all-minilm-l6-v2 >/dev/null

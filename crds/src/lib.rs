@@ -30,7 +30,7 @@ pub mod task_set;
 pub mod vector_collection;
 pub mod world;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
 use kube::core::ApiResource;
 
@@ -113,7 +113,7 @@ impl Kind {
 
     /// Its CustomResourceDefinition.
     pub fn crd(self) -> CustomResourceDefinition {
-        match self {
+        let mut crd = match self {
             Self::AIStack => AIStack::crd(),
             Self::InferenceService => InferenceService::crd(),
             Self::VectorCollection => VectorCollection::crd(),
@@ -121,7 +121,17 @@ impl Kind {
             Self::World => World::crd(),
             Self::TaskSet => TaskSet::crd(),
             Self::EnvPool => EnvPool::crd(),
+        };
+        // Whoever waits by kstatus, as Flux does, takes an object without a status for one that is as it should be. With this one it
+        // is in progress from its first moment on.
+        for version in &mut crd.spec.versions {
+            let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+            let properties = schema.and_then(|schema| schema.properties.as_mut());
+            if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+                status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+            }
         }
+        crd
     }
 }
 

@@ -178,6 +178,14 @@ def attempt(step, *flags):
     return "" if done.returncode == 0 else done.stderr
 
 
+def first_moment():
+    """Nobody who waits for an object takes it for ready before the operator has looked at it."""
+    stack("team", 1, hub=False)
+    assert cluster.one("stack", "walk", "team")["status"] == {"observedGeneration": -1}
+    kubectl("delete", "stack", "walk", "-n", "team")
+    passed("an object is in progress from its first moment on")
+
+
 # -- pods
 
 def pods():
@@ -296,6 +304,7 @@ def main():
     helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--set", "networkPolicy.stacks.namespaces={team}")
     assert len(names("networkpolicy", "team")) == 4
     passed("installed and upgraded")
+    first_moment()
     people()
     pods()
     policies()

@@ -5,6 +5,7 @@ A walk is a script beside this file. It ends at the first thing that is not so, 
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -103,6 +104,15 @@ def post(url, body, method="POST", headers=None, seconds=60):
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}, method=method)
     with urllib.request.urlopen(request, timeout=seconds) as answer:
         return json.load(answer)
+
+
+def series(pod, port, name):
+    """What a pod says of itself: the labels and the value of each series of a name."""
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:{port}/metrics", timeout=60) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.startswith(name + "{"):
+                labels, value = line[len(name) + 1:].rsplit("} ", 1)
+                yield dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)
 
 
 def chat(namespace, model="smollm2-135m-instruct", headers=None, seconds=60):

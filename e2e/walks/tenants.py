@@ -6,23 +6,16 @@ KUBECONFIG points at a plane with a node, on which the kinds are installed and n
 """
 
 import sys
-import urllib.request
 
-from cluster import ROOT, attempt, chat, kubectl, listed, passed, run, until
+from cluster import ROOT, attempt, chat, kubectl, listed, passed, run, series, until
 
 HELM = sys.argv[1]
 
 
 def figures(namespace):
-    """What the operator of a namespace says of itself, by its first pod."""
+    """Reconciliations of a namespace's operators, as these count them."""
     pods = listed("pods", namespace, "-l", "app.kubernetes.io/name=aistack-operator")
-    total = 0
-    for pod in pods:
-        with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8090/metrics", timeout=30) as answer:
-            for line in answer.read().decode().splitlines():
-                if line.startswith("controller_runtime_reconcile_total{"):
-                    total += float(line.rsplit(" ", 1)[1])
-    return total
+    return sum(value for pod in pods for _, value in series(pod, 8090, "controller_runtime_reconcile_total"))
 
 
 def uids(namespace):
