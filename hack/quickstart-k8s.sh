@@ -47,7 +47,7 @@ apply() {
   kubectl apply -n team -f examples/quickstart/stack.yaml
   kubectl wait -n team --for=condition=Ready --timeout=10m stack/quickstart
 }
-# A hub looks at its engines every other second: that their pods are Ready may be news to it. Both may be done again: what is ingested
+# A hub looks at its engines now and then: that their pods are Ready may be news to it. Both may be done again: what is ingested
 # already is not sent, and an ask that failed printed nothing.
 patiently() {
   local until=$((SECONDS + 300))

@@ -64,7 +64,7 @@ def brought():
 
     until("the stack is Healthy", healthy)
     assert not early, f"Healthy before the stack was Ready, at {early}"
-    # The hub looks at its engines every other second (docs/operator.md).
+    # The hub looks at its engines now and then (docs/operator.md).
     until("a stack that is Healthy answers", lambda: chat(TEAM))
     passed("the stack is Healthy, and answers; it was not called so before it was Ready")
     until("all four are Synced and Healthy", all_well)

@@ -97,7 +97,7 @@ def csv():
 
 def bundle():
     """What OLM starts is what the chart starts: the same container, but for where its settings come from and who says whose user it is."""
-    rendered = yaml.safe_load_all(helm("template", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--show-only", "templates/operator/deployment.yaml"))
+    rendered = yaml.safe_load_all(helm("template", "aistack", str(CHARTS / "aistack"), "--kube-version", "1.37.0", "-n", SYSTEM, "--show-only", "templates/operator/deployment.yaml"))
     theirs, ours = (one["spec"]["template"]["spec"] for one in (csv()["spec"]["install"]["spec"]["deployments"][0], next(rendered)))
     for spec in (theirs, ours):
         for key in ("env", "args", "volumeMounts"):

@@ -162,12 +162,15 @@ def sleep():
     passed("it sleeps again when nobody asks")
 
 
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 def weights():
     """From an address, by digest."""
     file = WEIGHTS / "model.gguf"
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(WEIGHTS))
-    handler.log_message = lambda *_: None
-    server = http.server.ThreadingHTTPServer((HERE, 0), handler)
+    server = http.server.ThreadingHTTPServer((HERE, 0), functools.partial(Files, directory=str(WEIGHTS)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     uri = f"http://{HERE}:{server.server_address[1]}/{file.name}"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -145,7 +145,9 @@ class Away:
         ended = time.monotonic()
         windows.append((self.began, ended, self.what))
         failed = sum(1 for worker in WORKERS.values() for began, end, error in list(worker.done) if error and end >= self.began)
-        passed(f"{self.what}: all answer again after {ended - self.began:.1f} s; {failed} requests failed meanwhile")
+        slow = max((end - began, name, error) for name, worker in WORKERS.items() for began, end, error in list(worker.done) if end >= self.began)
+        passed(f"{self.what}: all answer again after {ended - self.began:.1f} s; {failed} requests failed meanwhile; "
+               f"the slowest was one of the {slow[1]}, {slow[0]:.1f} s ({slow[2] or 'answered'})")
 
 
 def kill(pod):

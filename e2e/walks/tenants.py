@@ -34,7 +34,7 @@ def main():
         kubectl("apply", "-n", namespace, "-f", str(ROOT / "examples/quickstart/stack.yaml"))
     for namespace in ("blue", "green"):
         kubectl("wait", "-n", namespace, "--for=condition=Ready", "--timeout=10m", "stack/quickstart")
-        # The hub looks at its engines every other second.
+        # The hub looks at its engines now and then.
         until(f"the stack in {namespace} answers", lambda namespace=namespace: chat(namespace))
     passed("two stacks of the same name answer")
     assert figures("idle") == 0, "the third operator reconciled something of the others'"

@@ -132,6 +132,8 @@ fn container(workload: &Workload, data: DataVolume) -> Container {
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
             ..SecurityContext::default()
         }),
+        // Why it ended is the last thing that it says; doctor tells it.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }
 }

@@ -80,7 +80,8 @@ impl Operator {
             QueueMetrics::register(metrics),
             ReconcileMetrics::register(metrics),
         );
-        let shared = Arc::new(shared.with_addresses(config.addresses.clone()).with_images(config.images.clone()));
+        let shared =
+            Arc::new(shared.with_addresses(config.addresses.clone()).with_images(config.images.clone()));
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
         let stacks = Arc::<Objects<AIStack>>::default();
         let manager = Manager::new(shared.clone(), ManagerSettings { workers: config.workers, drain })

@@ -148,7 +148,9 @@ pub enum OperatorConfigError {
         component: String,
     },
     /// No image has it.
-    #[error("images.digests.{component}: {digest} is no digest; it is sha256: and 64 hexadecimal digits, as `cargo xtask images` prints them")]
+    #[error(
+        "images.digests.{component}: {digest} is no digest; it is sha256: and 64 hexadecimal digits, as `cargo xtask images` prints them"
+    )]
     Digest {
         /// Of what.
         component: String,

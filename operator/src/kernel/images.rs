@@ -52,7 +52,11 @@ mod tests {
             (&pinned, format!("host:1/x/tinykv:{version}"), Some(format!("host:1/x/tinykv@{digest}"))),
             (&pinned, "aistack/tinykv:other".to_owned(), None),
             (&pinned, format!("aistack/modelhub:{version}"), None),
-            (&mirror, format!("aistack/modelhub:{version}"), Some(format!("mirror:5000/ai/modelhub:{version}"))),
+            (
+                &mirror,
+                format!("aistack/modelhub:{version}"),
+                Some(format!("mirror:5000/ai/modelhub:{version}")),
+            ),
             (&mirror, format!("host:1/x/modelhub:{version}"), None),
             (&mirror, "vllm/vllm-openai:v0.11.0".to_owned(), None),
             (&both, format!("aistack/tinykv:{version}"), Some(format!("mirror:5000/ai/tinykv@{digest}"))),

@@ -33,7 +33,9 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         ("metadata/annotations.yaml".to_owned(), yaml(&annotations())?),
         ("Dockerfile".to_owned(), dockerfile()),
     ];
-    files.extend(aistack_crds::generated().into_iter().map(|(name, text)| (format!("manifests/{name}"), text)));
+    files.extend(
+        aistack_crds::generated().into_iter().map(|(name, text)| (format!("manifests/{name}"), text)),
+    );
     Ok(files.into_iter().map(|(name, text)| (root.join("hack/olm").join(name), text)).collect())
 }
 
@@ -48,7 +50,9 @@ fn annotations() -> Value {
 
 fn dockerfile() -> String {
     let labels: String = LABELS.iter().map(|(name, value)| format!("LABEL {name}={value}\n")).collect();
-    format!("{GENERATED}#   docker build hack/olm\nFROM scratch\n{labels}COPY manifests /manifests/\nCOPY metadata /metadata/\n")
+    format!(
+        "{GENERATED}#   docker build hack/olm\nFROM scratch\n{labels}COPY manifests /manifests/\nCOPY metadata /metadata/\n"
+    )
 }
 
 fn csv(root: &Path) -> Result<Value> {

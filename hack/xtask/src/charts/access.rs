@@ -16,7 +16,8 @@ use walkdir::WalkDir;
 use super::{text, yaml};
 
 /// Rules for objects, and for the Lease.
-pub(super) const RULES: [&str; 2] = ["charts/aistack/files/rules/objects.yaml", "charts/aistack/files/rules/lease.yaml"];
+pub(super) const RULES: [&str; 2] =
+    ["charts/aistack/files/rules/objects.yaml", "charts/aistack/files/rules/lease.yaml"];
 
 /// A right: API group, resource, verb.
 type Right = (String, String, String);

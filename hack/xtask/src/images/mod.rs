@@ -108,7 +108,8 @@ pub(crate) fn platform(root: &Path, args: &ImagesArgs) -> Result<()> {
 /// Values that make the chart pull these images and no others.
 fn values(args: &ImagesArgs, digests: &[String]) -> String {
     let repository = &args.repository;
-    let mut text = String::from("# helm install … -f FILE: these images, whatever their tags lead to later.\n");
+    let mut text =
+        String::from("# helm install … -f FILE: these images, whatever their tags lead to later.\n");
     let mut components = format!("components:\n  repository: {repository}\n  digests:\n");
     for (program, digest) in PROGRAMS.iter().zip(digests) {
         match *program {
