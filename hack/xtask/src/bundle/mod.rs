@@ -49,7 +49,8 @@ fn annotations() -> Value {
 }
 
 fn dockerfile() -> String {
-    let labels: String = LABELS.iter().map(|(name, value)| format!("LABEL {name}={value}\n")).collect();
+    let labels: Vec<String> = LABELS.iter().map(|(name, value)| format!("LABEL {name}={value}\n")).collect();
+    let labels = labels.concat();
     format!(
         "{GENERATED}#   docker build hack/olm\nFROM scratch\n{labels}COPY manifests /manifests/\nCOPY metadata /metadata/\n"
     )

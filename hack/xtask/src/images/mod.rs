@@ -108,20 +108,20 @@ pub(crate) fn platform(root: &Path, args: &ImagesArgs) -> Result<()> {
 /// Values that make the chart pull these images and no others.
 fn values(args: &ImagesArgs, digests: &[String]) -> String {
     let repository = &args.repository;
-    let mut text =
-        String::from("# helm install … -f FILE: these images, whatever their tags lead to later.\n");
-    let mut components = format!("components:\n  repository: {repository}\n  digests:\n");
-    for (program, digest) in PROGRAMS.iter().zip(digests) {
-        match *program {
-            "aistack-operator" => {
-                text += &format!("image:\n  repository: {repository}/{program}\n  digest: {digest}\n");
-            }
-            // Nobody's pods run it.
-            "aistack" => {}
-            component => components += &format!("    {component}: {digest}\n"),
-        }
-    }
-    text + &components
+    let digest = |program: &str| {
+        let position = PROGRAMS.iter().position(|name| *name == program).expect("it is one of the list");
+        &digests[position]
+    };
+    // Nobody's pods run `aistack`.
+    let components = ["modelhub", "tinyinfer", "tinykv", "vectorforge"];
+    let components = components.map(|component| format!("    {component}: {}\n", digest(component)));
+    format!(
+        "# helm install … -f FILE: these images, whatever their tags lead to later.\n\
+         image:\n  repository: {repository}/aistack-operator\n  digest: {}\n\
+         components:\n  repository: {repository}\n  digests:\n{}",
+        digest("aistack-operator"),
+        components.concat(),
+    )
 }
 
 /// Writes the image of one program.
