@@ -19,7 +19,7 @@ for step in "${@:-check}"; do
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
     for script in pytorch_layer jax_mlp; do python3 kernels/examples/$script.py 2>&1 | tee -a "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
-  bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" ${step#bench} 2>&1 | tee "$out/bench.jsonl" ;;
+  bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" --only "${step#bench}" 2>&1 | tee "$out/bench.jsonl" ;;
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for script in "check.py norm silu decode prefill rope" memcheck.py; do
@@ -29,7 +29,7 @@ for step in "${@:-check}"; do
     wait
     for log in "$out"/sanitize-*.txt; do tail -2 "$log"; grep -q "ERROR SUMMARY: 0 errors" "$log" || status=1; done
     unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
-  racecheck)  # the gradient of attention names one place: both warpgroups make the rows past a sequence's end zero
+  racecheck)  # the gradient of attention names one place, and docs/kernels.md says why it is none
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,primitives} "check.py "{decode,rope}; do
       log=$out/race-${part##* }.txt

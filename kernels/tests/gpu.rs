@@ -1,9 +1,12 @@
 //! The Rust API on a machine with a GPU (run by hack/gpu/device.sh), and its refusals on a machine without one.
 #![cfg(feature = "cuda")]
 
+use std::process::Command;
+
 use half::bf16;
 use tinykernels::cuda::{
-    Buffer, CudaError, Device, PrefillPlan, PrefillSequence, PrefillShape, add_rms_norm, prefill_attention,
+    Buffer, CudaError, Device, PrefillPlan, PrefillSequence, PrefillShape, SortWorkspace, Tensor, TensorMut,
+    add_rms_norm, linear_bf16, prefill_attention, rms_norm, silu_mul, sort_u32, top_k, transpose,
 };
 
 /// The GPU, or none where this machine has none that fits; any other failure to open one fails the test.
@@ -164,6 +167,152 @@ fn a_prefill_plan_refuses_what_its_kernel_was_not_made_for() -> Result<(), CudaE
             Err(CudaError::Shape { call: "PrefillPlan::new", .. }) => {}
             other => assert!(other.is_err(), "{shape:?} was accepted"),
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_no_kernel_was_made_for_is_refused_by_the_call_s_name_before_anything_is_written()
+-> Result<(), CudaError> {
+    let Some(device) = device()? else { return Ok(()) };
+    let stream = &device.stream()?;
+    let filled = |n: usize| Buffer::from_host(stream, &vec![bf16::NAN; n]);
+    let untouched = |b: &Buffer<bf16>| Ok::<_, CudaError>(b.to_host(stream)?.iter().all(|y| y.is_nan()));
+    let linear = |[rows, features, columns]: [usize; 3]| {
+        let (x, w, mut y) = (filled(rows * columns)?, filled(features * columns)?, filled(rows * features)?);
+        let outcome = linear_bf16(
+            stream,
+            &mut y.view_mut([rows, features])?,
+            x.view([rows, columns])?,
+            w.view([features, columns])?,
+        );
+        assert!(untouched(&y)?, "a refused call wrote");
+        outcome
+    };
+    let mut out = filled(512)?;
+    let x = filled(512)?;
+    let refused = |call: &str, outcome: Result<(), CudaError>, word: &str| match outcome {
+        Ok(()) => panic!("{call} was accepted where it should say {word}"),
+        Err(e) => {
+            let text = e.to_string();
+            assert!(text.contains(call) && text.contains(word), "{call}, {word}: {text}");
+        }
+    };
+    // Extents that a kernel does not take, or that do not belong together.
+    refused("linear_bf16", linear([4, 12, 64]), "multiples of 8");
+    refused("linear_bf16", linear([4, 16, 12]), "multiples of 8");
+    refused("linear_bf16", linear([4, 16, 0]), "not zero");
+    refused("silu_mul", silu_mul(stream, &mut out.view_mut([8, 64])?, x.view([8, 64])?), "silu_mul");
+    refused("transpose", transpose(stream, &mut out.view_mut([8, 64])?, x.view([8, 64])?), "transpose");
+    // More than a workspace, or a view, was made for.
+    let (mut keys, mut small) =
+        (Buffer::<u32>::zeros(stream, 4096)?, SortWorkspace::new(stream, 100, false)?);
+    refused("sort_u32", sort_u32(stream, &mut keys.view_mut([4096])?, &mut small), "100");
+    let scores = Buffer::<f32>::zeros(stream, 2048)?;
+    let (mut values, mut places) = (Buffer::<f32>::zeros(stream, 1025)?, Buffer::<i32>::zeros(stream, 1025)?);
+    refused(
+        "top_k",
+        top_k(
+            stream,
+            &mut values.view_mut([1, 1025])?,
+            &mut places.view_mut([1, 1025])?,
+            scores.view([1, 2048])?,
+        ),
+        "1 to 1024",
+    );
+    refused("Buffer::view", x.view([8, 65]).map(|_| ()), "512 elements");
+    // Over-sized, misaligned, aliased: nothing of these is read, so no such memory need exist.
+    // SAFETY: every one of these calls is refused before it touches memory.
+    unsafe {
+        let far = 1 << 40;
+        let oversized = linear_bf16(
+            stream,
+            &mut TensorMut::from_raw(far, [1 << 31, 8]),
+            Tensor::from_raw(far + (1 << 42), [1 << 31, 8]),
+            Tensor::from_raw(far + (1 << 43), [8, 8]),
+        );
+        refused("linear_bf16", oversized, "2^30");
+        let norm = |y, x| {
+            let (mut y, x) = (TensorMut::from_raw(y, [8, 64]), Tensor::from_raw(x, [8, 64]));
+            rms_norm(stream, &mut y, x, Tensor::from_raw(far + (1 << 30), [64]), 1e-6)
+        };
+        refused("rms_norm", norm(far, far + 1032), "multiple of 16");
+        refused("rms_norm", norm(far + 2, far + 4096), "multiple of 16");
+        refused("rms_norm", norm(far, far + 512), "overlaps");
+        refused("rms_norm", norm(0, far), "device memory");
+    }
+    // Nothing to do is done.
+    linear([0, 16, 64])?;
+    linear([4, 0, 64])?;
+    let (mut none, nothing) = (filled(0)?, filled(0)?);
+    silu_mul(stream, &mut none.view_mut([0, 64])?, nothing.view([0, 128])?)?;
+    let mut no_keys = Buffer::<u32>::zeros(stream, 0)?;
+    sort_u32(stream, &mut no_keys.view_mut([0])?, &mut small)?;
+    stream.synchronize()?;
+    assert!(untouched(&out)?, "a refused call wrote");
+    Ok(())
+}
+
+#[test]
+fn an_image_that_is_cut_short_or_foreign_is_named_and_no_device_opened() -> Result<(), CudaError> {
+    if device()?.is_none() {
+        return Ok(());
+    }
+    let folder = std::env::temp_dir().join(format!("tinykernels-images-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder of the temporary ones");
+    let this = std::fs::read(std::env::current_exe().expect("this program")).expect("this program is read");
+    // Not an ELF; one of another machine, whole and cut short.
+    for (bytes, word) in
+        [(&b"no kernel"[..], "no ELF"), (&this[..], "CUDA_ERROR"), (&this[..this.len() / 2], "cut short")]
+    {
+        std::fs::write(folder.join("norm.cubin"), bytes).expect("written");
+        match Device::open_with(0, Some(&folder)) {
+            Err(e @ CudaError::Module { module: "norm", .. }) => {
+                assert!(e.to_string().contains(word), "{word}: {e}");
+            }
+            other => assert!(other.is_err(), "{} bytes were taken for an image", bytes.len()),
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
+    // The process is none the worse: the embedded ones still load.
+    assert!(device()?.is_some());
+    Ok(())
+}
+
+/// Whether this process is the child of the test below.
+const FAULTING: &str = "TINYKERNELS_TEST_FAULTS";
+
+#[test]
+fn a_kernel_that_faults_is_reported_by_the_wait_and_by_every_call_after_it() -> Result<(), CudaError> {
+    let Some(device) = device()? else { return Ok(()) };
+    if std::env::var_os(FAULTING).is_none() {
+        // The fault costs the process its context: a child has it.
+        let name = "a_kernel_that_faults_is_reported_by_the_wait_and_by_every_call_after_it";
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(FAULTING, "1")
+            .output()
+            .expect("this program starts");
+        let said =
+            String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return Ok(());
+    }
+    let stream = device.stream()?;
+    let (mut y, weight) = (Buffer::<bf16>::zeros(&stream, 512)?, Buffer::<bf16>::zeros(&stream, 64)?);
+    // SAFETY: memory that nobody has is what this test is about; the GPU faults, and says so.
+    let nowhere = unsafe { Tensor::from_raw(1 << 46, [8, 64]) };
+    rms_norm(&stream, &mut y.view_mut([8, 64])?, nowhere, weight.view([64])?, 1e-6)?;
+    for call in ["Stream::synchronize", "rms_norm", "to_host"] {
+        let outcome = match call {
+            "Stream::synchronize" => stream.synchronize(),
+            "rms_norm" => rms_norm(&stream, &mut y.view_mut([8, 64])?, nowhere, weight.view([64])?, 1e-6),
+            _ => y.to_host(&stream).map(|_| ()),
+        };
+        let Err(CudaError::Driver { source, .. }) = outcome else {
+            panic!("{call} did not report the fault")
+        };
+        assert!(source.name.contains("ILLEGAL_ADDRESS"), "{call}: {source}");
     }
     Ok(())
 }

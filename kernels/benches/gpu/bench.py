@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import tinykernels as tk
+import triton_peers
 
 DEV = "cuda:0"
 ROUNDS = 60
@@ -161,7 +162,8 @@ def fused():
             peers.append(("vLLM 0.24.0 fused_add_rms_norm", rotating(lambda x, r: torch.ops._C.fused_add_rms_norm(x, r, w, 1e-5), *theirs)))
         if large:
             peers.append(("copy of as many bytes", same_size_copy(bytes_)))
-        compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_, measure=steady if large else times)
+        apart = (f"Triton {triton_peers.VERSION}", rotating(lambda x, r, y: triton_peers.add_rms_norm(x, r, w, y, 1e-5), *sets))
+        compare("K5", f"add+RMSNorm bf16 [{rows}, {hidden}]", ours, [*peers, apart], bytes_=bytes_, measure=steady if large else times)
         compare("K5", f"add+RMSNorm in place bf16 [{rows}, {hidden}]", alone, peers, bytes_=bytes_, measure=steady if large else times)
     for rows, inner in [(8192, 14336), (256, 14336), (1, 14336)]:
         bytes_ = 3 * 2 * rows * inner
@@ -175,6 +177,7 @@ def fused():
             peers.append(("vLLM 0.24.0 silu_and_mul", rotating(lambda g, out: torch.ops._C.silu_and_mul(out, g), *sets)))
         if large:
             peers.append(("copy of as many bytes", same_size_copy(bytes_)))
+        peers.append((f"Triton {triton_peers.VERSION}", rotating(lambda g, out: triton_peers.silu_mul(g, out), *sets)))
         compare("K5", f"SiLU*mul bf16 [{rows}, {inner}]", ours, peers, bytes_=bytes_, measure=steady if large else times)
 
 
@@ -383,8 +386,16 @@ def rope():
         for name, pair, of_e4m3 in (("rotary + paged write", (None, None), False), ("QK-norm + rotary + paged write", weights, False), ("rotary + paged e4m3 write", (None, None), True)):
             call = _rope._call(q, *(low if of_e4m3 else (keys, values)), qkv, rotary, positions, slots, *pair, 1e-6, *((ones, ones) if of_e4m3 else ()))
             ours = lambda: tk._native.lib.tk_rope_cache(device, stream, byref(call))
+            peers = []
+            if pair[0] is None and not of_e4m3:
+                triton = lambda: triton_peers.rope_cache(q, keys, values, qkv, rotary, positions, slots)
+                ours()
+                mine = q.clone(), keys.clone(), values.clone()
+                triton()
+                gap = max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(mine, (q, keys, values)))
+                peers.append((f"Triton {triton_peers.VERSION} (rel. difference {gap:.1e})", triton))
             bytes_ = 4 * tokens * rows * dim - (2 * tokens * kv_heads * dim if of_e4m3 else 0)
-            compare("K5", f"{name} bf16 [{tokens}, {rows} x {dim}]", ours, [("copy of as many bytes", same_size_copy(bytes_))], bytes_=bytes_, measure=steady)
+            compare("K5", f"{name} bf16 [{tokens}, {rows} x {dim}]", ours, [("copy of as many bytes", same_size_copy(bytes_)), *peers], bytes_=bytes_, measure=steady)
 
 
 big = torch.randn(1 << 30, device=DEV)

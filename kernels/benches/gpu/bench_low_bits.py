@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import tinykernels as tk
+import triton_peers
 from bench import DEV, PEERS, compare, rand, rotating, same_size_copy, steady
 from tinykernels import _linear
 
@@ -118,6 +119,8 @@ def quantising():
                     s = scales.view(-1, 1)
                     return torch.ops._C.dynamic_per_token_scaled_fp8_quant(out, x, s, None) if source == 0 else torch.ops._C.rms_norm_dynamic_per_token_quant(out, x, w, s, 1e-5, None, r)
                 peers.append((f"{op} of vLLM 0.24.0", rotating(theirs, *sets)))
+            if source == 2:
+                peers.append((f"Triton {triton_peers.VERSION}", rotating(lambda x, r, out, scales, call: triton_peers.add_rms_norm_quantize(x, r, w, out, scales, 1e-5), *sets)))
             compare("K5", f"{name} bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_ * rows * hidden, measure=steady)
 
 

@@ -37,7 +37,7 @@ def rows():
     n, hidden = 32768, 4096
     table, ids, out = rand(128256, hidden), torch.randint(0, 128256, (n,), device=DEV, dtype=torch.int32), rand(n, hidden)
     call, long = _fused._rows(out, table, (ids,), n, hidden, flag=128256), ids.long()
-    compare("fused", f"embedding bf16, {n} of 128256 rows of {hidden}", queued(lib.tk_embedding, table, call), [(TORCH, lambda: F.embedding(long, table))], bytes_=4 * n * hidden, measure=steady)
+    compare("fused", f"embedding bf16, {n} of 128256 rows of {hidden}", queued(lib.tk_embedding, table, call), [(TORCH, lambda: F.embedding(long, table)), (f"Triton {peers.VERSION}", lambda: peers.embedding(out, table, ids))], bytes_=4 * n * hidden, measure=steady)
     for n, vocabulary in [(4096, 128256), (8192, 32000)]:
         logits, targets = rand(n, vocabulary, scale=2), torch.randint(0, vocabulary, (n,), device=DEV, dtype=torch.int32)
         loss, log_sum = torch.empty(n, device=DEV), torch.empty(n, device=DEV)

@@ -93,3 +93,62 @@ def _cross_entropy(loss, log_sum, x, target, columns, BLOCK: tl.constexpr):
 
 def cross_entropy(logits, targets, loss, log_sum):
     _cross_entropy[(logits.shape[0],)](loss, log_sum, logits, targets, logits.shape[1], 4096, num_warps=8)
+
+
+@triton.jit
+def _embedding(out, table, ids, hidden, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    tl.store(out + row * hidden + at, tl.load(table + tl.load(ids + row).to(tl.int64) * hidden + at, at < hidden, 0), at < hidden)
+
+
+def embedding(out, table, ids):
+    hidden = table.shape[1]
+    _embedding[(ids.numel(),)](out, table, ids, hidden, triton.next_power_of_2(hidden), num_warps=4)
+
+
+@triton.jit
+def _norm_quantize(out, scales, x, residual, w, hidden, eps, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    v = tl.load(x + row * hidden + at, at < hidden, 0).to(tl.float32) + tl.load(residual + row * hidden + at, at < hidden, 0).to(tl.float32)
+    v = v.to(tl.bfloat16)
+    tl.store(residual + row * hidden + at, v, at < hidden)
+    v = v.to(tl.float32)
+    y = v * tl.rsqrt(tl.sum(v * v) / hidden + eps) * tl.load(w + at, at < hidden, 0).to(tl.float32)
+    scale = tl.max(tl.abs(y)) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * hidden + at, (y / scale).to(tl.float8e4nv), at < hidden)
+
+
+def add_rms_norm_quantize(x, residual, w, out, scales, eps):
+    n, hidden = x.shape
+    _norm_quantize[(n,)](out, scales, x, residual, w, hidden, eps, triton.next_power_of_2(hidden), num_warps=8)
+
+
+@triton.jit
+def _rope_cache(q, keys, values, qkv, rotary, positions, slots, heads, kv_heads, page_tokens, ROWS: tl.constexpr, HALF: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    row, at = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None]
+    rows, dim = heads + 2 * kv_heads, 2 * HALF
+    here = qkv + token * rows * dim + row * dim + at
+    low, high = tl.load(here, row < rows, 0), tl.load(here + HALF, row < rows, 0)
+    angles = rotary + tl.load(positions + token) * dim
+    cosine, sine = tl.load(angles + at), tl.load(angles + HALF + at)
+    a, b = low.to(tl.float32), high.to(tl.float32)
+    turned = (a * cosine - b * sine).to(tl.bfloat16), (b * cosine + a * sine).to(tl.bfloat16)
+    to = q + token * heads * dim + row * dim + at
+    tl.store(to, turned[0], row < heads)
+    tl.store(to + HALF, turned[1], row < heads)
+    slot = tl.load(slots + token).to(tl.int64)
+    head, of_values = (row - heads) % kv_heads, row >= heads + kv_heads
+    place = ((slot // page_tokens * kv_heads + head) * page_tokens + slot % page_tokens) * dim + at
+    is_key = (row >= heads) & (row < heads + kv_heads)
+    tl.store(keys + place, turned[0], is_key)
+    tl.store(keys + place + HALF, turned[1], is_key)
+    tl.store(values + place, low, of_values & (row < rows))
+    tl.store(values + place + HALF, high, of_values & (row < rows))
+
+
+def rope_cache(q, keys, values, qkv, rotary, positions, slots):
+    tokens, heads, dim = q.shape
+    kv_heads, page = keys.shape[1:3]
+    _rope_cache[(tokens,)](q, keys, values, qkv, rotary, positions, slots, heads, kv_heads, page, triton.next_power_of_2(heads + 2 * kv_heads), dim // 2, num_warps=8)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import tinykernels as tk
 
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512)
-FEW, MANY = (32, 40, 48, 56, 64), (64, 96, 128, 160, 192, 224, 256)
+FEW, MANY = (32, 40, 48, 56, 64), (32, 64, 96, 128, 160, 192, 224, 256)
 SHAPES = [tuple(map(int, s.split("x"))) for s in sys.argv[1:]] or [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
 flush = torch.randn(64 << 20, device="cuda")
 

@@ -229,6 +229,7 @@ struct Gradient {
         tk::wgmma_wait<0>();
         tk::wgmma_hold(first);
         if constexpr (KEYS) tk::wgmma_hold(second);
+        __syncwarp();  // the statistics are read by every lane
         if (lane == 0) tk::barrier_arrive(empty + 8 * at.slot);
         at.template advance<kStages>();
       }

@@ -72,6 +72,8 @@ __device__ __forceinline__ int chunk_tokens(int length) {
   return (max(by_count, by_share) + kTile - 1) / kTile * kTile;
 }
 
+__device__ __forceinline__ void workers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
+
 struct Unit {
   int pair;    // sequence * kv_heads + head
   int chunk;   // of the pair
@@ -399,7 +401,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
   __shared__ __align__(16) Board<C> board;
   __shared__ int ids[4];  // of the block's units number n … n + 3, at n % 4
   __shared__ uint4 queries[2][GROUP * kQueryParts];
-  __shared__ bool last;
+  __shared__ bool last[2];  // whether the chunk announced before unit number n was its sequence's last, at n % 2
   constexpr int kHeads = GROUP < kBoardHeads ? GROUP : kBoardHeads;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t ring = tk::smem_address(ring_bytes) + warp * kStages * kStageBytes;
@@ -415,8 +417,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
   Feed feed = {-1, 0, 0, 0, 0, 0};
   Unit next = {};
   int next_places = 0;  // of unit number feed.unit + 1, asked for one unit ahead
-  const auto look_ahead = [&](int number) {
-    const int id = ids[number % 4];
+  const auto look_ahead = [&](int id) {
     next.tokens = 0;
     if (id >= units) return;
     next = unit_of(p, id);
@@ -476,26 +477,28 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
   __syncthreads();
   if (threadIdx.x < p.group * kQueryParts) queries[0][threadIdx.x] = query_part(ids[0]);
   if (worker) {
-    look_ahead(0);
+    look_ahead(ids[0]);
     fill(0);
   }
   units = chunks_in_use(p) * p.sequences * p.kv_heads;
   const Lanes at = lanes_of<C>();
   int stage = 0;
-  for (int n = 0; ids[n % 4] < units || stored.chunks > 1 || announced.chunks > 1; n++) {
-    const bool live = ids[n % 4] < units;
+  int id = ids[0];
+  for (int n = 0; id < units || stored.chunks > 1 || announced.chunks > 1; n++) {
+    const bool live = id < units;
+    const int upcoming = ids[(n + 1) % 4];
     Unit u = {};
     unsigned int drawn = 0x7fffffff;
     uint4 query = {};
     State<C> s = {};
     s.peak = kMinusInfinity;
     if (live) {
-      u = unit_of(p, ids[n % 4]);
+      u = unit_of(p, id);
       if (clerk) drawn = gridDim.x + atomicAdd(p.arrived, 1u);
     }
     if (live && worker) {
-      query = query_part(ids[(n + 1) % 4]);
-      look_ahead(n + 1);
+      query = query_part(upcoming);
+      look_ahead(upcoming);
       // In the k order of the K reads; rows past the group are whatever lies there, and reach only their own rows of the product.
       Query<C> q;
       const uint4* head = queries[n % 2] + g % p.group * kQueryParts;
@@ -541,7 +544,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
     if (threadIdx.x < p.group * kQueryParts) queries[(n + 1) % 2][threadIdx.x] = query;
     if (clerk) {
       ids[(n + 3) % 4] = drawn;
-      last = announced.chunks > 1 && before + 1 == static_cast<unsigned int>(announced.chunks);
+      last[n % 2] = announced.chunks > 1 && before + 1 == static_cast<unsigned int>(announced.chunks);
     }
     if (whole && worker) post<C, kHeads>(board, s, s.sum, 0);
     __syncthreads();
@@ -551,22 +554,25 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
       before = atomicAdd(p.arrived + 2 + stored.pair, 1u);
       __threadfence();
     }
-    if (last && worker) merge<C>(p, announced);
-    if (last && clerk) p.arrived[2 + announced.pair] = 0;
+    if (last[n % 2] && worker) merge<C>(p, announced);
+    if (last[n % 2] && clerk) p.arrived[2 + announced.pair] = 0;
     announced = stored;
     stored = {};
     if (whole) {
       if (worker) settle<C, kHeads>(p, u, board, 0);
 #pragma unroll
       for (int head = kHeads; head < GROUP; head += kHeads) {
-        __syncthreads();
-        if (worker) post<C, kHeads>(board, s, s.sum, head);
-        __syncthreads();
-        if (worker) settle<C, kHeads>(p, u, board, head);
+        if (!worker) break;
+        workers_sync();
+        post<C, kHeads>(board, s, s.sum, head);
+        workers_sync();
+        settle<C, kHeads>(p, u, board, head);
       }
       if (u.chunks > 1) stored = u;
     }
-    __syncthreads();
+    // The clerk's fences and counter take longer than all of this: the next unit begins without it, and meets it at its own end.
+    if (worker) workers_sync();
+    id = upcoming;
   }
   // The last block of the grid leaves the counters as it found them.
   if (clerk && atomicAdd(p.arrived + 1, 1u) + 1 == gridDim.x) p.arrived[0] = p.arrived[1] = 0;

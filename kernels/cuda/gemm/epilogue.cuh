@@ -56,9 +56,7 @@ __device__ __forceinline__ float row_scale(const Epilogue& p, int row) {
 }
 
 // Steps with their rounding spelled out: the kernels for few and for many rows give the same bits.
-__device__ __forceinline__ float scaled(float sum, float row_scale, float column_scale, float bias) {
-  return __fadd_rn(__fmul_rn(sum, __fmul_rn(row_scale, column_scale)), bias);
-}
+__device__ __forceinline__ float scaled(float sum, float row_scale, Column c) { return fmaf(__fmul_rn(sum, row_scale), c.scale, c.bias); }
 // x / (1 + 2^(x · P(x²))): SiLU, and GELU in its tanh form and by erf, each a P of its own (linear.rs): one path for all, and no branch in it. The least
 // finite number stands for -inf, of which 0 times itself would make a NaN.
 __device__ __forceinline__ float activate(float x, const Epilogue& p) {
@@ -82,20 +80,57 @@ __device__ __forceinline__ Column column_at(const Epilogue& p, int at) {
   return c;
 }
 
-// The epilogue of the kernel for many rows. Scales and biases of a tile's columns come into shared memory while its products run: read where they
-// are used, element by element, they took longer than the products of K 4,096.
+// The epilogue of the kernel for many rows. Scales and biases of a tile's columns are read before its products and shared behind them: read where
+// they are used, element by element, they took longer than the products of K 4,096.
+// What most layers ask for has a path of its own, with two instructions an element: code that a tile runs through once is fetched about as slowly as
+// memory is read, and one path for everything took longer than the products of a tile too.
 template <class OUT, int COLUMNS, typename SUM>
 struct Many {
   static constexpr int kSpare = 2 * sizeof(Column);
   const Epilogue& p;
-  Column* table;  // [2 warpgroups, COLUMNS]
+  static constexpr int kEach = (COLUMNS + 127) / 128;
+  Column* table;        // [2 warpgroups, COLUMNS]
+  float low, high;      // scales of this thread's two rows
+  Column read[kEach];   // what it brings to the table
 
+  __device__ __forceinline__ Many(const Epilogue& of, Column* columns) : p(of), table(columns), low(1.f), high(1.f), read{} {}
   __device__ __forceinline__ Column* mine() const { return table + (threadIdx.x / 128 - 1) * COLUMNS; }
   __device__ __forceinline__ void together() const { asm volatile("bar.sync %0, 128;" ::"r"(threadIdx.x / 128) : "memory"); }
+  static __device__ __forceinline__ int first_row(int row) { return row + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4; }
 
-  __device__ __forceinline__ void begin(int column) const {
-    together();
-    for (int i = threadIdx.x % 128; i < COLUMNS; i += 128) mine()[i] = column_at<OUT>(p, column + i);
+  __device__ __forceinline__ void begin(int row, int column) {
+    low = row_scale(p, first_row(row)), high = row_scale(p, first_row(row) + 8);
+#pragma unroll
+    for (int i = 0; i < kEach; i++) read[i] = column_at<OUT>(p, column + threadIdx.x % 128 + 128 * i);
+  }
+
+  // Scales and biases of this thread's two columns of a block of eight.
+  __device__ __forceinline__ void columns_of(int block, Column& left, Column& right) const {
+    const float4 c = *reinterpret_cast<const float4*>(mine() + block * 8 + 2 * (threadIdx.x % 4));
+    left = {c.x, c.y}, right = {c.z, c.w};
+  }
+
+  __device__ __forceinline__ void plain(const SUM (&d)[COLUMNS / 2], int row, int column) const {
+    const int first = first_row(row), at = column + threadIdx.x % 4 * 8;
+    typename OUT::Type* y = static_cast<typename OUT::Type*>(p.y) + static_cast<size_t>(first) * p.n + at;
+    const bool has_low = first < p.m, has_high = first + 8 < p.m;
+#pragma unroll
+    for (int block = 0; block < COLUMNS / 8; block += 4) {
+      asm volatile("" ::: "memory");  // the table's entries of this turn and no other's: all of them at once do not fit in registers
+      uint32_t a[4], b[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        Column left, right;
+        columns_of(block + i, left, right);
+        const int j = 4 * (block + i);
+        a[i] = OUT::pack(scaled(as_float(d[j]), low, left), scaled(as_float(d[j + 1]), low, right));
+        b[i] = OUT::pack(scaled(as_float(d[j + 2]), high, left), scaled(as_float(d[j + 3]), high, right));
+      }
+      const uint4 u = gather_block(a[0], a[1], a[2], a[3]), v = gather_block(b[0], b[1], b[2], b[3]);
+      if (at + block * 8 >= p.n) continue;
+      if (has_low) *reinterpret_cast<uint4*>(y + block * 8) = u;
+      if (has_high) *reinterpret_cast<uint4*>(y + static_cast<size_t>(8) * p.n + block * 8) = v;
+    }
   }
 
   // A thread holds two neighbouring columns of every block of eight, of two rows: the words of four blocks, GATED of eight, of one of the rows.
@@ -112,9 +147,10 @@ struct Many {
       }
     }
     const auto pair = [&](int b) {
-      const float4 c = *reinterpret_cast<const float4*>(mine() + b * 8 + 2 * t);
+      Column left, right;
+      columns_of(b, left, right);
       const int i = 4 * b + (high ? 2 : 0);
-      return make_float2(scaled(as_float(d[i]), scale, c.x, c.y), scaled(as_float(d[i + 1]), scale, c.z, c.w));
+      return make_float2(scaled(as_float(d[i]), scale, left), scaled(as_float(d[i + 1]), scale, right));
     };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -136,24 +172,30 @@ struct Many {
   template <bool ACTIVE, bool GATED>
   __device__ __forceinline__ void all(const SUM (&d)[COLUMNS / 2], int row, int column) const {
     constexpr int kStep = GATED ? 2 : 1;
-    const int lane = threadIdx.x % 32, first = row + threadIdx.x / 32 % 4 * 16 + lane / 4, width = p.n / kStep;
-    const float low_scale = row_scale(p, first), high_scale = row_scale(p, first + 8);
+    const int lane = threadIdx.x % 32, first = first_row(row), width = p.n / kStep;
     typename OUT::Type* y = static_cast<typename OUT::Type*>(p.y);
 #pragma unroll
     for (int block = 0; block < COLUMNS / 8; block += 4 * kStep) {
       asm volatile("" ::: "memory");  // the table's entries of this turn and no other's: all of them at once do not fit in registers
-      const uint4 low = quad<ACTIVE, GATED>(d, block, false, first, column, low_scale);
-      const uint4 high = quad<ACTIVE, GATED>(d, block, true, first + 8, column, high_scale);
+      const uint4 above = quad<ACTIVE, GATED>(d, block, false, first, column, low);
+      const uint4 below = quad<ACTIVE, GATED>(d, block, true, first + 8, column, high);
       const int at = (column + block * 8) / kStep + lane % 4 * 8;
       if (at >= width) continue;
-      if (first < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first) * width + at) = low;
-      if (first + 8 < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first + 8) * width + at) = high;
+      if (first < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first) * width + at) = above;
+      if (first + 8 < p.m) *reinterpret_cast<uint4*>(y + static_cast<size_t>(first + 8) * width + at) = below;
     }
   }
 
   __device__ __forceinline__ void store(const SUM (&d)[COLUMNS / 2], int row, int column) const {
+    together();  // nobody reads the last tile's
+#pragma unroll
+    for (int i = 0; i < kEach; i++) {
+      const int at = threadIdx.x % 128 + 128 * i;
+      if (at < COLUMNS) mine()[at] = read[i];
+    }
     together();
-    if constexpr (COLUMNS < 256) {  // beside 256 columns there are no registers for a curve, nor for pairs: such layers take narrower tiles
+    // Beside more columns there are no registers for a curve, nor for pairs, and pairs of blocks fill widths of sixty-fours: such layers take other tiles.
+    if constexpr (COLUMNS == 64 || COLUMNS == 128) {
       if (p.gated) {
         all<true, true>(d, row, column);
         return;
@@ -163,41 +205,75 @@ struct Many {
         return;
       }
     }
-    all<false, false>(d, row, column);
+    if (p.residual)
+      all<false, false>(d, row, column);
+    else
+      plain(d, row, column);
   }
 };
 
-// A tile of the kernel for few rows: a thread holds features g and g + 8 of its warp's sixteen, of two neighbouring rows in every eight.
+// A tile of the kernel for few rows: a thread holds features g and g + 8 of its warp's sixteen, of two neighbouring rows in every eight. Scales are read
+// before the products, and those of rows once.
 template <class OUT, int ROWS, typename SUM>
-__device__ __forceinline__ void store_few(const Epilogue& p, const SUM (&d)[ROWS / 2], uint32_t board, int first) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int step = p.gated ? 2 : 1, width = p.n / step;
-  const int low = first + warp * 16 + g, high = low + 8;
-  const Column c_low = column_at<OUT>(p, low), c_high = column_at<OUT>(p, high);
-  const auto settled = [&](float v, float other, int row, int y_feature) {
-    v = finished(v, other, p);
-    if (p.residual && row < p.m && y_feature < width) v = __fadd_rn(v, element<OUT>(p.residual, static_cast<size_t>(row) * width + y_feature));
-    return v;
-  };
-  const uint32_t mine = board + (lane % 8) * kBoardRow + (p.gated ? warp * 8 : warp * 16 + lane / 8 % 2 * 8) * 2;
+struct Few {
+  const Epilogue& p;
+  float rows[ROWS / 4];  // scales of this thread's
+  Column low, high;      // of its features
+
+  __device__ __forceinline__ explicit Few(const Epilogue& of) : p(of), low{1.f, 0.f}, high{1.f, 0.f} {
 #pragma unroll
-  for (int b = 0; b < ROWS / 8; b++) {
-    const int row = b * 8 + 2 * t;
-    const float s0 = row_scale(p, row), s1 = row_scale(p, row + 1);
-    const float l0 = scaled(as_float(d[4 * b]), s0, c_low.scale, c_low.bias), l1 = scaled(as_float(d[4 * b + 1]), s1, c_low.scale, c_low.bias);
-    const float h0 = scaled(as_float(d[4 * b + 2]), s0, c_high.scale, c_high.bias), h1 = scaled(as_float(d[4 * b + 3]), s1, c_high.scale, c_high.bias);
-    if (p.gated) {
-      const int at = first / 2 + warp * 8 + g;
-      store_matrix(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, h0, row, at), settled(l1, h1, row + 1, at)));
-    } else {
-      store_matrices(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, l0, row, low), settled(l1, l1, row + 1, low)),
-                     OUT::pack(settled(h0, h0, row, high), settled(h1, h1, row + 1, high)));
+    for (int i = 0; i < ROWS / 4; i++) rows[i] = row_scale(p, i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2);
+  }
+  __device__ __forceinline__ void begin(int first) {
+    const int at = first + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+    low = column_at<OUT>(p, at), high = column_at<OUT>(p, at + 8);
+  }
+
+  __device__ __forceinline__ void store(const SUM (&d)[ROWS / 2], uint32_t board, int first) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int step = p.gated ? 2 : 1, width = p.n / step;
+    const uint32_t mine = board + (lane % 8) * kBoardRow + (p.gated ? warp * 8 : warp * 16 + lane / 8 % 2 * 8) * 2;
+    if (p.gated || p.active || p.residual)
+      special(d, mine, first, width);
+    else
+      plain(d, mine);
+    consumers_sync();
+    store_board(board, p.y, p.m, width, first / step, p.features / step);
+    consumers_sync();
+  }
+
+  __device__ __forceinline__ void plain(const SUM (&d)[ROWS / 2], uint32_t mine) const {
+#pragma unroll
+    for (int b = 0; b < ROWS / 8; b++) {
+      const float s = rows[2 * b], r = rows[2 * b + 1];
+      store_matrices(mine + b * 8 * kBoardRow, OUT::pack(scaled(as_float(d[4 * b]), s, low), scaled(as_float(d[4 * b + 1]), r, low)),
+                     OUT::pack(scaled(as_float(d[4 * b + 2]), s, high), scaled(as_float(d[4 * b + 3]), r, high)));
     }
   }
-  consumers_sync();
-  store_board(board, p.y, p.m, width, first / step, p.features / step);
-  consumers_sync();
-}
+
+  __device__ __forceinline__ void special(const SUM (&d)[ROWS / 2], uint32_t mine, int first, int width) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, at = first + warp * 16 + g;
+    const auto settled = [&](float v, float other, int row, int y_feature) {
+      v = finished(v, other, p);
+      if (p.residual && row < p.m && y_feature < width) v = __fadd_rn(v, element<OUT>(p.residual, static_cast<size_t>(row) * width + y_feature));
+      return v;
+    };
+#pragma unroll
+    for (int b = 0; b < ROWS / 8; b++) {
+      const int row = b * 8 + 2 * t;
+      const float s = rows[2 * b], r = rows[2 * b + 1];
+      const float l0 = scaled(as_float(d[4 * b]), s, low), l1 = scaled(as_float(d[4 * b + 1]), r, low);
+      const float h0 = scaled(as_float(d[4 * b + 2]), s, high), h1 = scaled(as_float(d[4 * b + 3]), r, high);
+      if (p.gated) {
+        const int pair = first / 2 + warp * 8 + g;
+        store_matrix(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, h0, row, pair), settled(l1, h1, row + 1, pair)));
+      } else {
+        store_matrices(mine + b * 8 * kBoardRow, OUT::pack(settled(l0, l0, row, at), settled(l1, l1, row + 1, at)),
+                       OUT::pack(settled(h0, h0, row, at + 8), settled(h1, h1, row + 1, at + 8)));
+      }
+    }
+  }
+};
 
 }  // namespace tk
 
@@ -206,16 +282,13 @@ __device__ __forceinline__ void store_few(const Epilogue& p, const SUM (&d)[ROWS
                                                                         const __grid_constant__ tk::TensorMap w,                     \
                                                                         const __grid_constant__ tk::Epilogue p) {                    \
     __shared__ __align__(16) tk::Column table[2 * COLUMNS];                                                                          \
-    tk::multiply_many<tk::PRODUCT, COLUMNS>(x, w, p.m, p.n, p.k, tk::Many<tk::OUT, COLUMNS, tk::PRODUCT::Sum>{p, table});            \
+    tk::multiply_many<tk::PRODUCT, COLUMNS>(x, w, p.m, p.n, p.k, tk::Many<tk::OUT, COLUMNS, tk::PRODUCT::Sum>(p, table));            \
   }
 #define TK_LINEAR_FEW(NAME, PRODUCT, OUT, ROWS)                                                                                      \
   extern "C" __global__ void __launch_bounds__(160, 1) NAME##_few_##ROWS(const __grid_constant__ tk::TensorMap x,                    \
                                                                          const __grid_constant__ tk::TensorMap w,                    \
                                                                          const __grid_constant__ tk::Epilogue p) {                   \
-    tk::multiply_few<tk::PRODUCT, ROWS>(x, w, p.n, p.k, p.features, p.stages,                                                        \
-                                        [&](const tk::PRODUCT::Sum(&d)[ROWS / 2], uint32_t board, int first) {                       \
-                                          tk::store_few<tk::OUT, ROWS>(p, d, board, first);                                          \
-                                        });                                                                                          \
+    tk::multiply_few<tk::PRODUCT, ROWS>(x, w, p.m, p.n, p.k, p.features, p.stages, tk::Few<tk::OUT, ROWS, tk::PRODUCT::Sum>(p));          \
   }
 #define TK_LINEAR(NAME, PRODUCT, OUT)       \
   TK_LINEAR_MANY(NAME, PRODUCT, OUT, 64)    \

@@ -3,6 +3,8 @@
 // The operands trade places: a tile of wgmma's 64 rows holds FEATURES weight rows (a multiple of 8 up to 64, the caller's choice, such that the
 // last wave of tiles leaves few multiprocessors idle) and its columns are the rows of x, ROWS of them. What lies past FEATURES in shared memory
 // is multiplied too and never stored: with few rows the tensor cores have the time, and every byte read from memory is used.
+// Boxes of x have m rows and no more: rows out of bounds, which the copy engine fills with zeros, cost it more than rows in memory (128 x 4,096 x 14,336 took
+// 42 us, 64 rows of it in boxes of 128 81). What lies behind them is multiplied as it is, into sums that nobody reads.
 // One producer thread orders two tensor copies of 128 bytes of every row of w and x a stage into a ring as deep as shared memory allows, so that
 // up to 200 KB a multiprocessor are on their way; one warpgroup multiplies.
 // A row's bits do not depend on M, nor on which kernel: K is summed in order in one accumulator, 32 bytes by 32 bytes, as in many.cuh.
@@ -39,22 +41,21 @@ __device__ __forceinline__ void store_board(uint32_t board, void* y, int m, int 
   }
 }
 
-// Calls store(sums, board, first) for every tile: features from `first` down the 64 rows of the sums, rows of x across.
-template <class PRODUCT, int ROWS, class Store>
-__device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap& w, int n, int k, int features, int stages, const Store& store) {
+// Calls epilogue.begin(first) before the products of every tile and epilogue.store(sums, board, first) behind them: features from `first` down the 64
+// rows of the sums, rows of x across.
+template <class PRODUCT, int ROWS, class Epilogue>
+__device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap& w, int m, int n, int k, int features, int stages, Epilogue epilogue) {
   constexpr int kRowBytes = ROWS * 128;
   extern __shared__ unsigned char unaligned[];
   __shared__ __align__(8) uint64_t full[kMostStages], empty[kMostStages];
   __shared__ __align__(16) unsigned char board[ROWS * kBoardRow];
   const uint32_t ring = (smem_address(unaligned) + 1023) & ~1023u;
   const uint32_t full0 = smem_address(full), empty0 = smem_address(empty);
-  const uint32_t half = features * 128 + kRowBytes, stage_bytes = 2 * half;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < stages; s++) {
-      barrier_init(full0 + 8 * s, 1);
-      barrier_init(empty0 + 8 * s, 4);
-    }
-    barrier_init_fence();
+  const uint32_t half = features * 128 + kRowBytes, stage_bytes = 2 * half, copied = (features + m) * 128;
+  if (threadIdx.x == kConsumers) {
+    ring_init(full0, empty0, stages, 4);
+    prefetch_map(x);
+    prefetch_map(w);
   }
   __syncthreads();
   const int halves = (k + PRODUCT::kDepth - 1) / PRODUCT::kDepth, steps = (halves + 1) / 2;
@@ -69,7 +70,7 @@ __device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap
           const int count = min(2, halves - 2 * step);
           const uint32_t barrier = full0 + 8 * stage;
           barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          barrier_expect(barrier, count * half);
+          barrier_expect(barrier, count * copied);
           for (int h = 0; h < count; h++) {
             const uint32_t to = ring + stage * stage_bytes + h * half;
             const int column = (2 * step + h) * PRODUCT::kDepth;
@@ -94,6 +95,7 @@ __device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap
     };
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       int previous = -1;
+      epilogue.begin(index * features);
       for (int step = 0; step < halves / 2; step++) {
         barrier_wait(full0 + 8 * stage, parity);
         const uint32_t from = ring + stage * stage_bytes;
@@ -118,7 +120,7 @@ __device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap
         release(stage);
         if (++stage == stages) stage = 0, parity ^= 1;
       }
-      store(d, board0, index * features);
+      epilogue.store(d, board0, index * features);
     }
   }
 }

@@ -4,3 +4,7 @@
 
 TK_LINEAR(linear_e4m3, E4m3Product, Bf16Out)
 TK_LINEAR(linear_int8, Int8Product, Bf16Out)
+// Of e4m3 these too: at its rate a wave that is not full costs more than a narrower tile's second reading of x.
+TK_LINEAR_MANY(linear_e4m3, E4m3Product, Bf16Out, 96)
+TK_LINEAR_MANY(linear_e4m3, E4m3Product, Bf16Out, 160)
+TK_LINEAR_MANY(linear_e4m3, E4m3Product, Bf16Out, 224)

@@ -30,7 +30,7 @@ template <int COLUMNS>
 struct Plain {
   static constexpr int kSpare = 0;
   const Problem& p;
-  __device__ __forceinline__ void begin(int) const {}
+  __device__ __forceinline__ void begin(int, int) const {}
   __device__ __forceinline__ void store(const float (&d)[COLUMNS / 2], int row, int column) const { store_tile<COLUMNS>(p, d, row, column); }
 };
 
@@ -41,6 +41,7 @@ struct Plain {
       const __grid_constant__ tk::TensorMap x, const __grid_constant__ tk::TensorMap w, const __grid_constant__ Problem p) {         \
     tk::multiply_many<tk::Bf16Product, COLUMNS>(x, w, p.m, p.n, p.k, Plain<COLUMNS>{p});                                             \
   }
+LINEAR(32)
 LINEAR(64)
 LINEAR(96)
 LINEAR(128)

@@ -23,11 +23,7 @@ __device__ __forceinline__ void many(const tk::TensorMap& x, const tk::TensorMap
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; s++) {
-      tk::barrier_init(full0 + 8 * s, 1);
-      tk::barrier_init(empty0 + 8 * s, 8);
-    }
-    tk::barrier_init_fence();
+    tk::ring_init(full0, empty0, kStages, 8);
     tk::prefetch_map(x);
     tk::prefetch_map(w);
   }
@@ -45,7 +41,7 @@ __device__ __forceinline__ void many(const tk::TensorMap& x, const tk::TensorMap
         for (int step = 0; step < steps; step++) {
           const uint32_t to = ring + stage * kStageBytes, barrier = full0 + 8 * stage;
           tk::barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          tk::barrier_expect(barrier, kStageBytes);
+          tk::barrier_expect(barrier, (min(p.m, tk::kRows) + kColumns) * 128);
           tk::copy_tensor(to, x, step * 128, row, barrier);
           tk::copy_tensor(to + tk::kXBytes, w, step * 128, column, barrier);
           if (++stage == kStages) stage = 0, parity ^= 1;
@@ -62,8 +58,8 @@ __device__ __forceinline__ void many(const tk::TensorMap& x, const tk::TensorMap
       int row, column;
       tiles.at(index, row, column);
       row += half * 64;
-      const Epilogue epilogue{p, table};
-      epilogue.begin(column);
+      Epilogue epilogue(p, table);
+      epilogue.begin(row, column);
       const int first = row + threadIdx.x / 32 % 4 * 16 + lane / 4;
       const float* w_scale = scales.w + static_cast<size_t>(column / 128) * steps;
 #pragma unroll
@@ -140,11 +136,7 @@ __device__ __forceinline__ void few(const tk::TensorMap& x, const tk::TensorMap&
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const uint32_t stage_bytes = p.features * 128 + kRowBytes;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < p.stages; s++) {
-      tk::barrier_init(full0 + 8 * s, 1);
-      tk::barrier_init(empty0 + 8 * s, 4);
-    }
-    tk::barrier_init_fence();
+    tk::ring_init(full0, empty0, p.stages, 4);
   }
   __syncthreads();
   const int steps = (p.k + 127) / 128, tiles = (p.n + p.features - 1) / p.features;
@@ -156,7 +148,7 @@ __device__ __forceinline__ void few(const tk::TensorMap& x, const tk::TensorMap&
         for (int step = 0; step < steps; step++) {
           const uint32_t barrier = full0 + 8 * stage, to = ring + stage * stage_bytes;
           tk::barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          tk::barrier_expect(barrier, stage_bytes);
+          tk::barrier_expect(barrier, (p.features + p.m) * 128);
           tk::copy_tensor(to, w, step * 128, index * p.features, barrier);
           tk::copy_tensor(to + p.features * 128, x, step * 128, 0, barrier);
           if (++stage == p.stages) stage = 0, parity ^= 1;
@@ -165,11 +157,13 @@ __device__ __forceinline__ void few(const tk::TensorMap& x, const tk::TensorMap&
   } else {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint32_t board0 = tk::smem_address(board);
+    tk::Few<tk::Bf16Out, ROWS, float> epilogue(p);
     float d[ROWS / 2], total[ROWS / 2];
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       const int first = index * p.features, low = min(first + warp * 16 + g, p.n - 1), high = min(first + warp * 16 + g + 8, p.n - 1);
 #pragma unroll
       for (int i = 0; i < ROWS / 2; i++) total[i] = 0.f;
+      epilogue.begin(first);
       for (int step = 0; step < steps; step++) {
         const float of_low = __ldg(scales.w + static_cast<size_t>(low / 128) * steps + step);
         const float of_high = __ldg(scales.w + static_cast<size_t>(high / 128) * steps + step);
@@ -199,7 +193,7 @@ __device__ __forceinline__ void few(const tk::TensorMap& x, const tk::TensorMap&
           total[4 * b + 3] = fmaf(d[4 * b + 3], __fmul_rn(rows[2 * b + 1], of_high), total[4 * b + 3]);
         }
       }
-      tk::store_few<tk::Bf16Out, ROWS>(p, total, board0, first);
+      epilogue.store(total, board0, first);
     }
   }
 }

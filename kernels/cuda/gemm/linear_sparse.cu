@@ -92,11 +92,7 @@ __device__ __forceinline__ void linear_sparse(const tk::TensorMap& x, const tk::
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; s++) {
-      tk::barrier_init(full0 + 8 * s, 1);
-      tk::barrier_init(empty0 + 8 * s, 8);
-    }
-    tk::barrier_init_fence();
+    tk::ring_init(full0, empty0, kStages, 8);
     tk::prefetch_map(x);
     tk::prefetch_map(w);
   }

@@ -6,6 +6,8 @@
 // stage, waiting one stage behind so that the tensor cores always have the next products queued.
 // full[s] counts the bytes of a stage, empty[s] its eight consuming warps; phases flip each time round the ring, across tiles: the producer runs
 // on into the next tile while the consumers store this one.
+// No box of x reaches past its end, which would cost the copy engine more than rows in memory: under 128 rows the boxes have as many, and the last
+// tile of more begins 128 rows before the end. Rows that two tiles have get the same bits from both.
 // Tiles go in groups of kGroup rows of tiles, so that the blocks at work share x and w in L2.
 // A row's bits do not depend on M: K is summed in order in one accumulator, by the same steps for every width.
 #pragma once
@@ -27,21 +29,21 @@ struct Ring {
 
 template <int COLUMNS>
 struct Tiles {
-  int rows, columns;
-  __device__ __forceinline__ Tiles(int m, int n) : rows((m + kRows - 1) / kRows), columns((n + COLUMNS - 1) / COLUMNS) {}
+  int rows, columns, last;  // where the last tile of rows begins
+  __device__ __forceinline__ Tiles(int m, int n) : rows((m + kRows - 1) / kRows), columns((n + COLUMNS - 1) / COLUMNS), last(max(m - kRows, 0)) {}
   __device__ __forceinline__ int count() const { return rows * columns; }
   __device__ __forceinline__ void at(int index, int& row, int& column) const {
     const int group = index / (kGroup * columns), first = group * kGroup, within = index % (kGroup * columns);
     const int high = min(kGroup, rows - first);
-    row = (first + within % high) * kRows;
+    row = min((first + within % high) * kRows, last);
     column = within / high * COLUMNS;
   }
 };
 
-// For every half tile, 64 rows from `row` and COLUMNS columns from `column`, a warpgroup calls epilogue.begin(column) before the products and
+// For every half tile, 64 rows from `row` and COLUMNS columns from `column`, a warpgroup calls epilogue.begin(row, column) before the products and
 // epilogue.store(sums, row, column) behind them, with the sums as wgmma lays them out.
 template <class PRODUCT, int COLUMNS, class Epilogue>
-__device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMap& w, int m, int n, int k, const Epilogue& epilogue) {
+__device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMap& w, int m, int n, int k, Epilogue epilogue) {
   constexpr int kStageBytes = Ring<COLUMNS, Epilogue::kSpare>::kStageBytes, kStages = Ring<COLUMNS, Epilogue::kSpare>::kStages, kDepth = PRODUCT::kDepth;
   extern __shared__ unsigned char unaligned[];
   __shared__ __align__(8) uint64_t full[kStages], empty[kStages];
@@ -49,17 +51,14 @@ __device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMa
   const uint32_t full0 = smem_address(full), empty0 = smem_address(empty);
   const int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; s++) {
-      barrier_init(full0 + 8 * s, 1);
-      barrier_init(empty0 + 8 * s, 8);
-    }
-    barrier_init_fence();
+    ring_init(full0, empty0, kStages, 8);
     prefetch_map(x);
     prefetch_map(w);
   }
   __syncthreads();
   const Tiles<COLUMNS> tiles(m, n);
   const int steps = (k + kDepth - 1) / kDepth;
+  const uint32_t copied = (min(m, kRows) + COLUMNS) * 128;
   int stage = 0;
   uint32_t parity = 0;
   if (group == 0) {
@@ -71,7 +70,7 @@ __device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMa
         for (int step = 0; step < steps; step++) {
           const uint32_t to = ring + stage * kStageBytes, barrier = full0 + 8 * stage;
           barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          barrier_expect(barrier, kStageBytes);
+          barrier_expect(barrier, copied);
           copy_tensor(to, x, step * kDepth, row, barrier);
           copy_tensor(to + kXBytes, w, step * kDepth, column, barrier);
           if (++stage == kStages) stage = 0, parity ^= 1;
@@ -88,7 +87,7 @@ __device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMa
     for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
       int row, column;
       tiles.at(index, row, column);
-      epilogue.begin(column);
+      epilogue.begin(row + half * 64, column);
       int previous = -1;
       for (int step = 0; step < steps; step++) {
         barrier_wait(full0 + 8 * stage, parity);

@@ -68,6 +68,14 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 __device__ __forceinline__ void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Barriers of a ring, by one thread before the block meets: full[s] waits for the bytes that one thread announces, empty[s] for its `consumers`.
+__device__ __forceinline__ void ring_init(uint32_t full, uint32_t empty, int stages, int consumers) {
+  for (int s = 0; s < stages; s++) {
+    barrier_init(full + 8 * s, 1);
+    barrier_init(empty + 8 * s, consumers);
+  }
+  barrier_init_fence();
+}
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }

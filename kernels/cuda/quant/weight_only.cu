@@ -18,6 +18,7 @@
 // From 17 rows on wgmma does the same, to the same bits: four warps of one slice are a warpgroup, whose A fragments are those of mma and whose B is x as it
 // lies, read once for all four. Where a block has two tiles of eight slices, a cluster of two has four: each block takes four of the slices, and reads
 // the other's sums out of its shared memory.
+#include "../ptx/cluster.cuh"
 #include "../ptx/math.cuh"
 #include "../ptx/memory.cuh"
 #include "../ptx/wgmma.cuh"
@@ -224,14 +225,6 @@ __device__ __forceinline__ void reduce_and_store(const Problem& p, const float (
   }
 }
 
-// This block's place in its pair.
-__device__ __forceinline__ uint32_t pair_rank() {
-  uint32_t r;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-  return r;
-}
-// Of all threads of the pair that have not ended: what they wrote to shared memory before it, they see after it.
-__device__ __forceinline__ void pair_sync() { asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory"); }
 __device__ __forceinline__ float4 load_pair16(uint32_t address, uint32_t rank) {
   float4 v;
   asm volatile("{\n\t.reg .b32 r;\n\tmapa.shared::cluster.u32 r, %4, %5;\n\tld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [r];\n\t}"
@@ -255,8 +248,8 @@ __device__ __forceinline__ void reduce_pair(const Problem& p, const float (&out)
     *reinterpret_cast<float2*>(mine + g * kPairRow + 8 * b + 2 * t) = make_float2(out[b][0], out[b][1]);
     *reinterpret_cast<float2*>(mine + (g + 8) * kPairRow + 8 * b + 2 * t) = make_float2(out[b][2], out[b][3]);
   }
-  pair_sync();
-  const int feature = thread % 16, tile = 2 * pair_rank() + thread / 16 % 2, row = warp * 4;
+  tk::pair_sync();
+  const int feature = thread % 16, tile = 2 * tk::pair_rank() + thread / 16 % 2, row = warp * 4;
   if (begin + tile < end && row < p.m) {
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
     const uint32_t from = tk::smem_address(board + (tile * kPairLocal * 16 + feature) * kPairRow + row);
@@ -271,7 +264,7 @@ __device__ __forceinline__ void reduce_pair(const Problem& p, const float (&out)
     if (row + 2 < p.m) y[2 * p.n] = __float2bfloat16_rn(sum.z);
     if (row + 3 < p.m) y[3 * p.n] = __float2bfloat16_rn(sum.w);
   }
-  pair_sync();  // the other block may still read
+  tk::pair_sync();  // the other block may still read
 }
 
 // Dynamic shared memory: x [slices of this block][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
@@ -288,7 +281,7 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   const int groups = p.k / kGroup;
   const uint32_t base = tk::smem_address(unaligned), x0 = (base + 1023) & ~1023u;
   const int slices = BLOCKS > 1 ? kPairSlices : p.slices, tiles = BLOCKS > 1 ? kPairTiles : p.tiles;
-  const int local = slices / BLOCKS, first_slice = BLOCKS > 1 ? pair_rank() * local : 0;
+  const int local = slices / BLOCKS, first_slice = BLOCKS > 1 ? tk::pair_rank() * local : 0;
   const uint32_t rings = x0 + local * p.stages * kXBytes;
   const uint32_t full0 = tk::smem_address(barriers), empty0 = full0 + kToEmpty;
   const int blocks = p.n / 16;

@@ -105,7 +105,8 @@ pub extern "C" fn tk_error() -> *const c_char {
 /// Opens a GPU; null on error.
 #[unsafe(no_mangle)]
 pub extern "C" fn tk_open(ordinal: usize) -> *mut Handle {
-    match Device::open(ordinal) {
+    let images = std::env::var_os("TINYKERNELS_IMAGES").map(std::path::PathBuf::from);
+    match Device::open_with(ordinal, images.as_deref()) {
         Ok(device) => Box::into_raw(Box::new(Handle(device))),
         Err(e) => {
             status(Err(e));

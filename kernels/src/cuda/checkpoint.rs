@@ -36,37 +36,30 @@ pub enum CheckpointFormat {
     Awq,
 }
 
-impl PackedW4 {
-    /// Packs a layer of a checkpoint on the host. An activation order (`desc_act`, a `g_idx` that is not column / group) is for the caller to refuse: its
-    /// columns do not lie in groups.
-    ///
-    /// # Errors
-    /// [`CudaError::Shape`] for extents that do not belong together, a group that is no multiple of 128, and what [`PackedW4::from_host`] refuses.
-    pub fn from_checkpoint(
-        stream: &Stream,
-        shape: [usize; 2],
-        format: CheckpointFormat,
-        of: Checkpoint<'_>,
-    ) -> Result<Self, CudaError> {
-        let (nibbles, scales, zeros) = unpack("PackedW4::from_checkpoint", Bits::Four, shape, format, of)?;
-        Self::from_host(stream, shape, &nibbles, &scales, &zeros)
-    }
+macro_rules! from_checkpoint {
+    ($($packed:ident, $bits:ident, $errors:literal;)*) => {$(
+        impl $packed {
+            /// Packs a layer of a checkpoint on the host. An activation order (`desc_act`, a `g_idx` that is not column / group) is for the caller to refuse:
+            /// its columns do not lie in groups.
+            ///
+            /// # Errors
+            #[doc = $errors]
+            pub fn from_checkpoint(
+                stream: &Stream,
+                shape: [usize; 2],
+                format: CheckpointFormat,
+                of: Checkpoint<'_>,
+            ) -> Result<Self, CudaError> {
+                const CALL: &str = concat!(stringify!($packed), "::from_checkpoint");
+                let (numbers, scales, zeros) = unpack(CALL, Bits::$bits, shape, format, of)?;
+                Self::from_host(stream, shape, &numbers, &scales, &zeros)
+            }
+        }
+    )*};
 }
-
-impl PackedW8 {
-    /// As [`PackedW4::from_checkpoint`] for GPTQ layers of 8 bits.
-    ///
-    /// # Errors
-    /// As there; [`CudaError::Shape`] also for AWQ, which has none of 8 bits.
-    pub fn from_checkpoint(
-        stream: &Stream,
-        shape: [usize; 2],
-        format: CheckpointFormat,
-        of: Checkpoint<'_>,
-    ) -> Result<Self, CudaError> {
-        let (bytes, scales, zeros) = unpack("PackedW8::from_checkpoint", Bits::Eight, shape, format, of)?;
-        Self::from_host(stream, shape, &bytes, &scales, &zeros)
-    }
+from_checkpoint! {
+    PackedW4, Four, "[`CudaError::Shape`] for extents that do not belong together, a group that is no multiple of 128, and what [`PackedW4::from_host`] refuses.";
+    PackedW8, Eight, "As of [`PackedW4::from_checkpoint`]; [`CudaError::Shape`] also for AWQ, which has none of 8 bits.";
 }
 
 /// Numbers `[features, columns]`, scales and zeros `[features, columns / 128]`.

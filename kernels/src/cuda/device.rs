@@ -1,5 +1,6 @@
 //! A GPU that these kernels run on, and streams of work on it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
@@ -28,6 +29,15 @@ impl Device {
     /// [`CudaError::NoDriver`], [`CudaError::NoDevice`], [`CudaError::UnsupportedDevice`], [`CudaError::DriverTooOld`] or
     /// [`CudaError::Module`], each before any memory is taken.
     pub fn open(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+        Self::open_with(ordinal, None)
+    }
+
+    /// [`Device::open`], with the images that `folder` holds, `NAME.cubin` for `cuda/*/NAME.cu`, instead of the embedded ones: to tune a kernel without
+    /// building this crate anew. What such an image does is its author's affair.
+    ///
+    /// # Errors
+    /// As there; [`CudaError::Module`] names an image that is cut short, foreign, or without a kernel that the embedded one has.
+    pub fn open_with(ordinal: usize, folder: Option<&Path>) -> Result<Arc<Self>, CudaError> {
         // SAFETY: only asks the loader whether libcuda exists; cudarc would panic on the first call otherwise.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
@@ -71,7 +81,7 @@ impl Device {
         let shared_memory =
             attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize;
-        let modules = Modules::load()?;
+        let modules = Modules::load(folder)?;
         Ok(Arc::new(Self { context, modules, multiprocessors, shared_memory, name }))
     }
 

@@ -31,7 +31,7 @@ pub enum Tile {
         /// Features of a tile.
         features: usize,
     },
-    /// Tiles of 128 rows and this many features (a multiple of 32 from 64 to 256).
+    /// Tiles of 128 rows and this many features (a multiple of 32 up to 256).
     Many {
         /// Features of a tile.
         features: usize,
@@ -192,7 +192,7 @@ fn few(
         threads: 160,
         shared: (stages * stage + fixed) as u32,
     };
-    let (map_x, map_w) = (tensor_map(call, x, box_rows)?, tensor_map(call, weight, tile)?);
+    let (map_x, map_w) = (tensor_map(call, x, rows)?, tensor_map(call, weight, tile)?);
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
@@ -220,7 +220,7 @@ fn many(
         threads: 384,
         shared: (stages * stage + 1024) as u32,
     };
-    let (map_x, map_w) = (tensor_map(call, x, TILE_ROWS)?, tensor_map(call, weight, tile)?);
+    let (map_x, map_w) = (tensor_map(call, x, rows.min(TILE_ROWS))?, tensor_map(call, weight, tile)?);
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
@@ -228,6 +228,7 @@ fn many(
 
 fn many_kernel(m: &Modules, features: usize) -> Option<Kernel> {
     Some(match features {
+        32 => m.linear_bf16_32,
         64 => m.linear_bf16_64,
         96 => m.linear_bf16_96,
         128 => m.linear_bf16_128,
@@ -243,7 +244,7 @@ fn no_tile(call: &'static str, x: Tensor<'_, bf16, 2>, weight: Tensor<'_, bf16, 
     shape_error(
         call,
         format!("x {x:?}, weight {weight:?}, {tile:?}"),
-        "tiles are Few of 8 to 64 features in eights for at most 64 rows, or Many of 64 to 256 features in thirty-twos, at most 2^31 of them",
+        "tiles are Few of 8 to 64 features in eights for at most 64 rows, or Many of 32 to 256 features in thirty-twos, at most 2^31 of them",
     )
 }
 

@@ -194,9 +194,13 @@ pub fn linear<T: Operand>(
         call.problem.column_scales = i32::from(s.weight.shape[0] != 1);
     }
     let m = &stream.device.modules;
-    // No tile with a gate or an activation is 256 wide.
+    // No tile with a gate or an activation is wider than 128.
     let plain = !epilogue.gated && epilogue.activation == Activation::None;
-    let widths: &[usize] = if plain { &[256, 192, 128, 64] } else { &[192, 128, 64] };
+    let widths: &[usize] = match (plain, T::KIND) {
+        (true, OperandKind::E4m3) => &[256, 224, 192, 160, 128, 96, 64],
+        (true, _) => &[256, 192, 128, 64],
+        (false, _) => &[128, 64],
+    };
     let tile = tile(&call, widths, stream.device.multiprocessors as usize);
     queue(stream, call, tile, kernel(m, T::KIND, tile, rows), 2, None)
 }
@@ -347,6 +351,9 @@ fn kernel(m: &Modules, kind: OperandKind, tile: Tile, rows: usize) -> Kernel {
             of!(linear_f16_fused_64 linear_f16_fused_128 linear_f16_fused_192 linear_f16_fused_256
                 linear_f16_fused_few_8 linear_f16_fused_few_16 linear_f16_fused_few_32 linear_f16_fused_few_64)
         }
+        OperandKind::E4m3 if tile == (Tile::Many { features: 96 }) => m.linear_e4m3_96,
+        OperandKind::E4m3 if tile == (Tile::Many { features: 160 }) => m.linear_e4m3_160,
+        OperandKind::E4m3 if tile == (Tile::Many { features: 224 }) => m.linear_e4m3_224,
         OperandKind::E4m3 => {
             of!(linear_e4m3_64 linear_e4m3_128 linear_e4m3_192 linear_e4m3_256
                 linear_e4m3_few_8 linear_e4m3_few_16 linear_e4m3_few_32 linear_e4m3_few_64)
@@ -412,7 +419,7 @@ fn queue(
             [(STEP_BYTES / bytes) as u32, rows as u32],
         )
     };
-    let (map_x, map_w) = (map(c.x, c.rows, box_rows)?, map(c.weight, c.features, width)?);
+    let (map_x, map_w) = (map(c.x, c.rows, c.rows.min(box_rows))?, map(c.weight, c.features, width)?);
     let mut arguments = vec![argument(&map_x), argument(&map_w), argument(&c.problem)];
     arguments.extend(scales.map(argument));
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.

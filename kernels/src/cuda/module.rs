@@ -1,10 +1,11 @@
 //! The embedded kernel images and the functions in them.
 
 use std::ffi::CString;
+use std::path::Path;
 
 use cudarc::driver::{result, sys};
 
-use super::error::CudaError;
+use super::error::{CudaError, DriverFault};
 
 #[allow(non_upper_case_globals)] // named as their sources
 mod images {
@@ -28,9 +29,9 @@ macro_rules! kernels {
         pub(super) struct Modules { $($(pub $kernel: Kernel,)*)* }
 
         impl Modules {
-            /// Loads every image into the current context.
-            pub fn load() -> Result<Self, CudaError> {
-                $(let $image = load_image(stringify!($image), images::$image)?;)*
+            /// Loads every image into the current context: out of `folder` where it has one of that name, else the embedded one.
+            pub fn load(folder: Option<&Path>) -> Result<Self, CudaError> {
+                $(let $image = load_image(stringify!($image), images::$image, folder)?;)*
                 Ok(Self { $($($kernel: function(stringify!($image), $image, stringify!($kernel))?,)*)* })
             }
         }
@@ -85,7 +86,7 @@ kernels! {
         w4a16_pair_m64, w8a16_pair_m64,
     }
     linear_bf16 {
-        linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
+        linear_bf16_32, linear_bf16_64, linear_bf16_96, linear_bf16_128, linear_bf16_160, linear_bf16_192, linear_bf16_224, linear_bf16_256,
     }
     linear_fused {
         linear_bf16_fused_64, linear_bf16_fused_128, linear_bf16_fused_192, linear_bf16_fused_256,
@@ -94,7 +95,7 @@ kernels! {
         linear_f16_fused_few_8, linear_f16_fused_few_16, linear_f16_fused_few_32, linear_f16_fused_few_64,
     }
     linear_8bit {
-        linear_e4m3_64, linear_e4m3_128, linear_e4m3_192, linear_e4m3_256,
+        linear_e4m3_64, linear_e4m3_96, linear_e4m3_128, linear_e4m3_160, linear_e4m3_192, linear_e4m3_224, linear_e4m3_256,
         linear_e4m3_few_8, linear_e4m3_few_16, linear_e4m3_few_32, linear_e4m3_few_64,
         linear_int8_64, linear_int8_128, linear_int8_192, linear_int8_256,
         linear_int8_few_8, linear_int8_few_16, linear_int8_few_32, linear_int8_few_64,
@@ -116,10 +117,65 @@ kernels! {
     sort { radix_histogram, radix_starts, radix_pass_keys, radix_pass_pairs }
 }
 
-fn load_image(module: &'static str, image: &'static [u8]) -> Result<sys::CUmodule, CudaError> {
-    // SAFETY: the image is a complete ELF that nvcc wrote; the driver copies it.
+fn load_image(
+    module: &'static str,
+    embedded: &'static [u8],
+    folder: Option<&Path>,
+) -> Result<sys::CUmodule, CudaError> {
+    let refuse = |name: &str, meaning: String| CudaError::Module {
+        module,
+        source: DriverFault { name: name.into(), meaning },
+    };
+    let found = match folder.map(|f| std::fs::read(f.join(module).with_extension("cubin"))) {
+        Some(Ok(bytes)) => Some(bytes),
+        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(refuse("not read", e.to_string()));
+        }
+        _ => None,
+    };
+    let image = found.as_deref().unwrap_or(embedded);
+    if let Some(reason) = not_whole(image) {
+        return Err(refuse("not an image", reason));
+    }
+    // SAFETY: the image is an ELF whose tables lie within it; the driver judges the rest, and copies it.
     unsafe { result::module::load_data(image.as_ptr().cast()) }
         .map_err(|e| CudaError::Module { module, source: e.into() })
+}
+
+/// Why these bytes are no whole ELF of 64 bits, if they are not: the driver is told no length, and would read past the end of a file that was cut short.
+fn not_whole(image: &[u8]) -> Option<String> {
+    /// The type of a section that takes room on the device alone.
+    const EMPTY: u64 = 8;
+    let number = |at: usize, bytes: usize| -> Option<u64> {
+        let mut word = [0; 8];
+        word[..bytes].copy_from_slice(image.get(at..at + bytes)?);
+        Some(u64::from_le_bytes(word))
+    };
+    // Of the program and of the section headers: where they begin, what one takes, how many; then where a section begins and what it takes.
+    let tables = [(32, 54, 56), (40, 58, 60)]
+        .map(|(at, size, count)| Some((number(at, 8)?, number(size, 2)?, number(count, 2)?)));
+    let (Some(b"\x7fELF\x02"), [Some(program), Some(sections)]) = (image.get(..5), tables) else {
+        return Some(format!("{} bytes that are no ELF of 64 bits", image.len()));
+    };
+    let whole = image.len() as u64;
+    let ends = |(at, size, count): (u64, u64, u64)| at.saturating_add(size.saturating_mul(count));
+    if ends(program).max(ends(sections)) > whole {
+        return Some(format!(
+            "cut short: {whole} bytes, and its tables end at {}",
+            ends(program).max(ends(sections))
+        ));
+    }
+    for section in 0..sections.2 {
+        let at = (sections.0 + section * sections.1) as usize;
+        let (kind, from, bytes) = (number(at + 4, 4)?, number(at + 24, 8)?, number(at + 32, 8)?);
+        if kind != EMPTY && from.saturating_add(bytes) > whole {
+            return Some(format!(
+                "cut short: {whole} bytes, and a section ends at {}",
+                from.saturating_add(bytes)
+            ));
+        }
+    }
+    None
 }
 
 fn function(module: &'static str, loaded: sys::CUmodule, name: &'static str) -> Result<Kernel, CudaError> {
@@ -128,4 +184,20 @@ fn function(module: &'static str, loaded: sys::CUmodule, name: &'static str) -> 
     unsafe { result::module::get_function(loaded, symbol) }
         .map(Kernel)
         .map_err(|e| CudaError::Module { module, source: e.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{images, not_whole};
+
+    #[test]
+    fn an_image_that_was_cut_short_or_is_something_else_is_named_before_the_driver_reads_it() {
+        let whole = images::norm;
+        assert_eq!(not_whole(whole), None);
+        for length in [0, 3, 63, 64, whole.len() / 2, whole.len() - 1] {
+            let reason = not_whole(&whole[..length]).unwrap_or_default();
+            assert!(reason.contains("cut short") || reason.contains("no ELF"), "{length}: {reason}");
+        }
+        assert!(not_whole(&[b'x'; 4096]).is_some_and(|r| r.contains("no ELF")));
+    }
 }

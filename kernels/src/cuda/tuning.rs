@@ -14,12 +14,17 @@ const fn few(features: usize, columns: usize, most_rows: usize, tile: usize) -> 
     Row { features, columns, most_rows, tile: Tile::Few { features: tile } }
 }
 
+const fn many(features: usize, columns: usize, most_rows: usize, tile: usize) -> Row {
+    Row { features, columns, most_rows, tile: Tile::Many { features: tile } }
+}
+
 /// Sorted by shape, then by rows. Shapes of an 8 B model: query, key and value; output; gate and up; down. More rows: the rule of waves.
 const LINEAR: &[Row] = &[
     few(4096, 4096, 64, 64),
     few(4096, 14336, 64, 64),
-    few(6144, 4096, 16, 48),
-    few(6144, 4096, 64, 64),
+    many(4096, 4096, 128, 32),
+    many(4096, 14336, 128, 32),
+    few(6144, 4096, 64, 48),
     few(28672, 4096, 64, 56),
 ];
 

@@ -54,6 +54,36 @@ h = wide(x) / np.sqrt((wide(x) ** 2).mean(-1, keepdims=True) + 1e-6) * wide(norm
 a, b = np.split(h, 2, -1)
 got = error(mlp(x, norm, up, down), wide(x) + (a / (1 + np.exp(-a)) * b) @ wide(down).T)
 expect("jax: an MLP of them in one jit", got < 1e-2, f"{got:.2e}")
+worst = {}
+for rows, columns in [(3, 64), (130, 1000), (7, 4096)]:
+    x, w, b = rand(rows, columns), rand(columns), rand(columns)
+    v = wide(x) - wide(x).mean(-1, keepdims=True)
+    worst["layer_norm"] = max(worst.get("layer_norm", 0), error(jax.jit(tkj.layer_norm)(x, w, b), v / np.sqrt((v**2).mean(-1, keepdims=True) + 1e-5) * wide(w) + wide(b)))
+    ids = jnp.asarray(random.integers(0, rows, (5, 2)), dtype=jnp.int32)
+    worst["embedding"] = max(worst.get("embedding", 0), error(jax.jit(tkj.embedding)(x, ids), wide(x)[np.asarray(ids)]))
+expect("jax: layer_norm and embedding under jit against float64", worst["layer_norm"] < 5e-3 and worst["embedding"] == 0, str(worst))
+
+# Values and gradients: of jax.nn's own in float32 on the same numbers.
+f32 = lambda *arrays: [a.astype(jnp.float32) for a in arrays]
+for name, ours, theirs, shapes in (
+    ("gelu", tkj.gelu, lambda x: jax.nn.gelu(x, approximate=False), [(33, 264)]),
+    ("gelu in its tanh form", lambda x: tkj.gelu(x, True), jax.nn.gelu, [(33, 264)]),
+    ("softmax", tkj.softmax, jax.nn.softmax, [(33, 264)]),
+    ("log softmax", lambda x: tkj.softmax(x, 0.5, True), lambda x: jax.nn.log_softmax(0.5 * x), [(33, 264)]),
+    ("linear", tkj.linear, lambda x, w: x @ w.T, [(3, 11, 72), (264, 72)]),
+    ("attention", tkj.attention, lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True), [(2, 130, 4, 64), (2, 130, 2, 64), (2, 130, 2, 64)]),
+    ("attention, not causal, d 128", lambda q, k, v: tkj.attention(q, k, v, 0.1, False), lambda q, k, v: jax.nn.dot_product_attention(q, k, v, scale=0.1), [(1, 65, 4, 128), (1, 200, 4, 128), (1, 200, 4, 128)]),
+    ("attention in a window of 40", lambda q, k, v: tkj.attention(q, k, v, window=40), lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=(39, 0)), [(2, 150, 4, 64)] * 3),
+):
+    inputs = [rand(*shape) for shape in shapes]
+    with jax.default_matmul_precision("highest"):
+        want, back = jax.vjp(theirs, *f32(*inputs))
+        passed = rand(*want.shape)
+        wanted = back(passed.astype(jnp.float32))
+    got = jax.jit(ours)(*inputs)
+    gradients = jax.jit(lambda passed, *inputs: jax.vjp(ours, *inputs)[1](passed))(passed, *inputs)
+    far = [error(g, wide(w)) for g, w in zip((got, *gradients), (want, *wanted))]
+    expect(f"jax: {name} and its gradients under jit beside jax.nn in float32", max(far) < 1.2e-2, " ".join(f"{e:.1e}" for e in far))
 for name, call, word in (("12 columns", lambda: tkj.rms_norm(rand(2, 12), rand(12)), "multiple of 8"), ("f32", lambda: tkj.silu_mul(x.astype(jnp.float32)), "bfloat16")):
     try:
         jax.block_until_ready(call())

@@ -21,9 +21,9 @@ def close(got, want):
 
 
 def bf16():
-    for rows, features, columns in [(1, 8, 8), (5, 264, 72), (16, 1000, 200), (33, 520, 136), (64, 4096, 328), (130, 264, 72), (300, 1000, 200), (513, 6144, 64)]:
+    for rows, features, columns in [(1, 8, 8), (5, 264, 72), (16, 1000, 200), (33, 520, 136), (64, 4096, 328), (90, 520, 136), (130, 264, 72), (300, 1000, 200), (513, 6144, 64)]:
         x, w = rand(rows, columns), rand(features, columns)
-        for few, tile in [(0, t) for t in (64, 96, 128, 160, 192, 224, 256)] + [(1, t) for t in (8, 32, 56, 64) if rows <= 64]:
+        for few, tile in [(0, t) for t in (32, 64, 96, 128, 160, 192, 224, 256)] + [(1, t) for t in (8, 32, 56, 64) if rows <= 64]:
             y = torch.full((rows, features), torch.nan, device=DEV, dtype=torch.bfloat16)
             tk._native.check(lib.tk_linear_bf16_tiled(*tk._at(x), y.data_ptr(), x.data_ptr(), w.data_ptr(), rows, features, columns, few, tile))
             close(y, x.double() @ w.double().T)
