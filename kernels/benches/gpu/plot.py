@@ -50,6 +50,7 @@ def peers():
         for y in (top - 20, height - 22):
             out.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle" {TEXT}>{ratio:g}×</text>')
     out.append(f'<text x="{at(0.5):.1f}" y="{height - 6}" {TEXT}>← peer faster</text><text x="{at(8):.1f}" y="{height - 6}" text-anchor="end" {TEXT}>TinyKernels faster →</text>')
+    out.append(f'<text x="{left + width / 2:.1f}" y="{height - 6}" text-anchor="middle" {TEXT}>speed ÷ the peer’s speed (logarithmic)</text>')
     for i, ((id_, name), dots) in enumerate(sorted(families.items())):
         y = top + 4 + i * step
         colour = COLOURS[int(id_[1:]) % 8] if id_[1:].isdigit() else "#888"

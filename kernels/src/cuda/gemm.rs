@@ -6,7 +6,7 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::bf16_boxes;
+use super::maps::{Fetch, fetched_boxes};
 use super::module::{Kernel, Modules};
 use super::tensor::{Tensor, TensorMut};
 use super::tuning;
@@ -192,7 +192,8 @@ fn few(
         threads: 160,
         shared: (stages * stage + fixed) as u32,
     };
-    let (map_x, map_w) = (tensor_map(call, x, rows)?, tensor_map(call, weight, tile)?);
+    let (map_x, map_w) =
+        (tensor_map(call, x, rows, Fetch::Bytes128)?, tensor_map(call, weight, tile, Fetch::Bytes128)?);
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
@@ -220,7 +221,10 @@ fn many(
         threads: 384,
         shared: (stages * stage + 1024) as u32,
     };
-    let (map_x, map_w) = (tensor_map(call, x, rows.min(TILE_ROWS))?, tensor_map(call, weight, tile)?);
+    // The narrowest tile is for few rows of long weights: 128 x 4,096 x 14,336 takes 39.4 us with twice as much fetched, 40.9 without.
+    let fetch = if tile == 32 { Fetch::Bytes256 } else { Fetch::Bytes128 };
+    let map_x = tensor_map(call, x, rows.min(TILE_ROWS), fetch)?;
+    let map_w = tensor_map(call, weight, tile, fetch)?;
     let mut arguments = [argument(&map_x), argument(&map_w), argument(&problem)];
     // SAFETY: the values mirror the kernel's parameters; copies and stores are bounded by the maps and the extents checked above.
     unsafe { launch(call, stream, kernel, grid, &mut arguments, || format!("x {x:?}, weight {weight:?}")) }
@@ -253,9 +257,10 @@ fn tensor_map(
     call: &'static str,
     tensor: Tensor<'_, bf16, 2>,
     rows: usize,
+    fetch: Fetch,
 ) -> Result<sys::CUtensorMap, CudaError> {
     let [height, width] = tensor.shape.map(|extent| extent as u64);
-    bf16_boxes(call, tensor.pointer, [width, height], &[width * 2], [DEPTH as u32, rows as u32])
+    fetched_boxes(call, tensor.pointer, 2, [width, height], &[width * 2], [DEPTH as u32, rows as u32], fetch)
 }
 
 #[cfg(test)]

@@ -18,6 +18,28 @@ pub(super) fn boxes<const RANK: usize>(
     strides: &[u64],
     box_extents: [u32; RANK],
 ) -> Result<sys::CUtensorMap, CudaError> {
+    fetched_boxes(call, address, element_bytes, extents, strides, box_extents, Fetch::Bytes128)
+}
+
+/// How much of memory comes to L2 where less is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetch {
+    /// A line.
+    Bytes128,
+    /// Two: rows far apart, each walked to its end by several blocks.
+    Bytes256,
+}
+
+/// [`boxes`] with a choice of what is fetched.
+pub(super) fn fetched_boxes<const RANK: usize>(
+    call: &'static str,
+    address: sys::CUdeviceptr,
+    element_bytes: usize,
+    extents: [u64; RANK],
+    strides: &[u64],
+    box_extents: [u32; RANK],
+    fetch: Fetch,
+) -> Result<sys::CUtensorMap, CudaError> {
     debug_assert_eq!(strides.len() + 1, RANK);
     let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
     // SAFETY: every pointer is to a live array of the rank's length (strides: one fewer); the map is read only if the call wrote it.
@@ -41,7 +63,10 @@ pub(super) fn boxes<const RANK: usize>(
             } else {
                 sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
             },
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            match fetch {
+                Fetch::Bytes128 => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                Fetch::Bytes256 => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            },
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
         .result()

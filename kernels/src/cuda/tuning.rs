@@ -21,7 +21,7 @@ const fn many(features: usize, columns: usize, most_rows: usize, tile: usize) ->
 /// Sorted by shape, then by rows. Shapes of an 8 B model: query, key and value; output; gate and up; down. More rows: the rule of waves.
 const LINEAR: &[Row] = &[
     few(4096, 4096, 64, 64),
-    few(4096, 14336, 64, 64),
+    few(4096, 14336, 32, 64),
     many(4096, 4096, 128, 32),
     many(4096, 14336, 128, 32),
     few(6144, 4096, 64, 48),
