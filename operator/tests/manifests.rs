@@ -330,3 +330,32 @@ fn what_this_version_cannot_do_is_said() {
     insta::assert_snapshot!("gaps_of_production", local("production.yaml").join("\n"));
     insta::assert_snapshot!("gaps_of_hybrid", local("hybrid.yaml").join("\n"));
 }
+
+#[test]
+fn embeddings_by_onnx_runtime() {
+    let text = |gpu: &str| {
+        format!(
+            "{{apiVersion: platform.dev/v1, kind: InferenceService, metadata: {{name: e}}, \
+             spec: {{model: {{name: org/minilm}}, task: embed, runtime: onnx{gpu}}}}}"
+        )
+    };
+    for (gpu, tag, device) in [("", "cpu", "cpu"), (", gpu: {product: nvidia-l4}", "trt-onnx", "cuda")] {
+        let compiled = compile("f.yaml", &text(gpu)).expect("an InferenceService");
+        let deployment = compiled.manifests.0.iter().find_map(|manifest| match manifest {
+            Manifest::Deployment(deployment) => Some(deployment),
+            _ => None,
+        });
+        let pod = deployment.and_then(|d| d.spec.template.spec.as_ref()).expect("a pod");
+        let container = &pod.containers[0];
+        assert_eq!(container.image, Some(format!("michaelf34/infinity:0.0.77-{tag}")));
+        let args = container.args.as_ref().expect("arguments").join(" ");
+        let expected = "v2 --model-id org/minilm --served-model-name org/minilm --engine optimum --device ";
+        assert!(
+            args.starts_with(&format!("{expected}{device} --url-prefix /v1 --port 8000 --no-trust")),
+            "{args}"
+        );
+        let path =
+            container.readiness_probe.as_ref().and_then(|probe| probe.http_get.as_ref()?.path.as_deref());
+        assert_eq!(path, Some("/health"));
+    }
+}

@@ -40,7 +40,7 @@ fn messages() {
     );
     refused(
         "{apiVersion: platform.dev/v1, kind: InferenceService, metadata: {name: o}, spec: {model: {name: m}, runtime: onnx}}",
-        "examples/stack.yaml: spec.runtime: no ONNX server is part of this version\n  use tinyinfer or vllm, or run one yourself and use runtime: external with its endpoint",
+        "examples/stack.yaml: spec.runtime: ONNX Runtime serves embeddings here, and no text\n  use task: embed, or runtime: tinyinfer or vllm, or run a server yourself and use runtime: external",
     );
     refused(
         "{apiVersion: platform.dev/v1, kind: KVCluster, metadata: {name: big}, spec: {storage: 99999999Ei}}",

@@ -46,6 +46,7 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
     for version in &service.versions {
         let workload = match &service.engine {
             Engine::Vllm(_) => vllm(service, serving, version),
+            Engine::Onnx(_) => infinity(service, serving, version),
             Engine::Tinyinfer(_) | Engine::External(_) => tinyinfer(service, serving, version),
         };
         let claims = claims(&workload);
@@ -119,9 +120,7 @@ fn claims(workload: &Workload) -> Manifests {
 pub(super) fn owner_of(service: &ValidatedInferenceService, version: &Version) -> Owner {
     let mut owner = service.owner.clone();
     owner.instance += &version.suffix();
-    if let Engine::Vllm(_) = &service.engine {
-        "vllm".clone_into(&mut owner.component);
-    }
+    service.engine.component().clone_into(&mut owner.component);
     owner
 }
 
@@ -175,6 +174,7 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
     }
 }
 
+/// <https://docs.vllm.ai/en/latest/cli/serve.html>
 fn vllm(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
     let place = fetch::place(service, serving, version).map(|place| format!("{MODELS_DIR}/{place}"));
     let mut args = vec![
@@ -193,6 +193,42 @@ fn vllm(service: &ValidatedInferenceService, serving: &Serving, version: &Versio
     {
         args.extend(["--tensor-parallel-size".to_owned(), claim.count.to_string()]);
     }
+    theirs(service, serving, version, args)
+}
+
+/// Embeddings by ONNX Runtime. The program of a model's repository is not run, and nobody is told of it.
+/// <https://michaelfeil.eu/infinity/latest/cli_v2/>
+fn infinity(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
+    let place = fetch::place(service, serving, version).map(|place| format!("{MODELS_DIR}/{place}"));
+    let device = if serving.gpu == Gpu::None { "cpu" } else { "cuda" };
+    let mut args = vec!["v2".to_owned()];
+    for (flag, value) in [
+        ("--model-id", place.as_deref().unwrap_or(&service.model)),
+        ("--served-model-name", &service.model),
+        ("--engine", "optimum"),
+        ("--device", device),
+        ("--url-prefix", "/v1"),
+        ("--port", &HTTP_PORT.to_string()),
+    ] {
+        args.extend([flag.to_owned(), value.to_owned()]);
+    }
+    args.extend(["--no-trust-remote-code", "--no-vector-disk-cache"].map(str::to_owned));
+    let mut workload = theirs(service, serving, version, args);
+    workload.env.push(EnvVar {
+        name: "DO_NOT_TRACK".to_owned(),
+        value: Some("1".to_owned()),
+        value_from: None,
+    });
+    workload
+}
+
+/// A server of somebody else's, in its own image.
+fn theirs(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    version: &Version,
+    args: Vec<String>,
+) -> Workload {
     Workload {
         name: service.workload_name(version),
         owner: owner_of(service, version),
@@ -203,7 +239,7 @@ fn vllm(service: &ValidatedInferenceService, serving: &Serving, version: &Versio
         args,
         ports: vec![Port { name: "http", number: HTTP_PORT, reach: Reach::Clients }],
         config: Vec::new(),
-        // The root is read-only: everything that vLLM writes goes to the scratch volume or the model cache.
+        // The root is read-only: everything that it writes goes to the scratch volume or the model cache.
         env: vec![
             EnvVar { name: "HOME".to_owned(), value: Some("/tmp".to_owned()), value_from: None },
             EnvVar { name: "HF_HOME".to_owned(), value: Some(MODELS_DIR.to_owned()), value_from: None },

@@ -18,6 +18,11 @@ use crate::problem::Problem;
 const VLLM_IMAGE: &str = "vllm/vllm-openai";
 const VLLM_TAG: &str = "v0.24.0";
 
+/// Infinity's server image, whose `optimum` engine is ONNX Runtime.
+const INFINITY_IMAGE: &str = "michaelf34/infinity";
+const INFINITY_CPU: &str = "0.0.77-cpu";
+const INFINITY_CUDA: &str = "0.0.77-trt-onnx";
+
 /// An InferenceService that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedInferenceService {
@@ -47,8 +52,21 @@ pub enum Engine {
     Tinyinfer(Box<Serving>),
     /// vLLM, run here.
     Vllm(Box<Serving>),
+    /// Infinity on ONNX Runtime, run here; for embeddings.
+    Onnx(Box<Serving>),
     /// A server that already runs at this address.
     External(String),
+}
+
+impl Engine {
+    /// What its workloads are called, and its label.
+    pub(super) fn component(&self) -> &'static str {
+        match self {
+            Self::Vllm(_) => "vllm",
+            Self::Onnx(_) => "infinity",
+            Self::Tinyinfer(_) | Self::External(_) => COMPONENT,
+        }
+    }
 }
 
 /// Pods that serve a model.
@@ -161,7 +179,7 @@ impl ValidatedInferenceService {
     /// Pods of its own, unless somebody else runs it.
     pub(super) fn serving(&self) -> Option<&Serving> {
         match &self.engine {
-            Engine::Tinyinfer(serving) | Engine::Vllm(serving) => Some(serving),
+            Engine::Tinyinfer(serving) | Engine::Vllm(serving) | Engine::Onnx(serving) => Some(serving),
             Engine::External(_) => None,
         }
     }
@@ -174,11 +192,7 @@ impl ValidatedInferenceService {
 
     /// Name of a version's Deployment and of the Service in front of it.
     pub(super) fn workload_name(&self, version: &Version) -> String {
-        let engine = match &self.engine {
-            Engine::Vllm(_) => "vllm",
-            Engine::Tinyinfer(_) | Engine::External(_) => COMPONENT,
-        };
-        format!("{engine}-{}{}", self.name, version.suffix())
+        format!("{}-{}{}", self.engine.component(), self.name, version.suffix())
     }
 
     /// URL of a version's OpenAI server, without `/v1`.
@@ -190,7 +204,7 @@ impl ValidatedInferenceService {
     pub fn endpoint(&self) -> String {
         match &self.engine {
             Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            Engine::Tinyinfer(_) | Engine::Vllm(_) => self.endpoint_of(&self.versions[0]),
+            Engine::Tinyinfer(_) | Engine::Vllm(_) | Engine::Onnx(_) => self.endpoint_of(&self.versions[0]),
         }
     }
 }
@@ -224,20 +238,17 @@ pub fn validate(
     };
     let engine = match spec.runtime {
         Runtime::Tinyinfer => Engine::Tinyinfer(serving(Image::of(COMPONENT, &spec.image))),
-        Runtime::Vllm => {
-            // A stack's repository holds our components; vLLM's image is taken from there only when a tag is given too.
-            let image = match (&spec.image.repository, &spec.image.tag) {
-                (Some(repository), Some(tag)) => format!("{repository}/vllm-openai:{tag}"),
-                _ => format!("{VLLM_IMAGE}:{VLLM_TAG}"),
-            };
-            Engine::Vllm(serving(Image::named(image, spec.image.pull_policy)))
-        }
+        Runtime::Vllm => Engine::Vllm(serving(of_theirs(service, VLLM_IMAGE, VLLM_TAG))),
         Runtime::External => Engine::External(spec.endpoint.clone().unwrap_or_default()),
+        Runtime::Onnx if spec.task == Task::Embed => {
+            let tag = if gpu == Gpu::None { INFINITY_CPU } else { INFINITY_CUDA };
+            Engine::Onnx(serving(of_theirs(service, INFINITY_IMAGE, tag)))
+        }
         Runtime::Onnx => {
             return Err(refuse(Problem::new(
                 "spec.runtime",
-                "no ONNX server is part of this version",
-                "use tinyinfer or vllm, or run one yourself and use runtime: external with its endpoint",
+                "ONNX Runtime serves embeddings here, and no text",
+                "use task: embed, or runtime: tinyinfer or vllm, or run a server yourself and use runtime: external",
             )));
         }
     };
@@ -256,6 +267,17 @@ pub fn validate(
         traffic: spec.traffic.clone(),
         canary: spec.canary.clone(),
     })
+}
+
+/// A server image of somebody else's. A stack's repository holds our components; theirs is taken from there only when a tag is given too.
+fn of_theirs(service: &InferenceService, name: &str, tag: &str) -> Image {
+    let given = &service.spec.image;
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let reference = match (&given.repository, &given.tag) {
+        (Some(repository), Some(tag)) => format!("{repository}/{last}:{tag}"),
+        _ => format!("{name}:{tag}"),
+    };
+    Image::named(reference, given.pull_policy)
 }
 
 /// The versions that run: those that get requests at rest, then the one that is to take over.
@@ -310,11 +332,16 @@ fn gaps(service: &InferenceService) -> Vec<Gap> {
             "on a cluster the pods will be scheduled on nodes labelled nvidia.com/gpu.product; here, remove gpu and try model: smollm2-135m-instruct",
         ));
     }
-    if spec.runtime == Runtime::Vllm {
+    let theirs = match spec.runtime {
+        Runtime::Vllm => Some("vLLM"),
+        Runtime::Onnx => Some("Infinity"),
+        Runtime::Tinyinfer | Runtime::External => None,
+    };
+    if let Some(server) = theirs {
         gaps.push(Gap::local(
             "spec.runtime",
-            format!("aistack up runs our own programs, and vLLM for {model} is a container image"),
-            "start vLLM yourself and give its address as endpoint, or use tinyinfer",
+            format!("aistack up runs our own programs, and {server} for {model} is a container image"),
+            format!("start {server} yourself and give its address as endpoint, or use tinyinfer"),
         ));
     }
     let is_found = spec.model.uri.is_some() || spec.model_cache.is_some() || is_versioned(service);
