@@ -69,6 +69,15 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.model.uri) || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
         .message("is one file; traffic and canary are of versions in the registry, so push it with modelhub models push")
         .field_path(".model.uri"),
+    validation = Rule::new("self.runtime != 'onnx' || self.task != 'embed' || has(self.pooling)")
+        .message("is needed by runtime onnx, which would take the first token's vector whatever the model; write mean or cls, as the model's 1_Pooling/config.json says")
+        .field_path(".pooling"),
+    validation = Rule::new("!has(self.pooling) || self.runtime == 'onnx'")
+        .message("is for runtime onnx; the others read it off the model, so remove it")
+        .field_path(".pooling"),
+    validation = Rule::new("self.runtime != 'onnx' || !has(self.model.uri)")
+        .message("is one file, and runtime onnx needs the tokenizer beside the weights; push the folder with modelhub models push")
+        .field_path(".model.uri"),
     validation = Rule::new("!has(self.scaling) || self.scaling.metric != 'cpu' || (has(self.resources) && has(self.resources.cpu))")
         .message("is a share of the CPU that a pod requests; set resources.cpu too")
         .field_path(".scaling.metric"),
@@ -89,6 +98,9 @@ pub struct InferenceServiceSpec {
     /// Engine that serves it.
     #[serde(default)]
     pub runtime: Runtime,
+    /// How the vectors of a text's tokens become one; for runtime onnx, which cannot know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Address of a running OpenAI server, for runtime external only.
     #[schemars(length(max = 512), regex(pattern = URL_PATTERN))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +230,16 @@ pub enum Task {
     Rerank,
 }
 
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one, of `[CLS]`.
+    Cls,
+}
+
 /// Engine that serves a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -227,7 +249,7 @@ pub enum Runtime {
     Tinyinfer,
     /// vLLM's own server image.
     Vllm,
-    /// An ONNX Runtime server.
+    /// Infinity on ONNX Runtime, for embeddings.
     Onnx,
     /// A server that already runs at `endpoint`.
     External,

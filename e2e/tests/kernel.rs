@@ -191,6 +191,27 @@ async fn somebody_elses_object_is_never_adopted() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_belongs_to_nobody_is_taken_over_when_a_person_says_so() -> Result<()> {
+    let Some(story) = Story::begin("adopt").await? else { return Ok(()) };
+    story.create("kv", three()).await?;
+    story.says("kv", "WaitingForPods").await?;
+    let before = story.api::<StatefulSet>().get("kv").await?;
+    // As `kubectl delete --cascade=orphan` leaves it.
+    story.edit::<StatefulSet>("kv", &json!({"metadata": {"ownerReferences": null}})).await?;
+    let kv = story.says("kv", "NameTaken").await?;
+    let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
+    assert!(message.contains("annotate StatefulSet/kv platform.dev/adopt=KVCluster/kv"), "{message}");
+    let adopt = |by: &str| json!({"metadata": {"annotations": {"platform.dev/adopt": by}}});
+    story.edit::<StatefulSet>("kv", &adopt("AIStack/kv")).await?;
+    story.edit::<StatefulSet>("kv", &adopt("KVCluster/kv")).await?;
+    story.says("kv", "WaitingForPods").await?;
+    let after = story.api::<StatefulSet>().get("kv").await?;
+    assert_eq!(after.uid(), before.uid(), "it was not made anew");
+    assert_eq!(after.metadata.owner_references, before.metadata.owner_references);
+    story.operator.stop().await
+}
+
+#[tokio::test]
 async fn nothing_is_done_to_what_is_paused() -> Result<()> {
     let Some(story) = Story::begin("paused").await? else { return Ok(()) };
     story.create("kv", three()).await?;

@@ -336,7 +336,7 @@ fn embeddings_by_onnx_runtime() {
     let text = |gpu: &str| {
         format!(
             "{{apiVersion: platform.dev/v1, kind: InferenceService, metadata: {{name: e}}, \
-             spec: {{model: {{name: org/minilm}}, task: embed, runtime: onnx{gpu}}}}}"
+             spec: {{model: {{name: org/minilm}}, task: embed, runtime: onnx, pooling: cls{gpu}}}}}"
         )
     };
     for (gpu, tag, device) in [("", "cpu", "cpu"), (", gpu: {product: nvidia-l4}", "trt-onnx", "cuda")] {
@@ -349,7 +349,7 @@ fn embeddings_by_onnx_runtime() {
         let container = &pod.containers[0];
         assert_eq!(container.image, Some(format!("michaelf34/infinity:0.0.77-{tag}")));
         let args = container.args.as_ref().expect("arguments").join(" ");
-        let expected = "v2 --model-id org/minilm --served-model-name org/minilm --engine optimum --device ";
+        let expected = "v2 --model-id org/minilm --served-model-name org/minilm --engine optimum --pooling-method cls --device ";
         assert!(
             args.starts_with(&format!("{expected}{device} --url-prefix /v1 --port 8000 --no-trust")),
             "{args}"

@@ -332,6 +332,7 @@ fn service_spec(model: &str, task: Task, runtime: Runtime) -> InferenceServiceSp
         model_cache: None,
         task,
         runtime,
+        pooling: None,
         endpoint: None,
         secret_ref: None,
         tls: None,

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use aistack_api::engine::EngineTask;
 use aistack_api::server::ServerConfig;
 use aistack_api::tinyinfer::TinyinferConfig;
-use aistack_crds::inference_service::Task;
+use aistack_crds::inference_service::{Pooling, Task};
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
@@ -46,7 +46,7 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
     for version in &service.versions {
         let workload = match &service.engine {
             Engine::Vllm(_) => vllm(service, serving, version),
-            Engine::Onnx(_) => infinity(service, serving, version),
+            Engine::Onnx(_, pooling) => infinity(service, serving, version, *pooling),
             Engine::Tinyinfer(_) | Engine::External(_) => tinyinfer(service, serving, version),
         };
         let claims = claims(&workload);
@@ -198,7 +198,12 @@ fn vllm(service: &ValidatedInferenceService, serving: &Serving, version: &Versio
 
 /// Embeddings by ONNX Runtime. The program of a model's repository is not run, and nobody is told of it.
 /// <https://michaelfeil.eu/infinity/latest/cli_v2/>
-fn infinity(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
+fn infinity(
+    service: &ValidatedInferenceService,
+    serving: &Serving,
+    version: &Version,
+    pooling: Pooling,
+) -> Workload {
     let place = fetch::place(service, serving, version).map(|place| format!("{MODELS_DIR}/{place}"));
     let device = if serving.gpu == Gpu::None { "cpu" } else { "cuda" };
     let mut args = vec!["v2".to_owned()];
@@ -206,6 +211,7 @@ fn infinity(service: &ValidatedInferenceService, serving: &Serving, version: &Ve
         ("--model-id", place.as_deref().unwrap_or(&service.model)),
         ("--served-model-name", &service.model),
         ("--engine", "optimum"),
+        ("--pooling-method", if pooling == Pooling::Mean { "mean" } else { "cls" }),
         ("--device", device),
         ("--url-prefix", "/v1"),
         ("--port", &HTTP_PORT.to_string()),

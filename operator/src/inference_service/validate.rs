@@ -2,7 +2,7 @@
 
 use aistack_crds::InferenceService;
 use aistack_crds::inference_service::{
-    CanarySpec, ModelCacheSpec, Runtime, ScalingSpec, Task, TrafficTarget,
+    CanarySpec, ModelCacheSpec, Pooling, Runtime, ScalingSpec, Task, TrafficTarget,
 };
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 
@@ -53,7 +53,7 @@ pub enum Engine {
     /// vLLM, run here.
     Vllm(Box<Serving>),
     /// Infinity on ONNX Runtime, run here; for embeddings.
-    Onnx(Box<Serving>),
+    Onnx(Box<Serving>, Pooling),
     /// A server that already runs at this address.
     External(String),
 }
@@ -63,7 +63,7 @@ impl Engine {
     pub(super) fn component(&self) -> &'static str {
         match self {
             Self::Vllm(_) => "vllm",
-            Self::Onnx(_) => "infinity",
+            Self::Onnx(..) => "infinity",
             Self::Tinyinfer(_) | Self::External(_) => COMPONENT,
         }
     }
@@ -179,7 +179,7 @@ impl ValidatedInferenceService {
     /// Pods of its own, unless somebody else runs it.
     pub(super) fn serving(&self) -> Option<&Serving> {
         match &self.engine {
-            Engine::Tinyinfer(serving) | Engine::Vllm(serving) | Engine::Onnx(serving) => Some(serving),
+            Engine::Tinyinfer(serving) | Engine::Vllm(serving) | Engine::Onnx(serving, _) => Some(serving),
             Engine::External(_) => None,
         }
     }
@@ -204,7 +204,7 @@ impl ValidatedInferenceService {
     pub fn endpoint(&self) -> String {
         match &self.engine {
             Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            Engine::Tinyinfer(_) | Engine::Vllm(_) | Engine::Onnx(_) => self.endpoint_of(&self.versions[0]),
+            Engine::Tinyinfer(_) | Engine::Vllm(_) | Engine::Onnx(..) => self.endpoint_of(&self.versions[0]),
         }
     }
 }
@@ -242,7 +242,8 @@ pub fn validate(
         Runtime::External => Engine::External(spec.endpoint.clone().unwrap_or_default()),
         Runtime::Onnx if spec.task == Task::Embed => {
             let tag = if gpu == Gpu::None { INFINITY_CPU } else { INFINITY_CUDA };
-            Engine::Onnx(serving(of_theirs(service, INFINITY_IMAGE, tag)))
+            let pooling = spec.pooling.unwrap_or(Pooling::Mean);
+            Engine::Onnx(serving(of_theirs(service, INFINITY_IMAGE, tag)), pooling)
         }
         Runtime::Onnx => {
             return Err(refuse(Problem::new(
