@@ -90,11 +90,6 @@ async fn an_object_becomes_its_children_and_says_so() -> Result<()> {
     for name in ["kv", "kv-members"] {
         story.api::<Service>().get(name).await?;
     }
-    wait::until("an Event tells of it", || async {
-        let told = wait::events(&story.client, "becomes", "kv").await;
-        Ok(told.contains("Normal").then_some(()))
-    })
-    .await?;
     story.operator.stop().await
 }
 
@@ -183,6 +178,11 @@ async fn somebody_elses_object_is_never_adopted() -> Result<()> {
     assert_eq!(condition(&kv, "Stalled").map(|said| said.0).as_deref(), Some("True"), "kstatus gives up");
     let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
     assert!(message.contains("Service kv") && message.contains("delete or rename it"), "{message}");
+    wait::until("an Event tells of it", || async {
+        let told = wait::events(&story.client, "taken", "kv").await;
+        Ok(told.contains("Warning NameTaken").then_some(()))
+    })
+    .await?;
     let now = services.get("kv").await?;
     assert_eq!(now.resource_version(), theirs.resource_version(), "it was not touched");
     services.delete("kv", &DeleteParams::default()).await?;

@@ -20,7 +20,7 @@
 //! ";
 //! let compiled = aistack_operator::compile("stack.yaml", stack).unwrap();
 //! let kinds: Vec<_> = compiled.manifests.iter().map(|manifest| manifest.kind()).collect();
-//! assert_eq!(kinds, ["ConfigMap", "ConfigMap", "Service", "Service", "PodDisruptionBudget", "StatefulSet"]);
+//! assert_eq!(kinds, ["ConfigMap", "ConfigMap", "Service", "Service", "StatefulSet"]);
 //! ```
 
 pub mod aistack;

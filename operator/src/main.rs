@@ -9,6 +9,10 @@ use aistack_operator::run::Operator;
 use clap::Parser;
 use serde_json::{Map, json};
 
+/// Lists of objects come and go, and what they took is given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const COMPONENT: Component = Component {
     name: "aistack-operator",
     env_prefix: "AISTACK_OPERATOR_",

@@ -291,7 +291,7 @@ impl Workload {
         let mut manifests = self.configuration();
         manifests.push(self.headless_service(&headless));
         manifests.push(self.client_service());
-        manifests.push(self.disruption_budget());
+        self.push_disruption_budget(&mut manifests);
         manifests.push(StatefulSet {
             metadata: self.owner.metadata(&self.name),
             spec: StatefulSetSpec {
@@ -321,7 +321,7 @@ impl Workload {
     pub fn stateless(&self) -> Manifests {
         let mut manifests = self.configuration();
         manifests.push(self.client_service());
-        manifests.push(self.disruption_budget());
+        self.push_disruption_budget(&mut manifests);
         manifests.push(Deployment {
             metadata: self.owner.metadata(&self.name),
             spec: DeploymentSpec {
@@ -403,8 +403,12 @@ impl Workload {
             .collect()
     }
 
-    fn disruption_budget(&self) -> PodDisruptionBudget {
-        PodDisruptionBudget {
+    /// Of one pod, a budget that never blocks a drain would say nothing.
+    fn push_disruption_budget(&self, manifests: &mut Manifests) {
+        if self.replicas < 2 {
+            return;
+        }
+        manifests.push(PodDisruptionBudget {
             metadata: self.owner.metadata(&self.name),
             spec: Some(PodDisruptionBudgetSpec {
                 // One at a time keeps every quorum and never blocks a drain for ever.
@@ -413,7 +417,7 @@ impl Workload {
                 ..PodDisruptionBudgetSpec::default()
             }),
             ..PodDisruptionBudget::default()
-        }
+        });
     }
 
     fn claim_template(&self, claim: &Claim) -> PersistentVolumeClaim {

@@ -206,7 +206,12 @@ pub async fn look<K: kube::Resource>(
     let ours = live.filter(|live| {
         holder(&live.metadata).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
     });
-    Ok(ours.map(|live| Progress::of(key.kind, &serde_json::to_value(live).expect("it came as JSON"))))
+    Ok(ours.map(|live| {
+        let live = serde_json::to_value(live).expect("it came as JSON");
+        let progress = Progress::of(key.kind, &live);
+        cluster.children.keep_read(key, live);
+        progress
+    }))
 }
 
 /// A child on its way to what is wanted of it.
@@ -237,10 +242,10 @@ impl<'a> Child<'a> {
 
     /// Reads what is there, and writes when it has to.
     async fn settle(self) -> Result<Progress, ApplyError> {
-        let live = self.api.get_opt(&self.key.object.name).await;
-        let live = live
-            .map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?
-            .map(|object| serde_json::to_value(object).expect("it came as JSON"));
+        let live = match self.cluster.children.take_read(self.key) {
+            Some(live) => Some(live),
+            None => self.read().await?,
+        };
         if let Some(live) = &live {
             self.must_be_ours(live)?;
             if applied_hash(live) == self.hash && covers(live, &self.wanted) {
@@ -249,6 +254,13 @@ impl<'a> Child<'a> {
         }
         let written = self.write(live.as_ref()).await?;
         Ok(self.observe(&written))
+    }
+
+    async fn read(&self) -> Result<Option<Value>, ApplyError> {
+        let live = self.api.get_opt(&self.key.object.name).await;
+        let live =
+            live.map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?;
+        Ok(live.map(|object| serde_json::to_value(object).expect("it came as JSON")))
     }
 
     fn must_be_ours(&self, live: &Value) -> Result<(), ApplyError> {

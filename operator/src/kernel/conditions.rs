@@ -58,6 +58,8 @@ pub struct Report {
     pub scaled: Scaled,
     /// When to look again, if no watch will say so.
     pub look_again: Option<std::time::Duration>,
+    /// Another turn will say something else in a moment: not worth a write where something is said already.
+    pub is_passing: bool,
 }
 
 /// Replicas and what goes with them.
@@ -89,6 +91,7 @@ impl Report {
             summary: summary.into(),
             scaled: Scaled::default(),
             look_again: None,
+            is_passing: false,
         }
     }
 

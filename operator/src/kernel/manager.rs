@@ -32,6 +32,9 @@ pub enum ManagerError {
     },
 }
 
+/// Workers that take nothing but users' edits, beside the others: one waits for no crowd.
+const EDITORS: usize = 2;
+
 /// How the manager runs.
 #[derive(Clone, Debug)]
 pub struct ManagerSettings {
@@ -170,10 +173,13 @@ impl Manager {
     /// Reconciles until `shutdown`; what runs then gets to end.
     async fn work(&self, shutdown: &Shutdown) {
         // What happened while another led was taken out of nobody's queue, so all of it is still there.
-        self.cluster.metrics.workers(self.settings.workers);
+        self.cluster.metrics.workers(self.settings.workers + EDITORS);
         let mut workers = JoinSet::new();
         for _ in 0..self.settings.workers.max(1) {
-            workers.spawn(worker(self.cluster.clone(), self.controllers.clone()));
+            workers.spawn(worker(self.cluster.clone(), self.controllers.clone(), false));
+        }
+        for _ in 0..EDITORS {
+            workers.spawn(worker(self.cluster.clone(), self.controllers.clone(), true));
         }
         shutdown.cancelled().await;
         self.cluster.queue.close();
@@ -193,8 +199,10 @@ impl Manager {
     }
 }
 
-async fn worker(cluster: Arc<Cluster>, controllers: HashMap<Kind, Arc<dyn Reconciler>>) {
-    while let Some(taken) = cluster.queue.next().await {
+async fn worker(cluster: Arc<Cluster>, controllers: HashMap<Kind, Arc<dyn Reconciler>>, is_for_edits: bool) {
+    let next =
+        || async { if is_for_edits { cluster.queue.next_edit().await } else { cluster.queue.next().await } };
+    while let Some(taken) = next().await {
         let outcome = match controllers.get(&taken.key.kind) {
             Some(controller) => {
                 let turn = AssertUnwindSafe(controller.reconcile(&cluster, &taken.key.object));

@@ -1,8 +1,9 @@
 //! What is to be reconciled, in which order, and what has to wait.
 //!
 //! A key is in the queue at most once and is worked on by one worker at a time; what happens to it meanwhile has it come
-//! again. What a user changed comes before what a child's change asks for, and that before what is only looked at again;
-//! so that nothing starves, every eighth turn goes to whoever waits longest.
+//! again. What a user changed comes before what is new, since that may come by the thousand, new before what a child's change asks
+//! for, and that before what is only looked at again; so that nothing starves, every eighth turn goes to whoever waits longest. Workers
+//! that take nothing but users' changes need not wait for those that are at something longer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub enum Priority {
     Resync,
     /// Something that belongs to it, or that it refers to, changed; or it failed before.
     Child,
+    /// Somebody made the object.
+    New,
     /// Somebody changed the object.
     Edit,
 }
@@ -81,6 +84,8 @@ struct Inner {
 pub struct Queue {
     inner: Mutex<Inner>,
     wake: Notify,
+    /// Wakes those that take nothing but edits.
+    wake_for_edit: Notify,
     backoff: Backoff,
     metrics: QueueMetrics,
 }
@@ -88,7 +93,7 @@ pub struct Queue {
 impl Queue {
     /// An empty queue.
     pub fn new(backoff: Backoff, metrics: QueueMetrics) -> Self {
-        Self { inner: Mutex::default(), wake: Notify::new(), backoff, metrics }
+        Self { inner: Mutex::default(), wake: Notify::new(), wake_for_edit: Notify::new(), backoff, metrics }
     }
 
     /// Asks for a reconciliation as soon as it is its turn.
@@ -134,6 +139,26 @@ impl Queue {
         }
     }
 
+    /// The next key that a user changed; `None` once the queue is closed.
+    pub async fn next_edit(&self) -> Option<Taken> {
+        loop {
+            let notified = self.wake_for_edit.notified();
+            {
+                let mut inner = self.inner.lock();
+                if inner.is_closed {
+                    self.wake_for_edit.notify_one();
+                    return None;
+                }
+                if let Some(taken) = inner.take_edit(Instant::now()) {
+                    self.metrics.taken(&taken);
+                    self.changed(&inner);
+                    return Some(taken);
+                }
+            }
+            notified.await;
+        }
+    }
+
     /// Gives a key back.
     pub fn done(&self, key: &Key, outcome: Outcome) {
         let mut inner = self.inner.lock();
@@ -148,6 +173,7 @@ impl Queue {
     pub fn close(&self) {
         self.inner.lock().is_closed = true;
         self.wake.notify_one();
+        self.wake_for_edit.notify_one();
     }
 
     /// Keys that are ready to be taken.
@@ -165,6 +191,9 @@ impl Queue {
         self.metrics.depth(inner.waiting.len());
         if !inner.waiting.is_empty() || !inner.delayed.is_empty() {
             self.wake.notify_one();
+        }
+        if inner.next_is_edit() {
+            self.wake_for_edit.notify_one();
         }
     }
 }
@@ -250,6 +279,24 @@ impl Inner {
         } else {
             self.by_priority.first_key_value().map(|(_, key)| key.clone())?
         };
+        self.hand_out(key, now)
+    }
+
+    fn next_is_edit(&self) -> bool {
+        let next = self.by_priority.first_key_value();
+        next.is_some_and(|((priority, _), _)| priority.0 == Priority::Edit)
+    }
+
+    fn take_edit(&mut self, now: Instant) -> Option<Taken> {
+        self.wake_due(now);
+        if !self.next_is_edit() {
+            return None;
+        }
+        let key = self.by_priority.first_key_value().map(|(_, key)| key.clone())?;
+        self.hand_out(key, now)
+    }
+
+    fn hand_out(&mut self, key: Key, now: Instant) -> Option<Taken> {
         let waiting = self.waiting.remove(&key)?;
         self.by_priority.remove(&(std::cmp::Reverse(waiting.priority), waiting.number));
         self.by_age.remove(&waiting.number);
@@ -309,6 +356,18 @@ mod tests {
         story.add("raised", Priority::Edit);
         let order: Vec<_> = std::iter::from_fn(|| story.take()).collect();
         assert_eq!(order, ["edit", "raised", "child", "resync"]);
+    }
+
+    #[test]
+    fn those_who_wait_for_edits_take_nothing_else() {
+        let mut story = Story::new();
+        story.add("new", Priority::New);
+        story.add("child", Priority::Child);
+        assert_eq!(story.inner.take_edit(story.now), None);
+        story.add("edit", Priority::Edit);
+        let taken = story.inner.take_edit(story.now).map(|taken| taken.key.object.name);
+        assert_eq!(taken.as_deref(), Some("edit"));
+        assert_eq!((story.take().as_deref(), story.take().as_deref()), (Some("new"), Some("child")));
     }
 
     #[test]

@@ -267,6 +267,9 @@ impl<C: Controller> Turn<'_, C> {
     async fn say(&self, report: Report) -> Result<(), ReconcileError> {
         let before = self.status();
         let generation = self.object.meta().generation;
+        if report.is_passing && before.observed_generation() == generation {
+            return Ok(());
+        }
         let conditions = conditions::conditions(&report, before.conditions(), generation, Timestamp::now());
         let status =
             <C::Object as kube::core::object::HasStatus>::Status::of(generation, conditions, &report);
@@ -314,7 +317,8 @@ impl<C: Controller> Turn<'_, C> {
         }
     }
 
-    /// An Event for each new reason, so that `kubectl describe` tells the story.
+    /// An Event when it becomes ready or something is wrong, so that `kubectl describe` tells the story. What is merely under way
+    /// is in the conditions; of steps that matter the kinds tell themselves.
     async fn tell_of_turn(
         &self,
         before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
@@ -327,6 +331,9 @@ impl<C: Controller> Turn<'_, C> {
             return;
         }
         let is_bad = report.degraded.as_ref().is_some_and(|degraded| degraded.reason == because.reason);
+        if !is_ready && !is_bad {
+            return;
+        }
         self.cluster.tell(&self.about(), is_bad, because.reason, because.message.clone()).await;
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use aistack_crds::Kind;
 use futures::StreamExt as _;
@@ -15,6 +16,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Resource, ResourceExt as _};
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::child::{ChildKey, ChildKind, Holder, Observed};
@@ -26,6 +28,10 @@ use crate::meta::MANAGER;
 
 /// Label that the operator's children carry.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Objects that are listed at a time: more take their memory all at once.
+const PAGE: u32 = 100;
+/// How long a step's reading will do for the next one.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Whether all watches have listed what there is.
 #[derive(Debug, Default)]
@@ -155,6 +161,8 @@ struct ChildrenInner {
     known: HashMap<ChildKey, ChildMeta>,
     of: HashMap<String, HashSet<ChildKey>>,
     observed: HashMap<ChildKey, Observed>,
+    /// What a turn that runs has read of a child, and when.
+    read: HashMap<ChildKey, (Instant, Value)>,
 }
 
 /// All children of all objects, as metadata, and what was observed of those that were looked at.
@@ -185,6 +193,17 @@ impl Children {
             .then(|| observed.clone())
     }
 
+    /// Keeps what was read of a child for a later step of the same turn.
+    pub(super) fn keep_read(&self, key: &ChildKey, live: Value) {
+        self.inner.write().read.insert(key.clone(), (Instant::now(), live));
+    }
+
+    /// What an earlier step of this turn read, once.
+    pub(super) fn take_read(&self, key: &ChildKey) -> Option<Value> {
+        let (read, live) = self.inner.write().read.remove(key)?;
+        (read.elapsed() < FRESH).then_some(live)
+    }
+
     pub(super) fn observe(&self, key: &ChildKey, observed: Observed) {
         self.inner.write().observed.insert(key.clone(), observed);
     }
@@ -207,6 +226,7 @@ impl Children {
     fn remove(&self, key: &ChildKey) -> Option<ChildMeta> {
         let mut inner = self.inner.write();
         inner.observed.remove(key);
+        inner.read.remove(key);
         let meta = inner.known.remove(key)?;
         if let Some(holder) = &meta.holder
             && let Some(keys) = inner.of.get_mut(&holder.uid)
@@ -276,8 +296,12 @@ impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
         let meta = object.meta().clone();
         let before = self.objects.insert(object);
         // A status that we wrote ourselves is no news to us; whoever refers to the object may think otherwise.
-        if before.as_ref().is_none_or(|before| is_edited(before.meta(), &meta)) {
-            self.cluster.queue.add(Key::new(self.kind, name.clone()), priority);
+        match &before {
+            None => self.cluster.queue.add(Key::new(self.kind, name.clone()), priority.min(Priority::New)),
+            Some(before) if is_edited(before.meta(), &meta) => {
+                self.cluster.queue.add(Key::new(self.kind, name.clone()), priority);
+            }
+            Some(_) => {}
         }
         if before.is_none_or(|before| before.meta().resource_version != meta.resource_version) {
             self.wake_referrers(&name);
@@ -413,7 +437,7 @@ async fn follow<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let stream = watcher(api, config.any_semantic()).default_backoff();
+    let stream = watcher(api, config.any_semantic().page_size(PAGE)).default_backoff();
     tokio::pin!(stream);
     let is_broken = AtomicBool::new(false);
     while let Some(event) = stream.next().await {

@@ -59,6 +59,9 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
     manifests.push(shape.record.manifest(cluster));
     manifests
         .append(workload(cluster).stateful(&Claim { size: shape.claims.clone(), ..cluster.claim.clone() }));
+    if cluster.voters < 2 && shape.kept.count() < 2 {
+        manifests.0.retain(|manifest| !matches!(manifest, Manifest::PodDisruptionBudget(_)));
+    }
     for manifest in &mut manifests.0 {
         match manifest {
             Manifest::StatefulSet(set) => fit(cluster, shape, set),

@@ -24,6 +24,8 @@ use crate::report;
 const FINALIZER: &str = "platform.dev/vectorcollection";
 /// While a server is waited for.
 const SOON: Duration = Duration::from_secs(5);
+/// After a collection was created.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// The controller.
 #[derive(Clone, Debug, Default)]
@@ -155,8 +157,10 @@ impl Controller for VectorController {
             ),
             Collection::Present(there) => of_collection(collection, there),
         };
-        if !matches!(found.collection, Collection::Present(_)) {
-            report.look_again = Some(SOON);
+        match found.collection {
+            Collection::Present(_) => {}
+            Collection::Absent => (report.look_again, report.is_passing) = (Some(AT_ONCE), true),
+            Collection::NoServer | Collection::Unknown(_) => report.look_again = Some(SOON),
         }
         if let (Home::Own(_), Some(failure)) = (collection.home(), &pods.failure) {
             report.degraded = Some(Because::new("PodsRefused", failure.clone()));
