@@ -73,6 +73,10 @@ bench: ## Run the benchmarks beside their peers; appends to docs/benchmarks/*.js
 bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B10, half an hour); WORKLOADS=B1,B4 for some
 	@e2e/peers/bench/tinykv.sh $(WORKLOADS)
 
+.PHONY: bench-operator
+bench-operator: ## The operator with 1,000 objects, and KubeRay's beside it (L1 to L6, root, half an hour); OBJECTS, ONLY=L1,L2
+	@e2e/peers/bench/operator.sh
+
 .PHONY: test-faults
 test-faults: ## What goes wrong, through the whole stack: hostile clients, a full disk, kill -9 of everything
 	@e2e/faults.sh

@@ -1,5 +1,5 @@
-//! The certificates of a control plane: an authority, the server's certificate, an administrator's, and the key that signs
-//! service accounts.
+//! The certificates of a control plane: an authority, the server's certificate, an administrator's, one of an administrator whose
+//! writes are written down, and the key that signs service accounts.
 
 use std::path::Path;
 
@@ -8,6 +8,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
+
+/// The one whose writes the API server writes down.
+pub const AUDITED: &str = "audited";
 
 /// Writes all of them into `folder`.
 pub fn write(folder: &Path) -> Result<()> {
@@ -24,16 +27,21 @@ pub fn write(folder: &Path) -> Result<()> {
     let mut server = CertificateParams::new(hosts.to_vec())?;
     server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
     server.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-    let mut admin = CertificateParams::new(Vec::new())?;
-    admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
-    admin.distinguished_name.push(DnType::CommonName, "admin");
-    admin.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-    for (name, params) in [("server", server), ("admin", admin)] {
+    let (admin, audited) = (administrator("admin")?, administrator(AUDITED)?);
+    for (name, params) in [("server", server), ("admin", admin), (AUDITED, audited)] {
         let key = KeyPair::generate()?;
         file(&format!("{name}.crt"), params.signed_by(&key, &authority)?.pem())?;
         file(&format!("{name}.key"), key.serialize_pem())?;
     }
     Ok(())
+}
+
+fn administrator(name: &str) -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    Ok(params)
 }
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {

@@ -18,6 +18,7 @@
 //! Nothing stays behind: processes end when the plane is dropped, and when the test process dies without a word.
 
 pub mod bed;
+pub mod crowd;
 pub mod hollow;
 pub mod keys;
 pub mod operator;
@@ -27,6 +28,7 @@ pub mod story;
 pub mod wait;
 
 pub use bed::Bed;
+pub use crowd::{Census, Crowd, Engines, Ledger};
 pub use hollow::{Hollow, HollowNode};
 pub use operator::Running;
 pub use plane::{Plane, Tier};

@@ -15,7 +15,7 @@ use kube::{Client, Config};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::keys;
+use crate::keys::{self, AUDITED};
 use crate::process::{Process, Watchdog};
 use crate::wait;
 
@@ -79,7 +79,11 @@ impl Plane {
         let folder = tempfile::Builder::new().prefix("plane-").tempdir()?;
         keys::write(folder.path())?;
         let port = free_port()?;
-        kubeconfig(folder.path(), port)?;
+        kubeconfig(folder.path(), port, "admin", "kubeconfig")?;
+        kubeconfig(folder.path(), port, AUDITED, AUDITED)?;
+        std::fs::write(folder.path().join("audit.yaml"), audit_policy()).context("write the audit policy")?;
+        std::fs::write(folder.path().join("scheduler.yaml"), scheduler(folder.path()))
+            .context("write the scheduler's settings")?;
         let processes = start_api_server(&programs, folder.path(), port)?;
         let watchdogs = vec![Watchdog::over(&processes, folder.path())?];
         let kubeconfig = Kubeconfig::read_from(folder.path().join("kubeconfig"))?;
@@ -108,6 +112,27 @@ impl Plane {
     /// The file that points kubectl at it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// The file that points a program at it whose writes are to be counted: see [`Plane::audit_log`].
+    pub fn audited_kubeconfig(&self) -> PathBuf {
+        self.folder.path().join(AUDITED)
+    }
+
+    /// What the API server wrote down of changes that programs with [`Plane::audited_kubeconfig`] asked for: an `audit.k8s.io/v1`
+    /// Event a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    /// Figures of the API server, as Prometheus has them.
+    pub async fn figures(&self) -> Result<String> {
+        Ok(self.client().request_text(http_get("/metrics")?).await?)
+    }
+
+    /// Names and numbers of its processes.
+    pub fn processes(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.processes.iter().map(|process| (process.name(), process.id()))
     }
 
     /// Installs the seven kinds, and waits until they are served.
@@ -171,20 +196,47 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn kubeconfig(folder: &Path, port: u16) -> Result<()> {
+/// Only changes, and only those of one user, so that it costs nothing where nobody counts.
+fn audit_policy() -> String {
+    format!(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+         - {{level: Metadata, users: [{AUDITED}], verbs: [create, update, patch, delete, deletecollection]}}\n\
+         - {{level: None}}\n"
+    )
+}
+
+/// As much as the machine can do: the default of 50 requests a second is for clusters whose API server has others to serve.
+const RATE: &str = "1000";
+
+fn scheduler(folder: &Path) -> String {
+    let kubeconfig = folder.join("kubeconfig");
+    format!(
+        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nleaderElection: {{leaderElect: false}}\n\
+         clientConnection: {{kubeconfig: {}, qps: {RATE}, burst: {RATE}}}\n",
+        kubeconfig.display()
+    )
+}
+
+fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
     let at = folder.display();
     let text = format!(
         "apiVersion: v1\nkind: Config\n\
          clusters: [{{name: plane, cluster: {{server: \"https://127.0.0.1:{port}\", certificate-authority: {at}/ca.crt}}}}]\n\
-         users: [{{name: admin, user: {{client-certificate: {at}/admin.crt, client-key: {at}/admin.key}}}}]\n\
-         contexts: [{{name: plane, context: {{cluster: plane, user: admin}}}}]\ncurrent-context: plane\n"
+         users: [{{name: {user}, user: {{client-certificate: {at}/{user}.crt, client-key: {at}/{user}.key}}}}]\n\
+         contexts: [{{name: plane, context: {{cluster: plane, user: {user}}}}}]\ncurrent-context: plane\n"
     );
-    std::fs::write(folder.join("kubeconfig"), text).context("write the kubeconfig")
+    std::fs::write(folder.join(name), text).with_context(|| format!("write {name}"))
+}
+
+fn start(programs: &Path, folder: &Path, name: &str, args: &[String]) -> Result<Process> {
+    // Memory is there, and collecting it took an eighth of the API server's time.
+    let env = [("GOGC".to_owned(), "400".to_owned())];
+    Process::start_with(folder, name, &programs.join(name), args, &env)
 }
 
 fn start_api_server(programs: &Path, folder: &Path, port: u16) -> Result<Vec<Process>> {
     let at = |name: &str| folder.join(name).display().to_string();
-    let run = |name: &str, args: Vec<String>| Process::start(folder, name, &programs.join(name), &args);
+    let run = |name: &str, args: Vec<String>| start(programs, folder, name, &args);
     let (client, peer) = (free_port()?, free_port()?);
     let (store, peers) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
     let etcd = run(
@@ -214,6 +266,8 @@ fn start_api_server(programs: &Path, folder: &Path, port: u16) -> Result<Vec<Pro
         ("secure-port", port.to_string()),
         ("bind-address", "127.0.0.1".to_owned()),
         ("endpoint-reconciler-type", "none".to_owned()),
+        // Of documentation: nobody is told, and a machine without a network has none to be found.
+        ("advertise-address", "192.0.2.1".to_owned()),
         ("tls-cert-file", at("server.crt")),
         ("tls-private-key-file", at("server.key")),
         ("client-ca-file", at("ca.crt")),
@@ -223,26 +277,30 @@ fn start_api_server(programs: &Path, folder: &Path, port: u16) -> Result<Vec<Pro
         ("service-cluster-ip-range", "10.96.0.0/16".to_owned()),
         ("authorization-mode", "Node,RBAC".to_owned()),
         ("allow-privileged", "true".to_owned()),
+        ("audit-policy-file", at("audit.yaml")),
+        ("audit-log-path", at("audit.log")),
     ];
     Ok(vec![run("kube-apiserver", args(flags))?, etcd])
 }
 
 fn start_controllers(programs: &Path, folder: &Path) -> Result<Vec<Process>> {
     let at = |name: &str| folder.join(name).display().to_string();
-    let run = |name: &str, args: Vec<String>| Process::start(folder, name, &programs.join(name), &args);
-    let shared = || {
-        [
-            ("kubeconfig", at("kubeconfig")),
-            ("leader-elect", "false".to_owned()),
-            ("secure-port", "0".to_owned()),
-        ]
-    };
-    let manager = shared().into_iter().chain([
+    let run = |name: &str, args: Vec<String>| start(programs, folder, name, &args);
+    let manager = [
+        ("kubeconfig", at("kubeconfig")),
+        ("leader-elect", "false".to_owned()),
+        ("secure-port", "0".to_owned()),
+        ("kube-api-qps", RATE.to_owned()),
+        ("kube-api-burst", RATE.to_owned()),
+        // Endpoints of pods that come up together are written together.
+        ("endpoint-updates-batch-period", "500ms".to_owned()),
+        ("endpointslice-updates-batch-period", "500ms".to_owned()),
         ("service-account-private-key-file", at("accounts.key")),
         ("root-ca-file", at("ca.crt")),
         ("use-service-account-credentials", "true".to_owned()),
-    ]);
-    Ok(vec![run("kube-controller-manager", args(manager))?, run("kube-scheduler", args(shared()))?])
+    ];
+    let scheduler = [("config", at("scheduler.yaml")), ("secure-port", "0".to_owned())];
+    Ok(vec![run("kube-controller-manager", args(manager))?, run("kube-scheduler", args(scheduler))?])
 }
 
 fn args<'a>(flags: impl IntoIterator<Item = (&'a str, String)>) -> Vec<String> {

@@ -17,11 +17,23 @@ pub struct Process {
 impl Process {
     /// Starts `program`; its output goes to `NAME.log` in `folder`.
     pub fn start(folder: &Path, name: &str, program: &Path, args: &[String]) -> Result<Self> {
+        Self::start_with(folder, name, program, args, &[])
+    }
+
+    /// The same, with more variables than it inherits.
+    pub fn start_with(
+        folder: &Path,
+        name: &str,
+        program: &Path,
+        args: &[String],
+        env: &[(String, String)],
+    ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let errors = output.try_clone()?;
         let child = Command::new(program)
             .args(args)
+            .envs(env.iter().cloned())
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output)

@@ -1,5 +1,6 @@
 //! A provisioner: a volume for each claim, larger when the claim is, gone when it is.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -33,10 +34,17 @@ pub(super) fn folder(volumes: &Path, claim: &PersistentVolumeClaim) -> PathBuf {
 pub(super) async fn follow(client: Client, volumes: PathBuf) {
     let api: Api<PersistentVolumeClaim> = Api::all(client.clone());
     let mut claims = watch(api, watcher::Config::default()).default_backoff().boxed();
+    // Claims whose volume is made and that are not bound yet: they change several times until they are.
+    let mut made = HashSet::new();
     while let Some(event) = claims.next().await {
         let done = match event {
-            Ok(Event::Apply(claim) | Event::InitApply(claim)) => settle(&client, &volumes, &claim).await,
-            Ok(Event::Delete(claim)) => remove(&client, &volumes, &claim).await,
+            Ok(Event::Apply(claim) | Event::InitApply(claim)) => {
+                settle(&client, &volumes, &claim, &mut made).await
+            }
+            Ok(Event::Delete(claim)) => {
+                made.remove(&claim.uid());
+                remove(&client, &volumes, &claim).await
+            }
             _ => Ok(()),
         };
         if let Err(error) = done {
@@ -56,11 +64,19 @@ async fn remove(client: &Client, volumes: &Path, claim: &PersistentVolumeClaim) 
     Ok(())
 }
 
-async fn settle(client: &Client, volumes: &Path, claim: &PersistentVolumeClaim) -> Result<()> {
+async fn settle(
+    client: &Client,
+    volumes: &Path,
+    claim: &PersistentVolumeClaim,
+    made: &mut HashSet<Option<String>>,
+) -> Result<()> {
     let value = serde_json::to_value(claim)?;
     let asked = value.pointer("/spec/resources/requests/storage").cloned().unwrap_or_default();
     let has = value.pointer("/status/capacity/storage").cloned().unwrap_or_default();
     if claim.metadata.deletion_timestamp.is_some() || asked == has {
+        return Ok(());
+    }
+    if has.is_null() && !made.insert(claim.uid()) {
         return Ok(());
     }
     let folder = folder(volumes, claim);

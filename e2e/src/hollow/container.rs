@@ -30,6 +30,17 @@ pub(super) struct Place {
     pub hosts: PathBuf,
 }
 
+impl Place {
+    /// That of the pod with this uid, in the folder of all.
+    pub(super) fn of(folder: &Path, uid: &str) -> Self {
+        Self {
+            pod: folder.join("pods").join(uid),
+            volumes: folder.join("volumes"),
+            hosts: folder.join("hosts"),
+        }
+    }
+}
+
 /// A pod whose containers are processes.
 pub(super) struct Boxed<'a> {
     pub client: &'a Client,
@@ -63,7 +74,7 @@ impl Boxed<'_> {
         cell.spawn(program, &args, env, &log)
     }
 
-    async fn env(&self, container: &Container) -> Result<BTreeMap<String, String>> {
+    pub(super) async fn env(&self, container: &Container) -> Result<BTreeMap<String, String>> {
         let mut env = BTreeMap::new();
         for source in container.env_from.iter().flatten() {
             if let Some(source) = &source.config_map_ref {

@@ -2,11 +2,13 @@
 //!
 //! They do for objects what a kubelet and a provisioner of volumes do: heartbeats, pods' statuses, bound and grown claims. Most pods
 //! are hollow: nothing runs, and they are ready. Those whose program is named in [`Programs`] run it, as a process in a mount namespace
-//! with the pod's own files, volumes, host names and loopback address ([`container`]).
+//! with the pod's own files, volumes, host names and loopback address ([`container`]), except in namespaces where [`Hollow::stand_in`] has
+//! something cheaper answer for them ([`member`]).
 
 mod cell;
 mod claims;
 mod container;
+mod member;
 mod node;
 mod pods;
 
@@ -84,6 +86,11 @@ impl Hollow {
     /// The pods of a namespace that run a process.
     pub fn live(&self, namespace: &str) -> Vec<Live> {
         self.pods.live(namespace)
+    }
+
+    /// In this namespace no pod runs a process: members of KVClusters are stood in for.
+    pub fn stand_in(&self, namespace: &str) {
+        self.pods.stand_in(namespace);
     }
 
     /// Takes all of them away, as a power cut does.

@@ -1,6 +1,6 @@
 //! Pods from scheduled to gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::container::{self, Boxed, Place};
+use super::member::Member;
 use super::{HollowNode, Programs};
 
 /// Between two looks at whether a process is ready.
@@ -64,6 +65,8 @@ pub(super) struct Pods {
     folder: PathBuf,
     count: AtomicU32,
     live: Mutex<HashMap<String, (String, Live)>>,
+    /// Namespaces whose pods run no processes.
+    stood_in: Mutex<HashSet<String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -76,6 +79,7 @@ impl Pods {
             folder: folder.to_owned(),
             count: AtomicU32::new(0),
             live: Mutex::default(),
+            stood_in: Mutex::default(),
             tasks: Mutex::default(),
         }
     }
@@ -86,6 +90,10 @@ impl Pods {
             all.values().filter(|(of, _)| of == namespace).map(|(_, live)| live.clone()).collect();
         live.sort_by(|a, b| a.name.cmp(&b.name));
         live
+    }
+
+    pub(super) fn stand_in(&self, namespace: &str) {
+        self.stood_in.lock().insert(namespace.to_owned());
     }
 
     pub(super) fn kill_all(&self) {
@@ -129,12 +137,20 @@ impl Pods {
         let first = pod.borrow().clone();
         let container = first.spec.as_ref().and_then(|spec| spec.containers.first());
         let command = container.and_then(|container| container.command.as_ref()?.first());
+        let namespace = first.namespace().unwrap_or_default();
+        let is_stood_in = self.stood_in.lock().contains(&namespace);
         let done = match command.and_then(|command| self.programs.get(command)) {
-            Some(program) => self.run(&first, program, &mut pod).await,
-            None => self.pretend(&first, &node, &mut pod).await,
+            Some(program) if !is_stood_in => {
+                let done = self.run(&first, program, &mut pod).await;
+                self.live.lock().remove(&first.uid().unwrap_or_default());
+                self.name_hosts(&namespace);
+                done
+            }
+            _ if is_stood_in && command.is_some_and(|command| command == "tinykv") => {
+                self.stand_in_for(&first, &mut pod).await
+            }
+            _ => self.pretend(&first, &node, &mut pod).await,
         };
-        self.live.lock().remove(&first.uid().unwrap_or_default());
-        self.name_hosts(&first.namespace().unwrap_or_default());
         if let Err(error) = done {
             eprintln!("hollow pod {}: {error:#}", first.name_any());
         }
@@ -158,10 +174,41 @@ impl Pods {
         self.bury(first).await
     }
 
+    /// Nothing runs, and something answers for the member of a KVCluster that it is.
+    async fn stand_in_for(&self, first: &Pod, pod: &mut watch::Receiver<Pod>) -> Result<()> {
+        let address = self.local();
+        let namespace = first.namespace().unwrap_or_default();
+        let place = Place::of(&self.folder, &first.uid().unwrap_or_default());
+        let boxed = Boxed { client: &self.client, pod: first, place: &place, address: &address };
+        let container = first.spec.as_ref().and_then(|spec| spec.containers.first());
+        let env = boxed.env(container.context("a container")?).await?;
+        let peers = env.get("TINYKV_PEERS").with_context(|| format!("peers of {namespace}"))?;
+        let member = Member::new(&first.name_any(), peers)?;
+        let reported = async {
+            self.report(first, &address, State::Ready, 0).await?;
+            until_leaving(pod).await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            ended = member.serve(&address) => ended?,
+            told = reported => told?,
+        }
+        self.bury(first).await
+    }
+
+    /// An address of this machine that nobody else has: of 10.200.0.0/14 where all of that is local (as in a network namespace with
+    /// `ip route add local 10.200.0.0/14 dev lo`), else of loopback, which Kubernetes wants in no endpoints.
+    fn local(&self) -> String {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let (net, host) = (number / 62_500, format!("{}.{}", (number / 250) % 250, number % 250 + 1));
+        let is_local = |address: &String| std::net::TcpListener::bind(format!("{address}:0")).is_ok();
+        let routed = Some(format!("10.{}.{host}", 200 + net)).filter(is_local);
+        routed.unwrap_or(format!("127.{}.{host}", 80 + net))
+    }
+
     /// Runs it, again when it ends, until it is told to go.
     async fn run(&self, first: &Pod, program: &Path, pod: &mut watch::Receiver<Pod>) -> Result<()> {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let address = format!("127.{}.{}.{}", 80 + number / 62_500, (number / 250) % 250, number % 250 + 1);
+        let address = self.local();
         let uid = first.uid().unwrap_or_default();
         let live = Live {
             name: first.name_any(),
@@ -173,11 +220,7 @@ impl Pods {
         let namespace = first.namespace().unwrap_or_default();
         self.live.lock().insert(uid.clone(), (namespace.clone(), live));
         self.name_hosts(&namespace);
-        let place = Place {
-            pod: self.folder.join("pods").join(&uid),
-            volumes: self.folder.join("volumes"),
-            hosts: self.folder.join("hosts"),
-        };
+        let place = Place::of(&self.folder, &uid);
         let boxed = Boxed { client: &self.client, pod: first, place: &place, address: &address };
         let mut child = None;
         tokio::select! {

@@ -2,6 +2,7 @@
 //! of a KVCluster whose pods are processes of TinyKV.
 
 mod clients;
+mod crowd;
 mod day_two;
 mod faults;
 mod monitor;
