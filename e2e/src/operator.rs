@@ -102,8 +102,8 @@ impl Running {
     }
 
     /// Kills it: no word to anybody.
-    pub async fn kill(self) {
+    pub async fn kill(&mut self) {
         self.task.abort();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
     }
 }

@@ -268,7 +268,7 @@ async fn one_leads_and_hands_over() -> Result<()> {
     let first = Running::begin(plane, &config)?;
     made("one").await?;
     assert!(first.leads());
-    let second = Running::begin(plane, &config)?;
+    let mut second = Running::begin(plane, &config)?;
     wait::until("the second is ready to take over", || async { Ok(second.health.is_ready().then_some(())) })
         .await?;
     assert!(!second.leads(), "one leads at a time");

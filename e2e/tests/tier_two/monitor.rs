@@ -81,9 +81,15 @@ impl State {
         let is_ready = conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
         let is_leaving = pod.metadata.deletion_timestamp.is_some();
         if is_leaving && ordinal < self.wanted && !self.by_fault.contains(&uid) {
-            if self.away.insert(ordinal, uid.clone()) != Some(uid) {
-                self.taken += 1;
+            if self.away.get(&ordinal) == Some(&uid) {
+                return;
             }
+            // What was down anyway is not taken away.
+            if !is_ready {
+                return;
+            }
+            self.away.insert(ordinal, uid);
+            self.taken += 1;
             if self.away.len() > 1 {
                 self.wrong.push(format!("by our hand away at a time: {:?}", self.away.keys()));
             }

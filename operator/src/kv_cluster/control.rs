@@ -311,6 +311,7 @@ mod tests {
             is_ready: ups[ordinal],
             is_newest: true,
             is_leaving: false,
+            is_stuck: false,
             is_unaware: false,
         };
         Group {

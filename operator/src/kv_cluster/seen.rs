@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use aistack_crds::KVCluster;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod, PodCondition};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 
@@ -21,6 +22,11 @@ use crate::size::Size;
 const REVISION: &str = "controller-revision-hash";
 /// Annotation of a claim whose data is to go.
 pub(super) const CONDEMNED: &str = "platform.dev/condemned";
+
+/// A pod that is not ready for longer than this will hardly become so by itself.
+const LONG: SignedDuration = SignedDuration::from_mins(2);
+/// Why a container that is about to run waits.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// What was seen, by ordinal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,18 +98,38 @@ async fn pods(
 
 fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
     let status = pod.status.as_ref();
-    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let is_ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
     SeenPod {
         pod: Pod {
-            is_ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            is_ready,
             is_newest: newest.is_empty()
                 || pod.labels().get(REVISION).is_none_or(|revision| revision == newest),
             is_leaving: pod.metadata.deletion_timestamp.is_some(),
+            is_stuck: !is_ready && is_stuck(pod),
             is_unaware: false,
         },
         address: status.and_then(|status| status.pod_ip.clone()),
         uid: pod.uid().unwrap_or_default(),
     }
+}
+
+fn condition<'a>(pod: &'a KubePod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// A pod that no node takes, whose container does not run, or that has not been ready for long.
+fn is_stuck(pod: &KubePod) -> bool {
+    let refused = condition(pod, "PodScheduled").is_some_and(|scheduled| scheduled.status == "False");
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut states = containers.filter_map(|container| container.state.as_ref());
+    let does_not_run = states.any(|state| {
+        let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+        state.terminated.is_some() || waits.is_some_and(|reason| !STARTING.contains(&reason))
+    });
+    let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    let for_long = since.is_some_and(|since| Timestamp::now().duration_since(since.0) > LONG);
+    refused || does_not_run || for_long
 }
 
 async fn claims(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<BTreeMap<u16, Claim>, StepError> {
@@ -130,4 +156,34 @@ fn of_claim(claim: &PersistentVolumeClaim, wanted: u64) -> Claim {
 /// The StatefulSet as an object, for what no apply can say.
 pub(super) fn sets(cluster: &Cluster, kv: &ValidatedKvCluster) -> Api<StatefulSet> {
     Api::namespaced(cluster.client.clone(), &kv.owner.namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_slow_is_not_stuck() {
+        let since = |since: &str| json!([{"type": "Ready", "status": "False", "lastTransitionTime": since}]);
+        let (now, long_ago) = (Timestamp::now().to_string(), "2026-01-01T00:00:00Z");
+        let waiting = |reason: &str| {
+            json!([{"name": "c", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 1, "state": {"waiting": {"reason": reason}}}])
+        };
+        let table: [(Value, Value, bool); 5] = [
+            (since(&now), json!([]), false),
+            (since(long_ago), json!([]), true),
+            (since(&now), waiting("ContainerCreating"), false),
+            (since(&now), waiting("CrashLoopBackOff"), true),
+            (json!([{"type": "PodScheduled", "status": "False"}]), json!([]), true),
+        ];
+        for (conditions, containers, expected) in table {
+            let pod = json!({"metadata": {"name": "kv-0"},
+                "status": {"conditions": conditions, "containerStatuses": containers}});
+            let seen = of_pod(&serde_json::from_value(pod).expect("a pod"), "");
+            assert_eq!(seen.pod.is_stuck, expected, "{conditions} {containers}");
+        }
+    }
 }

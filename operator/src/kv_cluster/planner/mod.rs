@@ -54,6 +54,8 @@ pub struct Pod {
     pub is_newest: bool,
     /// Whether it is being deleted.
     pub is_leaving: bool,
+    /// Whether it does not run, or has not been ready for long: a machine that is slow for a while makes no pod so.
+    pub is_stuck: bool,
     /// Whether it was there before the members were to be forgotten, and does not know of that.
     pub is_unaware: bool,
 }
@@ -313,12 +315,13 @@ impl Group {
         }
     }
 
-    /// A pod that is down anyway and of an old template: a better one may mend it, and nothing is lost by trying.
+    /// A pod that is down for good and of an old template: a better one may mend it, and nothing is lost by trying. One that is slow to
+    /// answer is not down: several of them at a time are a busy machine, and they have their votes.
     fn down_and_outdated(&self) -> Option<u16> {
         let answers =
             |ordinal: u16| self.members.iter().any(|member| member.ordinal == ordinal && member.is_up);
         let mut down = self.pods.iter().filter(|(ordinal, pod)| {
-            !pod.is_ready && !pod.is_newest && !pod.is_leaving && !answers(**ordinal)
+            pod.is_stuck && !pod.is_ready && !pod.is_newest && !pod.is_leaving && !answers(**ordinal)
         });
         // One that is on its way comes first.
         let is_one_leaving = self.pods.values().any(|pod| pod.is_leaving);

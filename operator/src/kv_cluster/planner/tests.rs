@@ -7,7 +7,7 @@ pub(super) fn member(ordinal: u16, role: Role) -> Member {
 }
 
 pub(super) fn pod() -> Pod {
-    Pod { is_ready: true, is_newest: true, is_leaving: false, is_unaware: false }
+    Pod { is_ready: true, is_newest: true, is_leaving: false, is_stuck: false, is_unaware: false }
 }
 
 /// A healthy group of voters `0..voters` that `0` leads.
@@ -166,9 +166,21 @@ fn it_rests_and_waits() {
             3,
             |g| {
                 g.members[2].is_up = false;
-                g.pods.insert(2, Pod { is_ready: false, is_newest: false, ..pod() });
+                g.pods.insert(2, Pod { is_ready: false, is_newest: false, is_stuck: true, ..pod() });
             },
             Step::Replace(2),
+        ),
+        (
+            "pods that are slow to answer are not down, and keep their votes",
+            3,
+            3,
+            |g| {
+                for ordinal in [1, 2] {
+                    g.members[usize::from(ordinal)].is_up = false;
+                    g.pods.insert(ordinal, Pod { is_ready: false, is_newest: false, ..pod() });
+                }
+            },
+            Step::Wait(Waiting::Voter(1)),
         ),
         (
             "a pod that answers is not down, whatever its probe says",

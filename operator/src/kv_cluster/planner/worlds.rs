@@ -79,7 +79,7 @@ impl World {
 
     fn crash(&mut self, ordinal: u16) {
         if let Some(pod) = self.group.pods.get_mut(&ordinal) {
-            pod.is_ready = false;
+            (pod.is_ready, pod.is_stuck) = (false, true);
         }
         self.cut_off(ordinal);
     }
@@ -168,7 +168,7 @@ impl World {
                 self.data.entry(ordinal).or_insert(member.id);
             }
             let can_start = self.data.get(&ordinal) == Some(&member.id) && !self.burnt.contains(&member.id);
-            (pod.is_ready, member.is_up) = (can_start, can_start);
+            (pod.is_ready, pod.is_stuck, member.is_up) = (can_start, !can_start, can_start);
             if can_start {
                 member.lag = 0;
                 self.by_our_hand.remove(&ordinal);
