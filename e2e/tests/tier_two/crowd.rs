@@ -33,7 +33,7 @@ async fn a_hundred_mixed_objects_become_ready_through_edits_and_a_death_and_then
     let crowd = Crowd::new("hundred", 1, 100).without_gpus();
     crowd.settle_in(&bed.plane, &bed.hollow).await?;
     let config = config(&crowd, &engines);
-    let operator = Running::begin(&bed.plane, &config)?;
+    let mut operator = Running::begin(&bed.plane, &config)?;
     let census = Census::begin(&client, Some(&crowd.namespaces()[0]));
     crowd.apply(&client).await?;
     census.until_all_settled(crowd.len() + CHILDREN, wait::PATIENCE).await?;
