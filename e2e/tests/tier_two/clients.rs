@@ -155,6 +155,10 @@ async fn write(
                     at = Some((member, client));
                     break;
                 }
+                // A Service leads to one that does not vote yet, too, and that refuses, as etcd's learners do: no step of ours failed it.
+                Err(error) if format!("{error:#}").contains("not supported for learner") => {
+                    tried = Some(member);
+                }
                 Err(error) => {
                     if is_as_it_was(bed, &namespace, &member).await {
                         counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
