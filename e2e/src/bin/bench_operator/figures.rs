@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::Cli;
 
+/// The operator that is not the peer.
+pub const OURS: &str = "aistack-operator";
+
 /// Prints figures.
 #[derive(Clone, Debug)]
 pub struct Figures {
@@ -22,8 +25,13 @@ impl Figures {
 
     /// Prints one, rounded to four digits.
     pub fn tell(&self, id: &str, what: &str, unit: &str, value: f64) {
-        let line = json!({"commit": self.commit, "date": self.date, "id": id, "machine": self.machine, "of": self.who,
-            "what": what, "unit": unit, "value": rounded(value)});
+        let mut line = json!({"id": id, "what": what, "unit": unit, "machine": self.machine, "commit": self.commit,
+            "date": self.date, "runs": 1});
+        let is_ours = self.who == OURS;
+        line[if is_ours { "ours" } else { "peer" }] = json!(rounded(value));
+        if !is_ours {
+            line["peer_version"] = json!(self.who);
+        }
         println!("{line}");
         eprintln!("  {id:<4} {what}: {} {unit}", rounded(value));
     }

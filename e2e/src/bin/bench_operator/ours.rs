@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Cli;
 use super::bed::Bed;
-use super::figures::Figures;
+use super::figures::{Figures, OURS};
 use super::phases;
 use super::subject::{Recipe, Subject};
 
@@ -41,7 +41,7 @@ fn recipe(cli: &Cli, bed: &Bed, crowds: &[&Crowd]) -> Result<Recipe> {
 /// All figures.
 pub async fn measure(cli: &Cli) -> Result<()> {
     ensure!(cli.objects.is_multiple_of(EACH), "--objects is no multiple of {EACH}");
-    let figures = Figures::of(cli, "aistack-operator");
+    let figures = Figures::of(cli, OURS);
     let mut bed = Bed::start().await?;
     let crowd = Crowd::new("crowd", cli.objects / EACH, EACH);
     let others = Crowd::new("others", cli.objects / EACH, EACH);
