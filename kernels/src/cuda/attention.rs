@@ -39,6 +39,15 @@ impl DecodeShape {
         // Short sequences are cut in two.
         self.capacity.div_ceil(CHUNK).clamp(2, MOST_CHUNKS)
     }
+
+    /// Numbers that chunks leave, and counters: two of the grid, then one for each pair of a sequence and a key head.
+    fn scratch(&self) -> [usize; 2] {
+        let rows = self.sequences.saturating_mul(self.query_heads);
+        [
+            rows.saturating_mul(self.chunks() * (DIM + 2)),
+            self.sequences.saturating_mul(self.kv_heads).saturating_add(2),
+        ]
+    }
 }
 
 /// Scratch of [`paged_decode`], reusable by every call of at most this shape on one stream.
@@ -50,12 +59,12 @@ pub struct DecodeWorkspace {
 
 impl DecodeWorkspace {
     /// Takes `sequences · query_heads · chunks · 130 · 4` bytes of device memory, chunks being at most 32.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`].
     pub fn new(stream: &Stream, shape: DecodeShape) -> Result<Self, CudaError> {
-        let chunks = shape.chunks();
-        Ok(Self {
-            partial: Buffer::zeros(stream, shape.sequences * shape.query_heads * chunks * (DIM + 2))?,
-            arrived: Buffer::zeros(stream, 2 + shape.sequences * shape.kv_heads)?,
-        })
+        let [partial, counters] = shape.scratch();
+        Ok(Self { partial: Buffer::zeros(stream, partial)?, arrived: Buffer::zeros(stream, counters)? })
     }
 }
 
@@ -91,7 +100,7 @@ pub struct PagedCache<'a, T: CacheElement = bf16> {
     pub scales: Option<CacheScales<'a>>,
     /// `[sequences, table_width]` page numbers. The kernel trusts them: an entry used by a sequence's length must be under `pages`.
     pub block_table: Tensor<'a, i32, 2>,
-    /// `[sequences]` tokens in the cache, at most `table_width · page_tokens`; 0 gives an output of zeros.
+    /// `[sequences]` tokens in the cache; 0 gives an output of zeros. The kernel trusts them too: at most `table_width · page_tokens`.
     pub lengths: Tensor<'a, i32, 1>,
 }
 
@@ -235,10 +244,8 @@ pub fn paged_decode<T: CacheElement>(
             "at most 2^30 tokens a sequence, 2^31 pages, and 2^25 pairs of a sequence and a key head",
         );
     }
-    let max_chunks = shape.chunks();
-    if workspace.arrived.len() < sequences * kv_heads
-        || workspace.partial.len() < sequences * query_heads * max_chunks * (DIM + 2)
-    {
+    let [numbers, counters] = shape.scratch();
+    if workspace.arrived.len() < counters || workspace.partial.len() < numbers {
         return refuse("the workspace was made for a smaller shape");
     }
     let partial = workspace.partial.view([workspace.partial.len()])?;
@@ -285,7 +292,7 @@ pub fn paged_decode<T: CacheElement>(
         kv_heads: kv_heads as i32,
         page_tokens: page_tokens as i32,
         table_width: width as i32,
-        max_chunks: max_chunks as i32,
+        max_chunks: shape.chunks() as i32,
         group: group as i32,
         window: window.map_or(i32::MAX, |w| i32::try_from(w).unwrap_or(i32::MAX)),
         scale_log2: soft_cap.unwrap_or(scale) * std::f32::consts::LOG2_E,
@@ -297,5 +304,24 @@ pub fn paged_decode<T: CacheElement>(
         launch(CALL, stream, kernel, grid, &mut [argument(&problem)], || {
             format!("q {q:?}, keys {:?}", cache.keys)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DecodeShape;
+
+    #[test]
+    fn a_workspace_has_a_counter_for_every_pair_beside_the_grid_s_own_two() {
+        let of = |sequences, query_heads, kv_heads, capacity| {
+            DecodeShape { sequences, query_heads, kv_heads, capacity }.scratch()
+        };
+        assert_eq!(of(64, 32, 8, 4096), [64 * 32 * 4 * 130, 2 + 512]);
+        assert_eq!(of(1, 8, 8, 16), [8 * 2 * 130, 10], "short sequences are cut in two");
+        assert_eq!(of(1, 8, 8, 1 << 30), [8 * 32 * 130, 10], "long ones into no more than 32");
+        // One made for 126 pairs, with more query heads, has room for the numbers of 128 pairs and not for their counters.
+        let (made, asked) = (of(126, 8, 1, 16), of(128, 1, 1, 16));
+        assert!(made[0] > asked[0] && made[1] < asked[1], "{made:?} {asked:?}");
+        assert_eq!(of(usize::MAX, 2, 2, 16), [usize::MAX; 2], "nothing wraps to a smaller one");
     }
 }
