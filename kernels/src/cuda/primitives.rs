@@ -36,7 +36,9 @@ impl Scratch {
         if elements > MOST_ELEMENTS {
             return Err(shape_error("Scratch", format!("{elements} elements"), "at most 2^40"));
         }
-        Ok(Self { words: Buffer::zeros(stream, HEAD + elements.div_ceil(SCAN_TILE))?, elements })
+        // `reduce` of nothing has a tile too, of no numbers.
+        let tiles = elements.div_ceil(SCAN_TILE).max(1);
+        Ok(Self { words: Buffer::zeros(stream, HEAD + tiles)?, elements })
     }
 
     fn room(&self, call: &'static str, elements: usize) -> Result<u64, CudaError> {
