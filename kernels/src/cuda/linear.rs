@@ -12,6 +12,8 @@ use super::tensor::{E4m3, Element, Tensor, TensorMut};
 
 /// Columns that share a scale in [`linear_blocks`], and features that do.
 pub const SCALE_BLOCK: usize = 128;
+/// Columns of integers up to which no sum of products can pass 32 bits: each is 128 · 128 at most.
+const MOST_INTEGERS: usize = (i32::MAX / (128 * 128)) as usize;
 /// Bytes of a row that one step multiplies: the width of the swizzle.
 const STEP_BYTES: usize = 128;
 
@@ -156,7 +158,7 @@ struct Checked {
 /// `y ← epilogue(x · Wᵀ)`: `x` `[rows, columns]`, `weight` `[features, columns]`, `y` `[rows, features]`, or half as many features where gated.
 ///
 /// Operands bf16, fp16, e4m3 or int8; 8-bit ones need `scales`, 16-bit ones take none. Sums in f32 (e4m3: in the tensor cores' own precision, some
-/// 14 bits within 32 products), exact for int8; rounded once, to bf16 (fp16 for fp16). Features a multiple of 8 (gated: 16), rows of x and of the
+/// 14 bits within 32 products), exact for int8, of at most 131,071 columns; rounded once, to bf16 (fp16 for fp16). Features a multiple of 8 (gated: 16), rows of x and of the
 /// weight a multiple of 16 bytes, everything 16-byte aligned. A row's bits do not depend on how many rows there are.
 ///
 /// # Errors
@@ -272,6 +274,8 @@ fn checked<T: Operand>(
         "features must be a multiple of 8 (gated: 16), rows of x and weight a multiple of 16 bytes and not empty"
     } else if rows.max(features).max(columns) > 1 << 30 {
         "no extent above 2^30"
+    } else if T::KIND == OperandKind::Int8 && columns > MOST_INTEGERS {
+        "int8 has at most 131,071 columns: the sums of more could pass 32 bits"
     } else {
         ""
     };
@@ -428,7 +432,14 @@ fn queue(
 
 #[cfg(test)]
 mod tests {
-    use super::{Activation, interleave_gate};
+    use super::{Activation, MOST_INTEGERS, interleave_gate};
+
+    #[test]
+    fn the_greatest_sum_of_the_most_integers_is_one() {
+        let greatest = |columns: usize| i32::try_from(columns * 128 * 128);
+        assert_eq!(MOST_INTEGERS, 131_071);
+        assert!(greatest(MOST_INTEGERS).is_ok() && greatest(MOST_INTEGERS + 1).is_err());
+    }
 
     #[test]
     fn the_curves_of_activations_are_theirs() {

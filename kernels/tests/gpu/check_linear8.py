@@ -98,6 +98,8 @@ def check_linear8():
         expect(f"linear_scaled {dtype}: 10 shapes, 5 epilogues, scales of rows and of all against float64, rows bitwise the same in every batch", worst < 4e-3 and same, f"worst {worst:.2e} same {same}")
     x = eight_bits(4, 64, torch.float8_e4m3fn)
     refuses("linear_scaled refuses three scales for four rows", lambda: tk.linear_scaled(x, eight_bits(16, 64, x.dtype), torch.ones(3, device=DEV), torch.ones(1, device=DEV)), "one a row")
+    wide = [torch.zeros(16, 131072, device=DEV, dtype=torch.int8) for _ in range(2)]
+    refuses("linear_scaled refuses 131,072 columns of int8", lambda: tk.linear_scaled(*wide, torch.ones(1, device=DEV), torch.ones(1, device=DEV)), "131,071 columns", "32 bits")
     refuses("linear_scaled refuses 72 columns", lambda: tk.linear_scaled(eight_bits(4, 72, x.dtype), eight_bits(16, 72, x.dtype), torch.ones(4, device=DEV), torch.ones(1, device=DEV)), "multiple of 16 bytes")
 
 
@@ -167,6 +169,7 @@ def check_quantize():
     x[2, 5] = math.nan
     codes, scales = tk.quantize(x, torch.float8_e4m3fn)
     expect("quantize: a row of zeros has scale 0, a NaN stays one", float(scales[1]) == 0 and bool((codes[1].float() == 0).all()) and bool(codes[2, 5].float().isnan()))
+    refuses("silu_mul_quantize refuses 17 columns", lambda: tk.silu_mul_quantize(rand(4, 17), torch.int8), "(4, 17)", "odd")
     refuses("quantize refuses blocks of 200 columns", lambda: tk.quantize(rand(2, 200), torch.int8, True), "multiple of 128")
     refuses("quantize refuses float16", lambda: tk.quantize(x, torch.float16), "float8_e4m3fn or int8")
 
