@@ -156,6 +156,8 @@ def embedding(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """table[ids], rows of bf16 by int32 ids; an id that the table does not have gives NaN."""
     _dense("ids", ids, torch.int32)
     _dense("table", table, torch.bfloat16)
+    if table.dim() != 2:
+        raise TinyKernelsError(f"table must be [entries, columns], not {tuple(table.shape)}")
     out = table.new_empty(ids.shape + table.shape[1:])
     _run(_native.lib.tk_embedding, table, _rows(out, table, (ids,), ids.numel(), table.shape[1], flag=table.shape[0]))
     return out
@@ -190,6 +192,8 @@ def cross_entropy_gradient(logits: torch.Tensor, targets: torch.Tensor, log_sum:
     _dense("logits", logits, torch.bfloat16, torch.float32)
     for name, tensor, dtype in (("targets", targets, torch.int32), ("log_sum", log_sum, torch.float32), ("factor", factor, torch.float32)):
         _dense(name, tensor, dtype)
+    if logits.dim() != 2 or not targets.shape == log_sum.shape == factor.shape == logits.shape[:1]:
+        raise TinyKernelsError(f"logits {tuple(logits.shape)}, targets {tuple(targets.shape)}, log_sum {tuple(log_sum.shape)}, factor {tuple(factor.shape)} do not belong together")
     gradient = torch.empty_like(logits)
     _run(_native.lib.tk_cross_entropy_gradient, logits, _rows(gradient, logits, (log_sum, targets, factor), *logits.shape))
     return gradient

@@ -114,6 +114,8 @@ def _quantize(x, residual, weight, epsilon, source, dtype, blocks):
         raise TinyKernelsError(f"quantised to float8_e4m3fn or int8, not {dtype}")
     for name, tensor in (("x", x), ("residual", residual), ("weight", weight)):
         _dense(name, tensor, torch.bfloat16)
+    if source == 3 and x.shape[-1] % 2:
+        raise TinyKernelsError(f"gate_up {tuple(x.shape)} has an odd number of columns, of which half are the gate's")
     hidden = x.shape[-1] // (2 if source == 3 else 1)
     if (residual is not None and residual.shape != x.shape) or (weight is not None and weight.shape != (hidden,)) or (blocks and hidden % 128):
         raise TinyKernelsError(f"x {tuple(x.shape)}, residual {residual is not None and tuple(residual.shape)}, weight {weight is not None and tuple(weight.shape)} do not belong together, or {hidden} columns are no multiple of 128")

@@ -87,6 +87,8 @@ rms_norm.register_autograd(_norm_backward, setup_context=_norm_saves)
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(first half of the columns) * second half."""
     _need("gate_up", gate_up, torch.bfloat16)
+    if gate_up.shape[-1] % 2:
+        raise TinyKernelsError(f"silu_mul: gate_up {tuple(gate_up.shape)} has an odd number of columns, of which half are the gate's")
     inner = gate_up.shape[-1] // 2
     out = gate_up.new_empty(gate_up.shape[:-1] + (inner,))
     device, stream = _at(gate_up)
@@ -104,12 +106,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x · weightᵀ, as F.linear without bias: x [..., columns], weight [features, columns]."""
     _need("x", x, torch.bfloat16)
     _need("weight", weight, torch.bfloat16)
-    features, columns = weight.shape
-    if x.shape[-1] != columns:
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
+    features, columns = weight.shape
     y = x.new_empty(x.shape[:-1] + (features,))
     device, stream = _at(x)
-    _native.check(_native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // columns, features, columns))
+    _native.check(_native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // max(columns, 1), features, columns))
     return y
 
 

@@ -22,7 +22,10 @@ class _Layer:
             raise TinyKernelsError(f"x must be a contiguous bfloat16 CUDA tensor, not {x.dtype} on {x.device} of strides {x.stride()}")
         if x.dim() != 2 or x.shape[1] != self.columns:
             raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
-        out = x.new_empty(x.shape[0], self.features) if out is None else out
+        shape = (x.shape[0], self.features)
+        if out is not None and (out.device != x.device or out.dtype != x.dtype or not out.is_contiguous() or out.shape != shape):
+            raise TinyKernelsError(f"out must be a contiguous bfloat16 tensor {shape} on {x.device}, not {out.dtype} {tuple(out.shape)} on {out.device} of strides {out.stride()}")
+        out = x.new_empty(shape) if out is None else out
         ordinal = x.device.index
         stream = torch.cuda.current_stream(ordinal).cuda_stream
         _native.check(getattr(_native.lib, self._run)(_native.handle(ordinal), stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))

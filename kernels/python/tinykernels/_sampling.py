@@ -58,12 +58,16 @@ def sample(logits, temperature, top_p, min_p, top_k, seed, bitmask=None, vocabul
     if logits.dtype not in (torch.float32, torch.bfloat16):
         raise TinyKernelsError(f"logits must be float32 or bfloat16, not {logits.dtype}")
     _need("logits", logits, logits.dtype)
+    if logits.dim() != 2:
+        raise TinyKernelsError(f"logits must be [rows, columns], not {tuple(logits.shape)}")
     rows = logits.shape[0]
     named = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "top_k": top_k, "seed": seed}
     for (name, tensor), dtype in zip(named.items(), (torch.float32,) * 3 + (torch.int32, torch.int64)):
         _need(name, tensor, dtype, (rows,))
     if bitmask is not None:
         _need("bitmask", bitmask, torch.int32)
+        if bitmask.dim() != 2 or bitmask.shape[0] != rows:
+            raise TinyKernelsError(f"bitmask must be [{rows}, words], one row for each of the logits, not {tuple(bitmask.shape)}")
     token = torch.empty(rows, dtype=torch.int32, device=logits.device)
     log_probability = torch.empty(rows, dtype=torch.float32, device=logits.device)
     ordinal = logits.device.index

@@ -77,6 +77,8 @@ def layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array, epsilon: float 
 
 def silu_mul(gate_up: jax.Array) -> jax.Array:
     """silu(first half of the columns) · second half."""
+    if gate_up.shape[-1] % 2:
+        raise TinyKernelsError(f"silu_mul: gate_up {gate_up.shape} has an odd number of columns, of which half are the gate's")
     return _call("TkSiluMul", _bf16((*gate_up.shape[:-1], gate_up.shape[-1] // 2)), gate_up)
 
 

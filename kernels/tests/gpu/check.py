@@ -86,6 +86,7 @@ def check_silu():
     expect("silu_mul: 7 shapes against float64", worst < 4e-3, f"worst {worst:.2e}")
     g = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, math.nan] + [1.0] * 8], device=DEV, dtype=torch.bfloat16)
     y = tk.silu_mul(g)[0].float()
+    refuses("silu_mul refuses 17 columns", lambda: tk.silu_mul(rand(4, 17)), "(4, 17)", "odd")
     expect("silu_mul: extremes", bool(torch.isfinite(y[:7]).all()) and bool(torch.isnan(y[7])) and float(y[4]) == 90.0, str(y.tolist()))
 
 
@@ -231,6 +232,8 @@ def check_sample():
     wild = torch.zeros(2, 64, device=DEV)
     wild[0, 7], wild[1, 9] = math.inf, 3e38
     token, _ = tk.sample(wild, ones, ones * 0.9, ones * 0, ones.int() * 0, ones.long())
+    short = torch.zeros(1, 2, device=DEV, dtype=torch.int32)
+    refuses("sample refuses a bitmask of fewer rows", lambda: tk.sample(wild, ones, ones, ones * 0, ones.int() * 0, ones.long(), short), "[2, words]", "(1, 2)")
     expect("sample: an infinite logit wins", token.tolist() == [7, 9], str(token.tolist()))
 
 
@@ -256,6 +259,7 @@ def check_packed():
         lost[1, 5] = math.nan
         y = linear(lost)
         expect(f"w{bits}a16_linear: a row with a NaN stays alone", bool(y[1].isnan().all()) and bool(torch.isfinite(y[[0, 2]]).all()))
+        refuses(f"w{bits}a16_linear refuses an output of another shape", lambda: linear(rand(3, columns), rand(2, features)), f"(3, {features})", f"(2, {features})")
         refuses(f"w{bits}a16_linear refuses 65 rows", lambda: linear(rand(65, columns)), f"w{bits}a16_linear", "at most 64 rows")
         refuses(f"W{bits}Linear refuses a zero past 2^bits", lambda: Linear(numbers, scales, zeros * 0 + 2**bits + 1, DEV), f"PackedW{bits}", "at most that")
     check_checkpoints()
@@ -339,6 +343,7 @@ def check_linear():
     expect("linear by cuBLASLt, and by the faster of the two: 4 shapes against float64", worst < 3e-3, f"worst {worst:.2e}")
     rows, features, columns = 130, 28672, 4096
     x, w = rand(rows, columns), rand(features, columns)
+    refuses("linear refuses no columns", lambda: tk.linear(rand(2, 0), rand(8, 0)), "columns not zero")
     refuses("linear refuses 12 columns", lambda: tk.linear(rand(2, 12), rand(8, 12)), "multiples of 8")
     refuses("linear refuses a tile that no kernel has", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 0, 48), "Many { features: 48 }")
     refuses("linear refuses 130 rows in the kernel for few", lambda: into(torch.empty(rows, features, device=DEV, dtype=torch.bfloat16), x, lib.tk_linear_bf16_tiled, 1, 64), "at most 64 rows")

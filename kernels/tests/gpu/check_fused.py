@@ -102,6 +102,7 @@ def check_embedding():
     y = tk.embedding(ids, table)
     good = good and torch.equal(y[[0, 2]], table[[0, 9]]) and bool(y[[1, 3, 4]].isnan().all())
     expect("embedding: 5 shapes bitwise; an id that the table does not have gives NaN", good)
+    refuses("embedding refuses a table of three dimensions", lambda: tk.embedding(ids, rand(10, 8, 2)), "(10, 8, 2)")
     refuses("embedding refuses 12 columns", lambda: tk.embedding(ids, rand(10, 12)), "multiple of 8")
 
 
