@@ -159,7 +159,18 @@ class Sorter:
             _native.lib.tk_sort_workspace_free(self._workspace)
 
 
-_workspaces: dict[tuple, int] = {}
+_workspaces: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
+
+
+def _decode_workspace(handle, stream, *extents):
+    """One a stream, made anew where an extent is greater than before (the old one stays: work that is queued may use it), in powers of two: a few in all,
+    whatever batches come."""
+    have, pointer = _workspaces.get((handle, stream), ((-1,) * len(extents), 0))
+    if any(a < b for a, b in zip(have, extents)):
+        have = tuple(a if a >= b else 1 << max(b - 1, 0).bit_length() for a, b in zip(have, extents))
+        pointer = _native.made(_native.lib.tk_decode_workspace(handle, *have))
+        _workspaces[handle, stream] = have, pointer
+    return pointer
 
 
 def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
@@ -167,15 +178,12 @@ def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=N
     sequences, heads, dim = q.shape
     pages, kv_heads, page_tokens, _ = keys.shape
     width = block_table.shape[1]
-    key = (q.device.index, stream, sequences, heads, kv_heads, width * page_tokens)
-    if key not in _workspaces:
-        _workspaces[key] = _native.made(_native.lib.tk_decode_workspace(device, sequences, heads, kv_heads, width * page_tokens))
     scales = (t.data_ptr() if t is not None else 0 for t in (key_scales, value_scales))
     step = _native.Decode(
         out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(), *scales,
         sequences, heads, kv_heads, dim, pages, page_tokens, width, window, scale, soft_cap,
     )
-    return device, stream, step, _workspaces[key]
+    return device, stream, step, _decode_workspace(device, stream, sequences, heads, kv_heads, width * page_tokens)
 
 
 @torch.library.custom_op("tinykernels::paged_decode", mutates_args=())
