@@ -59,7 +59,7 @@ struct FewProblem {
 /// `y ← x · Wᵀ`: `x` `[rows, columns]`, `weight` `[features, columns]`, `y` `[rows, features]`, bf16 with f32 sums; features and columns
 /// multiples of 8, 16-byte aligned.
 ///
-/// The tile comes out of the tuning table of the GPU ([`linear_tile`]). A row's bits do not depend on how many rows there are, nor on the tile.
+/// The tile comes out of the tuning table, which an H200 filled ([`linear_tile`]). A row's bits do not depend on how many rows there are, nor on the tile.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
