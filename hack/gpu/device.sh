@@ -19,7 +19,8 @@ for step in "${@:-check}"; do
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
     for script in pytorch_layer jax_mlp; do python3 kernels/examples/$script.py 2>&1 | tee -a "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
-  bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" --only "${step#bench}" 2>&1 | tee "$out/bench.jsonl" ;;
+  bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" --only "${step#bench}" 2>&1 | tee "$out/bench.jsonl"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
+    ! grep '^{"part"' "$out/bench.jsonl" || status=1 ;;  # a part that failed has no rows: the file of figures is not made of what is left
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for script in "check.py norm silu decode prefill rope" memcheck.py; do
