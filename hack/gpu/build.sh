@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 to=${GPU_FOLDER:-.gpu}
 mkdir -p "$to"/tests
+hack/gpu/nvcc.sh
 cargo build --release -p tinykernels --features cuda --example tinykernels_native --example decode_step
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 install -s "$target/release/examples/libtinykernels_native.so" "$to"/

@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 to=${1:-$target/wheels}
+hack/gpu/nvcc.sh
 cargo build --release -p tinykernels --features cuda --example tinykernels_native
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
