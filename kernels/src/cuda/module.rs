@@ -128,8 +128,9 @@ fn load_image(
     };
     let found = match folder.map(|f| std::fs::read(f.join(module).with_extension("cubin"))) {
         Some(Ok(bytes)) => Some(bytes),
-        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(refuse("not read", e.to_string()));
+        // One that is not there stays the embedded one, but not all of them because the folder is not.
+        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound || folder.is_some_and(|f| !f.is_dir()) => {
+            return Err(refuse("not read", format!("{}: {e}", folder.unwrap_or(Path::new("")).display())));
         }
         _ => None,
     };
@@ -167,7 +168,11 @@ fn not_whole(image: &[u8]) -> Option<String> {
     }
     for section in 0..sections.2 {
         let at = (sections.0 + section * sections.1) as usize;
-        let (kind, from, bytes) = (number(at + 4, 4)?, number(at + 24, 8)?, number(at + 32, 8)?);
+        let (Some(kind), Some(from), Some(bytes)) =
+            (number(at + 4, 4), number(at + 24, 8), number(at + 32, 8))
+        else {
+            return Some(format!("cut short: {whole} bytes, and the header of a section is past them"));
+        };
         if kind != EMPTY && from.saturating_add(bytes) > whole {
             return Some(format!(
                 "cut short: {whole} bytes, and a section ends at {}",
@@ -188,7 +193,9 @@ fn function(module: &'static str, loaded: sys::CUmodule, name: &'static str) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{images, not_whole};
+    use std::path::Path;
+
+    use super::{images, load_image, not_whole};
 
     #[test]
     fn an_image_that_was_cut_short_or_is_something_else_is_named_before_the_driver_reads_it() {
@@ -199,5 +206,17 @@ mod tests {
             assert!(reason.contains("cut short") || reason.contains("no ELF"), "{length}: {reason}");
         }
         assert!(not_whole(&[b'x'; 4096]).is_some_and(|r| r.contains("no ELF")));
+        // No program header, and one section whose header begins with the last byte.
+        let mut header = whole[..64].to_vec();
+        header[32..48].copy_from_slice(&[0_u64.to_le_bytes(), 63_u64.to_le_bytes()].concat());
+        header[54..62].copy_from_slice(&[0, 0, 0, 0, 1, 0, 1, 0]);
+        assert!(not_whole(&header).is_some_and(|r| r.contains("header of a section")));
+    }
+
+    #[test]
+    fn a_folder_of_images_that_is_not_there_is_refused_by_its_name() {
+        let refused = load_image("norm", images::norm, Some(Path::new("/nowhere/images")));
+        let error = refused.expect_err("no such folder").to_string();
+        assert!(error.contains("norm") && error.contains("/nowhere/images"), "{error}");
     }
 }
