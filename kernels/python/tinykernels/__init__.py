@@ -1,4 +1,5 @@
-"""TinyKernels for PyTorch: custom operators over the Rust library, safe under torch.compile.
+"""TinyKernels for PyTorch: custom operators over the Rust library, safe under torch.compile (sample, Sorter, the packed layers and the primitives are
+plain functions, at which a compiled graph breaks).
 
     import torch, tinykernels
     y = tinykernels.add_rms_norm(x, residual, weight, 1e-5)   # residual is updated in place
