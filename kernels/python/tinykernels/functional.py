@@ -9,8 +9,10 @@ bf16 tensors on one NVIDIA Hopper GPU; what torch would take and these do not is
 
 import torch
 
-from ._fused import cross_entropy, gelu, softmax
+from ._fused import cross_entropy as _cross_entropy
+from ._fused import gelu
 from ._fused import layer_norm as _layer_norm
+from ._fused import softmax as _softmax
 from ._linear import linear_fused
 from ._native import TinyKernelsError
 from ._operators import linear as _linear
@@ -67,3 +69,20 @@ def rms_norm(input: torch.Tensor, normalized_shape, weight: torch.Tensor | None 
 def layer_norm(input: torch.Tensor, normalized_shape, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5) -> torch.Tensor:
     """As torch.nn.functional.layer_norm over the last dimension, with gradients."""
     return _layer_norm(input.contiguous(), _last("layer_norm", input, normalized_shape, weight), bias, eps)
+
+
+def softmax(input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """As torch.nn.functional.softmax over the last dimension, bf16 or f32, with gradients."""
+    if dim not in (-1, input.dim() - 1) or dtype not in (None, input.dtype):
+        raise TinyKernelsError(f"softmax: dim {dim} and dtype {dtype} of {tuple(input.shape)} {input.dtype}: the last dimension, in the input's own type")
+    return _softmax(input.contiguous())
+
+
+def cross_entropy(input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, size_average=None, ignore_index: int = -100, reduce=None,
+                  reduction: str = "mean", label_smoothing: float = 0.0) -> torch.Tensor:
+    """As torch.nn.functional.cross_entropy of input [rows, classes] and classes, int32 or int64, with gradients; every negative target is left out."""
+    if weight is not None or size_average is not None or reduce is not None or label_smoothing or ignore_index >= 0:
+        raise TinyKernelsError("cross_entropy: no weights, label smoothing, size_average or reduce, and what is ignored is negative")
+    if target.dtype == torch.int64:
+        target = target.clamp(-1, 2**31 - 1).int()
+    return _cross_entropy(input.contiguous(), target.contiguous(), reduction)

@@ -134,6 +134,12 @@ def check_functional():
     peer = torch.autograd.grad(loss(F, x, targets, *weights), weights)
     peer = max(error(a, b) for a, b in zip(peer, theirs))
     short = targets.int()
+    scores = rand(3, 5, 64, dtype=torch.float32)
+    same = all(error(tkf.softmax(scores, dim), F.softmax(scores.double(), dim)) < 2e-5 for dim in (-1, 2))
+    same = same and float(tkf.cross_entropy(scores[0], targets[:5] % 64)) == float(tk.cross_entropy(scores[0], short[:5] % 64))
+    expect("functional.softmax over the last dimension, by either name; functional.cross_entropy of int64 classes", same)
+    refuses("functional.softmax refuses another dimension", lambda: tkf.softmax(scores, 1), "dim 1", "(3, 5, 64)")
+    refuses("functional.cross_entropy refuses label smoothing", lambda: tkf.cross_entropy(scores[0], short[:5], label_smoothing=0.1), "smoothing")
     for name, run in (("eager", loss), ("compiled", torch.compile(loss, fullgraph=True))):
         got = run(tkf, x, short, *weights)
         ours = torch.autograd.grad(got, weights)
