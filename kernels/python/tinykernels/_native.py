@@ -117,8 +117,13 @@ class TinyKernelsError(RuntimeError):
 
 def _load() -> c.CDLL:
     path = os.environ.get("TINYKERNELS_NATIVE") or str(Path(__file__).with_name("libtinykernels_native.so"))
-    library = c.CDLL(path)
+    try:
+        library = c.CDLL(path)
+    except OSError as e:
+        raise ImportError(f"the library of tinykernels does not load ({e}): install the wheel, which `make wheel` builds, or name a built one in TINYKERNELS_NATIVE") from e
     for name, (result, arguments) in _SIGNATURES.items():
+        if not hasattr(library, name):
+            raise ImportError(f"{path} has no {name}: it is of another version of tinykernels than this package")
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
