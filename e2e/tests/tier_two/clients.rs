@@ -24,6 +24,18 @@ struct Counts {
     /// Operations whose retry failed although the member that it went to stayed as it was.
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
+    /// Whether an election may meet both tries.
+    forgives_elections: bool,
+}
+
+impl Counts {
+    /// Whether a retry's failure is no step's of ours.
+    fn forgives(&self, error: &anyhow::Error) -> bool {
+        let said = format!("{error:#}");
+        // A Service leads to one that does not vote yet, too, and that refuses, as etcd's learners do.
+        said.contains("not supported for learner")
+            || (self.forgives_elections && (said.contains("leader changed") || said.contains("no leader")))
+    }
 }
 
 /// Clients at work.
@@ -42,9 +54,18 @@ pub struct Seen {
 }
 
 impl Writers {
-    /// Has so many begin.
+    /// Has so many begin, where nothing but planned steps happens.
     pub fn begin(bed: &'static Bed, namespace: &str, count: usize) -> Self {
-        let counts = Arc::new(Counts::default());
+        Self::begin_with(bed, namespace, count, Counts::default())
+    }
+
+    /// The same beside faults: whom a fault takes the leader from may ask twice before there is another.
+    pub fn begin_beside_faults(bed: &'static Bed, namespace: &str, count: usize) -> Self {
+        Self::begin_with(bed, namespace, count, Counts { forgives_elections: true, ..Counts::default() })
+    }
+
+    fn begin_with(bed: &'static Bed, namespace: &str, count: usize, counts: Counts) -> Self {
+        let counts = Arc::new(counts);
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let namespace = namespace.to_owned();
@@ -155,8 +176,7 @@ async fn write(
                     at = Some((member, client));
                     break;
                 }
-                // A Service leads to one that does not vote yet, too, and that refuses, as etcd's learners do: no step of ours failed it.
-                Err(error) if format!("{error:#}").contains("not supported for learner") => {
+                Err(error) if counts.forgives(&error) => {
                     tried = Some(member);
                 }
                 Err(error) => {

@@ -127,7 +127,7 @@ async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirmed() -> Result<()> {
     let Some((bed, story)) = founded("lost", 3).await? else { return Ok(()) };
-    let writers = Writers::begin(bed, "lost", 5);
+    let writers = Writers::begin_beside_faults(bed, "lost", 5);
     let lost = lose(bed, &story, "kv-1").await?;
     let away = |kv: &KVCluster| {
         let conditions = kv.status.iter().flat_map(|status| &status.conditions);
@@ -165,7 +165,7 @@ async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirm
     })
     .await?;
     until_at_rest(&story, "kv", 3).await?;
-    let writers = Writers::begin(bed, "lost", 5);
+    let writers = Writers::begin_beside_faults(bed, "lost", 5);
     wait::until("it takes writes", || async { Ok((writers.done() > 50).then_some(())) }).await?;
     writers.end(bed, "lost").await?;
     story.operator.stop().await

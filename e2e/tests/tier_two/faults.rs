@@ -121,7 +121,7 @@ async fn schedule(seed: u64) -> Result<bool> {
     let namespace = format!("faults-{seed}");
     let Some((bed, story)) = founded(&namespace, 3).await? else { return Ok(false) };
     let began = Instant::now();
-    let writers = Writers::begin(bed, &namespace, WRITERS);
+    let writers = Writers::begin_beside_faults(bed, &namespace, WRITERS);
     let monitor = Monitor::over(&story, "kv", 3);
     let random = StdRng::seed_from_u64(seed);
     let mut schedule = Schedule { bed, story, monitor, random, voters: 3, size: 1, happened: Vec::new() };
