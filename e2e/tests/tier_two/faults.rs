@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::clients::Writers;
-use super::day_two::{founded, lose};
+use super::day_two::{founded, lose, told_of};
 use super::monitor::{Monitor, told, until_at_rest};
 
 /// Clients that write meanwhile.
@@ -136,7 +136,10 @@ async fn schedule(seed: u64) -> Result<bool> {
     let happened = schedule.happened.join("; ");
     ended.with_context(|| happened.clone())?;
     let Schedule { story, monitor, .. } = schedule;
-    let taken = monitor.end().with_context(|| happened.clone())?;
+    let taken = match monitor.end() {
+        Ok(taken) => taken,
+        Err(error) => return Err(error.context(told_of(&story).await).context(happened)),
+    };
     let moved = told(&story, "kv", "LeaderMoved").await?;
     let seen = writers.end(bed, &namespace).await.with_context(|| happened.clone())?;
     println!(

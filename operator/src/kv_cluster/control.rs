@@ -88,11 +88,6 @@ impl Found {
             recorded: found.record.as_ref().and_then(|record| record.kept(&kv.name)),
             pods,
             claims: found.seen.claims.clone(),
-            makes_small_claims: found
-                .seen
-                .claim_size
-                .as_ref()
-                .is_some_and(|size| size.bytes() < kv.claim.size.bytes()),
             members: listing.members,
             wish,
         };
@@ -113,7 +108,7 @@ impl Found {
         Shape {
             record: self.record.clone().unwrap_or(founding.record),
             kept: kept.unwrap_or(founding.kept),
-            // As it is until it is made anew.
+            // It cannot be changed in place; what it makes is grown.
             claims: self.seen.claim_size.clone().unwrap_or(founding.claims),
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use aistack_crds::KVCluster;
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod, PodCondition};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
@@ -146,16 +145,13 @@ fn of_claim(claim: &PersistentVolumeClaim, wanted: u64) -> Claim {
     let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
     let requests = resources.and_then(|resources| resources.requests.as_ref());
     let asked = requests.and_then(|requests| Size::parse(&requests.get("storage")?.0));
+    // Kubernetes takes no other size for one without a volume.
+    let is_bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
     Claim {
-        is_small: asked.is_some_and(|asked| asked.bytes() < wanted),
+        is_small: is_bound && asked.is_some_and(|asked| asked.bytes() < wanted),
         is_condemned: claim.annotations().contains_key(CONDEMNED),
         is_leaving: claim.metadata.deletion_timestamp.is_some(),
     }
-}
-
-/// The StatefulSet as an object, for what no apply can say.
-pub(super) fn sets(cluster: &Cluster, kv: &ValidatedKvCluster) -> Api<StatefulSet> {
-    Api::namespaced(cluster.client.clone(), &kv.owner.namespace)
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use aistack_crds::KVCluster;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod};
-use kube::Resource as _;
-use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 
 use super::control::Found;
 use super::members::Members;
 use super::planner::{Role, Step};
-use super::seen::{CONDEMNED, sets};
+use super::seen::CONDEMNED;
 use super::{ValidatedKvCluster, wish};
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
@@ -36,7 +35,6 @@ impl Doer<'_> {
             }
             Step::Replace(ordinal) => self.evict(*ordinal).await,
             Step::GrowClaims => self.grow_claims().await,
-            Step::RemakeSet => self.remake_set().await,
             Step::Condemn(ordinal) => {
                 let mark = json!({"metadata": {"annotations": {CONDEMNED: "true"}}});
                 self.patch_claim(*ordinal, &mark).await?;
@@ -110,28 +108,6 @@ impl Doer<'_> {
             self.patch_claim(*ordinal, &grown).await?;
         }
         Ok(())
-    }
-
-    /// Its pods stay, and belong to the one that is made next.
-    async fn remake_set(&self) -> Result<(), StepError> {
-        let api = sets(self.cluster, self.kv);
-        let name = &self.kv.name;
-        let unmade = |error: kube::Error| {
-            failed("DeleteFailed", &format!("StatefulSet {name} could not be made anew"), &error)
-        };
-        let Some(set) = api.get_opt(name).await.map_err(unmade)? else { return Ok(()) };
-        let is_ours = set.metadata.owner_references.iter().flatten().any(|owner| {
-            Some(&owner.uid) == self.object.meta().uid.as_ref() && owner.controller == Some(true)
-        });
-        if !is_ours {
-            return Ok(());
-        }
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Orphan),
-            preconditions: Some(Preconditions { uid: set.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        gone_is_fine(api.delete(name, &params).await.map(drop)).map_err(unmade)
     }
 }
 

@@ -33,10 +33,6 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
             of("Rolling", format!("{} is made anew from the newest template", pod(*ordinal)))
         }
         Step::GrowClaims => of("VolumesGrow", format!("the claims ask for {} each", kv.claim.size.as_str())),
-        Step::RemakeSet => of(
-            "VolumesGrow",
-            "the StatefulSet is made anew around its pods, for claims of the new size".to_owned(),
-        ),
         Step::Condemn(ordinal) => {
             of("MemberReplaced", format!("{} is replaced; what is on its volume goes", pod(*ordinal)))
         }

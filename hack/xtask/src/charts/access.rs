@@ -85,7 +85,6 @@ const CALLERS: &[(&str, Calls)] = &[
             ("delete", PODS, &["delete"]),
             ("delete", CLAIMS, &["delete"]),
             ("patch", CLAIMS, &["patch"]),
-            ("get_opt", On::One("apps", "statefulsets"), &["get"]),
         ],
     ),
     ("inference_service/pods.rs", &[("list", PODS, &["list"])]),

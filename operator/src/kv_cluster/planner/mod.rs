@@ -63,7 +63,7 @@ pub struct Pod {
 /// The claim of a pod's volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// Whether it asks for less than the spec does.
+    /// Whether it has a volume, and asks for less than the spec does.
     pub is_small: bool,
     /// Whether what is on it is to go.
     pub is_condemned: bool,
@@ -123,8 +123,6 @@ pub struct Group {
     pub pods: BTreeMap<u16, Pod>,
     /// Their claims, and those that pods have left.
     pub claims: BTreeMap<u16, Claim>,
-    /// Whether the StatefulSet makes claims of another size than the spec asks for.
-    pub makes_small_claims: bool,
     /// The members; empty when none of them answers.
     pub members: Vec<Member>,
     /// What a person asked for.
@@ -163,8 +161,6 @@ pub enum Step {
     Replace(u16),
     /// Ask for larger volumes.
     GrowClaims,
-    /// Delete the StatefulSet and leave its pods, so that it can be made anew with what it would not take.
-    RemakeSet,
     /// Mark what a member has on its volume as to go, and let go of the wish.
     Condemn(u16),
     /// Take that mark away again: there is nobody else any more.
@@ -225,9 +221,6 @@ pub fn plan(group: &Group) -> Step {
     // Nobody is disturbed by it, and a full volume may be why somebody is away.
     if group.claims.values().any(|claim| claim.is_small && !claim.is_leaving) {
         return Step::GrowClaims;
-    }
-    if group.makes_small_claims {
-        return Step::RemakeSet;
     }
     if group.members.is_empty() {
         let has_been_up = group.recorded.is_some() || group.pods.values().any(|pod| pod.is_ready);

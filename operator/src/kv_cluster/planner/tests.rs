@@ -229,7 +229,16 @@ fn volumes_grow_under_the_pods() {
             },
             Step::GrowClaims,
         ),
-        ("volumes: then what makes them", 3, 3, |g| g.makes_small_claims = true, Step::RemakeSet),
+        (
+            "volumes: the one of a pod that comes, before its member gets its vote",
+            3,
+            3,
+            |g| {
+                g.members[2].role = Role::Learner;
+                g.claims.get_mut(&2).expect("claim 2").is_small = true;
+            },
+            Step::GrowClaims,
+        ),
         (
             "volumes: what is left over goes before a new member",
             3,

@@ -17,6 +17,8 @@ struct World {
     data: BTreeMap<u16, u64>,
     /// Members whose log was on a volume that was given up: they can never go on from another.
     burnt: BTreeSet<u64>,
+    /// Whether the StatefulSet was made before larger volumes were asked for: what it makes of claims cannot be changed.
+    makes_small_claims: bool,
     next_id: u64,
     seed: u64,
     replaced: usize,
@@ -30,7 +32,18 @@ impl World {
         let group = healthy(voters, voters);
         let data = group.members.iter().map(|member| (member.ordinal, member.id)).collect();
         let (by_our_hand, burnt) = (BTreeSet::default(), BTreeSet::default());
-        Self { group, random, by_our_hand, data, burnt, next_id: 1_000, seed, replaced: 0, recovered: 0 }
+        Self {
+            group,
+            random,
+            by_our_hand,
+            data,
+            burnt,
+            makes_small_claims: false,
+            next_id: 1_000,
+            seed,
+            replaced: 0,
+            recovered: 0,
+        }
     }
 
     fn voters(&self) -> usize {
@@ -71,7 +84,7 @@ impl World {
             8 => self.group.kept = None,
             9 => {
                 self.group.claims.values_mut().for_each(|claim| claim.is_small = true);
-                self.group.makes_small_claims = true;
+                self.makes_small_claims = true;
             }
             _ => {}
         }
@@ -152,7 +165,7 @@ impl World {
     /// Kubernetes and the members do their part: pods come up, members answer, logs are caught up with.
     fn recover(&mut self, surely: bool) {
         let Some(kept) = self.group.kept else { return };
-        let is_small = self.group.makes_small_claims;
+        let is_small = self.makes_small_claims;
         for ordinal in kept.first..kept.end {
             if !surely && self.random.random_bool(0.5) {
                 continue;
@@ -277,10 +290,6 @@ impl World {
         let seed = self.seed;
         match step {
             Step::GrowClaims => self.group.claims.values_mut().for_each(|claim| claim.is_small = false),
-            Step::RemakeSet => {
-                self.group.makes_small_claims = false;
-                self.group.kept = None;
-            }
             Step::Condemn(ordinal) => {
                 self.group.claims.get_mut(ordinal).expect("a claim").is_condemned = true;
                 self.group.wish = None;
