@@ -4,7 +4,7 @@
 #   hack/setup.sh test    what the tests need besides
 set -euo pipefail
 
-packages=(build-essential clang libclang-dev pkg-config python3 python3-pip)
+packages=(build-essential clang libclang-dev protobuf-compiler pkg-config python3 python3-pip)
 if [ "${1:-run}" = test ]; then
   packages+=(python3-venv etcd-client jq curl)
 fi
