@@ -24,6 +24,7 @@ use tower_http::timeout::TimeoutBody;
 use tracing::{Instrument as _, Span, field};
 
 use crate::counted::ByteCounts;
+use crate::linger::lingering;
 use crate::{ApiKeys, trace};
 
 /// Turns a refusal into the protocol's own error body.
@@ -109,7 +110,7 @@ impl Guard {
 pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let span = request_span(&request, guard.exports);
-    let response = admit(&guard, request, next, &span).instrument(span.clone()).await;
+    let response = admit(&guard, lingering(request), next, &span).instrument(span.clone()).await;
     let code = response.status().as_u16();
     span.record("status", code);
     if code >= 500 {

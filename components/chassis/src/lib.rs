@@ -30,6 +30,7 @@ pub mod dir_lock;
 mod front;
 mod guard;
 mod health;
+mod linger;
 mod log_files;
 mod metrics;
 mod otlp_file;

@@ -175,6 +175,44 @@ async fn refusals_are_clear_and_the_server_goes_on() {
     }
 }
 
+/// The answer to a request whose client reads only when it has sent everything.
+async fn after_all_is_sent(server: &Server, head: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream
+        .write_all(format!("POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n").as_bytes())
+        .await
+        .unwrap();
+    for part in body.chunks(1 << 16) {
+        stream.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn who_is_refused_may_send_to_the_end_and_then_read_why() {
+    let server = Server::start(|_| {}).await;
+    let large = vec![b'x'; 4 << 20];
+    let declared = format!("content-length: {}\r\n", large.len());
+    let answer = after_all_is_sent(&server, &declared, &large).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+
+    let mut chunked = format!("{:x}\r\n", large.len()).into_bytes();
+    chunked.extend_from_slice(&large);
+    chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+    let answer = after_all_is_sent(&server, "transfer-encoding: chunked\r\n", &chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_asks_whether_to_send_is_refused_at_once_and_not_asked_to() {
+    let server = Server::start(|_| {}).await;
+    let answer = after_all_is_sent(&server, "expect: 100-continue\r\ncontent-length: 4000000\r\n", b"").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
 #[tokio::test]
 async fn over_the_limit_of_requests_the_answer_is_503_with_retry_after() {
     let server = Server::start(|config| config.limits.max_concurrent_requests = 1).await;

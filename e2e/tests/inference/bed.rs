@@ -2,22 +2,20 @@
 //! fare.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 
 use aistack_api::operator::OperatorConfig;
 use aistack_api::traffic::{TrafficRoute, TrafficState};
-use aistack_crds::{InferenceService, Kind};
+use aistack_crds::InferenceService;
 use anyhow::{Context as _, Result, ensure};
 use e2e::plane::free_port;
 use e2e::process::Process;
-use e2e::{Plane, Running, wait};
+use e2e::story::says;
+use e2e::{Plane, Running, Story, wait};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Client, Resource};
-use serde::Deserialize as _;
-use serde_json::{Value, json};
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 
 /// Settings as arguments.
 pub fn set(pairs: &[(&str, String)]) -> Vec<String> {
@@ -26,9 +24,7 @@ pub fn set(pairs: &[(&str, String)]) -> Vec<String> {
 
 /// One namespace of it.
 pub struct Bed {
-    pub client: Client,
-    pub namespace: String,
-    pub operator: Running,
+    pub story: Story,
     pub hub: String,
     pub http: reqwest::Client,
     pub kubeconfig: PathBuf,
@@ -51,6 +47,14 @@ pub async fn until_ready(http: &reqwest::Client, admin: u16, process: &mut Proce
     let is_ready = || async { Ok(http.get(&url).send().await?.status().is_success().then_some(())) };
     let ready = wait::until(&format!("{name} is ready"), is_ready).await;
     ready.with_context(|| process.tail())
+}
+
+impl Deref for Bed {
+    type Target = Story;
+
+    fn deref(&self) -> &Story {
+        &self.story
+    }
 }
 
 impl Bed {
@@ -99,9 +103,7 @@ impl Bed {
         wait::until("the operator is ready", || async { Ok(operator.health.is_ready().then_some(())) })
             .await?;
         let bed = Self {
-            client: plane.client(),
-            namespace,
-            operator,
+            story: Story { plane, client: plane.client(), namespace, operator },
             hub,
             http,
             kubeconfig: plane.kubeconfig(),
@@ -112,46 +114,13 @@ impl Bed {
         Ok(Some(bed))
     }
 
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    /// Applies manifests as kubectl does, server-side.
-    pub async fn apply(&self, text: &str) -> Result<()> {
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
-            let object = Value::deserialize(document)?;
-            let kind = object["kind"].as_str().context("a kind")?;
-            let resource = Kind::from_name(kind).context("a kind of ours")?.resource();
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-            let name = object["metadata"]["name"].as_str().context("a name")?;
-            let patched = api.patch(name, &PatchParams::apply("kubectl"), &Patch::Apply(&object)).await;
-            patched.with_context(|| format!("apply {kind} {name}"))?;
-        }
-        Ok(())
-    }
-
-    pub async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool) -> Result<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + serde::Serialize
-            + std::fmt::Debug,
-    {
-        wait::object(&self.api::<K>(), &self.client, name, what, holds).await
-    }
-
     /// Waits until a service has a condition for that reason.
     pub async fn until_says(&self, name: &str, kind: &str, reason: &str) -> Result<InferenceService> {
         let told = |service: &InferenceService| {
-            let conditions = service.status.iter().flat_map(|status| &status.conditions);
-            let is_current =
-                service.status.as_ref().and_then(|s| s.observed_generation) == service.metadata.generation;
-            is_current && said(conditions, kind, reason)
+            service.status.as_ref().is_some_and(|status| {
+                status.observed_generation == service.metadata.generation
+                    && says(&status.conditions, kind, reason)
+            })
         };
         self.until(name, &format!("{kind}: {reason}"), told).await
     }
@@ -191,14 +160,4 @@ impl Bed {
         });
         waited.await.with_context(|| format!("it is {seen:?}"))
     }
-}
-
-/// Whether a condition is there for that reason.
-pub fn said<'a>(mut conditions: impl Iterator<Item = &'a Condition>, kind: &str, reason: &str) -> bool {
-    conditions.any(|condition| condition.type_ == kind && condition.reason == reason)
-}
-
-/// Names and weights of a route's targets.
-pub fn weights(route: &TrafficRoute) -> Vec<(&str, u32)> {
-    route.targets.iter().map(|target| (target.name.as_str(), target.weight)).collect()
 }

@@ -6,6 +6,7 @@ mod vectors;
 
 use aistack_crds::InferenceService;
 use anyhow::{Context as _, Result};
+use e2e::story::says;
 use e2e::wait;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -15,7 +16,7 @@ use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use bed::{Bed, said, weights};
+use bed::{Bed, weights};
 
 fn service(name: &str, spec: &str) -> String {
     format!(
@@ -41,7 +42,7 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
     bed.until_says("talk", "Ready", "WaitingForPods").await?;
     bed.pods_are_ready("tinyinfer-talk-v1").await?;
     let ready = bed.until_says("talk", "Ready", "Ready").await?;
-    assert!(said(ready.status.iter().flat_map(|s| &s.conditions), "Routed", "Routed"));
+    assert!(ready.status.as_ref().is_some_and(|status| says(&status.conditions, "Routed", "Routed")));
 
     // A canary: its pods come first, then its share.
     let canary =
@@ -63,7 +64,7 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
     let hub = format!("{}/api/v1/traffic/m", bed.hub);
     bed.http.post(&hub).json(&json!({"canary": "rollback"})).send().await?.error_for_status()?;
     let back = bed.until_says("talk", "Degraded", "CanaryRolledBack").await?;
-    assert!(said(back.status.iter().flat_map(|s| &s.conditions), "Ready", "CanaryRolledBack"));
+    assert!(back.status.as_ref().is_some_and(|status| says(&status.conditions, "Ready", "CanaryRolledBack")));
     wait::until("an Event tells of it", || async {
         let events = bed.api::<Event>().list(&ListParams::default()).await?;
         Ok(events.items.iter().any(|event| event.reason.as_deref() == Some("CanaryRolledBack")).then_some(()))
@@ -93,7 +94,7 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
     assert_eq!(bed.operator.writes(), writes);
     bed.api::<InferenceService>().delete("talk", &DeleteParams::default()).await?;
     wait::until("its route is gone", || async { Ok(bed.route("m").await?.is_none().then_some(())) }).await?;
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }
 
 #[tokio::test]
@@ -133,7 +134,7 @@ async fn shares_shadows_and_names_that_are_taken() -> Result<()> {
     bed.until_route("o", "a route of its own", |_| true).await?;
     wait::until("the old one is gone", || async { Ok(bed.route("n").await?.is_none().then_some(())) })
         .await?;
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }
 
 #[tokio::test]
@@ -176,7 +177,7 @@ async fn a_service_sleeps_until_somebody_asks_and_the_autoscaler_owns_the_number
     asked.abort();
     bed.until("tinyinfer-talk", "it sleeps again", replicas(0)).await?;
     bed.until_says("talk", "Ready", "Asleep").await?;
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }
 
 #[tokio::test]
@@ -213,7 +214,7 @@ async fn what_keeps_pods_away_is_said_and_devices_are_claimed() -> Result<()> {
     let told = bed.until_says("big", "Degraded", "Unschedulable").await?;
     let conditions: Vec<_> = told.status.iter().flat_map(|status| &status.conditions).collect();
     assert!(conditions.iter().any(|c| c.type_ == "Scheduled" && c.message == why), "{conditions:?}");
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }
 
 #[tokio::test]
@@ -238,5 +239,5 @@ async fn what_needs_a_gateway_says_so_without_one() -> Result<()> {
         let message = &told.status.context("a status")?.conditions[0].message;
         assert!(message.contains(words), "{name}: {message}");
     }
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }

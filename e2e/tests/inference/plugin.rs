@@ -78,5 +78,5 @@ async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
         let (text, code) = said(&bed, args).await?;
         assert!(code == wanted && text.contains(words), "{args:?}: {code} {text}");
     }
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }

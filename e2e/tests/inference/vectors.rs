@@ -4,12 +4,13 @@ use aistack_crds::VectorCollection;
 use anyhow::{Context as _, Result};
 use e2e::plane::free_port;
 use e2e::process::Process;
+use e2e::story::says;
 use e2e::wait;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, binary, said, set, until_ready};
+use crate::bed::{Bed, binary, set, until_ready};
 
 fn collection(spec: &str) -> String {
     format!(
@@ -19,9 +20,9 @@ fn collection(spec: &str) -> String {
 
 async fn until_says(bed: &Bed, kind: &str, reason: &str) -> Result<VectorCollection> {
     let told = |object: &VectorCollection| {
-        let is_current = object.status.as_ref().and_then(|status| status.observed_generation)
-            == object.metadata.generation;
-        is_current && said(object.status.iter().flat_map(|status| &status.conditions), kind, reason)
+        object.status.as_ref().is_some_and(|status| {
+            status.observed_generation == object.metadata.generation && says(&status.conditions, kind, reason)
+        })
     };
     bed.until("own", &format!("{kind}: {reason}"), told).await
 }
@@ -99,5 +100,5 @@ async fn settings_are_changed_in_place_and_what_cannot_change_is_said() -> Resul
     api.patch("own", &PatchParams::default(), &Patch::Merge(&label)).await?;
     until_says(&bed, "Degraded", "OtherCollection").await?;
     assert_eq!(info().await?.pointer("/config/params/vectors/distance"), Some(&json!("Dot")));
-    bed.operator.stop().await
+    bed.story.operator.stop().await
 }
