@@ -74,7 +74,7 @@ bench-tinykv: ## TinyKV beside etcd, three members of each (B1 to B10, half an h
 	@e2e/peers/bench/tinykv.sh $(WORKLOADS)
 
 .PHONY: bench-operator
-bench-operator: ## The operator with 1,000 objects, and KubeRay's beside it (L1 to L6, root, half an hour); OBJECTS, ONLY=L1,L2
+bench-operator: ## The operator with 1,000 objects, and KubeRay's beside it (L1 to L7, root, half an hour); OBJECTS, ONLY=L1,L2
 	@e2e/peers/bench/operator.sh
 
 .PHONY: test-faults

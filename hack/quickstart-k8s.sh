@@ -3,7 +3,7 @@
 # the quickstart's stack, the handbook. It needs root and a Go toolchain, and no Docker. `make plane-down` takes all of it away.
 #   STORE=tinykv make quickstart-k8s      Kubernetes itself on three TinyKVs in place of etcd
 #   QUESTION='…' make quickstart-k8s      another question
-# DIR: of the plane (default: a folder in the cache).
+# DIR: of the plane (default: a folder in the cache). TOOK: a file that gets the seconds from helm install to the answer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${CARGO_TARGET_DIR:=$PWD/target}"
@@ -73,7 +73,9 @@ export AISTACK_MODELHUB_URL
 step ingest examples/quickstart/handbook patiently "$bin/modelhub" rag ingest handbook examples/quickstart/handbook
 printf '  ask     %s\n' "$question"
 patiently "$bin/aistack" ask --rag handbook "$question"
-printf '\n  from helm install to the answer: %s s\n' "$(since "$began")"
+took=$(since "$began")
+[ -z "${TOOK:-}" ] || echo "$took" >"$TOOK"
+printf '\n  from helm install to the answer: %s s\n' "$took"
 cat <<END
 
   next    eval "\$(make --silent plane)"      # kubectl for this cluster

@@ -18,6 +18,8 @@ if [ "$config" = "$here/cluster-gpu.yaml" ]; then
   "$here/../gpu-ready.sh" docker
 fi
 kind get clusters 2>/dev/null | grep -qx aistack || kind create cluster --config "$config" --wait 3m
+# One that was there before may not be the one that kubectl points at.
+kubectl config use-context kind-aistack
 for archive in ${IMAGES:-}; do kind load image-archive "$archive" --name aistack; done
 if [ "$config" = "$here/cluster-gpu.yaml" ]; then
   "$here/../gpu-plugin.sh" kind

@@ -129,6 +129,7 @@ fn lease(config: &OperatorConfig, namespace: String) -> LeaseSettings {
         renew: seconds(lease.renew_seconds),
         deadline: seconds(lease.deadline_seconds),
         // A pod's name comes again after a restart, and a process's number on another machine.
+        watched: config.namespace.clone(),
         ..LeaseSettings::new(namespace, format!("{pod}_{:016x}", rand::random::<u64>()))
     }
 }

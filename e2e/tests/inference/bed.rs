@@ -161,3 +161,8 @@ impl Bed {
         waited.await.with_context(|| format!("it is {seen:?}"))
     }
 }
+
+/// Names and weights of a route's targets.
+pub fn weights(route: &TrafficRoute) -> Vec<(&str, u32)> {
+    route.targets.iter().map(|target| (target.name.as_str(), target.weight)).collect()
+}

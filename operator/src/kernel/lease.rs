@@ -14,6 +14,11 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 
+/// The label of an operator's Lease.
+pub const LABEL: (&str, &str) = ("app.kubernetes.io/name", "aistack-operator");
+/// The annotation that names the namespace which its holder looks after; empty for all of them.
+pub const WATCHED: &str = "platform.dev/watches";
+
 /// How a Lease is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseSettings {
@@ -23,6 +28,8 @@ pub struct LeaseSettings {
     pub name: String,
     /// Who we are; no two processes may be the same.
     pub identity: String,
+    /// The namespace that who leads looks after; none for all of them.
+    pub watched: Option<String>,
     /// How long it holds after it was renewed.
     pub duration: Duration,
     /// How often it is renewed.
@@ -38,6 +45,7 @@ impl LeaseSettings {
             namespace: namespace.into(),
             name: "aistack-operator".to_owned(),
             identity: identity.into(),
+            watched: None,
             duration: Duration::from_secs(15),
             renew: Duration::from_secs(5),
             deadline: Duration::from_secs(10),
@@ -211,7 +219,7 @@ impl Election {
     fn mine(&self, before: Option<Lease>) -> Lease {
         let now = Some(MicroTime(Timestamp::now()));
         let turns = before.as_ref().and_then(|lease| lease.spec.as_ref()?.lease_transitions);
-        let metadata = before.map_or_else(
+        let mut metadata = before.map_or_else(
             || ObjectMeta {
                 name: Some(self.settings.name.clone()),
                 namespace: Some(self.settings.namespace.clone()),
@@ -219,6 +227,10 @@ impl Election {
             },
             |lease| lease.metadata,
         );
+        // By these `kubectl aistack doctor` finds it, whatever the release is called.
+        metadata.labels.get_or_insert_default().insert(LABEL.0.to_owned(), LABEL.1.to_owned());
+        let watched = self.settings.watched.clone().unwrap_or_default();
+        metadata.annotations.get_or_insert_default().insert(WATCHED.to_owned(), watched);
         Lease {
             metadata,
             spec: Some(LeaseSpec {

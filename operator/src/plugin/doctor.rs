@@ -6,10 +6,12 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
 use super::{Output, Place, PluginError, condition, counted, short};
+use crate::kernel::lease::{LABEL, WATCHED};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -75,11 +77,11 @@ async fn kinds(place: &Place) -> Finding {
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
 }
 
-/// The operator's Lease, wherever it is.
+/// The Leases of operators that look after this namespace, wherever those are.
 async fn operator(place: &Place) -> Finding {
     let what = "operator".to_owned();
     let api: Api<Lease> = Api::all(place.client.clone());
-    let params = ListParams::default().fields("metadata.name=aistack-operator");
+    let params = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
     let leases = match api.list(&params).await {
         Ok(leases) => leases.items,
         Err(error) => {
@@ -87,7 +89,11 @@ async fn operator(place: &Place) -> Finding {
             return Finding { what, is_well: true, says, fix: String::new() };
         }
     };
-    let renewed = leases.iter().filter_map(|lease| {
+    let ours = leases.iter().filter(|lease| {
+        let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
+        watched.is_empty() || watched == place.namespace
+    });
+    let renewed = ours.filter_map(|lease| {
         let spec = lease.spec.as_ref()?;
         spec.holder_identity.clone().filter(|holder| !holder.is_empty())?;
         let renewed = spec.renew_time.as_ref()?.0;
@@ -106,7 +112,7 @@ async fn operator(place: &Place) -> Finding {
         None => Finding {
             what,
             is_well: false,
-            says: "none leads".to_owned(),
+            says: format!("none leads that looks after namespace {}", place.namespace),
             fix: "helm upgrade --install aistack charts/aistack -n aistack-system --create-namespace"
                 .to_owned(),
         },

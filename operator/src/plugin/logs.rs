@@ -2,7 +2,7 @@
 
 use futures::io::AsyncBufReadExt as _;
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 use kube::api::{ListParams, LogParams};
 
@@ -19,9 +19,10 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
         )));
     }
     let mut streams = Vec::new();
-    for pod in &listed {
-        let (name, pods) = (pod.name_any(), pods.clone());
-        let params = LogParams { follow, tail_lines: Some(tail), ..LogParams::default() };
+    for (pod, container) in listed.iter().flat_map(|pod| said_something(pod).map(move |one| (pod, one))) {
+        let (name, pods, container) = (pod.name_any(), pods.clone(), container.to_owned());
+        let params =
+            LogParams { follow, tail_lines: Some(tail), container: Some(container), ..LogParams::default() };
         streams.push(async move {
             let lines = match pods.log_stream(&name, &params).await {
                 Ok(lines) => lines,
@@ -36,6 +37,25 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
             }
         });
     }
-    futures::stream::iter(streams).buffer_unordered(listed.len()).collect::<Vec<()>>().await;
+    if streams.is_empty() {
+        return Err(PluginError::failed(format!(
+            "no container of {name} has begun; kubectl aistack status {name} says why"
+        )));
+    }
+    let count = streams.len();
+    futures::stream::iter(streams).buffer_unordered(count).collect::<Vec<()>>().await;
     Ok(())
+}
+
+/// Containers of a pod that have begun: those that fetch weights first, then what serves.
+fn said_something(pod: &Pod) -> impl Iterator<Item = &str> {
+    let status = pod.status.as_ref();
+    let first = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
+    let then = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
+    let has_begun = |container: &&ContainerStatus| {
+        let state = container.state.as_ref();
+        let waits = state.is_none_or(|state| state.running.is_none() && state.terminated.is_none());
+        !waits || container.restart_count > 0
+    };
+    first.chain(then).filter(has_begun).map(|container| container.name.as_str())
 }
