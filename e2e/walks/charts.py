@@ -42,6 +42,7 @@ VALUES = [
         "--set", "networkPolicy.stacks.namespaces={team,blue}", "--set", "image.digest=sha256:" + "a" * 64,
         "--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
         "--set", "networkPolicy.apiServer.cidrs={10.0.0.1/32}", "--set", "priorityClassName=system-cluster-critical",
+        "--set", "networkPolicy.telemetryTo[0].ports[0].port=4317",
         "--set", "components.repository=mirror.example.com/ai", "--set", "components.digests.tinykv=sha256:" + "b" * 64,
     ], 0),
     ("nothing that can be left out", [
@@ -84,6 +85,10 @@ def check_objects(name, objects):
         assert images == {"repository": "mirror.example.com/ai", "digests": {"tinykv": "sha256:" + "b" * 64}}, images
         policies = [one for one in objects if one["kind"] == "ValidatingAdmissionPolicy"]
         assert any("mirror.example.com/ai" in json.dumps(one) for one in policies), "limits know where images come from"
+        sends = [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in objects
+                 if one["kind"] == "NetworkPolicy" and {"ports": [{"port": 4317}]} in one["spec"].get("egress", [])]
+        inside = "aistack-operator-stacks-inside"
+        assert sorted(sends) == [(SYSTEM, "aistack-operator"), ("blue", inside), ("team", inside)], f"traces get out: {sends}"
     for one in objects:
         template = one.get("spec", {}).get("template", {}).get("spec") if one["kind"] == "Deployment" else None
         if template and name == "every switch":
@@ -170,6 +175,10 @@ def policies():
 
 
 def attempt(step, *flags):
+    if "scale" in step:
+        name, replicas = step["scale"]
+        done = cluster.attempt("kubectl", "scale", name, f"--replicas={replicas}", "-n", "team", "--as", step["by"], *flags)
+        return "" if done.returncode == 0 else done.stderr
     one = {"apiVersion": "platform.dev/v1", **step["object"]}
     one["metadata"] = {"namespace": "team", **one["metadata"]}
     by = [] if step["by"] == "admin" else ["--as", step["by"]]
@@ -227,7 +236,8 @@ class Operator:
         listen = self.url.removeprefix("http://")
         self.log = (self.folder / "log").open("w")
         self.process = subprocess.Popen(
-            [OPERATOR, "--config", str(self.folder / "aistack-operator.yaml"), "--set", f"server.admin_listen={listen}"],
+            [OPERATOR, "--config", str(self.folder / "aistack-operator.yaml"), "--set", f"server.admin_listen={listen}",
+             "--set", f"server.telemetry.otlp_file={self.folder / 'traces'}"],
             env={**os.environ, "KUBECONFIG": str(self.folder / "kubeconfig")}, stdout=self.log, stderr=self.log,
         )
         until("the operator is ready", lambda: self.ask("/readyz") is not None)
@@ -252,6 +262,13 @@ class Operator:
         log = (self.folder / "log").read_text()
         refused = [line for line in log.splitlines() if "forbidden" in line.lower()]
         assert not refused, "\n".join(refused[:5])
+
+    def spans(self):
+        """Steps of reconciliations, by name, that it told of until it was stopped."""
+        lines = [json.loads(line) for line in (self.folder / "traces").read_text().splitlines()]
+        spans = [span for line in lines for resource in line["resourceSpans"] for scope in resource["scopeSpans"] for span in scope["spans"]]
+        turns = {span["spanId"] for span in spans if span["name"] == "reconcile"}
+        return {span["name"] for span in spans if span.get("parentSpanId") in turns}
 
 
 def stack(namespace, replicas, hub):
@@ -281,6 +298,8 @@ def operates(namespace, account_namespace, name):
         refused = {key: count for key, count in asked.items() if "403" in key}
         assert asked and not refused, asked
         operator.stop()
+        steps = {"dereference", "apply", "act", "status"}
+        assert steps <= operator.spans(), f"a reconciliation's trace has its steps: {operator.spans()}"
     passed(f"the operator in {namespace}: {int(sum(asked.values()))} requests, none refused")
 
 

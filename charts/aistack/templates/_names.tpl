@@ -124,3 +124,18 @@ namespaceSelector: {}
 - name: the-spec-changed
   expression: oldObject == null || object.spec != oldObject.spec
 {{- end -}}
+
+{{/* Stacks that made an object, as a variable of a policy. Given: the object's name in CEL. */}}
+{{- define "aistack.stacksOf" -}}
+- name: stacks
+  expression: >-
+    {{ . }}.metadata.?ownerReferences.orValue([]).filter(owner, owner.kind == "AIStack" &&
+    owner.apiVersion.startsWith("platform.dev/") && owner.?controller.orValue(false))
+{{- end -}}
+
+{{/* What is said of a change to what a stack made. */}}
+{{- define "aistack.stacksSay" -}}
+>-
+  "spec: belongs to AIStack " + variables.stacks[0].name + ", which would take the change back; change it there: kubectl edit stack " +
+  variables.stacks[0].name + " -n " + request.namespace
+{{- end -}}
