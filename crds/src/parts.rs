@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// A model's name, such as `org/model`. No part begins with a dot: names stand in paths of URLs and of folders.
@@ -73,11 +73,11 @@ pub enum GpuAllocation {
 #[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
     /// Labels that a node must carry.
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text(63)))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate.
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "bounded_tolerations")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
     /// Name of the PriorityClass of the pods.
@@ -85,7 +85,7 @@ pub struct PodOverrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
     /// Extra annotations of the pods, for a service mesh or a cost tool.
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text(4096)))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -154,6 +154,22 @@ pub struct ObjectRef {
     /// Name of the object.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
     pub name: String,
+}
+
+/// Schema of a map's values.
+pub(crate) fn bounded_text(most: u32) -> serde_json::Value {
+    serde_json::json!({"type": "string", "maxLength": most})
+}
+
+/// Kubernetes' own type leaves its texts without a bound; a taint's key has at most 253 characters, a slash and 63 more.
+fn bounded_tolerations(generator: &mut SchemaGenerator) -> Schema {
+    let mut item = Toleration::json_schema(generator).to_value();
+    for property in item["properties"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        if property["type"] == "string" {
+            property["maxLength"] = 317.into();
+        }
+    }
+    json_schema!({"type": "array", "maxItems": 16, "items": item})
 }
 
 pub(crate) fn one() -> i32 {
