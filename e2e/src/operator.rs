@@ -29,6 +29,7 @@ impl Running {
         let mut config =
             OperatorConfig { namespace: Some(namespace.to_owned()), ..OperatorConfig::default() };
         config.lease.enabled = false;
+        config.local_endpoints = true;
         let running = Self::begin(plane, &config)?;
         wait::until("the operator is ready", || async { Ok(running.health.is_ready().then_some(())) })
             .await?;

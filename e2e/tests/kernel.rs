@@ -8,7 +8,7 @@ use aistack_crds::{KVCluster, KVClusterSpec};
 use anyhow::{Context as _, Result};
 use e2e::{Plane, Running, Story, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -164,6 +164,44 @@ async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Resul
     let seen =
         |kv: &KVCluster| kv.status.as_ref().is_some_and(|status| status.observed_generation == Some(2));
     wait::object(&story.api(), &story.client, "kv", "the status is of the edit", seen).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_secret_that_only_points_at_an_object_stays() -> Result<()> {
+    let Some(story) = Story::begin("points").await? else { return Ok(()) };
+    let kv = story.create("kv", three()).await?;
+    story.says("kv", "WaitingForPods").await?;
+    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
+    let secrets = story.api::<Secret>();
+    let points = |name: &str, labels: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "ownerReferences": [owner], "labels": labels}});
+    let theirs =
+        secrets.create(&PostParams::default(), &serde_json::from_value(points("theirs", json!({})))?).await?;
+    let ours = json!({"app.kubernetes.io/managed-by": "aistack-operator"});
+    secrets.create(&PostParams::default(), &serde_json::from_value(points("ours", ours))?).await?;
+    // What carries our label is pruned, so the turn that would have deleted the other one has been.
+    wait::until("ours is pruned", || async { Ok(secrets.get_opt("ours").await?.is_none().then_some(())) })
+        .await?;
+    assert_eq!(secrets.get("theirs").await?.uid(), theirs.uid());
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_volume_of_somebody_elses_is_not_used() -> Result<()> {
+    let Some(story) = Story::begin("volumes").await? else { return Ok(()) };
+    let claims = story.api::<PersistentVolumeClaim>();
+    let theirs = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data-kv-0"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    claims.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
+    story.create("kv", three()).await?;
+    let kv = story.says("kv", "NameTaken").await?;
+    let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
+    assert!(message.contains("PersistentVolumeClaim data-kv-0"), "{message}");
+    assert!(story.api::<StatefulSet>().get_opt("kv").await?.is_none(), "nothing would mount it");
+    // As a claim of an earlier cluster of this name is: that one is taken up again.
+    let ours = json!({"metadata": {"labels": {"app.kubernetes.io/name": "tinykv", "app.kubernetes.io/instance": "kv"}}});
+    story.edit::<PersistentVolumeClaim>("data-kv-0", &ours).await?;
+    story.says("kv", "WaitingForPods").await?;
     story.operator.stop().await
 }
 

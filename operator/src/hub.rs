@@ -1,20 +1,15 @@
 //! A stack's ModelHub, as the operator speaks to it: its traffic endpoints.
 
-use std::sync::OnceLock;
-use std::time::Duration;
-
 use aistack_api::traffic::{TrafficList, TrafficRoute, TrafficState};
 use aistack_crds::AIStack;
 use aistack_crds::parts::SecretKeyRef;
-use reqwest::{Client, Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use serde_json::Value;
 
 use crate::aistack::{HUB, HUB_ADMIN_KEY, HUB_ADMIN_SECRET, HUB_PORT};
 use crate::kernel::ObjectName;
 use crate::kernel::cluster::Cluster;
-
-/// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::meta::Image;
 
 /// Where a stack's ModelHub is, and what opens it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +17,8 @@ pub(crate) struct Hub {
     namespace: String,
     /// The administrator's key, where it asks for one.
     pub(crate) key: Option<SecretKeyRef>,
+    /// Its image, whose program fetches from its registry: whoever hands the key to a pod chooses what runs there.
+    pub(crate) image: Image,
 }
 
 /// What a change must find.
@@ -52,7 +49,8 @@ impl Hub {
         let hub = stack.spec.modelhub.as_ref().or(stack.spec.model_hub.as_ref())?;
         let generated = || SecretKeyRef { name: HUB_ADMIN_SECRET.to_owned(), key: HUB_ADMIN_KEY.to_owned() };
         let key = hub.secret_ref.clone().or_else(|| hub.require_keys.then(generated));
-        Some(Self { namespace: stack.metadata.namespace.clone().unwrap_or_default(), key })
+        let namespace = stack.metadata.namespace.clone().unwrap_or_default();
+        Some(Self { namespace, key, image: Image::of(HUB, &stack.spec.image) })
     }
 
     /// Its URL as pods of its namespace see it.
@@ -110,25 +108,21 @@ impl Hub {
         body: Option<&Value>,
         expected: Expected,
     ) -> Result<(StatusCode, Value), HubError> {
-        let away = |error: &reqwest::Error| HubError::Away(aistack_api::cause::innermost(error));
-        let client = client().map_err(|error| away(&error))?;
         let base = cluster.service_url(&ObjectName::new(self.namespace.as_str(), HUB), HUB_PORT);
         let path = if model.is_empty() { String::new() } else { format!("/{model}") };
-        let mut request = client.request(method, format!("{base}/api/v1/traffic{path}"));
+        let mut request = Request::builder().method(method).uri(format!("{base}/api/v1/traffic{path}"));
         if let Some(key) = &self.key {
-            request = request.bearer_auth(self.secret(cluster, key).await?);
+            let key = self.secret(cluster, key).await?;
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
         }
         request = match expected {
             Expected::Any => request,
-            Expected::Absent => request.header("if-none-match", "*"),
-            Expected::At(revision) => request.header("if-match", format!("\"{revision}\"")),
+            Expected::Absent => request.header(http::header::IF_NONE_MATCH, "*"),
+            Expected::At(revision) => request.header(http::header::IF_MATCH, format!("\"{revision}\"")),
         };
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await.map_err(|error| away(&error))?;
-        let status = answer.status();
-        let body: Value = answer.json().await.unwrap_or_default();
+        let answer = cluster.outside.ask(request, body).await;
+        let answer = answer.map_err(|silence| HubError::Away(silence.to_string()))?;
+        let (status, body) = (answer.status, answer.json());
         match status {
             StatusCode::PRECONDITION_FAILED => Err(HubError::Changed),
             StatusCode::NOT_FOUND if body.pointer("/error/code").is_some_and(|code| code == "no_route") => {
@@ -150,16 +144,6 @@ impl Hub {
             .map_err(|error| HubError::Away(crate::kernel::apply::said(&error)))?
             .ok_or_else(|| HubError::Away(format!("Secret {} has no {}", key.name, key.key)))
     }
-}
-
-/// One for all: services that sleep are asked for every second.
-fn client() -> Result<Client, reqwest::Error> {
-    static CLIENT: OnceLock<Client> = OnceLock::new();
-    if let Some(client) = CLIENT.get() {
-        return Ok(client.clone());
-    }
-    let client = Client::builder().timeout(PATIENCE).build()?;
-    Ok(CLIENT.get_or_init(|| client).clone())
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, HubError> {

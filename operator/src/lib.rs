@@ -14,6 +14,7 @@ pub mod kv_cluster;
 pub mod manifest;
 pub mod meta;
 mod object;
+mod outside;
 pub mod plugin;
 mod pod;
 mod probe;

@@ -61,8 +61,6 @@ fn main() -> ExitCode {
 
 /// What `helm test` runs: the operator's image has no other program that could ask.
 fn ask(url: &str) -> ExitCode {
-    // reqwest wants one even where nothing is encrypted.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let began = Instant::now();
     loop {
         match answer(url) {
@@ -81,12 +79,7 @@ fn ask(url: &str) -> ExitCode {
 
 fn answer(url: &str) -> Result<String, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let reply = reqwest::Client::builder().timeout(PATIENCE).build()?.get(url).send().await?;
-        let status = reply.status();
-        let text = reply.text().await?;
-        if status.is_success() { Ok(text) } else { Err(format!("{status}: {text}").into()) }
-    })
+    Ok(runtime.block_on(aistack_operator::run::ask(url))?)
 }
 
 fn load(cli: &Cli) -> Result<OperatorConfig, Box<dyn std::error::Error>> {

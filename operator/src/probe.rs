@@ -1,15 +1,14 @@
 //! Whether a server of somebody else's answers. It is asked, and nothing is changed on it.
-
-use std::time::Duration;
+//!
+//! What is said of one that does not is the same whatever the reason: a manifest names any host and port, and whoever writes it
+//! is not to learn from the operator, which stands elsewhere in the network, which of them are open. The reason is in its log.
 
 use aistack_crds::parts::ClientTlsSpec;
-use reqwest::StatusCode;
+use http::StatusCode;
 
 use crate::kernel::ObjectName;
 use crate::kernel::cluster::Cluster;
-
-/// How long it may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::outside::{Certificates, Silence};
 
 /// What came of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,34 +26,38 @@ pub(crate) async fn http(
     url: &str,
     tls: Option<&ClientTlsSpec>,
 ) -> Reached {
-    let mut builder = reqwest::Client::builder().timeout(PATIENCE);
-    if let Some(tls) = tls {
-        match authority(cluster, namespace, &tls.secret_name).await {
-            Ok(authority) => builder = builder.tls_certs_only([authority]),
+    let certificates = match tls {
+        None => None,
+        Some(tls) => match certificates(cluster, namespace, tls).await {
+            Ok(certificates) => Some(certificates),
             Err(why) => return Reached::No(why),
-        }
-    }
-    let client = match builder.build() {
-        Ok(client) => client,
-        Err(error) => return Reached::No(aistack_api::cause::innermost(&error)),
+        },
     };
-    match client.get(url).send().await {
-        Ok(answer) => judge(answer.status()),
-        Err(error) if error.is_timeout() => Reached::No(format!("no answer in {} s", PATIENCE.as_secs())),
-        Err(error) => Reached::No(aistack_api::cause::innermost(&error)),
+    match cluster.outside.visit(url, certificates.as_ref()).await {
+        Ok(answer) => judge(answer.status),
+        Err(silence) => told(&shown(url), &silence),
     }
 }
 
 /// Whether anybody takes a connection at the host and port of a URL. The password that it may carry is not used.
-pub(crate) async fn connect(url: &str, default_port: u16) -> Reached {
+pub(crate) async fn connect(cluster: &Cluster, url: &str, default_port: u16) -> Reached {
     let Some((host, port)) = host_and_port(url, default_port) else {
         return Reached::No("the address names no host".to_owned());
     };
-    match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect((host.as_str(), port))).await {
-        Ok(Ok(_)) => Reached::Yes,
-        Ok(Err(error)) => Reached::No(aistack_api::cause::innermost(&error)),
-        Err(_) => Reached::No(format!("no answer in {} s", PATIENCE.as_secs())),
+    match cluster.outside.connect(&host, port).await {
+        Ok(()) => Reached::Yes,
+        Err(silence) => told(&shown(url), &silence),
     }
+}
+
+fn told(endpoint: &str, silence: &Silence) -> Reached {
+    tracing::info!(endpoint, why = %silence, "a server that a manifest names does not answer");
+    Reached::No(match silence {
+        // These are of the manifest's own making, and tell of nobody else.
+        Silence::NotAdmitted => silence.to_string(),
+        Silence::Certificate(why) => format!("TLS: {why}"),
+        Silence::Late | Silence::TooLong | Silence::Failed(_) => "it does not answer".to_owned(),
+    })
 }
 
 fn authority_of(url: &str) -> &str {
@@ -82,16 +85,32 @@ pub(crate) fn shown(url: &str) -> String {
 }
 
 fn judge(status: StatusCode) -> Reached {
-    if status.is_server_error() { Reached::No(format!("it answers {status}")) } else { Reached::Yes }
+    if status.is_server_error() {
+        Reached::No("it answers that it cannot serve".to_owned())
+    } else {
+        Reached::Yes
+    }
 }
 
-async fn authority(cluster: &Cluster, namespace: &str, name: &str) -> Result<reqwest::Certificate, String> {
-    let secret = ObjectName::new(namespace, name);
-    let pem = cluster.secret_text(&secret, "ca.crt").await;
-    let pem = pem.map_err(|error| crate::kernel::apply::said(&error))?;
-    let pem = pem.ok_or_else(|| format!("Secret {name} has no ca.crt"))?;
-    reqwest::Certificate::from_pem(pem.as_bytes())
-        .map_err(|error| format!("ca.crt of Secret {name}: {error}"))
+async fn certificates(
+    cluster: &Cluster,
+    namespace: &str,
+    tls: &ClientTlsSpec,
+) -> Result<Certificates, String> {
+    let secret = ObjectName::new(namespace, tls.secret_name.as_str());
+    let identity = if tls.client_certificate {
+        Some((text(cluster, &secret, "tls.crt").await?, text(cluster, &secret, "tls.key").await?))
+    } else {
+        None
+    };
+    let authority = text(cluster, &secret, "ca.crt").await?;
+    Ok(Certificates { authority, identity, server_name: tls.server_name.clone() })
+}
+
+async fn text(cluster: &Cluster, secret: &ObjectName, key: &str) -> Result<String, String> {
+    let found = cluster.secret_text(secret, key).await;
+    let found = found.map_err(|error| crate::kernel::apply::said(&error))?;
+    found.ok_or_else(|| format!("Secret {} has no {key}", secret.name))
 }
 
 #[cfg(test)]
@@ -111,6 +130,14 @@ mod tests {
             assert_eq!(host_and_port(url, 5432), expected, "{url}");
         }
         assert_eq!(shown("postgres://user:secret@db:1/platform"), "postgres://db:1");
+    }
+
+    #[test]
+    fn what_is_said_does_not_tell_which_ports_are_open() {
+        let silences = [Silence::Late, Silence::TooLong, Silence::Failed("connection refused".to_owned())];
+        for silence in silences {
+            assert_eq!(told("http://e", &silence), Reached::No("it does not answer".to_owned()));
+        }
     }
 
     #[test]

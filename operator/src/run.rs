@@ -19,6 +19,7 @@ use crate::kernel::manager::{Manager, ManagerError, ManagerSettings};
 use crate::kernel::metrics::{QueueMetrics, ReconcileMetrics, Requests};
 use crate::kernel::watch::Objects;
 use crate::kv_cluster::KvController;
+use crate::outside::Outside;
 use crate::task_set::TaskController;
 use crate::vector_collection::VectorController;
 use crate::world::WorldController;
@@ -80,8 +81,11 @@ impl Operator {
             QueueMetrics::register(metrics),
             ReconcileMetrics::register(metrics),
         );
-        let shared =
-            Arc::new(shared.with_addresses(config.addresses.clone()).with_images(config.images.clone()));
+        let shared = shared
+            .with_addresses(config.addresses.clone())
+            .with_local_endpoints(config.local_endpoints)
+            .with_images(config.images.clone());
+        let shared = Arc::new(shared);
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
         let stacks = Arc::<Objects<AIStack>>::default();
         let manager = Manager::new(shared.clone(), ManagerSettings { workers: config.workers, drain })
@@ -109,6 +113,13 @@ impl Operator {
     pub async fn run(self, health: Health, shutdown: Shutdown) -> Result<(), OperatorError> {
         Ok(self.manager.run(self.election, health, shutdown).await?)
     }
+}
+
+/// Asks a running operator for a page: its text, or why it did not answer well.
+pub async fn ask(url: &str) -> Result<String, String> {
+    let answer = Outside::new(true).visit(url, None).await.map_err(|silence| silence.to_string())?;
+    let text = answer.text();
+    if answer.status.is_success() { Ok(text) } else { Err(format!("{}: {text}", answer.status)) }
 }
 
 fn client(config: Config, counted: Option<&Requests>) -> Result<Client, kube::Error> {

@@ -27,6 +27,9 @@ pub struct OperatorConfig {
     /// outside the cluster's network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses: BTreeMap<String, String>,
+    /// Whether endpoints that manifests name may be loopback, link-local or a cloud's metadata service: for an operator on somebody's
+    /// own machine. In a cluster these are the operator's pod, its node, and the node's credentials.
+    pub local_endpoints: bool,
 }
 
 impl Default for OperatorConfig {
@@ -38,6 +41,7 @@ impl Default for OperatorConfig {
             lease: LeaseConfig::default(),
             images: ImagesConfig::default(),
             addresses: BTreeMap::new(),
+            local_endpoints: false,
         }
     }
 }

@@ -99,6 +99,7 @@ impl Bed {
         let mut config =
             OperatorConfig { namespace: Some(namespace.clone()), addresses, ..OperatorConfig::default() };
         config.lease.enabled = false;
+        config.local_endpoints = true;
         let operator = Running::begin(plane, &config)?;
         wait::until("the operator is ready", || async { Ok(operator.health.is_ready().then_some(())) })
             .await?;

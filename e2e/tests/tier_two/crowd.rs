@@ -16,6 +16,7 @@ fn config(crowd: &Crowd, engines: &Engines) -> OperatorConfig {
         ..OperatorConfig::default()
     };
     config.lease.enabled = false;
+    config.local_endpoints = true;
     config
 }
 

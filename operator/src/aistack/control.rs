@@ -61,8 +61,8 @@ impl Controller for StackController {
 
     async fn dereference(&self, cluster: &Cluster, object: &AIStack) -> Result<Vec<External>, StepError> {
         let (spec, namespace) = (&object.spec, report::namespace(object));
-        let mut externals = Vec::new();
-        if let Some(kv) = &spec.kv_store {
+        let kv = async {
+            let kv = spec.kv_store.as_ref()?;
             let asked = kv.endpoints.iter().map(|endpoint| async {
                 let url = format!("{}/health", endpoint.trim_end_matches('/'));
                 probe::http(cluster, &namespace, &url, kv.tls.as_ref()).await
@@ -71,24 +71,22 @@ impl Controller for StackController {
             // One member that answers is enough: clients go to another when one is gone.
             let one = answers.iter().find(|answer| **answer == Reached::Yes).or(answers.first()).cloned();
             let reached = one.unwrap_or_else(|| Reached::No("no endpoint is named".to_owned()));
-            let endpoint = kv.endpoints.join(", ");
-            externals.push(External { condition: "KvStoreReachable", endpoint, reached });
-        }
-        if let Some(vector) = &spec.vector_store {
+            Some(External { condition: "KvStoreReachable", endpoint: kv.endpoints.join(", "), reached })
+        };
+        let vector = async {
+            let vector = spec.vector_store.as_ref()?;
             let url = format!("{}/healthz", vector.endpoint.trim_end_matches('/'));
             let reached = probe::http(cluster, &namespace, &url, vector.tls.as_ref()).await;
-            let endpoint = vector.endpoint.clone();
-            externals.push(External { condition: "VectorStoreReachable", endpoint, reached });
-        }
-        if let Some(sql) = &spec.sql {
-            let reached = probe::connect(&sql.endpoint, 5432).await;
-            externals.push(External {
-                condition: "SqlReachable",
-                endpoint: probe::shown(&sql.endpoint),
-                reached,
-            });
-        }
-        Ok(externals)
+            Some(External { condition: "VectorStoreReachable", endpoint: vector.endpoint.clone(), reached })
+        };
+        let sql = async {
+            let sql = spec.sql.as_ref()?;
+            let reached = probe::connect(cluster, &sql.endpoint, 5432).await;
+            Some(External { condition: "SqlReachable", endpoint: probe::shown(&sql.endpoint), reached })
+        };
+        // Side by side: one that hangs takes the step's patience from none of the others.
+        let (kv, vector, sql) = futures::join!(kv, vector, sql);
+        Ok([kv, vector, sql].into_iter().flatten().collect())
     }
 
     fn validate(&self, object: &AIStack, _: &Vec<External>) -> Result<ValidatedStack, Vec<Problem>> {

@@ -5,6 +5,8 @@ mod control;
 mod modelhub;
 mod validate;
 
+use aistack_crds::AIStack;
+
 pub use build::{StackManifests, build};
 pub use control::StackController;
 pub use validate::{ValidatedStack, validate};
@@ -25,3 +27,13 @@ pub(crate) const HUB_PORT: u16 = 8080;
 pub(crate) const HUB_ADMIN_SECRET: &str = "modelhub-admin";
 /// Its key.
 pub(crate) const HUB_ADMIN_KEY: &str = "admin-key";
+
+/// Models that the stack's hub leads requests to by its configuration: the child that serves each, and the model's name.
+pub(crate) fn models(stack: &AIStack) -> Vec<(&'static str, &str)> {
+    let spec = &stack.spec;
+    let (own, other) = (spec.tinyinfer.iter(), spec.inference.iter());
+    let chat = own.clone().map(|own| &own.model).chain(other.clone().map(|other| &other.model));
+    let embed = own.map(|own| &own.embedding).chain(other.map(|other| &other.embedding)).flatten();
+    let chat = chat.map(|model| (CHAT_NAME, model.as_str()));
+    chat.chain(embed.map(|embed| (EMBED_NAME, embed.model.as_str()))).collect()
+}

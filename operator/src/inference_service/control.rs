@@ -10,17 +10,17 @@ use super::fetch::Registry;
 use super::pods::{self, Trouble};
 use super::version::Version;
 use super::{Engine, ValidatedInferenceService, report as said, route, scaling, validate};
+use crate::aistack;
 use crate::hub::{Hub, HubError};
 use crate::kernel::apply::{self, Applied};
-use crate::kernel::child::{ChildKey, ChildKind, Progress};
+use crate::kernel::child::{ChildKey, ChildKind, Holder, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Report;
 use crate::kernel::controller::StepError;
 use crate::kernel::references::Reference;
-use crate::kernel::watch::Objects;
+use crate::kernel::watch::{Objects, holder};
 use crate::kernel::{Controller, ObjectName};
 use crate::manifest::Manifests;
-use crate::object::PART_OF;
 use crate::probe::{self, Reached};
 use crate::problem::Problem;
 use crate::report;
@@ -124,7 +124,8 @@ impl InferenceController {
     }
 
     fn stack(&self, object: &InferenceService) -> Option<Arc<AIStack>> {
-        self.stacks.get(&ObjectName::new(report::namespace(object), stack_name(object)?))
+        let stack = self.stacks.get(&ObjectName::new(report::namespace(object), stack_name(object)?))?;
+        (object.spec.stack_ref.is_some() || is_child(object, &stack)).then_some(stack)
     }
 
     async fn look(
@@ -136,7 +137,7 @@ impl InferenceController {
     ) -> Result<(), StepError> {
         let namespace = report::namespace(object);
         let uid = object.metadata.uid.clone().unwrap_or_default();
-        found.children = cluster.children.of(&uid).into_iter().map(|(key, _)| key).collect();
+        found.children = cluster.children.of(&namespace, &uid).into_iter().map(|(key, _)| key).collect();
         for (i, version) in service.versions.iter().enumerate() {
             let name = ObjectName::new(namespace.as_str(), service.workload_name(version));
             let key = ChildKey { kind: ChildKind::Deployment, object: name };
@@ -171,10 +172,32 @@ fn is_marked(object: &InferenceService) -> bool {
     object.metadata.finalizers.iter().flatten().any(|set| set == FINALIZER)
 }
 
-/// The stack whose ModelHub leads requests to a service: the one that it names, or that made it.
+/// The stack whose ModelHub leads requests to a service: the one that it names, or that made it. A label says nothing: tools that
+/// apply manifests set `part-of` for their own purposes.
 fn stack_name(object: &InferenceService) -> Option<String> {
-    let made_by = || object.metadata.labels.as_ref()?.get(PART_OF).cloned();
+    let made_by = || maker(object).map(|stack| stack.name.clone());
     object.spec.stack_ref.as_ref().map(|stack| stack.name.clone()).or_else(made_by)
+}
+
+fn maker(object: &InferenceService) -> Option<Holder> {
+    holder(&object.metadata).filter(|holder| holder.is(Kind::AIStack))
+}
+
+/// Whether the stack made the service.
+fn is_child(object: &InferenceService, stack: &AIStack) -> bool {
+    maker(object).is_some_and(|maker| Some(&maker.uid) == stack.metadata.uid.as_ref())
+}
+
+/// A model that the stack's hub leads to a child of the stack is nobody else's: a route would go before its configuration.
+fn must_not_take(object: &InferenceService, model: &str, stack: &AIStack) -> Result<(), Problem> {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let mut children = aistack::models(stack).into_iter().filter(|(_, own)| *own == model).peekable();
+    if children.peek().is_none() || (is_child(object, stack) && children.any(|(child, _)| child == name)) {
+        return Ok(());
+    }
+    let stack = stack.metadata.name.as_deref().unwrap_or_default();
+    let what = format!("AIStack {stack} serves {model} itself, and requests for it would be led here");
+    Err(Problem::new("spec.model.name", what, "give the model another name, or take it out of the stack"))
 }
 
 impl Controller for InferenceController {
@@ -216,6 +239,9 @@ impl Controller for InferenceController {
         found: &Found,
     ) -> Result<ValidatedInferenceService, Vec<Problem>> {
         let service = validate(object, "")?;
+        if let Some(stack) = self.stack(object).filter(|_| service.needs_route()) {
+            must_not_take(object, &service.model, &stack).map_err(|problem| vec![problem])?;
+        }
         if !service.needs_route() || found.hub.is_some() {
             return Ok(service);
         }
@@ -239,8 +265,11 @@ impl Controller for InferenceController {
     }
 
     fn build(&self, service: &ValidatedInferenceService, found: &Found) -> Option<Manifests> {
-        let registry =
-            found.hub.as_ref().map(|hub| Registry { url: Hub::url_for_pods(), key: hub.key.clone() });
+        let registry = found.hub.as_ref().map(|hub| Registry {
+            url: Hub::url_for_pods(),
+            key: hub.key.clone(),
+            image: hub.image.clone(),
+        });
         Some(build_in(service, &Surroundings { registry, is_asleep: found.is_asleep(service) }))
     }
 
@@ -347,4 +376,69 @@ fn failed(error: &HubError) -> StepError {
         HubError::Changed => "RouteChanged",
     };
     StepError { reason, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn stack(uid: &str) -> AIStack {
+        let stack = json!({"apiVersion": "platform.dev/v1", "kind": "AIStack",
+            "metadata": {"name": "prod", "namespace": "team", "uid": uid},
+            "spec": {"tinyinfer": {"model": "base", "embedding": {"model": "small"}}, "modelhub": {}}});
+        serde_json::from_value(stack).expect("an AIStack")
+    }
+
+    fn service(name: &str, meta: Value, spec: Value) -> InferenceService {
+        let mut object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService", "metadata": meta, "spec": spec});
+        object["metadata"]["name"] = json!(name);
+        object["metadata"]["namespace"] = json!("team");
+        serde_json::from_value(object).expect("an InferenceService")
+    }
+
+    fn owned_by(api_version: &str, uid: &str) -> Value {
+        json!({"ownerReferences": [{"apiVersion": api_version, "kind": "AIStack", "name": "prod", "uid": uid, "controller": true}]})
+    }
+
+    #[test]
+    fn a_service_is_part_of_the_stack_that_made_it_or_that_it_names() {
+        let stacks = Arc::<Objects<AIStack>>::default();
+        stacks.insert(stack("u"));
+        let controller = InferenceController::new(stacks);
+        let spec = json!({"model": {"name": "m"}});
+        let named = json!({"model": {"name": "m"}, "stackRef": {"name": "prod"}});
+        let table = [
+            (json!({"labels": {"app.kubernetes.io/part-of": "prod"}}), &spec, false),
+            (owned_by("platform.dev/v1", "u"), &spec, true),
+            (owned_by("platform.dev/v1", "an earlier one"), &spec, false),
+            (owned_by("example.com/v1", "u"), &spec, false),
+            (json!({}), &named, true),
+        ];
+        for (meta, spec, is_part) in table {
+            let object = service("x", meta.clone(), spec.clone());
+            assert_eq!(controller.stack(&object).is_some(), is_part, "{meta} {spec}");
+        }
+    }
+
+    #[test]
+    fn nobody_takes_a_stacks_own_model() {
+        let stack = stack("u");
+        let ours = || owned_by("platform.dev/v1", "u");
+        let table = [
+            ("chat", ours(), "base", true),
+            ("embed", ours(), "small", true),
+            ("thief", json!({}), "base", false),
+            ("thief", ours(), "base", false),
+            ("chat", json!({}), "base", false),
+            ("embed", ours(), "base", false),
+            ("other", json!({}), "another", true),
+        ];
+        for (name, meta, model, may) in table {
+            let object = service(name, meta.clone(), json!({"model": {"name": model}}));
+            let judged = must_not_take(&object, model, &stack);
+            assert_eq!(judged.is_ok(), may, "{name} {meta} {model}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::ValidatedInferenceService;
 use super::validate::{Serving, Source};
 use super::version::Version;
+use crate::meta::Image;
 use crate::workload::{MODELS_DIR, MODELS_VOLUME};
 
 /// Name of the container that fetches.
@@ -24,24 +25,26 @@ pub struct Registry {
     pub url: String,
     /// Key that it asks for.
     pub key: Option<SecretKeyRef>,
+    /// What fetches from it. Of the stack and not of the InferenceService: it is handed the key.
+    pub image: Image,
 }
 
-/// Folder of the model cache that holds the weights; `None` when the engine finds them by name.
+/// Folder of the model cache that holds the weights; `None` when the engine finds them by name. Caches may be shared: names that
+/// read alike stay apart, and so do namespaces, whose registries have models of the same name and version.
 pub fn place(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Option<String> {
     let plain: String = service
         .model
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
         .collect();
-    match &serving.source {
-        Source::Engine => None,
+    let (readable, told) = match &serving.source {
+        Source::Engine => return None,
         // Another file of the same model has another digest; one that nobody gave a digest for is told by its address.
-        Source::File { uri, sha256, .. } => {
-            let told = sha256.clone().unwrap_or_else(|| digest(uri));
-            Some(format!("{plain}-{}", &told[..12]))
-        }
-        Source::Registry => Some(format!("{plain}{}", version.suffix())),
-    }
+        Source::File { uri, sha256, .. } => (plain, sha256.as_ref().unwrap_or(uri).clone()),
+        Source::Registry => (format!("{plain}{}", version.suffix()), version.target().to_owned()),
+    };
+    let whole = digest(&format!("{}\n{}\n{told}", service.owner.namespace, service.model));
+    Some(format!("{readable}-{}", &whole[..12]))
 }
 
 fn digest(text: &str) -> String {
@@ -74,6 +77,7 @@ pub fn add(
     }
     let Some(place) = place(service, serving, version) else { return };
     let Some(engine) = pod.containers.first() else { return };
+    let mut image = &serving.fetcher;
     let (mut args, mut env, mut env_from) = (vec!["fetch".to_owned()], Vec::new(), None);
     let mut arg = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
     match &serving.source {
@@ -91,6 +95,7 @@ pub fn add(
         Source::Registry => {
             arg("--from", &format!("modelhub://{}/{}", service.model, version.target()));
             if let Some(registry) = registry {
+                image = &registry.image;
                 arg("--url", &registry.url);
                 env.extend(registry.key.as_ref().map(key));
             }
@@ -104,8 +109,8 @@ pub fn add(
     };
     pod.init_containers = Some(vec![Container {
         name: FETCH.to_owned(),
-        image: Some(serving.fetcher.reference.clone()),
-        image_pull_policy: Some(serving.fetcher.pull_policy.to_owned()),
+        image: Some(image.reference.clone()),
+        image_pull_policy: Some(image.pull_policy.to_owned()),
         command: Some(vec!["modelhub".to_owned()]),
         args: Some(args),
         env: (!env.is_empty()).then_some(env),
@@ -137,5 +142,60 @@ fn key(secret: &SecretKeyRef) -> EnvVar {
             ..EnvVarSource::default()
         }),
         ..EnvVar::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::InferenceService;
+    use k8s_openapi::api::core::v1::Container;
+    use serde_json::json;
+
+    use super::*;
+    use crate::inference_service::build::{Surroundings, build_in};
+    use crate::inference_service::validate;
+    use crate::manifest::Manifest;
+
+    fn of(namespace: &str, model: &str) -> ValidatedInferenceService {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+            "metadata": {"name": "chat", "namespace": namespace},
+            "spec": {"model": {"name": model, "version": "1"}, "image": {"repository": "evil.example.com/x"}}});
+        let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
+        validate(&object, "").expect("valid")
+    }
+
+    fn fetcher(around: &Surroundings) -> Container {
+        let built = build_in(&of("team", "m"), around);
+        let deployment = built.0.into_iter().find_map(|manifest| match manifest {
+            Manifest::Deployment(deployment) => Some(deployment),
+            _ => None,
+        });
+        let pod = deployment.expect("a Deployment").spec.template.spec.expect("a pod");
+        pod.init_containers.expect("it fetches").remove(0)
+    }
+
+    #[test]
+    fn the_registrys_key_is_never_handed_to_an_image_of_the_services_own() {
+        let key = SecretKeyRef { name: "modelhub-admin".to_owned(), key: "admin-key".to_owned() };
+        let image = Image { reference: "ours/modelhub:1".to_owned(), pull_policy: "IfNotPresent" };
+        let registry = Registry { url: "http://modelhub:8080".to_owned(), key: Some(key), image };
+        let fetch = fetcher(&Surroundings { registry: Some(registry), is_asleep: false });
+        assert!(fetch.env.iter().flatten().any(|env| env.name == "AISTACK_API_KEY"));
+        assert_eq!(fetch.image.as_deref(), Some("ours/modelhub:1"));
+        let alone = fetcher(&Surroundings::default());
+        assert_eq!(alone.env, None);
+        assert!(alone.image.is_some_and(|image| image.starts_with("evil.example.com/x/")));
+    }
+
+    #[test]
+    fn folders_of_a_shared_cache_stay_apart() {
+        let folder = |namespace: &str, model: &str| {
+            let service = of(namespace, model);
+            place(&service, service.serving().expect("pods"), &service.versions[0]).expect("a folder")
+        };
+        let all = [folder("a", "org/model"), folder("a", "org-model"), folder("b", "org/model")];
+        assert!(all.iter().all(|folder| folder.starts_with("org-model-v1-")), "{all:?}");
+        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{all:?}");
+        assert_eq!(folder("a", "org/model"), all[0]);
     }
 }

@@ -275,9 +275,7 @@ impl<'a> Child<'a> {
                 Ok(())
             }
             // The garbage collector is about to take what an earlier object of this name left.
-            Some(holder)
-                if holder.kind == self.parent.reference.kind && holder.name == self.parent.reference.name =>
-            {
+            Some(holder) if holder.is_of(&self.parent.reference) => {
                 Err(ApplyError::Leaving { child: child() })
             }
             Some(holder) => {
@@ -327,7 +325,7 @@ impl<'a> Child<'a> {
 
 /// Deletes what belongs to `parent` and is not among `kept`.
 pub async fn prune(cluster: &Cluster, parent: &Parent, kept: &BTreeSet<ChildKey>) -> Result<(), ApplyError> {
-    for (key, meta) in cluster.children.of(&parent.reference.uid) {
+    for (key, meta) in cluster.children.of(&parent.namespace, &parent.reference.uid) {
         if kept.contains(&key) || meta.is_leaving {
             continue;
         }

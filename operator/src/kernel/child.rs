@@ -7,6 +7,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ApiResource;
 use serde_json::Value;
 
@@ -146,7 +147,9 @@ impl std::fmt::Display for ChildKey {
 /// Whom an object belongs to by its controlling owner reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// `kind` of the reference.
+    /// API group of the reference.
+    pub group: String,
+    /// Its kind.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -154,10 +157,38 @@ pub struct Holder {
     pub uid: String,
 }
 
+/// Group of an `apiVersion`; the core group's is empty.
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+impl From<&OwnerReference> for Holder {
+    fn from(owner: &OwnerReference) -> Self {
+        Self {
+            group: group(&owner.api_version).to_owned(),
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+        }
+    }
+}
+
 impl Holder {
+    /// Whether it is an object of that kind of ours.
+    pub fn is(&self, kind: Kind) -> bool {
+        self.group == kind.resource().group && self.kind == kind.name()
+    }
+
+    /// Whether a reference is to an object of the same name, be it this one or an earlier one.
+    pub fn is_of(&self, reference: &OwnerReference) -> bool {
+        let group = group(&reference.api_version);
+        (self.group.as_str(), &self.kind, &self.name) == (group, &reference.kind, &reference.name)
+    }
+
     /// The object of ours that it is.
     pub fn key(&self, namespace: &str) -> Option<Key> {
-        Some(Key::new(Kind::from_name(&self.kind)?, ObjectName::new(namespace, self.name.as_str())))
+        let kind = Kind::from_name(&self.kind).filter(|kind| self.is(*kind))?;
+        Some(Key::new(kind, ObjectName::new(namespace, self.name.as_str())))
     }
 }
 

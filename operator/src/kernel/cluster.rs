@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 
 use super::backoff::Backoff;
 use super::child::{ChildKey, ChildKind};
-use super::key::ObjectName;
+use super::key::{Key, ObjectName};
 use super::metrics::{QueueMetrics, ReconcileMetrics};
 use super::queue::Queue;
-use super::references::References;
+use super::references::{Reference, References};
 use super::watch::{Children, Synced};
 use crate::meta::MANAGER;
+use crate::outside::Outside;
 
 /// Which namespaces the operator sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Cluster {
     /// Secrets whose contents the operator itself needs.
     secrets: Mutex<HashMap<ObjectName, ReadSecret>>,
     addresses: BTreeMap<String, String>,
+    /// The way to what is not the API server.
+    pub(crate) outside: Outside,
     pub(super) images: ImagesConfig,
 }
 
@@ -75,6 +78,7 @@ impl Cluster {
             metrics,
             secrets: Mutex::default(),
             addresses: BTreeMap::new(),
+            outside: Outside::new(false),
             images: ImagesConfig::default(),
         }
     }
@@ -89,6 +93,12 @@ impl Cluster {
     #[must_use]
     pub fn with_addresses(self, addresses: BTreeMap<String, String>) -> Self {
         Self { addresses, ..self }
+    }
+
+    /// With endpoints on the operator's own machine, if `local`.
+    #[must_use]
+    pub fn with_local_endpoints(self, local: bool) -> Self {
+        Self { outside: Outside::new(local), ..self }
     }
 
     /// Base URL of a Service, without a slash at its end.
@@ -149,8 +159,40 @@ impl Cluster {
         };
         let version = found.metadata.resource_version.unwrap_or_default();
         let data = Arc::new(found.data.unwrap_or_default());
-        self.secrets.lock().insert(secret.clone(), ReadSecret { version, data: data.clone() });
+        self.keep_secret(secret, ReadSecret { version, data: data.clone() });
         Ok(data)
+    }
+
+    /// Keeps what was read, if the watch knows that version: of one that was deleted meanwhile it would tell nothing any more.
+    fn keep_secret(&self, secret: &ObjectName, read: ReadSecret) {
+        let child = ChildKey { kind: ChildKind::Secret, object: secret.clone() };
+        let mut secrets = self.secrets.lock();
+        if self.children.meta(&child).is_some_and(|meta| meta.resource_version == read.version) {
+            secrets.insert(secret.clone(), read);
+        }
+    }
+
+    /// Contents of a Secret are kept in memory no longer than it is there and somebody refers to it.
+    pub(super) fn forget_secret(&self, secret: &ObjectName) {
+        self.secrets.lock().remove(secret);
+    }
+
+    /// From now on `key` refers to these, and to nothing else.
+    pub(super) fn refers(&self, key: &Key, references: Vec<Reference>) {
+        self.forget_secrets(self.references.set(key, references));
+    }
+
+    /// `key` is no more.
+    pub(super) fn refers_no_more(&self, key: &Key) {
+        self.forget_secrets(self.references.forget(key));
+    }
+
+    fn forget_secrets(&self, lonely: Vec<Reference>) {
+        for reference in lonely {
+            if let Reference::Secret(secret) = reference {
+                self.forget_secret(&secret);
+            }
+        }
     }
 
     /// Tells of something that happened to an object. That it could not be told is no failure of what happened.
@@ -165,5 +207,59 @@ impl Cluster {
         if let Err(error) = self.recorder.publish(&event, about).await {
             tracing::warn!(%error, reason, "an Event could not be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_chassis::{Component, Metrics};
+    use aistack_crds::Kind;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::client::Body;
+
+    use super::super::watch::{self, ChildMeta};
+    use super::*;
+
+    /// An API server with one Secret, whatever it is asked.
+    fn cluster() -> Cluster {
+        let answer = |_: http::Request<Body>| async {
+            let secret = r#"{"metadata": {"name": "s", "namespace": "n", "resourceVersion": "1"}, "data": {"k": "dGV4dA=="}}"#;
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(secret.as_bytes().to_vec())))
+        };
+        let client = Client::new(tower::service_fn(answer), "n");
+        let component = Component { name: "test", env_prefix: "TEST_", version: "0" };
+        let metrics = ReconcileMetrics::register(&Metrics::new(component));
+        Cluster::new(client, Scope::Cluster, QueueMetrics::default(), metrics)
+    }
+
+    #[tokio::test]
+    async fn contents_of_a_secret_are_kept_while_it_is_there_and_referred_to() {
+        let cluster = cluster();
+        let secret = ObjectName::new("n", "s");
+        let child = ChildKey { kind: ChildKind::Secret, object: secret.clone() };
+        let (a, b) = (
+            Key::new(Kind::KVCluster, ObjectName::new("n", "a")),
+            Key::new(Kind::KVCluster, ObjectName::new("n", "b")),
+        );
+        let there = ObjectMeta { resource_version: Some("1".to_owned()), ..ObjectMeta::default() };
+        let read = async || {
+            let text = cluster.secret_text(&secret, "k").await.expect("it is read");
+            assert_eq!(text.as_deref(), Some("text"));
+        };
+        let kept = || cluster.secrets.lock().len();
+        read().await;
+        assert_eq!(kept(), 0, "no watch would tell that it is gone");
+        cluster.children.insert(child.clone(), ChildMeta::of(&there));
+        cluster.refers(&a, vec![Reference::Secret(secret.clone())]);
+        cluster.refers(&b, vec![Reference::Secret(secret.clone())]);
+        read().await;
+        cluster.refers(&a, Vec::new());
+        assert_eq!(kept(), 1, "b needs it");
+        cluster.refers_no_more(&b);
+        assert_eq!(kept(), 0, "nobody does");
+        read().await;
+        assert_eq!(kept(), 1);
+        watch::forget(&cluster, &child);
+        assert_eq!(kept(), 0, "it was deleted");
     }
 }

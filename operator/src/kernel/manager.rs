@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::child::ChildKind;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Scope};
 use super::controller::{Controller, Typed};
 use super::key::Key;
 use super::lease::{Election, Held, Lost};
@@ -174,6 +174,9 @@ impl Manager {
     async fn work(&self, shutdown: &Shutdown) {
         // What happened while another led was taken out of nobody's queue, so all of it is still there.
         self.cluster.metrics.workers(self.settings.workers + EDITORS);
+        // Where one namespace is all there is, it has them all.
+        let is_shared = self.cluster.scope == Scope::Cluster;
+        self.cluster.queue.share(is_shared.then(|| self.settings.workers.div_ceil(2)));
         let mut workers = JoinSet::new();
         for _ in 0..self.settings.workers.max(1) {
             workers.spawn(worker(self.cluster.clone(), self.controllers.clone(), false));

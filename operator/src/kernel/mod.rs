@@ -26,6 +26,7 @@ pub mod manager;
 pub mod metrics;
 pub mod queue;
 pub mod references;
+mod share;
 pub mod watch;
 
 mod pending;

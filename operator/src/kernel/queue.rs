@@ -3,7 +3,8 @@
 //! A key is in the queue at most once and is worked on by one worker at a time; what happens to it meanwhile has it come
 //! again. What a user changed comes before what is new, since that may come by the thousand, new before what a child's change asks
 //! for, and that before what is only looked at again; so that nothing starves, every eighth turn goes to whoever waits longest. Workers
-//! that take nothing but users' changes need not wait for those that are at something longer.
+//! that take nothing but users' changes need not wait for those that are at something longer, and one namespace has some of the workers
+//! at most.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use super::backoff::Backoff;
 use super::key::Key;
 use super::metrics::QueueMetrics;
+use super::share::Shares;
 
 /// Every so many turns the longest waiting comes first.
 const FAIR_TURN: u64 = 8;
@@ -73,6 +75,7 @@ struct Inner {
     due: HashMap<Key, Instant>,
     /// Being worked on, and the priority with which they are to come again.
     running: HashMap<Key, Option<Priority>>,
+    shares: Shares,
     failures: HashMap<Key, u32>,
     numbers: u64,
     turns: u64,
@@ -94,6 +97,11 @@ impl Queue {
     /// An empty queue.
     pub fn new(backoff: Backoff, metrics: QueueMetrics) -> Self {
         Self { inner: Mutex::default(), wake: Notify::new(), wake_for_edit: Notify::new(), backoff, metrics }
+    }
+
+    /// From now on so many turns of one namespace run at a time.
+    pub(super) fn share(&self, most: Option<usize>) {
+        self.inner.lock().shares.most = most;
     }
 
     /// Asks for a reconciliation as soon as it is its turn.
@@ -207,7 +215,11 @@ impl Inner {
     }
 
     fn done(&mut self, key: &Key, outcome: Outcome, now: Instant, backoff: impl FnOnce(u32) -> Duration) {
-        let again = self.running.remove(key).flatten();
+        let again = self.running.remove(key);
+        if again.is_some() {
+            self.shares.ended(&key.object.namespace);
+        }
+        let again = again.flatten();
         let wait = match outcome {
             Outcome::Failed => {
                 let failures = self.failures.entry(key.clone()).or_default();
@@ -274,10 +286,11 @@ impl Inner {
     fn take(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
         self.turns += 1;
+        let has_room = |key: &&Key| self.shares.have_room(&key.object.namespace, false);
         let key = if self.turns.is_multiple_of(FAIR_TURN) {
-            self.by_age.first_key_value().map(|(_, key)| key.clone())?
+            self.by_age.values().find(has_room).cloned()?
         } else {
-            self.by_priority.first_key_value().map(|(_, key)| key.clone())?
+            self.by_priority.values().find(has_room).cloned()?
         };
         self.hand_out(key, now)
     }
@@ -289,10 +302,10 @@ impl Inner {
 
     fn take_edit(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
-        if !self.next_is_edit() {
-            return None;
-        }
-        let key = self.by_priority.first_key_value().map(|(_, key)| key.clone())?;
+        let is_edit =
+            |((priority, _), _): &(&(std::cmp::Reverse<Priority>, u64), &Key)| priority.0 == Priority::Edit;
+        let mut edits = self.by_priority.iter().take_while(is_edit).map(|(_, key)| key);
+        let key = edits.find(|key| self.shares.have_room(&key.object.namespace, true)).cloned()?;
         self.hand_out(key, now)
     }
 
@@ -301,6 +314,7 @@ impl Inner {
         self.by_priority.remove(&(std::cmp::Reverse(waiting.priority), waiting.number));
         self.by_age.remove(&waiting.number);
         self.running.insert(key.clone(), None);
+        self.shares.began(&key.object.namespace);
         Some(Taken { key, priority: waiting.priority, waited: now.saturating_duration_since(waiting.since) })
     }
 }
@@ -440,6 +454,30 @@ mod tests {
         assert_eq!(story.take().as_deref(), Some("a"));
         story.done("a", Outcome::Again(Duration::from_secs(10)));
         assert_eq!(story.passes(1).take(), None, "the earlier time was replaced");
+    }
+
+    #[test]
+    fn one_namespace_does_not_have_all_the_workers() {
+        let mut story = Story::new();
+        story.inner.shares.most = Some(2);
+        let of = |namespace: &str, name: &str| Key::new(Kind::KVCluster, ObjectName::new(namespace, name));
+        for name in ["a", "b", "c", "d"] {
+            story.inner.add(of("flood", name), Priority::Edit, story.now);
+        }
+        story.inner.add(of("quiet", "x"), Priority::Resync, story.now);
+        assert_eq!((story.take().as_deref(), story.take().as_deref()), (Some("a"), Some("b")));
+        assert_eq!(story.take().as_deref(), Some("x"), "two of one namespace run, and another waits");
+        assert_eq!(story.take(), None);
+        let edit = story.inner.take_edit(story.now).map(|taken| taken.key.object.name);
+        assert_eq!(edit.as_deref(), Some("c"), "a worker that is kept for edits is one more");
+        assert_eq!(story.inner.take_edit(story.now), None, "and the other is kept for others");
+        story.inner.add(of("quiet", "y"), Priority::Edit, story.now);
+        let edit = story.inner.take_edit(story.now).map(|taken| taken.key.object.name);
+        assert_eq!(edit.as_deref(), Some("y"));
+        for name in ["a", "b"] {
+            story.inner.done(&of("flood", name), Outcome::Done, story.now, |_| Duration::ZERO);
+        }
+        assert_eq!(story.take().as_deref(), Some("d"), "one that ends makes room");
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ use super::queue::Outcome;
 use super::references::Reference;
 use super::watch::{self, Objects};
 use crate::meta::MANAGER;
+use crate::outside;
 use crate::problem::Problem;
 
 /// Annotation: nothing is done while it is `"true"`.
@@ -116,7 +117,7 @@ impl<C: Controller> Typed<C> {
     async fn measured(&self, cluster: &Cluster, name: &ObjectName) -> Outcome {
         let Some(object) = self.objects.get(name) else {
             // A turn that ran while it was deleted may have noted them again.
-            cluster.references.forget(&Key::new(C::KIND, name.clone()));
+            cluster.refers_no_more(&Key::new(C::KIND, name.clone()));
             return Outcome::Gone;
         };
         let began = Instant::now();
@@ -179,9 +180,9 @@ impl<C: Controller> Turn<'_, C> {
         let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
         let references = controller.references(object);
         let missing = missing(cluster, &references);
-        cluster.references.set(&self.key(), references);
-        let found =
-            controller.dereference(cluster, object).instrument(tracing::info_span!("dereference")).await?;
+        cluster.refers(&self.key(), references);
+        let found = controller.dereference(cluster, object).instrument(tracing::info_span!("dereference"));
+        let found = outside::step(found).await?;
         let validated = match controller.validate(object, &found) {
             Ok(validated) => validated,
             // What runs keeps running: a mistake in an edit takes nothing away.
@@ -200,10 +201,8 @@ impl<C: Controller> Turn<'_, C> {
             }
             None => Applied::default(),
         };
-        controller
-            .act(cluster, object, &validated, &found, &applied)
-            .instrument(tracing::info_span!("act"))
-            .await?;
+        let acted = controller.act(cluster, object, &validated, &found, &applied);
+        outside::step(acted.instrument(tracing::info_span!("act"))).await?;
         Ok(lacking(controller.report(&validated, &found, &applied), &missing))
     }
 
@@ -230,7 +229,7 @@ impl<C: Controller> Turn<'_, C> {
         if !self.object.finalizers().iter().any(|set| set == finalizer) {
             return Ok(());
         }
-        let cleaned = self.controller.clean_up(self.cluster, &self.object).await;
+        let cleaned = outside::step(self.controller.clean_up(self.cluster, &self.object)).await;
         if let Err(error) = cleaned {
             if self.annotation(SKIP_CLEAN_UP) != Some("true") {
                 let note = format!(
@@ -265,6 +264,10 @@ impl<C: Controller> Turn<'_, C> {
     }
 
     async fn say(&self, report: Report) -> Result<(), ReconcileError> {
+        self.write(report).instrument(tracing::info_span!("status")).await
+    }
+
+    async fn write(&self, report: Report) -> Result<(), ReconcileError> {
         let before = self.status();
         let generation = self.object.meta().generation;
         if report.is_passing && before.observed_generation() == generation {

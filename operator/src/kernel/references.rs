@@ -29,22 +29,25 @@ pub struct References {
 }
 
 impl References {
-    /// From now on, `key` refers to these and to nothing else.
-    pub fn set(&self, key: &Key, references: Vec<Reference>) {
+    /// From now on, `key` refers to these and to nothing else. Answers with what nobody refers to any more.
+    pub fn set(&self, key: &Key, references: Vec<Reference>) -> Vec<Reference> {
         let mut inner = self.inner.lock();
         if inner.of.get(key).map(Vec::as_slice).unwrap_or_default() == references.as_slice() {
-            return;
+            return Vec::new();
         }
-        inner.forget(key);
+        let before = inner.forget(key);
         for reference in &references {
             inner.to.entry(reference.clone()).or_default().insert(key.clone());
         }
         inner.of.insert(key.clone(), references);
+        inner.lonely(before)
     }
 
-    /// `key` is no more.
-    pub fn forget(&self, key: &Key) {
-        self.inner.lock().forget(key);
+    /// `key` is no more. Answers with what nobody refers to any more.
+    pub fn forget(&self, key: &Key) -> Vec<Reference> {
+        let mut inner = self.inner.lock();
+        let before = inner.forget(key);
+        inner.lonely(before)
     }
 
     /// Who refers to it.
@@ -54,15 +57,22 @@ impl References {
 }
 
 impl Inner {
-    fn forget(&mut self, key: &Key) {
-        for reference in self.of.remove(key).unwrap_or_default() {
-            if let Some(keys) = self.to.get_mut(&reference) {
+    fn forget(&mut self, key: &Key) -> Vec<Reference> {
+        let references = self.of.remove(key).unwrap_or_default();
+        for reference in &references {
+            if let Some(keys) = self.to.get_mut(reference) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    self.to.remove(&reference);
+                    self.to.remove(reference);
                 }
             }
         }
+        references
+    }
+
+    fn lonely(&self, mut references: Vec<Reference>) -> Vec<Reference> {
+        references.retain(|reference| !self.to.contains_key(reference));
+        references
     }
 }
 
@@ -81,9 +91,10 @@ mod tests {
         let mut to = references.to(&secret("s"));
         to.sort();
         assert_eq!(to, [key("a"), key("b")]);
-        references.set(&key("a"), vec![secret("t")]);
+        assert_eq!(references.set(&key("a"), vec![secret("t")]), [], "b refers to s still");
         assert_eq!(references.to(&secret("s")), [key("b")]);
-        references.forget(&key("b"));
+        assert_eq!(references.forget(&key("b")), [secret("s")]);
         assert!(references.to(&secret("s")).is_empty());
+        assert_eq!(references.set(&key("a"), Vec::new()), [secret("t")]);
     }
 }

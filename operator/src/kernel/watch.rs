@@ -112,7 +112,7 @@ impl<K: Resource + Clone> Objects<K> {
         }
     }
 
-    fn insert(&self, object: K) -> Option<Arc<K>> {
+    pub(crate) fn insert(&self, object: K) -> Option<Arc<K>> {
         self.by_name.write().insert(ObjectName::of(&object), Arc::new(object))
     }
 }
@@ -126,16 +126,19 @@ pub struct ChildMeta {
     pub resource_version: String,
     /// Whom it belongs to.
     pub holder: Option<Holder>,
+    /// Whether it carries the label of what we make. A user's Secret that is kept for references does not.
+    pub is_ours: bool,
     /// Whether it is being deleted.
     pub is_leaving: bool,
 }
 
 impl ChildMeta {
-    fn of(meta: &ObjectMeta) -> Self {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             holder: holder(meta),
+            is_ours: is_managed(meta),
             is_leaving: meta.deletion_timestamp.is_some(),
         }
     }
@@ -143,8 +146,13 @@ impl ChildMeta {
 
 /// Whom an object belongs to.
 pub fn holder(meta: &ObjectMeta) -> Option<Holder> {
-    let owner = meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
-    Some(Holder { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true)).map(Holder::from)
+}
+
+/// Whether an object carries the label of what we make.
+fn is_managed(meta: &ObjectMeta) -> bool {
+    meta.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
 }
 
 /// Who may take over an object that belongs to nobody, as `Kind/name`: a person says so by this annotation.
@@ -177,11 +185,13 @@ impl Children {
         self.inner.read().known.get(key).cloned()
     }
 
-    /// Children of the object with this uid.
-    pub fn of(&self, uid: &str) -> Vec<(ChildKey, ChildMeta)> {
+    /// Children of the object with this uid: what points at it from its own namespace, and that we made. Anybody may write an
+    /// owner reference.
+    pub fn of(&self, namespace: &str, uid: &str) -> Vec<(ChildKey, ChildMeta)> {
         let inner = self.inner.read();
-        let keys = inner.of.get(uid).into_iter().flatten();
-        keys.filter_map(|key| Some((key.clone(), inner.known.get(key)?.clone()))).collect()
+        let keys = inner.of.get(uid).into_iter().flatten().filter(|key| key.object.namespace == namespace);
+        let known = keys.filter_map(|key| Some((key.clone(), inner.known.get(key)?.clone())));
+        known.filter(|(_, meta)| meta.is_ours).collect()
     }
 
     /// What was observed, if the child has not changed since.
@@ -208,7 +218,7 @@ impl Children {
         self.inner.write().observed.insert(key.clone(), observed);
     }
 
-    fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
+    pub(super) fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
         let mut inner = self.inner.write();
         let before = inner.known.get(&key).cloned();
         if let Some(before) = before.as_ref().and_then(|before| before.holder.as_ref())
@@ -312,7 +322,7 @@ impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
         self.objects.by_name.write().remove(name);
         self.as_child(name, None);
         let key = Key::new(self.kind, name.clone());
-        self.cluster.references.forget(&key);
+        self.cluster.refers_no_more(&key);
         self.cluster.queue.add(key, Priority::Edit);
         self.wake_referrers(name);
     }
@@ -327,10 +337,7 @@ impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
     fn as_child(&self, name: &ObjectName, meta: Option<&ObjectMeta>) {
         let Some(kind) = ChildKind::from_ours(self.kind) else { return };
         let key = ChildKey { kind, object: name.clone() };
-        let is_managed = |meta: &&ObjectMeta| {
-            meta.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
-        };
-        match meta.filter(is_managed) {
+        match meta.filter(|meta| is_managed(meta)) {
             Some(meta) => child_applied(&self.cluster, key, meta),
             None => child_deleted(&self.cluster, &key),
         }
@@ -408,9 +415,10 @@ pub async fn children(kind: ChildKind, cluster: Arc<Cluster>) {
     .await;
 }
 
-fn forget(cluster: &Cluster, key: &ChildKey) {
+pub(super) fn forget(cluster: &Cluster, key: &ChildKey) {
     child_deleted(cluster, key);
     if key.kind == ChildKind::Secret {
+        cluster.forget_secret(&key.object);
         wake_secret(cluster, &key.object);
     }
 }
@@ -479,10 +487,12 @@ mod tests {
             uid: uid.to_owned(),
             resource_version: version.to_owned(),
             holder: owner.map(|owner| Holder {
+                group: "platform.dev".to_owned(),
                 kind: "KVCluster".to_owned(),
                 name: owner.to_owned(),
                 uid: owner.to_owned(),
             }),
+            is_ours: true,
             is_leaving: false,
         }
     }
@@ -506,10 +516,35 @@ mod tests {
         let children = Children::default();
         let key = ChildKey { kind: ChildKind::ConfigMap, object: ObjectName::new("n", "c") };
         children.insert(key.clone(), meta("u", "1", Some("a")));
-        assert_eq!(children.of("a").len(), 1);
+        assert_eq!(children.of("n", "a").len(), 1);
         children.insert(key.clone(), meta("u", "2", Some("b")));
-        assert_eq!((children.of("a").len(), children.of("b").len()), (0, 1));
+        assert_eq!((children.of("n", "a").len(), children.of("n", "b").len()), (0, 1));
         children.remove(&key);
-        assert!(children.of("b").is_empty());
+        assert!(children.of("n", "b").is_empty());
+    }
+
+    #[test]
+    fn what_only_says_that_it_belongs_to_an_object_is_no_child_of_it() {
+        let children = Children::default();
+        let key = |namespace: &str, name: &str| ChildKey {
+            kind: ChildKind::Secret,
+            object: ObjectName::new(namespace, name),
+        };
+        children.insert(key("n", "made"), meta("u", "1", Some("a")));
+        children.insert(key("n", "unlabelled"), ChildMeta { is_ours: false, ..meta("v", "1", Some("a")) });
+        children.insert(key("elsewhere", "made"), meta("w", "1", Some("a")));
+        let found: Vec<_> = children.of("n", "a").into_iter().map(|(key, _)| key).collect();
+        assert_eq!(found, [key("n", "made")]);
+    }
+
+    #[test]
+    fn an_owner_of_another_group_is_nobody_of_ours() {
+        let meta = |api_version: &str| {
+            let owner = serde_json::json!({"apiVersion": api_version, "kind": "KVCluster", "name": "kv", "uid": "u", "controller": true});
+            serde_json::from_value(serde_json::json!({"ownerReferences": [owner]})).expect("metadata")
+        };
+        let key = |api_version: &str| holder(&meta(api_version)).and_then(|holder| holder.key("n"));
+        assert!(key("platform.dev/v1").is_some());
+        assert_eq!((key("example.com/v1"), key("v1")), (None, None));
     }
 }

@@ -11,6 +11,7 @@ use crate::kernel::ObjectName;
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
+use crate::outside;
 
 /// How long one member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -104,13 +105,13 @@ impl<'a> Members<'a> {
                 listed,
             })
         };
-        match tokio::time::timeout(PATIENCE, asked).await {
+        match outside::call(Box::pin(asked)).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
                 tracing::debug!(ordinal, %error, "a member does not answer");
                 None
             }
-            Err(_) => None,
+            Err(outside::Late) => None,
         }
     }
 
@@ -121,8 +122,12 @@ impl<'a> Members<'a> {
             let message = "the leader's pod has no address at the moment".to_owned();
             StepError { reason: "MembershipFailed", message }
         })?;
-        let client = self.connect(address).await.map_err(|error| refused("reach the leader", &error))?;
-        self.ask_for(client, step).await
+        let changed = async {
+            let client = self.connect(address).await.map_err(|error| refused("reach the leader", &error))?;
+            self.ask_for(client, step).await
+        };
+        let late = |outside::Late| step_error("MembershipFailed", "the leader took too long".to_owned());
+        outside::call(Box::pin(changed)).await.map_err(late)?
     }
 
     async fn ask_for(&self, mut client: Client, step: &Step) -> Result<(), StepError> {

@@ -15,6 +15,7 @@ use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 use crate::kernel::key::ObjectName;
+use crate::kernel::watch::holder;
 use crate::size::Size;
 
 /// Label that a StatefulSet's pods carry with the revision that they were made from.
@@ -32,6 +33,8 @@ const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 pub(super) struct Seen {
     pub pods: BTreeMap<u16, SeenPod>,
     pub claims: BTreeMap<u16, Claim>,
+    /// Which claims those are: another of the same name is not the one that was looked at.
+    pub claim_uids: BTreeMap<u16, String>,
     /// Size of the claims that the StatefulSet makes.
     pub claim_size: Option<Size>,
     pub kept: Option<Kept>,
@@ -57,9 +60,16 @@ pub(super) async fn look(
         _ => None,
     };
     let newest = set.as_ref().map(|set| set.update_revision.clone()).unwrap_or_default();
+    let uid = cluster.children.meta(&key).map(|meta| meta.uid);
+    let claims = claims(cluster, kv, set.is_none()).await?;
+    let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
-        pods: pods(cluster, kv, &newest).await?,
-        claims: claims(cluster, kv).await?,
+        pods: pods(cluster, kv, &newest, uid.as_deref()).await?,
+        claim_uids: uids.collect(),
+        claims: claims
+            .iter()
+            .map(|(ordinal, claim)| (*ordinal, of_claim(claim, kv.claim.size.bytes())))
+            .collect(),
         claim_size: set.as_ref().and_then(|set| Size::parse(set.claim_size.as_deref()?)),
         kept: set.as_ref().and_then(kept),
     })
@@ -87,12 +97,22 @@ async fn pods(
     cluster: &Cluster,
     kv: &ValidatedKvCluster,
     newest: &str,
+    set: Option<&str>,
 ) -> Result<BTreeMap<u16, SeenPod>, StepError> {
     let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let list = api.list(&selected(kv)).await.map_err(unread("pods"))?;
     let prefix = format!("{}-", kv.name);
     let ordinal = |pod: &KubePod| pod.name_any().strip_prefix(&prefix)?.parse().ok();
-    Ok(list.items.iter().filter_map(|pod| Some((ordinal(pod)?, of_pod(pod, newest)))).collect())
+    let ours = list.items.iter().filter(|pod| is_of(pod, &kv.name, set));
+    Ok(ours.filter_map(|pod| Some((ordinal(pod)?, of_pod(pod, newest)))).collect())
+}
+
+/// Whether the StatefulSet made the pod. Labels and a name are anybody's to choose, and what a member says is believed.
+fn is_of(pod: &KubePod, name: &str, set: Option<&str>) -> bool {
+    holder(&pod.metadata).is_some_and(|holder| {
+        let is_set = holder.group == "apps" && holder.kind == "StatefulSet" && holder.name == name;
+        is_set && set.is_none_or(|uid| uid == holder.uid)
+    })
 }
 
 fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
@@ -131,14 +151,34 @@ fn is_stuck(pod: &KubePod) -> bool {
     refused || does_not_run || for_long
 }
 
-async fn claims(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<BTreeMap<u16, Claim>, StepError> {
+/// Claims of the members. Before there is a StatefulSet, one of a member's name that is not ours is told of: it would be used.
+async fn claims(
+    cluster: &Cluster,
+    kv: &ValidatedKvCluster,
+    is_new: bool,
+) -> Result<BTreeMap<u16, PersistentVolumeClaim>, StepError> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
-    let list = api.list(&selected(kv)).await.map_err(unread("claims of the volumes"))?;
+    let asked = if is_new { ListParams::default() } else { selected(kv) };
+    let list = api.list(&asked).await.map_err(unread("claims of the volumes"))?;
     let prefix = kv.claim_name(0);
     let prefix = prefix.trim_end_matches('0');
     let ordinal = |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(prefix)?.parse().ok();
-    let wanted = kv.claim.size.bytes();
-    Ok(list.items.iter().filter_map(|claim| Some((ordinal(claim)?, of_claim(claim, wanted)))).collect())
+    let named = list.items.into_iter().filter_map(|claim| Some((ordinal(&claim)?, claim)));
+    let named: BTreeMap<u16, PersistentVolumeClaim> = named.collect();
+    match named.values().find(|claim| !carries(claim, &kv.owner.selector())) {
+        None => Ok(named),
+        Some(foreign) => Err(StepError {
+            reason: "NameTaken",
+            message: format!(
+                "PersistentVolumeClaim {} is there already and is none of this cluster's; delete or rename it, or give this object another name",
+                foreign.name_any()
+            ),
+        }),
+    }
+}
+
+fn carries(claim: &PersistentVolumeClaim, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, value)| claim.labels().get(key) == Some(value))
 }
 
 fn of_claim(claim: &PersistentVolumeClaim, wanted: u64) -> Claim {
@@ -180,6 +220,25 @@ mod tests {
                 "status": {"conditions": conditions, "containerStatuses": containers}});
             let seen = of_pod(&serde_json::from_value(pod).expect("a pod"), "");
             assert_eq!(seen.pod.is_stuck, expected, "{conditions} {containers}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_only_looks_like_a_members_is_none() {
+        let owner = |api_version: &str, kind: &str, name: &str, uid: &str, controller: bool| json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": controller}]);
+        let table = [
+            (owner("apps/v1", "StatefulSet", "kv", "u", true), true),
+            (json!([]), false),
+            (owner("apps/v1", "StatefulSet", "kv", "u", false), false),
+            (owner("apps/v1", "StatefulSet", "kv", "another", true), false),
+            (owner("apps/v1", "StatefulSet", "other", "u", true), false),
+            (owner("example.com/v1", "StatefulSet", "kv", "u", true), false),
+            (owner("apps/v1", "ReplicaSet", "kv", "u", true), false),
+        ];
+        for (owners, expected) in table {
+            let pod = json!({"metadata": {"name": "kv-0", "ownerReferences": owners}});
+            let pod: KubePod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(is_of(&pod, "kv", Some("u")), expected, "{owners}");
         }
     }
 }

@@ -88,13 +88,20 @@ impl Doer<'_> {
 
     async fn delete_claim(&self, ordinal: u16) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
+        let Some(uid) = self.found.seen.claim_uids.get(&ordinal) else { return Ok(()) };
+        // A claim of that name that came meanwhile may be a person's.
+        let only_this = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
         let api = self.claims();
-        gone_is_fine(api.delete(&name, &DeleteParams::default()).await.map(drop))
+        gone_is_fine(api.delete(&name, &params).await.map(drop))
             .map_err(|error| failed("DeleteFailed", &format!("claim {name} could not be deleted"), &error))
     }
 
     async fn patch_claim(&self, ordinal: u16, patch: &serde_json::Value) -> Result<(), StepError> {
         let name = self.kv.claim_name(ordinal);
+        let mut patch = patch.clone();
+        patch["metadata"]["uid"] = json!(self.found.seen.claim_uids.get(&ordinal));
+        let patch = &patch;
         let api = self.claims();
         let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         patched.map(drop).map_err(|error| failed("ClaimRefused", &format!("claim {name}"), &error))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aistack_crds::{AIStack, Kind, VectorCollection};
 use serde_json::Value;
 
-use super::engine::{self, Collection};
+use super::engine::{self, Collection, Server};
 use super::{COMPONENT, Home, REST_PORT, ValidatedVectorCollection, build, validate};
 use crate::kernel::apply::{self, Applied};
 use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
@@ -55,8 +55,8 @@ impl VectorController {
     }
 }
 
-fn url(cluster: &Cluster, server: &ChildKey) -> String {
-    cluster.service_url(&server.object, REST_PORT)
+fn at<'a>(cluster: &'a Cluster, server: &ChildKey) -> Server<'a> {
+    Server { outside: &cluster.outside, url: cluster.service_url(&server.object, REST_PORT) }
 }
 
 impl Controller for VectorController {
@@ -85,7 +85,7 @@ impl Controller for VectorController {
         };
         let collection = match &pods {
             Some(pods) if pods.ready > 0 => {
-                engine::look(&url(cluster, &server), &object.metadata.name.clone().unwrap_or_default()).await
+                at(cluster, &server).look(&object.metadata.name.clone().unwrap_or_default()).await
             }
             _ => Collection::NoServer,
         };
@@ -128,9 +128,9 @@ impl Controller for VectorController {
         if matches!(&found.collection, Collection::Present(there) if other(collection, there).is_some()) {
             return Ok(());
         }
-        let url = url(cluster, &Self::server(object));
+        let server = at(cluster, &Self::server(object));
         let request = super::build::request(collection);
-        engine::settle(&url, &request.name, &request.create, &request.indexes, &found.collection).await
+        server.settle(&request.name, &request.create, &request.indexes, &found.collection).await
     }
 
     fn report(&self, collection: &ValidatedVectorCollection, found: &Found, applied: &Applied) -> Report {
@@ -191,7 +191,7 @@ impl Controller for VectorController {
         if is_leaving || cluster.children.meta(&server).is_none() {
             return Ok(());
         }
-        engine::remove(&url(cluster, &server), &object.metadata.name.clone().unwrap_or_default()).await
+        at(cluster, &server).remove(&object.metadata.name.clone().unwrap_or_default()).await
     }
 }
 

@@ -1,15 +1,12 @@
 //! A collection on its server, over Qdrant's REST.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::kernel::controller::StepError;
-
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::outside::Outside;
 
 /// A collection, as its server has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,26 +21,83 @@ pub(super) enum Collection {
     Present(Value),
 }
 
-async fn ask(method: Method, url: &str, body: Option<&Value>) -> Result<(StatusCode, Value), String> {
-    let client = Client::builder().timeout(PATIENCE).build();
-    let client = client.map_err(|error| aistack_api::cause::innermost(&error))?;
-    let request = client.request(method, url);
-    let request = match body {
-        Some(body) => request.json(body),
-        None => request,
-    };
-    let answer = request.send().await.map_err(|error| aistack_api::cause::innermost(&error))?;
-    let status = answer.status();
-    Ok((status, answer.json().await.unwrap_or_default()))
+/// The server that has collections, or is to.
+pub(super) struct Server<'a> {
+    pub outside: &'a Outside,
+    /// Its base URL.
+    pub url: String,
 }
 
-/// Asks whether it is there.
-pub(super) async fn look(server: &str, name: &str) -> Collection {
-    match ask(Method::GET, &format!("{server}/collections/{name}"), None).await {
-        Ok((StatusCode::NOT_FOUND, _)) => Collection::Absent,
-        Ok((status, mut body)) if status.is_success() => Collection::Present(body["result"].take()),
-        Ok((status, body)) => Collection::Unknown(said(status, &body)),
-        Err(why) => Collection::Unknown(why),
+impl Server<'_> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), String> {
+        let request = Request::builder().method(method).uri(format!("{}/collections/{path}", self.url));
+        let answer = self.outside.ask(request, body).await.map_err(|silence| silence.to_string())?;
+        Ok((answer.status, answer.json()))
+    }
+
+    async fn write(&self, method: Method, what: &str, path: &str, body: &Value) -> Result<(), StepError> {
+        let failed =
+            |why: String| StepError { reason: "ServerRefused", message: format!("could not {what}: {why}") };
+        match self.ask(method, path, Some(body)).await {
+            Ok((status, _)) if status.is_success() => Ok(()),
+            Ok((status, body)) => Err(failed(said(status, &body))),
+            Err(why) => Err(failed(why)),
+        }
+    }
+
+    /// Asks whether it is there.
+    pub(super) async fn look(&self, name: &str) -> Collection {
+        match self.ask(Method::GET, name, None).await {
+            Ok((StatusCode::NOT_FOUND, _)) => Collection::Absent,
+            Ok((status, mut body)) if status.is_success() => Collection::Present(body["result"].take()),
+            Ok((status, body)) => Collection::Unknown(said(status, &body)),
+            Err(why) => Collection::Unknown(why),
+        }
+    }
+
+    /// Creates it, changes what can be changed in place, and adds the indexes that it lacks.
+    pub(super) async fn settle(
+        &self,
+        name: &str,
+        create: &Value,
+        indexes: &[Value],
+        found: &Collection,
+    ) -> Result<(), StepError> {
+        let known = match found {
+            Collection::NoServer | Collection::Unknown(_) => return Ok(()),
+            Collection::Absent => {
+                self.write(Method::PUT, "create the collection", name, create).await?;
+                BTreeMap::new()
+            }
+            Collection::Present(there) => {
+                if let Some(change) = change(create, there) {
+                    self.write(Method::PATCH, "change the collection's settings", name, &change).await?;
+                }
+                schema(there)
+            }
+        };
+        for index in indexes.iter().filter(|index| !is_known(&known, index)) {
+            self.write(Method::PUT, "create a payload index", &format!("{name}/index"), index).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes it; that it is gone already is as good.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), StepError> {
+        let failed = |why: String| StepError {
+            reason: "CleanUpFailed",
+            message: format!("the collection could not be deleted on its server: {why}"),
+        };
+        match self.ask(Method::DELETE, name, None).await {
+            Ok((status, _)) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            Ok((status, body)) => Err(failed(said(status, &body))),
+            Err(why) => Err(failed(why)),
+        }
     }
 }
 
@@ -64,57 +118,6 @@ pub(super) fn change(create: &Value, there: &Value) -> Option<Value> {
 pub(super) fn unasked(indexes: &[Value], there: &Value) -> Vec<String> {
     let is_asked = |field: &String| indexes.iter().any(|index| index["field_name"] == json!(field));
     schema(there).into_keys().filter(|field| !is_asked(field)).collect()
-}
-
-/// Creates it, changes what can be changed in place, and adds the indexes that it lacks.
-pub(super) async fn settle(
-    server: &str,
-    name: &str,
-    create: &Value,
-    indexes: &[Value],
-    found: &Collection,
-) -> Result<(), StepError> {
-    let url = format!("{server}/collections/{name}");
-    let known = match found {
-        Collection::NoServer | Collection::Unknown(_) => return Ok(()),
-        Collection::Absent => {
-            write(Method::PUT, "create the collection", &url, create).await?;
-            BTreeMap::new()
-        }
-        Collection::Present(there) => {
-            if let Some(change) = change(create, there) {
-                write(Method::PATCH, "change the collection's settings", &url, &change).await?;
-            }
-            schema(there)
-        }
-    };
-    for index in indexes.iter().filter(|index| !is_known(&known, index)) {
-        write(Method::PUT, "create a payload index", &format!("{url}/index"), index).await?;
-    }
-    Ok(())
-}
-
-/// Deletes it; that it is gone already is as good.
-pub(super) async fn remove(server: &str, name: &str) -> Result<(), StepError> {
-    let failed = |why: String| StepError {
-        reason: "CleanUpFailed",
-        message: format!("the collection could not be deleted on its server: {why}"),
-    };
-    match ask(Method::DELETE, &format!("{server}/collections/{name}"), None).await {
-        Ok((status, _)) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
-        Ok((status, body)) => Err(failed(said(status, &body))),
-        Err(why) => Err(failed(why)),
-    }
-}
-
-async fn write(method: Method, what: &str, url: &str, body: &Value) -> Result<(), StepError> {
-    let failed =
-        |why: String| StepError { reason: "ServerRefused", message: format!("could not {what}: {why}") };
-    match ask(method, url, Some(body)).await {
-        Ok((status, _)) if status.is_success() => Ok(()),
-        Ok((status, body)) => Err(failed(said(status, &body))),
-        Err(why) => Err(failed(why)),
-    }
 }
 
 fn said(status: StatusCode, body: &Value) -> String {
