@@ -42,6 +42,7 @@ test: ## Everything that CI runs: formatting, lints, tests, the peers' clients, 
 lint: ## Formatting and lints only
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	hack/gpu/nvcc.sh && cargo clippy --release -p tinykernels --features cuda --all-targets -- -D warnings
 
 .PHONY: gen
 gen: ## Write every generated file (CRDs, protocol code)

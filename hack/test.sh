@@ -33,6 +33,10 @@ step 'formatting' cargo fmt --all --check
 step 'build' cargo build --release --workspace --bins
 step 'models' "$CARGO_TARGET_DIR/release/xtask" models
 step 'lints' cargo clippy --release --workspace --all-targets -- -D warnings
+# Every kernel is compiled for its GPU and held against its limits; that needs no GPU.
+step 'compiler for GPUs' hack/gpu/nvcc.sh
+step 'lints for GPUs' cargo clippy --release -p tinykernels --features cuda --all-targets -- -D warnings
+step 'kernels for GPUs' cargo test --release -p tinykernels --features cuda --lib --test compile_gate
 step 'peers' e2e/peers/run.sh
 step 'quickstart' e2e/quickstart.sh
 step 'faults' e2e/faults.sh

@@ -1,7 +1,8 @@
 //! Compiles `cuda/**/*.cu` to cubins for Hopper when feature `cuda` is on, and writes the module that embeds them.
 //!
 //! nvcc is `$TINYKERNELS_NVCC`, or the one `hack/gpu/nvcc.sh` installs, or `nvcc` on the path. It must be of CUDA 13.0: an older driver refuses
-//! what a newer one wrote.
+//! what a newer one wrote. What it wrote is kept in `~/.cache/aistack/cubins` by the content of the source, its headers, the arguments and the
+//! compiler's version, so that a clean clone compiles only what nobody compiled on this machine before.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,17 +31,23 @@ fn compile_all() -> Result<(), String> {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?)
         .join("cuda");
     let nvcc = find_nvcc()?;
+    let version = version_of(&nvcc)?;
+    let kept = kept_at(&out)?;
     let mut sources = Vec::new();
     collect(&root, "cu", &mut sources)?;
     sources.sort();
     let (mut images, mut report) = (String::new(), String::new());
-    let compiled = compile_side_by_side(&nvcc, &sources, &out);
+    let compiled = compile_side_by_side(&nvcc, &version, &sources, &kept);
     for (source, compiled) in sources.iter().zip(compiled) {
         let name = source
             .file_stem()
             .and_then(|s| s.to_str())
             .ok_or_else(|| format!("{} has no name", source.display()))?;
-        write!(report, "== {name}\n{}", compiled?).map_err(|e| e.to_string())?;
+        let Compiled { cubin, report: said } = compiled?;
+        // The crate embeds its own copy: the cache may be emptied at any time.
+        std::fs::copy(&cubin, out.join(name).with_extension("cubin"))
+            .map_err(|e| format!("cannot copy {}: {e}", cubin.display()))?;
+        write!(report, "== {name}\n{said}").map_err(|e| e.to_string())?;
         writeln!(
             images,
             "pub static {name}: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.cubin\"));"
@@ -62,11 +69,12 @@ fn find_nvcc() -> Result<PathBuf, String> {
         return Ok(path.into());
     }
     if let Some(home) = std::env::var_os("HOME") {
-        let lib = PathBuf::from(home).join(".cache/aistack/venv-nvcc/lib");
-        for entry in std::fs::read_dir(lib).into_iter().flatten().flatten() {
-            let nvcc = entry.path().join("site-packages/nvidia/cu13/bin/nvcc");
-            if nvcc.exists() {
-                return Ok(nvcc);
+        for install in entries(&PathBuf::from(home).join(".cache/aistack"), "nvcc-") {
+            for python in entries(&install.join("lib"), "python3") {
+                let nvcc = python.join("site-packages/nvidia/cu13/bin/nvcc");
+                if install.join("whole").exists() && nvcc.exists() {
+                    return Ok(nvcc);
+                }
             }
         }
     }
@@ -74,6 +82,41 @@ fn find_nvcc() -> Result<PathBuf, String> {
         return Ok("nvcc".into());
     }
     Err("feature cuda needs nvcc 13.0: run hack/gpu/nvcc.sh, or set TINYKERNELS_NVCC".into())
+}
+
+/// What of a folder begins with `prefix`, the last name first.
+fn entries(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found.reverse();
+    found
+}
+
+/// What the compiler says of itself.
+fn version_of(nvcc: &Path) -> Result<String, String> {
+    let said = Command::new(nvcc)
+        .arg("--version")
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    if said.contains("release 13.0") {
+        return Ok(said);
+    }
+    Err(format!("{} is not of CUDA 13.0: {}", nvcc.display(), said.replace('\n', " | ")))
+}
+
+/// Where compiled kernels are kept: beside the compiler, or with this build where there is no home.
+fn kept_at(out: &Path) -> Result<PathBuf, String> {
+    let folder = std::env::var_os("HOME").map_or_else(|| out.to_path_buf(), PathBuf::from);
+    let folder = folder.join(".cache/aistack/cubins");
+    std::fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+    Ok(folder)
 }
 
 fn collect(folder: &Path, extension: &str, sources: &mut Vec<PathBuf>) -> Result<(), String> {
@@ -89,8 +132,20 @@ fn collect(folder: &Path, extension: &str, sources: &mut Vec<PathBuf>) -> Result
     Ok(())
 }
 
-/// Every source's report or error, in order; as many compilers at a time as cargo allows.
-fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Result<String, String>> {
+/// An image, and what the assembler said of its kernels, which the compile gate reads.
+#[derive(Clone)]
+struct Compiled {
+    cubin: PathBuf,
+    report: String,
+}
+
+/// Every source's image or error, in order; as many compilers at a time as cargo allows.
+fn compile_side_by_side(
+    nvcc: &Path,
+    version: &str,
+    sources: &[PathBuf],
+    kept: &Path,
+) -> Vec<Result<Compiled, String>> {
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(vec![Err(String::new()); sources.len()]);
@@ -101,10 +156,9 @@ fn compile_side_by_side(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Res
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     sources.get(at).map(|source| (at, source))
                 } {
-                    let cubin = out.join(source.with_extension("cubin").file_name().unwrap_or_default());
-                    let report = compile_changed(nvcc, source, &cubin);
+                    let compiled = compile_changed(nvcc, version, source, kept);
                     if let Ok(mut done) = done.lock() {
-                        done[at] = report;
+                        done[at] = compiled;
                     }
                 }
             });
@@ -125,29 +179,29 @@ fn fingerprint(source: &Path, hasher: &mut DefaultHasher) {
     }
 }
 
-/// [`compile`], or the report of last time where neither the source, a header of its nor the compiler changed.
-fn compile_changed(nvcc: &Path, source: &Path, cubin: &Path) -> Result<String, String> {
+/// [`compile`], or what is kept of the same source, headers, arguments and compiler.
+fn compile_changed(nvcc: &Path, version: &str, source: &Path, kept: &Path) -> Result<Compiled, String> {
     let mut hasher = DefaultHasher::new();
-    (nvcc, ARGUMENTS).hash(&mut hasher);
+    (version, ARGUMENTS).hash(&mut hasher);
     fingerprint(source, &mut hasher);
-    let kept = cubin.with_extension(format!("{:016x}.report", hasher.finish()));
-    if let (true, Ok(report)) = (cubin.exists(), std::fs::read_to_string(&kept)) {
-        return Ok(report);
+    let name = source.file_stem().unwrap_or_default().to_string_lossy();
+    let cubin = kept.join(format!("{name}-{:016x}.cubin", hasher.finish()));
+    let beside = cubin.with_extension("report");
+    if let (true, Ok(report)) = (cubin.exists(), std::fs::read_to_string(&beside)) {
+        return Ok(Compiled { cubin, report });
     }
-    // A report stands for the cubin beside it: of another fingerprint, none may stay.
-    let stem = format!("{}.", cubin.file_stem().unwrap_or_default().to_string_lossy());
-    for entry in cubin.parent().and_then(|p| std::fs::read_dir(p).ok()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&stem) && name.ends_with(".report") {
-            std::fs::remove_file(entry.path()).map_err(|e| e.to_string())?;
-        }
-    }
-    let report = compile(nvcc, source, cubin)?;
-    std::fs::write(&kept, &report).map_err(|e| format!("cannot write {}: {e}", kept.display()))?;
-    Ok(report)
+    // Whole files appear under their names: another build of this machine may look for the same at this moment.
+    let own = |what: &str| cubin.with_extension(format!("{what}.{}", std::process::id()));
+    let (part, part_beside) = (own("cubin"), own("report"));
+    let report = compile(nvcc, source, &part)?;
+    std::fs::write(&part_beside, &report)
+        .and_then(|()| std::fs::rename(&part, &cubin))
+        .and_then(|()| std::fs::rename(&part_beside, &beside))
+        .map_err(|e| format!("cannot keep {}: {e}", cubin.display()))?;
+    Ok(Compiled { cubin, report })
 }
 
-/// Returns the assembler's resource report, which the compile gate reads.
+/// Returns the assembler's resource report.
 fn compile(nvcc: &Path, source: &Path, cubin: &Path) -> Result<String, String> {
     let include = nvcc.parent().and_then(Path::parent).map(|p| p.join("include"));
     let mut command = Command::new(nvcc);
