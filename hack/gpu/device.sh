@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On the machine with the GPU, from the repository root: checks, then measures, what hack/gpu/build.sh put into $GPU_FOLDER (default .gpu).
-#   hack/gpu/device.sh [check|jax|rust|example|bench|sanitize|racecheck]...      OUT is where results go (default: out/gpu)
+#   hack/gpu/device.sh [check|jax|rust|example|tune|bench|sanitize|racecheck]...      OUT is where results go (default: out/gpu)
 set -u
 from=${GPU_FOLDER:-.gpu}
 out=${OUT:-out/gpu}; mkdir -p "$out"
@@ -19,11 +19,12 @@ for step in "${@:-check}"; do
   rust) for t in $from/tests/*; do "$t" 2>&1 | tee -a "$out/rust.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
   example) "$from"/examples/decode_step "$from"/layer.safetensors 2>&1 | tee "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
     for script in pytorch_layer jax_mlp; do python3 kernels/examples/$script.py 2>&1 | tee -a "$out/example.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1; done ;;
+  tune) "$from"/examples/autotune --write "$out/tuning.txt" 2>&1 | tee "$out/tune.txt"; [ "${PIPESTATUS[0]}" = 0 ] || status=1 ;;
   bench*) wait; python3 kernels/benches/gpu/bench.py --peers $peers --commit "$commit" --only "${step#bench}" 2>&1 | tee "$out/bench.jsonl"; [ "${PIPESTATUS[0]}" = 0 ] || status=1
     ! grep '^{"part"' "$out/bench.jsonl" || status=1 ;;  # a part that failed has no rows: the file of figures is not made of what is left
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-    for script in "check.py norm silu decode prefill rope" memcheck.py; do
+    for script in "check.py norm silu decode wild_pages prefill rope" memcheck.py; do
       log=$out/sanitize-${script%% *}.txt
       { timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/$script >"$log" 2>&1 || echo "memcheck of $script ended with $?" >>"$log"; } &
     done
@@ -32,7 +33,7 @@ for step in "${@:-check}"; do
     unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
   racecheck)  # the gradient of attention names one place, and docs/kernels.md says why it is none
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-    for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,primitives} "check.py "{decode,rope}; do
+    for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,primitives} "check.py "{decode,wild_pages,rope}; do
       log=$out/race-${part##* }.txt
       timeout 330 compute-sanitizer --tool racecheck --racecheck-report all python3 kernels/tests/gpu/$part >"$log" 2>&1 &
     done

@@ -7,8 +7,8 @@ use std::process::Command;
 use half::bf16;
 use tinykernels::cuda::{
     self, Buffer, CudaError, Device, Epilogue, PrefillPlan, PrefillSequence, PrefillShape, Scales,
-    SortWorkspace, Tensor, TensorMut, add_rms_norm, linear_bf16, prefill_attention, rms_norm, silu_mul,
-    sort_u32, top_k, transpose,
+    SortWorkspace, Tensor, TensorMut, add_rms_norm, embedding, linear_bf16, prefill_attention, rms_norm,
+    silu_mul, softmax, sort_u32, top_k, transpose,
 };
 
 /// The GPU, or none where this machine has none that fits; any other failure to open one fails the test.
@@ -248,6 +248,12 @@ fn what_no_kernel_was_made_for_is_refused_by_the_call_s_name_before_anything_is_
         refused("rms_norm", norm(far + 2, far + 4096), "multiple of 16");
         refused("rms_norm", norm(far, far + 512), "overlaps");
         refused("rms_norm", norm(0, far), "device memory");
+        // Memory that is nobody's, and the host's own.
+        refused("rms_norm", norm(far, far + 4096), "y is not in memory of the stream's GPU");
+        let host = vec![0_u128; 512];
+        let mut y = TensorMut::<bf16, 2>::from_raw(device_memory(1 << 16), [8, 64]);
+        let outcome = softmax(stream, &mut y, Tensor::from_raw(host.as_ptr() as u64, [8, 64]), 1.0, false);
+        refused("softmax", outcome, "x is not in memory of the stream's GPU");
     }
     // Nothing to do is done.
     linear([0, 16, 64])?;
@@ -287,6 +293,12 @@ fn an_image_that_is_cut_short_or_foreign_is_named_and_no_device_opened() -> Resu
     Ok(())
 }
 
+/// Memory of the GPU that no buffer owns; it goes with the process.
+fn device_memory(bytes: usize) -> u64 {
+    // SAFETY: a plain allocation in the context that an opened device has bound to this thread.
+    unsafe { cudarc::driver::result::malloc_sync(bytes) }.expect("room for it")
+}
+
 /// Whether this process is the child of the test below.
 const FAULTING: &str = "TINYKERNELS_TEST_FAULTS";
 
@@ -307,15 +319,18 @@ fn a_kernel_that_faults_is_reported_by_the_wait_and_by_every_call_after_it() -> 
         return Ok(());
     }
     let stream = device.stream()?;
-    let (mut y, weight) = (Buffer::<bf16>::zeros(&stream, 512)?, Buffer::<bf16>::zeros(&stream, 64)?);
-    // SAFETY: memory that nobody has is what this test is about; the GPU faults, and says so.
-    let nowhere = unsafe { Tensor::from_raw(1 << 46, [8, 64]) };
-    rms_norm(&stream, &mut y.view_mut([8, 64])?, nowhere, weight.view([64])?, 1e-6)?;
-    for call in ["Stream::synchronize", "rms_norm", "to_host"] {
+    let ids = Buffer::from_host(&stream, &[(1 << 29) - 1; 8])?;
+    let mut places = [device_memory(1 << 16), device_memory(1 << 16)];
+    places.sort_unstable();
+    // SAFETY: a table of 64 GB of which 64 KB are there is what this test is about; the GPU faults, and says so.
+    let (mut y, table) =
+        unsafe { (TensorMut::from_raw(places[0], [8, 64]), Tensor::from_raw(places[1], [1 << 29, 64])) };
+    embedding(&stream, &mut y, table, ids.view([8])?)?;
+    for call in ["Stream::synchronize", "embedding", "to_host"] {
         let outcome = match call {
             "Stream::synchronize" => stream.synchronize(),
-            "rms_norm" => rms_norm(&stream, &mut y.view_mut([8, 64])?, nowhere, weight.view([64])?, 1e-6),
-            _ => y.to_host(&stream).map(|_| ()),
+            "embedding" => embedding(&stream, &mut y, table, ids.view([8])?),
+            _ => ids.to_host(&stream).map(|_| ()),
         };
         let Err(CudaError::Driver { source, .. }) = outcome else {
             panic!("{call} did not report the fault")

@@ -387,8 +387,8 @@ def rope():
             call = _rope._call(q, *(low if of_e4m3 else (keys, values)), qkv, rotary, positions, slots, *pair, 1e-6, *((ones, ones) if of_e4m3 else ()))
             ours = lambda: tk._native.lib.tk_rope_cache(device, stream, byref(call))
             peers = []
-            if pair[0] is None and not of_e4m3:
-                triton = lambda: triton_peers.rope_cache(q, keys, values, qkv, rotary, positions, slots)
+            if not of_e4m3:
+                triton = lambda: triton_peers.rope_cache(q, keys, values, qkv, rotary, positions, slots, *pair)
                 ours()
                 mine = q.clone(), keys.clone(), values.clone()
                 triton()

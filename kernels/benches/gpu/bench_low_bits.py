@@ -123,6 +123,18 @@ def quantising():
                 peers.append((f"Triton {triton_peers.VERSION}", rotating(lambda x, r, out, scales, call: triton_peers.add_rms_norm_quantize(x, r, w, out, scales, 1e-5), *sets)))
             compare("K5", f"{name} bf16 [{rows}, {hidden}]", ours, peers, bytes_=bytes_ * rows * hidden, measure=steady)
 
+    for rows, inner in [(8192, 14336)]:
+        sets = [(rand(rows, 2 * inner), torch.empty(rows, inner, device=DEV, dtype=E4M3), torch.empty(rows, device=DEV)) for _ in range(2)]
+        queue = lambda call: lambda: tk._native.lib.tk_quantize(handle, stream, byref(call))
+        ours = rotating(lambda run: run(), *((queue(_linear._quantize_call(out, scales, x, None, None, 0.0, 3, False)),) for x, out, scales in sets))
+        (x, out, scales), bytes_ = sets[0], 5 * rows * inner
+        ours(), ours()
+        mine = out.float() * scales.unsqueeze(1)
+        triton_peers.silu_mul_quantize(x, out, scales)
+        gap = float((out.float() * scales.unsqueeze(1) - mine).norm() / mine.norm())
+        peers = [("copy of as many bytes", same_size_copy(bytes_)), (f"Triton {triton_peers.VERSION} (rel. difference {gap:.1e})", rotating(triton_peers.silu_mul_quantize, *sets))]
+        compare("K5", f"SiLU*mul with per-row fp8 quantisation bf16 [{rows}, {inner}]", ours, peers, bytes_=bytes_, measure=steady)
+
 
 def caches():
     for sequences, length, heads, kv_heads, dim, dtype, window in [(64, 4096, 32, 8, 128, E4M3, 0), (16, 8192, 32, 8, 128, E4M3, 0), (64, 4096, 32, 8, 64, torch.bfloat16, 0), (64, 4096, 32, 8, 64, E4M3, 0), (256, 2048, 9, 3, 64, torch.bfloat16, 0),

@@ -97,4 +97,27 @@ def norm_gradients():
                     [(f"autograd of {TORCH}", lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True))], bytes_=6 * n * hidden, measure=steady)
 
 
-PARTS = (rows, gradients, norm_gradients)
+def row_gradients():
+    """Backward alone of softmax and GELU: two tensors read, one written."""
+    import triton_peers as peers
+
+    lib, n, hidden = tk._native.lib, 32768, 4096
+    aten, bytes_ = torch.ops.aten, 6 * n * hidden
+    sets = [(torch.softmax(rand(n, hidden), -1), rand(n, hidden), torch.empty(n, hidden, device=DEV, dtype=torch.bfloat16)) for _ in range(2)]
+    for name, function, call, torchs, triton in [
+        ("softmax", lib.tk_softmax_gradient, lambda y, dy, dx: _fused._rows(dx, y, (dy,), number=1.0), lambda y, dy, dx: aten._softmax_backward_data(dy, y, -1, torch.bfloat16), peers.softmax_gradient),
+        ("GELU by erf", lib.tk_gelu_gradient, lambda y, dy, dx: _fused._rows(dx, y, (dy,), rows=1, columns=y.numel()), lambda y, dy, dx: aten.gelu_backward(dy, y), peers.gelu_gradient),
+        ("GELU by tanh", lib.tk_gelu_gradient, lambda y, dy, dx: _fused._rows(dx, y, (dy,), rows=1, columns=y.numel(), flag=1), lambda y, dy, dx: aten.gelu_backward(dy, y, approximate="tanh"), None),
+    ]:
+        ours = rotating(lambda run: run(), *((queued(function, y, call(y, dy, dx)),) for y, dy, dx in sets))
+        others = [(TORCH, rotating(torchs, *sets)), ("copy of as many bytes", same_size_copy(bytes_))]
+        if triton:
+            ours(), ours()
+            mine = sets[0][2].double()
+            triton(*sets[0])
+            gap = float((sets[0][2].double() - mine).norm() / mine.norm())
+            others.append((f"Triton {peers.VERSION} (rel. difference {gap:.1e})", rotating(triton, *sets)))
+        compare("fused", f"{name} backward bf16 [{n}, {hidden}]", ours, others, bytes_=bytes_, measure=steady)
+
+
+PARTS = (rows, gradients, norm_gradients, row_gradients)

@@ -125,7 +125,47 @@ def add_rms_norm_quantize(x, residual, w, out, scales, eps):
 
 
 @triton.jit
-def _rope_cache(q, keys, values, qkv, rotary, positions, slots, heads, kv_heads, page_tokens, ROWS: tl.constexpr, HALF: tl.constexpr):
+def _gate_quantize(out, scales, x, inner, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    gate = tl.load(x + row * 2 * inner + at, at < inner, 0).to(tl.float32)
+    y = gate * tl.sigmoid(gate) * tl.load(x + row * 2 * inner + inner + at, at < inner, 0).to(tl.float32)
+    scale = tl.max(tl.abs(y)) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * inner + at, (y / scale).to(tl.float8e4nv), at < inner)
+
+
+def silu_mul_quantize(x, out, scales):
+    n, inner = out.shape
+    _gate_quantize[(n,)](out, scales, x, inner, triton.next_power_of_2(inner), num_warps=16)
+
+
+@triton.jit
+def _softmax_gradient(dx, y, dy, columns, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    v = tl.load(y + row * columns + at, at < columns, 0).to(tl.float32)
+    g = tl.load(dy + row * columns + at, at < columns, 0).to(tl.float32)
+    tl.store(dx + row * columns + at, (v * (g - tl.sum(v * g))).to(tl.bfloat16), at < columns)
+
+
+def softmax_gradient(y, dy, dx):
+    n, columns = y.shape
+    _softmax_gradient[(n,)](dx, y, dy, columns, triton.next_power_of_2(columns), num_warps=8)
+
+
+@triton.jit
+def _gelu_gradient(dx, x, dy, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    v, g = tl.load(x + at, at < n, 0).to(tl.float32), tl.load(dy + at, at < n, 0).to(tl.float32)
+    slope = 0.5 * (1 + tl.erf(v * 0.7071067811865476)) + v * 0.3989422804014327 * tl.exp(-0.5 * v * v)
+    tl.store(dx + at, (g * slope).to(tl.bfloat16), at < n)
+
+
+def gelu_gradient(x, dy, dx):
+    _gelu_gradient[(triton.cdiv(x.numel(), 4096),)](dx, x, dy, x.numel(), 4096, num_warps=8)
+
+
+@triton.jit
+def _rope_cache(q, keys, values, qkv, rotary, positions, slots, q_weight, k_weight, heads, kv_heads, page_tokens, eps, NORM: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     row, at = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None]
     rows, dim = heads + 2 * kv_heads, 2 * HALF
@@ -134,6 +174,10 @@ def _rope_cache(q, keys, values, qkv, rotary, positions, slots, heads, kv_heads,
     angles = rotary + tl.load(positions + token) * dim
     cosine, sine = tl.load(angles + at), tl.load(angles + HALF + at)
     a, b = low.to(tl.float32), high.to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / dim + eps)[:, None]
+        a *= scale * tl.where(row < heads, tl.load(q_weight + at), tl.load(k_weight + at)).to(tl.float32)
+        b *= scale * tl.where(row < heads, tl.load(q_weight + HALF + at), tl.load(k_weight + HALF + at)).to(tl.float32)
     turned = (a * cosine - b * sine).to(tl.bfloat16), (b * cosine + a * sine).to(tl.bfloat16)
     to = q + token * heads * dim + row * dim + at
     tl.store(to, turned[0], row < heads)
@@ -148,7 +192,9 @@ def _rope_cache(q, keys, values, qkv, rotary, positions, slots, heads, kv_heads,
     tl.store(values + place + HALF, high, of_values & (row < rows))
 
 
-def rope_cache(q, keys, values, qkv, rotary, positions, slots):
+def rope_cache(q, keys, values, qkv, rotary, positions, slots, query_weight=None, key_weight=None, eps=1e-6):
     tokens, heads, dim = q.shape
     kv_heads, page = keys.shape[1:3]
-    _rope_cache[(tokens,)](q, keys, values, qkv, rotary, positions, slots, heads, kv_heads, page, triton.next_power_of_2(heads + 2 * kv_heads), dim // 2, num_warps=8)
+    normed = query_weight is not None
+    weights = (query_weight, key_weight) if normed else (q, q)
+    _rope_cache[(tokens,)](q, keys, values, qkv, rotary, positions, slots, *weights, heads, kv_heads, page, eps, normed, triton.next_power_of_2(heads + 2 * kv_heads), dim // 2, num_warps=8)

@@ -23,43 +23,26 @@
 //
 // The chunk length depends on a sequence's own length and the window only, and the chunks of a sequence are merged in order by whichever block finishes last:
 // the bits of a sequence's output do not depend on the batch around it.
-#include "../ptx/math.cuh"
-#include "../ptx/memory.cuh"
+#include "decode_tile.cuh"
 
 namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;  // and one more warp, the clerk
 constexpr int kBoardHeads = 4;
-constexpr int kTile = 16;
-constexpr float kMinusInfinity = -INFINITY;
-
-// What a cache holds: its rows, and how many tiles fly at once (the same bytes for every kind).
-template <int DIM, bool E4M3>
-struct Cache {
-  static constexpr int kDim = DIM;
-  static constexpr bool kE4m3 = E4M3;
-  static constexpr int kRowBytes = DIM * (E4M3 ? 1 : 2);
-  static constexpr int kChunks = kRowBytes / 64;   // of 16 bytes, that a lane of four reads of a key
-  static constexpr bool kNarrow = kRowBytes == 64;  // a lane of eight reads 8 bytes of a value
-  static constexpr int kHalves = kNarrow ? 1 : kRowBytes / 128;  // of 16 bytes, that a lane of eight reads of a value
-  static constexpr int kTileBytes = kTile * kRowBytes;
-  static constexpr int kStageBytes = 2 * kTileBytes;
-  static constexpr int kStages = 24576 / kStageBytes;
-};
 
 struct Problem {
   __nv_bfloat16* out;
   const __nv_bfloat16* q;
   const __nv_bfloat16* k;
   const __nv_bfloat16* v;
-  const int* lengths;      // [sequences] tokens in the cache, 0 gives zeros
-  const int* block_table;  // [sequences, table_width] page numbers
+  const int* lengths;      // [sequences] tokens in the cache, 0 gives zeros; below zero or past what the table has room for, NaN
+  const int* block_table;  // [sequences, table_width] page numbers; one that is no page makes its sequence NaN
   const float* k_scale;    // [kv_heads] each, of an e4m3 cache
   const float* v_scale;
   float* partial;          // [sequences, kv_heads * group, max_chunks, d + 2]
   unsigned int* arrived;   // [2 + sequences * kv_heads]: units drawn, blocks done, chunks arrived; zero before the first call, left zero
-  int sequences, kv_heads, page_tokens, table_width, max_chunks;
+  int sequences, kv_heads, page_tokens, table_width, max_chunks, pages;
   int group;               // query heads a key head
   int window;              // tokens seen, the last ones
   float scale_log2;        // softmax scale * log2(e), above zero; with a cap, the cap * log2(e)
@@ -70,6 +53,14 @@ struct Problem {
 __device__ __forceinline__ int chunk_tokens(int length) {
   const int by_count = (length + 31) / 32, by_share = min(max((length + 1) / 2, 256), 1024);
   return (max(by_count, by_share) + kTile - 1) / kTile * kTile;
+}
+
+// Tokens of a sequence. Where the number given is none that the table has room for: a few, and tile_place() says so.
+__device__ __forceinline__ bool has_length(const Problem& p, int sequence) {
+  return static_cast<unsigned int>(__ldg(p.lengths + sequence)) <= static_cast<unsigned int>(p.table_width * p.page_tokens);
+}
+__device__ __forceinline__ int length_of(const Problem& p, int sequence) {
+  return has_length(p, sequence) ? __ldg(p.lengths + sequence) : kTile;
 }
 
 __device__ __forceinline__ void workers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); }
@@ -92,7 +83,7 @@ __device__ __forceinline__ Unit unit_of(const Problem& p, int id) {
   Unit u;
   u.chunk = id / pairs;
   u.pair = id % pairs;
-  const int length = __ldg(p.lengths + u.pair / p.kv_heads);
+  const int length = length_of(p, u.pair / p.kv_heads);
   const int start = first_token(p, length), seen = length - start, size = chunk_tokens(seen);
   u.first = start + u.chunk * size;
   u.tokens = min(size, length - u.first);
@@ -108,7 +99,7 @@ __device__ __forceinline__ int chunks_in_use(const Problem& p) {
   __syncthreads();
   int mine = 1;
   for (int i = threadIdx.x; i < p.sequences; i += kThreads) {
-    const int length = __ldg(p.lengths + i), seen = length - first_token(p, length), size = chunk_tokens(seen);
+    const int length = length_of(p, i), seen = length - first_token(p, length), size = chunk_tokens(seen);
     mine = max(mine, (seen + size - 1) / size);
   }
   atomicMax(&most, mine);
@@ -124,187 +115,30 @@ struct Feed {
   int places;
 };
 
-// This lane's of the warp's 32 tiles from `tile` on: its place in the cache, in tiles.
-__device__ __forceinline__ int tile_place(const Problem& p, const Unit& u, int tile) {
+// This lane's of the warp's 32 tiles from `tile` on: its place in the cache, in tiles; the first where it has none, and then it is `wild`.
+__device__ __forceinline__ int tile_place(const Problem& p, const Unit& u, int tile, bool& wild) {
   const int at = (tile + threadIdx.x % 32 * kWarps) * kTile;
+  wild = false;
   if (at >= u.tokens) return 0;
   const int token = u.first + at, sequence = u.pair / p.kv_heads, head = u.pair % p.kv_heads;
   const int page = __ldg(p.block_table + static_cast<size_t>(sequence) * p.table_width + token / p.page_tokens);
-  return (page * p.kv_heads + head) * (p.page_tokens / kTile) + token % p.page_tokens / kTile;
+  wild = static_cast<unsigned int>(page) >= static_cast<unsigned int>(p.pages) || !has_length(p, sequence);
+  return wild ? 0 : (page * p.kv_heads + head) * (p.page_tokens / kTile) + token % p.page_tokens / kTile;
 }
 
-// A head's running softmax and its share of the output: thread (g, t) of a quad row holds head g, columns
-// (half*8 + 2t)*8 + i in o[half][i][0] and (half*8 + 2t + 1)*8 + i in o[half][i][1]; of an e4m3 cache (2t)*(d/8) + half*8 + i and d/8 on.
+// Orders a tile's keys and values, swizzled, into a stage; the whole warp.
 template <class C>
-struct State {
-  static constexpr int kHalves = C::kDim / 64;
-  float o[kHalves][8][4];
-  float peak, sum;
-};
-template <class C>
-__device__ __forceinline__ int column_of(int half, int c, int i) {
-  const int n = 2 * (threadIdx.x % 4) + c;
-  return C::kE4m3 ? n * (C::kDim / 8) + half * 8 + i : (half * 8 + n) * 8 + i;
-}
-
-// Scores: the raw product in, tanh of its capped share out; 1 - 2 / (1 + e^2x) to f32's own precision where it matters.
-__device__ __forceinline__ float capped(float x, float inner) {
-  return 1.f - __fdividef(2.f, 1.f + tk::exp2_fast(2.f * tk::kLog2e * inner * x));
-}
-
-__device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
-  uint32_t w;
-  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(w) : "f"(hi), "f"(lo));
-  return w;
-}
-// Four e4m3 as two words of two fp16.
-__device__ __forceinline__ uint2 widen(uint32_t w) {
-  uint2 r;
-  asm volatile("{\n\t.reg .b16 lo, hi;\n\tmov.b32 {lo, hi}, %2;\n\tcvt.rn.f16x2.e4m3x2 %0, lo;\n\tcvt.rn.f16x2.e4m3x2 %1, hi;\n\t}" : "=r"(r.x), "=r"(r.y) : "r"(w));
-  return r;
-}
-__device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// In the lower half of sixteen bytes.
-__device__ __forceinline__ uint4 load_shared8(uint32_t address) {
-  uint4 v = make_uint4(0, 0, 0, 0);
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
-}
-
-// Where a lane reads in its warp's tiles, as byte offsets in a stage; every other read is at a constant distance.
-struct Lanes {
-  uint32_t even, odd;  // K: row g, chunk t of the even and of the odd groups of four chunks
-  uint32_t values;     // V: row 2t, chunk g; of narrow rows the next row lies where bit 6 is the other
-};
-template <class C>
-__device__ __forceinline__ Lanes lanes_of() {
-  const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t key = g * C::kRowBytes + t * 16, parity = g & 1;
-  if (C::kNarrow) return {key, key, C::kTileBytes + t * 128 + ((g / 2) ^ (t & 1) * 4) * 16 + g % 2 * 8};
-  return {key + parity * 64, key + (1 - parity) * 64, C::kTileBytes + 2 * t * C::kRowBytes + (g ^ 2 * t) * 16};
-}
-
-// A bf16 query head stays in registers, in the order in which keys are read. An e4m3 cache's is read from shared memory for every tile: there
-// are no registers left.
-template <class C>
-struct Query {
-  uint32_t held[C::kE4m3 ? 1 : C::kDim / 32][4];
-  uint32_t shared;  // this lane's, of fp16
-};
-
-// Rows 8 to 15 of A are not used, so whatever is at hand fills their registers.
-template <class C, bool MASK>
-__device__ __forceinline__ void consume_tile(State<C>& s, const Query<C>& query, uint32_t stage, const Lanes& at, int skip, int valid,
-                                             float scale, float inner) {
-  const int t = threadIdx.x % 4;
-  const auto key = [&](int half, int j) { return tk::load_shared16(stage + (j % 2 ? at.odd : at.even) + half * 8 * C::kRowBytes + j / 2 * 128); };
-  // Four chains of dependent products: a product's result is some thirty cycles away.
-  float score[2][2][4] = {};
-  if constexpr (C::kE4m3) {
+__device__ __forceinline__ void copy_tile(const Problem& p, int place, uint32_t slot) {
+  constexpr int kParts = C::kRowBytes / 16, kRows = 32 / kParts;  // of a row, and rows an instruction
+  const uint32_t lane = threadIdx.x % 32, chunk = lane % kParts, row = lane / kParts, to = slot + row * C::kRowBytes;
+  const size_t from = static_cast<size_t>(place) * C::kTileBytes + lane * 16;
+  const unsigned char *k = reinterpret_cast<const unsigned char*>(p.k) + from, *v = reinterpret_cast<const unsigned char*>(p.v) + from;
 #pragma unroll
-    for (int j = 0; j < C::kChunks; j++) {
-      const uint4 k[2] = {key(0, j), key(1, j)};
-      const uint4 q[2] = {tk::load_shared16(query.shared + j * 128), tk::load_shared16(query.shared + j * 128 + 16)};
+  for (int i = 0; i < kTile / kRows; i++) tk::copy_async16(to + i * 512 + (C::kNarrow ? chunk : chunk ^ row % 2 * 4) * 16, k + i * 512);
 #pragma unroll
-      for (int w = 0; w < 4; w++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const uint2 b = widen((&k[half].x)[w]);
-          const uint32_t low = (&q[w / 2].x)[w % 2 * 2], high = (&q[w / 2].x)[w % 2 * 2 + 1];
-          mma_f16(score[half][w % 2], low, low, high, high, b.x, b.y);
-        }
-    }
-  } else {
-    uint4 k[2][C::kChunks];
-    const auto& q = query.held;
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-      for (int j = 0; j < C::kChunks; j++) k[half][j] = key(half, j);
-#pragma unroll
-    for (int j = 0; j < C::kChunks; j++)
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        tk::mma_bf16(score[half][0], q[j][0], q[j][2], q[j][1], q[j][3], k[half][j].x, k[half][j].y);
-        tk::mma_bf16(score[half][1], q[j][2], q[j][0], q[j][3], q[j][1], k[half][j].z, k[half][j].w);
-      }
-  }
-  uint4 v[C::kHalves][4];
-#pragma unroll
-  for (int half = 0; half < C::kHalves; half++)
-#pragma unroll
-    for (int r = 0; r < 4; r++) {
-      if constexpr (C::kNarrow)
-        v[half][r] = load_shared8((stage + at.values + r / 2 * 512) ^ r % 2 * 64);
-      else
-        v[half][r] = tk::load_shared16(stage + at.values + (r / 2 * 8 + r % 2) * C::kRowBytes + half * 128);
-    }
-  float x[4] = {score[0][0][0] + score[0][1][0], score[0][0][1] + score[0][1][1], score[1][0][0] + score[1][1][0],
-                score[1][0][1] + score[1][1][1]};
-  if (inner != 0.f) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = capped(x[i], inner);
-  }
-  if (MASK) {
-    const int token[4] = {2 * t, 2 * t + 1, 8 + 2 * t, 9 + 2 * t};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      if (token[i] >= skip && token[i] < valid) continue;
-      x[i] = kMinusInfinity;
-      // What lies past the end of a sequence may be a NaN, and 0 * NaN is one.
-#pragma unroll
-      for (int half = 0; half < C::kHalves; half++) v[half][i] = make_uint4(0, 0, 0, 0);
-    }
-  }
-  float peak = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-  peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
-  peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2)) * scale;
-  if (__any_sync(0xffffffffu, peak > s.peak)) {
-    const float fresh = fmaxf(peak, s.peak);
-    const float fade = tk::exp2_fast(s.peak - fresh);
-    s.peak = fresh;
-    s.sum *= fade;
-#pragma unroll
-    for (int half = 0; half < State<C>::kHalves; half++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        s.o[half][i][0] *= fade;
-        s.o[half][i][1] *= fade;
-      }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) x[i] = tk::exp2_fast(fmaf(x[i], scale, -s.peak));
-  s.sum += (x[0] + x[1]) + (x[2] + x[3]);
-  if constexpr (C::kE4m3) {
-    const uint32_t a0 = pack_f16(x[0], x[1]), a2 = pack_f16(x[2], x[3]);
-#pragma unroll
-    for (int w = 0; w < C::kDim / 32; w++) {
-      const uint32_t r0 = (&v[0][0].x)[w], r1 = (&v[0][1].x)[w], r2 = (&v[0][2].x)[w], r3 = (&v[0][3].x)[w];
-#pragma unroll
-      for (int pair = 0; pair < 2; pair++) {
-        const uint32_t order = pair ? 0x7362 : 0x5140;
-        const uint2 low = widen(__byte_perm(r0, r1, order)), high = widen(__byte_perm(r2, r3, order));
-        const int i = w * 4 + pair * 2;
-        mma_f16(s.o[i / 8][i % 8], a0, a0, a2, a2, low.x, high.x);
-        mma_f16(s.o[i / 8][i % 8 + 1], a0, a0, a2, a2, low.y, high.y);
-      }
-    }
-  } else {
-    const uint32_t a0 = tk::pack_bf16(x[0], x[1]), a2 = tk::pack_bf16(x[2], x[3]);
-#pragma unroll
-    for (int half = 0; half < C::kHalves; half++)
-#pragma unroll
-      for (int w = 0; w < 4; w++) {
-        const uint32_t r0 = (&v[half][0].x)[w], r1 = (&v[half][1].x)[w], r2 = (&v[half][2].x)[w], r3 = (&v[half][3].x)[w];
-        tk::mma_bf16(s.o[half][2 * w], a0, a0, a2, a2, __byte_perm(r0, r1, 0x5410), __byte_perm(r2, r3, 0x5410));
-        tk::mma_bf16(s.o[half][2 * w + 1], a0, a0, a2, a2, __byte_perm(r0, r1, 0x7632), __byte_perm(r2, r3, 0x7632));
-      }
+  for (int i = 0; i < kTile / kRows; i++) {
+    const uint32_t value = to + C::kTileBytes + i * 512;
+    tk::copy_async16(C::kNarrow ? (value + chunk * 16) ^ row / 2 % 2 * 64 : value + (chunk ^ (i * kRows + row) / 2 % 4 * 2) * 16, v + i * 512);
   }
 }
 
@@ -395,7 +229,7 @@ __device__ __forceinline__ void merge(const Problem& p, const Unit& u) {
 
 template <class C, int GROUP>
 __device__ __forceinline__ void paged_decode(const Problem& p) {
-  constexpr int kStages = C::kStages, kStageBytes = C::kStageBytes, kTileBytes = C::kTileBytes, kRowBytes = C::kRowBytes;
+  constexpr int kStages = C::kStages, kStageBytes = C::kStageBytes;
   constexpr int kQueryParts = C::kDim / 8;  // of 16 bytes, of a head
   extern __shared__ __align__(128) unsigned char ring_bytes[];
   __shared__ __align__(16) Board<C> board;
@@ -417,11 +251,15 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
   Feed feed = {-1, 0, 0, 0, 0, 0};
   Unit next = {};
   int next_places = 0;  // of unit number feed.unit + 1, asked for one unit ahead
-  const auto look_ahead = [&](int id) {
+  unsigned int lost = 0;  // at bit n % 2, whether this warp's share of unit number n has a tile without a place: it becomes NaN
+  const auto look_ahead = [&](int id, int number) {
     next.tokens = 0;
+    lost &= ~(1u << number % 2);
     if (id >= units) return;
     next = unit_of(p, id);
-    next_places = tile_place(p, next, warp);
+    bool wild;
+    next_places = tile_place(p, next, warp, wild);
+    if (__any_sync(0xffffffffu, wild)) lost |= 1u << number % 2;
   };
   // Orders copies of this warp's tiles up to the end of unit number `horizon`, as far as stages are free.
   Unit fed = {};
@@ -437,19 +275,12 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
         continue;
       }
       const int turn = feed.tile / kWarps % 32;
-      if (turn == 0 && feed.tile >= kWarps) feed.places = tile_place(p, fed, feed.tile);
-      const size_t from = static_cast<size_t>(__shfl_sync(0xffffffffu, feed.places, turn)) * kTileBytes + lane * 16;
-      constexpr int kParts = kRowBytes / 16, kRows = 32 / kParts;  // of a row, and rows an instruction
-      const uint32_t to = ring + feed.stage * kStageBytes + lane / kParts * kRowBytes;
-      const unsigned char *k = reinterpret_cast<const unsigned char*>(p.k) + from, *v = reinterpret_cast<const unsigned char*>(p.v) + from;
-      const uint32_t chunk = lane % kParts, row = lane / kParts;
-#pragma unroll
-      for (int i = 0; i < kTile / kRows; i++) tk::copy_async16(to + i * 512 + (C::kNarrow ? chunk : chunk ^ row % 2 * 4) * 16, k + i * 512);
-#pragma unroll
-      for (int i = 0; i < kTile / kRows; i++) {
-        const uint32_t value = to + kTileBytes + i * 512;
-        tk::copy_async16(C::kNarrow ? (value + chunk * 16) ^ row / 2 % 2 * 64 : value + (chunk ^ (i * kRows + row) / 2 % 4 * 2) * 16, v + i * 512);
+      if (turn == 0 && feed.tile >= kWarps) {
+        bool wild;
+        feed.places = tile_place(p, fed, feed.tile, wild);
+        if (__any_sync(0xffffffffu, wild)) lost |= 1u << feed.unit % 2;
       }
+      copy_tile<C>(p, __shfl_sync(0xffffffffu, feed.places, turn), ring + feed.stage * kStageBytes);
       tk::copy_async_commit();
       if (++feed.stage == kStages) feed.stage = 0;
       feed.flying++;
@@ -477,7 +308,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
   __syncthreads();
   if (threadIdx.x < p.group * kQueryParts) queries[0][threadIdx.x] = query_part(ids[0]);
   if (worker) {
-    look_ahead(ids[0]);
+    look_ahead(ids[0], 0);
     fill(0);
   }
   units = chunks_in_use(p) * p.sequences * p.kv_heads;
@@ -498,7 +329,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
     }
     if (live && worker) {
       query = query_part(upcoming);
-      look_ahead(upcoming);
+      look_ahead(upcoming, n + 1);
       // In the k order of the K reads; rows past the group are whatever lies there, and reach only their own rows of the product.
       Query<C> q;
       const uint4* head = queries[n % 2] + g % p.group * kQueryParts;
@@ -539,6 +370,7 @@ __device__ __forceinline__ void paged_decode(const Problem& p) {
       }
       s.sum += __shfl_xor_sync(0xffffffffu, s.sum, 1);
       s.sum += __shfl_xor_sync(0xffffffffu, s.sum, 2);
+      if (lost >> n % 2 & 1) s.sum = NAN;
     }
     const bool whole = live && (u.tokens > 0 || (u.chunk == 0 && u.chunks == 1));
     if (threadIdx.x < p.group * kQueryParts) queries[(n + 1) % 2][threadIdx.x] = query;

@@ -31,7 +31,7 @@ struct Problem {
   float* lse;  // [heads, queries]: the natural logarithm of the sum of a row's exponentials; or null
   const Item* items;
   const int* block_table;  // null: dense keys
-  int tiles, heads, group, table_width, page_tokens, box;
+  int tiles, heads, group, table_width, page_tokens, box, pages;
   int causal, window;      // window: keys a row sees, itself included
   int queries;             // of all sequences
   float scale;             // log2(e) · scale; under a cap 2 · log2(e) · scale / cap
@@ -73,11 +73,13 @@ struct Prefill {
     return true;
   }
 
-  // Row of the pages where this lane's box of a block of keys begins; dense keys: 0.
+  // Row of the pages where this lane's box of a block of keys begins; dense keys: 0. Of an entry that is no page a row before all others: what lies
+  // outside is read as NaN.
   __device__ __forceinline__ int look_up(const Problem& p, const Item& item, int kv_head, int block) const {
     const int token = block * kColumns + threadIdx.x % 32 * p.box;
     if (!PAGED || token >= min(item.k_length, (block + 1) * kColumns) || block < item.first) return 0;
     const int page = __ldg(p.block_table + static_cast<size_t>(item.sequence) * p.table_width + token / p.page_tokens);
+    if (static_cast<unsigned int>(page) >= static_cast<unsigned int>(p.pages)) return -kColumns;
     return (page * (p.heads / p.group) + kv_head) * p.page_tokens + token % p.page_tokens;
   }
 
@@ -104,6 +106,12 @@ struct Prefill {
     at.template advance<SLOTS>();
   }
 
+  // Between the two walks: whether there is anything to walk again.
+  __device__ __forceinline__ bool any_marked() const {
+    __syncwarp();
+    order_wait(kMarksBarrier, kAll);
+    return marks[kMarks / 32];
+  }
   __device__ __forceinline__ int rounds_a_mark(const Problem& p) const { return p.tiles / gridDim.x / kMarks + 1; }
   __device__ __forceinline__ bool marked(const Problem& p, int round) const {
     const int mark = round / rounds_a_mark(p);
@@ -453,8 +461,7 @@ struct Prefill {
       tk::Place at{0, 0};
       int served = 0;
       produce<false>(q_map, k_map, v_map, p, at, served);
-      order_wait(kMarksBarrier, kAll);
-      if (marks[kMarks / 32]) produce<true>(q_map, k_map, v_map, p, at, served);
+      if (any_marked()) produce<true>(q_map, k_map, v_map, p, at, served);
     } else {
       tk::registers_raise<WARPGROUPS == 2 ? 232 : 160>();
       const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);  // the same in every lane, and the compiler sees it
@@ -463,8 +470,7 @@ struct Prefill {
       if (ORDERED && group == WARPGROUPS - 1) order_pass(1, kTurns);
       consume(p, group, at, served);
       if (ORDERED && group == 0) order_wait(1, kTurns);
-      order_wait(kMarksBarrier, kAll);
-      if (marks[kMarks / 32]) consume_checked(p, group, at, served);
+      if (any_marked()) consume_checked(p, group, at, served);
     }
   }
 };

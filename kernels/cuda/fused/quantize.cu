@@ -22,24 +22,6 @@ struct Problem {
   float epsilon;
 };
 
-__device__ __forceinline__ float block_reduce(float v, bool maximum, float* partial) {
-#pragma unroll
-  for (int step = 16; step > 0; step >>= 1) {
-    const float o = __shfl_xor_sync(0xffffffffu, v, step);
-    v = maximum ? fmaxf(v, o) : v + o;
-  }
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = v;
-  __syncthreads();
-  const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
-  v = lane < warps ? partial[lane] : 0.f;
-#pragma unroll
-  for (int step = 16; step > 0; step >>= 1) {
-    const float o = __shfl_xor_sync(0xffffffffu, v, step);
-    v = maximum ? fmaxf(v, o) : v + o;
-  }
-  return v;
-}
-
 __device__ __forceinline__ uint32_t four_e4m3(const float* v, float inverse) {
   uint16_t low, high;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(v[1] * inverse), "f"(v[0] * inverse));
@@ -101,7 +83,7 @@ __device__ __forceinline__ void quantize_row(const Problem& p) {
     }
   }
   if (SOURCE == kNorm || SOURCE == kAddNorm) {
-    const float scale = rsqrtf(block_reduce(sum, false, sums) / static_cast<float>(p.hidden) + p.epsilon);
+    const float scale = rsqrtf(tk::block_sum(sum, sums) / static_cast<float>(p.hidden) + p.epsilon);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
       const int v = threadIdx.x + i * blockDim.x;
@@ -130,7 +112,7 @@ __device__ __forceinline__ void quantize_row(const Problem& p) {
 #pragma unroll
       for (int step = 8; step > 0; step >>= 1) peak[i] = fmaxf(peak[i], __shfl_xor_sync(0xffffffffu, peak[i], step));
   } else {
-    most = block_reduce(most, true, maxima);
+    most = tk::block_max(most, maxima);
     if (threadIdx.x == 0) p.scales[blockIdx.x] = most / top;
   }
 #pragma unroll

@@ -52,12 +52,7 @@ __device__ __forceinline__ void multiply_few(const TensorMap& x, const TensorMap
   const uint32_t ring = (smem_address(unaligned) + 1023) & ~1023u;
   const uint32_t full0 = smem_address(full), empty0 = smem_address(empty);
   const uint32_t half = features * 128 + kRowBytes, stage_bytes = 2 * half, copied = (features + m) * 128;
-  if (threadIdx.x == kConsumers) {
-    ring_init(full0, empty0, stages, 4);
-    prefetch_map(x);
-    prefetch_map(w);
-  }
-  __syncthreads();
+  begin_ring(full0, empty0, stages, 4, x, w);
   const int halves = (k + PRODUCT::kDepth - 1) / PRODUCT::kDepth, steps = (halves + 1) / 2;
   const int tiles = (n + features - 1) / features;
   int stage = 0;

@@ -22,32 +22,14 @@ __device__ __forceinline__ void many(const tk::TensorMap& x, const tk::TensorMap
   const uint32_t ring = (tk::smem_address(unaligned) + 1023) & ~1023u;
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const int group = threadIdx.x / 128;
-  if (threadIdx.x == 0) {
-    tk::ring_init(full0, empty0, kStages, 8);
-    tk::prefetch_map(x);
-    tk::prefetch_map(w);
-  }
-  __syncthreads();
+  tk::begin_ring(full0, empty0, kStages, 8, x, w);
   const tk::Tiles<kColumns> tiles(p.m, p.n);
   const int steps = (p.k + 127) / 128;
   int stage = 0;
   uint32_t parity = 0;
   if (group == 0) {
     tk::registers_lower<40>();
-    if (threadIdx.x == 0) {
-      for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-        int row, column;
-        tiles.at(index, row, column);
-        for (int step = 0; step < steps; step++) {
-          const uint32_t to = ring + stage * kStageBytes, barrier = full0 + 8 * stage;
-          tk::barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          tk::barrier_expect(barrier, (min(p.m, tk::kRows) + kColumns) * 128);
-          tk::copy_tensor(to, x, step * 128, row, barrier);
-          tk::copy_tensor(to + tk::kXBytes, w, step * 128, column, barrier);
-          if (++stage == kStages) stage = 0, parity ^= 1;
-        }
-      }
-    }
+    tk::produce_many<kColumns, kStages>(x, w, tiles, p.m, steps, 128, ring, full0, empty0);
   } else {
     tk::registers_raise<232>();
     const int half = group - 1, lane = threadIdx.x % 32;
@@ -135,10 +117,7 @@ __device__ __forceinline__ void few(const tk::TensorMap& x, const tk::TensorMap&
   const uint32_t ring = (tk::smem_address(unaligned) + 1023) & ~1023u;
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const uint32_t stage_bytes = p.features * 128 + kRowBytes;
-  if (threadIdx.x == 0) {
-    tk::ring_init(full0, empty0, p.stages, 4);
-  }
-  __syncthreads();
+  tk::begin_ring(full0, empty0, p.stages, 4, x, w);
   const int steps = (p.k + 127) / 128, tiles = (p.n + p.features - 1) / p.features;
   int stage = 0;
   uint32_t parity = 0;

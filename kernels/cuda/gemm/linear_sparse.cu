@@ -91,12 +91,7 @@ __device__ __forceinline__ void linear_sparse(const tk::TensorMap& x, const tk::
   const uint32_t ring = (tk::smem_address(unaligned) + 1023) & ~1023u, boards = ring + kStages * S::kBytes;
   const uint32_t full0 = tk::smem_address(full), empty0 = tk::smem_address(empty);
   const int group = threadIdx.x / 128;
-  if (threadIdx.x == 0) {
-    tk::ring_init(full0, empty0, kStages, 8);
-    tk::prefetch_map(x);
-    tk::prefetch_map(w);
-  }
-  __syncthreads();
+  tk::begin_ring(full0, empty0, kStages, 8, x, w);
   // Tiles of one group of features after the other, so that blocks at work share x and w in L2.
   constexpr int kTogether = 8;
   const int wide = (p.n + kFeatures - 1) / kFeatures, high = (p.m + COLUMNS - 1) / COLUMNS, count = wide * high, steps = (p.k + kDepth - 1) / kDepth;

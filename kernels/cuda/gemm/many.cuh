@@ -40,6 +40,27 @@ struct Tiles {
   }
 };
 
+// The producer: one thread orders every stage of every tile, `depth` columns of x and w each.
+template <int COLUMNS, int STAGES>
+__device__ __forceinline__ void produce_many(const TensorMap& x, const TensorMap& w, const Tiles<COLUMNS>& tiles, int m, int steps, int depth, uint32_t ring,
+                                             uint32_t full0, uint32_t empty0) {
+  if (threadIdx.x != 0) return;
+  const uint32_t copied = (min(m, kRows) + COLUMNS) * 128;
+  Place at{0, 0};
+  for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
+    int row, column;
+    tiles.at(index, row, column);
+    for (int step = 0; step < steps; step++) {
+      const uint32_t to = ring + at.slot * (kXBytes + COLUMNS * 128), barrier = full0 + 8 * at.slot;
+      barrier_wait(empty0 + 8 * at.slot, at.parity ^ 1);
+      barrier_expect(barrier, copied);
+      copy_tensor(to, x, step * depth, row, barrier);
+      copy_tensor(to + kXBytes, w, step * depth, column, barrier);
+      at.template advance<STAGES>();
+    }
+  }
+}
+
 // For every half tile, 64 rows from `row` and COLUMNS columns from `column`, a warpgroup calls epilogue.begin(row, column) before the products and
 // epilogue.store(sums, row, column) behind them, with the sums as wgmma lays them out.
 template <class PRODUCT, int COLUMNS, class Epilogue>
@@ -50,33 +71,14 @@ __device__ __forceinline__ void multiply_many(const TensorMap& x, const TensorMa
   const uint32_t ring = (smem_address(unaligned) + 1023) & ~1023u;
   const uint32_t full0 = smem_address(full), empty0 = smem_address(empty);
   const int group = threadIdx.x / 128;
-  if (threadIdx.x == 0) {
-    ring_init(full0, empty0, kStages, 8);
-    prefetch_map(x);
-    prefetch_map(w);
-  }
-  __syncthreads();
+  begin_ring(full0, empty0, kStages, 8, x, w);
   const Tiles<COLUMNS> tiles(m, n);
   const int steps = (k + kDepth - 1) / kDepth;
-  const uint32_t copied = (min(m, kRows) + COLUMNS) * 128;
   int stage = 0;
   uint32_t parity = 0;
   if (group == 0) {
     registers_lower<40>();
-    if (threadIdx.x == 0) {
-      for (int index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-        int row, column;
-        tiles.at(index, row, column);
-        for (int step = 0; step < steps; step++) {
-          const uint32_t to = ring + stage * kStageBytes, barrier = full0 + 8 * stage;
-          barrier_wait(empty0 + 8 * stage, parity ^ 1);
-          barrier_expect(barrier, copied);
-          copy_tensor(to, x, step * kDepth, row, barrier);
-          copy_tensor(to + kXBytes, w, step * kDepth, column, barrier);
-          if (++stage == kStages) stage = 0, parity ^= 1;
-        }
-      }
-    }
+    produce_many<COLUMNS, kStages>(x, w, tiles, m, steps, kDepth, ring, full0, empty0);
   } else {
     registers_raise<232>();
     const int half = group - 1, lane = threadIdx.x % 32;

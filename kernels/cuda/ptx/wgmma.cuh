@@ -2,6 +2,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "memory.cuh"
+
 namespace tk {
 
 // The 128 bytes that cuTensorMapEncodeTiled writes.
@@ -18,6 +20,15 @@ __device__ __forceinline__ void copy_tensor(uint32_t shared, const TensorMap& ma
 }
 __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+}
+// A ring of stages that two tensors are copied into, its barriers set up by one thread; all threads of the block meet.
+__device__ __forceinline__ void begin_ring(uint32_t full, uint32_t empty, int stages, int consumers, const TensorMap& x, const TensorMap& w) {
+  if (threadIdx.x == 0) {
+    ring_init(full, empty, stages, consumers);
+    prefetch_map(x);
+    prefetch_map(w);
+  }
+  __syncthreads();
 }
 
 // Descriptor of a K-major operand of 128-byte rows under the 128-byte swizzle: eight rows are 1,024 bytes apart from the next eight.

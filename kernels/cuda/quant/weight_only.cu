@@ -248,8 +248,8 @@ __device__ __forceinline__ void reduce_pair(const Problem& p, const float (&out)
     *reinterpret_cast<float2*>(mine + g * kPairRow + 8 * b + 2 * t) = make_float2(out[b][0], out[b][1]);
     *reinterpret_cast<float2*>(mine + (g + 8) * kPairRow + 8 * b + 2 * t) = make_float2(out[b][2], out[b][3]);
   }
-  tk::pair_sync();
-  const int feature = thread % 16, tile = 2 * tk::pair_rank() + thread / 16 % 2, row = warp * 4;
+  tk::cluster_sync();
+  const int feature = thread % 16, tile = 2 * tk::cluster_rank() + thread / 16 % 2, row = warp * 4;
   if (begin + tile < end && row < p.m) {
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
     const uint32_t from = tk::smem_address(board + (tile * kPairLocal * 16 + feature) * kPairRow + row);
@@ -264,7 +264,7 @@ __device__ __forceinline__ void reduce_pair(const Problem& p, const float (&out)
     if (row + 2 < p.m) y[2 * p.n] = __float2bfloat16_rn(sum.z);
     if (row + 3 < p.m) y[3 * p.n] = __float2bfloat16_rn(sum.w);
   }
-  tk::pair_sync();  // the other block may still read
+  tk::cluster_sync();  // the other block may still read
 }
 
 // Dynamic shared memory: x [slices of this block][stages][BATCHES * 8 * 128], rings of weights [kWarps][kStages][kTileBytes], the board.
@@ -281,7 +281,7 @@ __device__ __forceinline__ void weight_only(const tk::TensorMap& map_x, const Pr
   const int groups = p.k / kGroup;
   const uint32_t base = tk::smem_address(unaligned), x0 = (base + 1023) & ~1023u;
   const int slices = BLOCKS > 1 ? kPairSlices : p.slices, tiles = BLOCKS > 1 ? kPairTiles : p.tiles;
-  const int local = slices / BLOCKS, first_slice = BLOCKS > 1 ? tk::pair_rank() * local : 0;
+  const int local = slices / BLOCKS, first_slice = BLOCKS > 1 ? tk::cluster_rank() * local : 0;
   const uint32_t rings = x0 + local * p.stages * kXBytes;
   const uint32_t full0 = tk::smem_address(barriers), empty0 = full0 + kToEmpty;
   const int blocks = p.n / 16;

@@ -13,30 +13,21 @@
 // largest finite float.
 // A cluster of kCluster blocks holds a row, whatever the number of rows, and sums are taken in a fixed order: a row's token does not depend on
 // the batch around it.
-#include "../ptx/math.cuh"
-#include "../ptx/memory.cuh"
+#include "row.cuh"
 
 namespace {
 
-// 64 rows are 128 blocks, one a multiprocessor: larger clusters do not all fit at once (62 of 4 blocks did) and take a second wave.
-constexpr int kCluster = 2;
-constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / 32;
-// Vectors of four scores a thread keeps in shared memory, 224 KB a block, and behind those in registers.
-constexpr int kKept = 14, kHeld = 2;
 // Tokens drawn and judged at once: 2 need a pass less in one row of ten, but 3 µs more each time.
 constexpr int kDraws = 1;
-constexpr int kStride = kCluster * kThreads;
-constexpr float kLargest = 3.0e38f;
-// A token's entry in the counts of a sequence: whether its prompt has it, and how often it was drawn.
-constexpr unsigned int kInPrompt = 0x8000u, kMostDrawn = 0x7fffu;
+// Under this temperature a row is greedy, which is the limit of drawing: a logit over less may pass the largest float, and tokens would tie there.
+constexpr float kColdest = 1e-5f;
 
 struct Problem {
   int* token;
   float* logprob;
   const void* logits;
   const unsigned int* bitmask;  // [rows, mask_words], bit set = allowed; null allows all
-  const float* temperature;     // [rows] each; 0 is greedy
+  const float* temperature;     // [rows] each; 0 is greedy, and what is colder than kColdest or not a number
   const float* top_p;
   const float* min_p;
   const int* top_k;             // 0 is off
@@ -49,17 +40,6 @@ struct Problem {
   long long counts_stride;      // a multiple of 4
   long long row_stride;         // in elements, a multiple of 4 and at least the vocabulary rounded up to one
   int vocabulary, mask_words, slots;
-};
-
-// The row as the passes see it: scores y = logit / temperature * log2(e).
-template <typename T>
-struct Row {
-  const T* logits;
-  const unsigned int* mask;
-  const unsigned short* counts;  // null: no penalties
-  const float* penalties;        // in shared memory: repetition, presence, frequency
-  float factor;
-  int vocabulary;
 };
 
 // Philox 4x32-10 (Salmon et al., 2011): the uniform number of a draw, in [0, 1).
@@ -75,140 +55,6 @@ __device__ __forceinline__ float uniform(unsigned long long seed, unsigned int d
     k1 += 0xBB67AE85u;
   }
   return static_cast<float>(c.x >> 8) * 5.9604645e-8f;
-}
-
-__device__ __forceinline__ unsigned int cluster_rank() {
-  unsigned int r;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-  return r;
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ __forceinline__ float remote_load(const void* shared, unsigned int rank) {
-  float v;
-  asm volatile("{\n\t.reg .b32 r;\n\tmapa.shared::cluster.u32 r, %1, %2;\n\tld.shared::cluster.f32 %0, [r];\n\t}"
-               : "=f"(v)
-               : "r"(tk::smem_address(shared)), "r"(rank)
-               : "memory");
-  return v;
-}
-__device__ __forceinline__ void remote_store(const void* shared, unsigned int rank, float v) {
-  asm volatile("{\n\t.reg .b32 r;\n\tmapa.shared::cluster.u32 r, %0, %1;\n\tst.shared::cluster.f32 [r], %2;\n\t}" ::"r"(
-                   tk::smem_address(shared)),
-               "r"(rank), "f"(v)
-               : "memory");
-}
-
-__device__ __forceinline__ void unpack4(const float4& v, const float*, float (&x)[4]) { x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w; }
-__device__ __forceinline__ void unpack4(const float4& v, const __nv_bfloat16*, float (&x)[4]) {
-  const float2 a = tk::unpack_bf16(__float_as_uint(v.x)), b = tk::unpack_bf16(__float_as_uint(v.y));
-  x[0] = a.x, x[1] = a.y, x[2] = b.x, x[3] = b.y;
-}
-__device__ __forceinline__ float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
-__device__ __forceinline__ float4 load4(const __nv_bfloat16* p) {
-  const float2 v = *reinterpret_cast<const float2*>(p);
-  return make_float4(v.x, v.y, 0.f, 0.f);
-}
-
-// Four scores out of four logits; -inf for what is masked, NaN or past the vocabulary.
-template <typename T>
-__device__ __forceinline__ void scores(const Row<T>& row, int vector, const float4& raw, float (&y)[4]) {
-  unpack4(raw, row.logits, y);
-  if (row.counts) {
-    const uint2 packed = *reinterpret_cast<const uint2*>(row.counts + 4 * static_cast<size_t>(vector));
-    if (packed.x | packed.y) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const unsigned int entry = (i < 2 ? packed.x : packed.y) >> (i % 2 * 16) & 0xffffu, drawn = entry & kMostDrawn;
-        if (entry) y[i] = y[i] > 0.f ? __fdividef(y[i], row.penalties[0]) : y[i] * row.penalties[0];
-        if (drawn) y[i] -= row.penalties[2] * static_cast<float>(drawn) + row.penalties[1];
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    y[i] *= row.factor;
-    y[i] = y[i] > -INFINITY ? fminf(y[i], kLargest) : -INFINITY;
-  }
-  if (row.mask) {
-    const unsigned int allowed = __ldg(row.mask + vector / 8) >> (vector % 8 * 4);
-#pragma unroll
-    for (int i = 0; i < 4; i++) y[i] = allowed >> i & 1u ? y[i] : -INFINITY;
-  }
-  if (4 * vector + 4 > row.vocabulary) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) y[i] = 4 * vector + i < row.vocabulary ? y[i] : -INFINITY;
-  }
-}
-
-extern __shared__ float4 kept[];  // [kKept][kThreads]
-
-// What a thread has of the row beyond shared memory.
-struct Held {
-  float4 y[kHeld];
-};
-
-__device__ __forceinline__ void copy4(uint32_t shared, const float* p) { tk::copy_async16(shared, p); }
-__device__ __forceinline__ void copy4(uint32_t shared, const __nv_bfloat16* p) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(p) : "memory");
-}
-
-template <int I>
-struct Index {
-  static constexpr int value = I;
-};
-template <int FROM, int TO, typename F>
-__device__ __forceinline__ void count_up(F f) {
-  if constexpr (FROM < TO) {
-    f(Index<FROM>());
-    count_up<FROM + 1, TO>(f);
-  }
-}
-
-// The first pass: calls use(vector, scores) for this thread's vectors in order, and keeps what there is room for. Unrolled, as the wait for a copy names
-// how many behind it may still be under way; the later passes are short code rather, which is waited for where it comes from device memory.
-template <typename T, typename Use>
-__device__ __forceinline__ void first_pass(const Row<T>& row, Held& held, Use use) {
-  const int vectors = (row.vocabulary + 3) / 4, v = cluster_rank() * kThreads + threadIdx.x;
-#pragma unroll
-  for (int i = 0; i < kKept; i++) {
-    if (v + i * kStride < vectors) copy4(tk::smem_address(kept + i * kThreads + threadIdx.x), row.logits + 4 * static_cast<size_t>(v + i * kStride));
-    tk::copy_async_commit();
-  }
-#pragma unroll
-  for (int i = 0; i < kHeld; i++)
-    if (v + (kKept + i) * kStride < vectors) held.y[i] = load4(row.logits + 4 * static_cast<size_t>(v + (kKept + i) * kStride));
-  const auto take = [&](int at, float4& place) {
-    if (at >= vectors) return;
-    float y[4];
-    scores(row, at, place, y);
-    place = make_float4(y[0], y[1], y[2], y[3]);
-    use(at, y);
-  };
-  count_up<0, kKept>([&](auto index) {
-    constexpr int i = decltype(index)::value;
-    tk::copy_async_wait<kKept - 1 - i>();
-    take(v + i * kStride, kept[i * kThreads + threadIdx.x]);
-  });
-#pragma unroll
-  for (int i = 0; i < kHeld; i++) take(v + (kKept + i) * kStride, held.y[i]);
-#pragma unroll 1
-  for (int at = v + (kKept + kHeld) * kStride; at < vectors; at += kStride) {
-    float4 four = load4(row.logits + 4 * static_cast<size_t>(at));
-    take(at, four);
-  }
-}
-
-// Four scores of a later pass: of turn `turn` of column `column` of the block's threads, this thread's own unless it holds none in registers.
-template <typename T>
-__device__ __forceinline__ float4 kept_scores(const Row<T>& row, const Held& held, int turn, int column, int v) {
-  if (turn < kKept) return kept[turn * kThreads + column];
-  if (turn == kKept) return held.y[0];
-  if (turn == kKept + 1) return held.y[1];
-  float y[4];
-  scores(row, v, load4(row.logits + 4 * static_cast<size_t>(v)), y);
-  return make_float4(y[0], y[1], y[2], y[3]);
 }
 
 // Which tokens count: those before (score, token) in the order of falling score, then rising index.
@@ -259,11 +105,11 @@ __device__ __forceinline__ Peak cluster_peak(Peak p, Board& board) {
     for (int step = 16; step > 0; step >>= 1) b = join(b, shuffle_down(b, step));
     if (lane == 0) board.block[0] = b.score, board.block[1] = b.mass, board.block[2] = __int_as_float(b.token);
   }
-  cluster_sync();
+  tk::cluster_sync_aligned();
   Peak all = {-INFINITY, 0.f, -1};
 #pragma unroll
   for (unsigned int r = 0; r < kCluster; r++)
-    all = join(all, {remote_load(&board.block[0], r), remote_load(&board.block[1], r), __float_as_int(remote_load(&board.block[2], r))});
+    all = join(all, {tk::cluster_load(&board.block[0], r), tk::cluster_load(&board.block[1], r), __float_as_int(tk::cluster_load(&board.block[2], r))});
   return all;
 }
 
@@ -298,7 +144,7 @@ __device__ __forceinline__ void cluster_shares(const float (&mass)[kDraws], cons
       if (lane == 31) board.block[2 * d] = base[d] + sum[d], board.block[2 * d + 1] = __int_as_float(all);
     }
   }
-  cluster_sync();
+  tk::cluster_sync_aligned();
 #pragma unroll
   for (int d = 0; d < N; d++) {
     Share& s = shares[d];
@@ -306,9 +152,9 @@ __device__ __forceinline__ void cluster_shares(const float (&mass)[kDraws], cons
     float start = 0.f;
 #pragma unroll
     for (unsigned int r = 0; r < kCluster; r++) {
-      if (r == cluster_rank()) start = s.total;
-      s.total += remote_load(&board.block[2 * d], r);
-      s.count += __float_as_int(remote_load(&board.block[2 * d + 1], r));
+      if (r == tk::cluster_rank()) start = s.total;
+      s.total += tk::cluster_load(&board.block[2 * d], r);
+      s.count += __float_as_int(tk::cluster_load(&board.block[2 * d + 1], r));
     }
     s.low = start + (lane == 0 ? base[d] : base[d] + previous[d]);
     s.high = start + (base[d] + sum[d]);
@@ -323,7 +169,7 @@ __device__ __forceinline__ void find(const Row<T>& row, const Held& held, const 
   const int lane = threadIdx.x % 32, owner = __ffs(owners) - 1;
   float run = __shfl_sync(0xffffffffu, share.low, owner);
   const int vectors = (row.vocabulary + 3) / 4;
-  int turn = lane, v = cluster_rank() * kThreads + (threadIdx.x & ~31) + owner + lane * kStride;
+  int turn = lane, v = tk::cluster_rank() * kThreads + (threadIdx.x & ~31) + owner + lane * kStride;
   Bound found = {-INFINITY, -1}, last = {-INFINITY, -1};
   for (bool more = true; more;) {
     // What the owner holds in registers it gives to the lanes that ask for it.
@@ -361,8 +207,8 @@ __device__ __forceinline__ void find(const Row<T>& row, const Held& held, const 
   if (lane == from) {
 #pragma unroll
     for (unsigned int r = 0; r < kCluster; r++) {
-      remote_store(&board.drawn[2 * number], r, found.score);
-      remote_store(&board.drawn[2 * number + 1], r, __int_as_float(found.token));
+      tk::cluster_store(&board.drawn[2 * number], r, found.score);
+      tk::cluster_store(&board.drawn[2 * number + 1], r, __int_as_float(found.token));
     }
   }
 }
@@ -377,7 +223,7 @@ __device__ __forceinline__ void draw(const Row<T>& row, const Held& held, const 
     if (target >= share.total) target = __uint_as_float(__float_as_uint(share.total) - 1);
     find(row, held, bound, peak, share, target, d, board);
   }
-  cluster_sync();
+  tk::cluster_sync_aligned();
 #pragma unroll
   for (int d = 0; d < kDraws; d++) drawn[d] = {board.drawn[2 * d], __float_as_int(board.drawn[2 * d + 1])};
 }
@@ -387,7 +233,7 @@ template <typename T>
 __device__ __forceinline__ void later_pass(const Row<T>& row, const Held& held, float peak, const Bound (&drawn)[kDraws], float (&masses)[kDraws],
                                            int (&counts)[kDraws]) {
   const int vectors = (row.vocabulary + 3) / 4;
-  int v = cluster_rank() * kThreads + threadIdx.x;
+  int v = tk::cluster_rank() * kThreads + threadIdx.x;
 #pragma unroll 1
   for (int i = 0; v < vectors; i++, v += kStride) {
     const float4 four = kept_scores(row, held, i, threadIdx.x, v);
@@ -422,8 +268,9 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
   __shared__ Limits limits;
   const int r = blockIdx.x / kCluster;
   const float temperature = p.temperature[r];
+  const bool greedy = !(temperature >= kColdest);
   Row<T> row = {reinterpret_cast<const T*>(p.logits) + r * p.row_stride, p.bitmask ? p.bitmask + static_cast<size_t>(r) * p.mask_words : nullptr,
-                nullptr, penalties, tk::kLog2e / (temperature > 0.f ? temperature : 1.f), p.vocabulary};
+                nullptr, penalties, tk::kLog2e / (greedy ? 1.f : temperature), p.vocabulary};
   const int slot = p.counts ? p.slot[r] : -1;
   unsigned short* counts = slot >= 0 && slot < p.slots ? p.counts + slot * p.counts_stride : nullptr;
   if (counts) {
@@ -450,7 +297,7 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
   });
   const Peak peak = cluster_peak(mine, boards[0]);
   Bound chosen = {peak.score, peak.token};
-  if (temperature > 0.f && peak.token >= 0) {
+  if (!greedy && peak.token >= 0) {
     const Bound all = {-INFINITY, 0};
     const float top_p = p.top_p[r], min_p = p.min_p[r];
     const bool limited = top_p < 1.f || p.top_k[r] > 0 || min_p > 0.f;
@@ -489,14 +336,14 @@ __device__ __forceinline__ void sample_row(const Problem& p) {
       later_pass(stored, held, peak.score, drawn, masses, counts);
     }
   }
-  if (threadIdx.x == 0 && cluster_rank() == 0) {
+  if (threadIdx.x == 0 && tk::cluster_rank() == 0) {
     p.token[r] = chosen.token;
     // Every thread of the row has read what it reads of the counts before the last barrier.
     if (counts && chosen.token >= 0 && (counts[chosen.token] & kMostDrawn) < kMostDrawn) counts[chosen.token]++;
     p.logprob[r] = chosen.token < 0 ? -INFINITY : (chosen.score - peak.score - __log2f(peak.mass)) * 0.6931471805599453f;
   }
   // No block leaves while another may still read its board.
-  cluster_sync();
+  tk::cluster_sync_aligned();
 }
 
 }  // namespace

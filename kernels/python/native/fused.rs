@@ -24,6 +24,14 @@ pub struct Rows {
     wide: c_int,
 }
 
+/// A call for either width of elements.
+macro_rules! by_width {
+    ($run:ident, $handle:ident, $queue:ident, $call:ident) => {{
+        let (c, stream) = (&*$call, stream($handle, $queue));
+        status(if c.wide == 1 { $run::<f32>(&stream, c) } else { $run::<bf16>(&stream, c) })
+    }};
+}
+
 /// `more` is residual, weight, bias; `number` epsilon.
 ///
 /// # Safety
@@ -116,10 +124,7 @@ pub unsafe extern "C" fn tk_softmax(handle: *const Handle, queue: *mut c_void, c
         softmax(stream, &mut y, x, c.number, c.flag == 1)
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        let (c, stream) = (&*call, stream(handle, queue));
-        status(if c.wide == 1 { run::<f32>(&stream, c) } else { run::<bf16>(&stream, c) })
-    }
+    unsafe { by_width!(run, handle, queue, call) }
 }
 
 /// `out` is dx, `x` the result of the softmax, `more` dy; `number` is the scale, `flag` 1 for the logarithm.
@@ -142,10 +147,7 @@ pub unsafe extern "C" fn tk_softmax_gradient(
         softmax_gradient(stream, &mut dx, y, Some(dy), c.number, c.flag == 1)
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        let (c, stream) = (&*call, stream(handle, queue));
-        status(if c.wide == 1 { run::<f32>(&stream, c) } else { run::<bf16>(&stream, c) })
-    }
+    unsafe { by_width!(run, handle, queue, call) }
 }
 
 /// `out` is the loss, `more` the log of the sum and the targets.
@@ -158,17 +160,18 @@ pub unsafe extern "C" fn tk_cross_entropy(
     queue: *mut c_void,
     call: *const Rows,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (c, stream) = (&*call, stream(handle, queue));
-        let (mut loss, mut log_sum) = (output(c.out, [c.count]), output(c.more[0], [c.count]));
-        let (targets, shape) = (input(c.more[1], [c.count]), [c.count, c.columns]);
-        status(if c.wide == 1 {
-            cross_entropy::<f32>(&stream, &mut loss, &mut log_sum, input(c.x, shape), targets)
-        } else {
-            cross_entropy::<bf16>(&stream, &mut loss, &mut log_sum, input(c.x, shape), targets)
-        })
+    /// # Safety
+    /// As above.
+    unsafe fn run<T: Score>(stream: &Stream, c: &Rows) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mut loss, mut log_sum) = (output(c.out, [c.count]), output(c.more[0], [c.count]));
+            let logits = input::<T, 2>(c.x, [c.count, c.columns]);
+            cross_entropy(stream, &mut loss, &mut log_sum, logits, input(c.more[1], [c.count]))
+        }
     }
+    // SAFETY: the caller's promise.
+    unsafe { by_width!(run, handle, queue, call) }
 }
 
 /// `out` is the gradient, `x` the logits or 0 where they lie there; `more` the log of the sum, the targets, the factors.
@@ -200,10 +203,7 @@ pub unsafe extern "C" fn tk_cross_entropy_gradient(
         }
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        let (c, stream) = (&*call, stream(handle, queue));
-        status(if c.wide == 1 { run::<f32>(&stream, c) } else { run::<bf16>(&stream, c) })
-    }
+    unsafe { by_width!(run, handle, queue, call) }
 }
 
 /// Addresses and extents of a norm's gradients; 0 for what there is none of.

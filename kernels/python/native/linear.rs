@@ -4,8 +4,9 @@ use std::ffi::{c_int, c_void};
 
 use half::{bf16, f16};
 use tinykernels::cuda::{
-    Activation, CudaError, E4m3, Epilogue, Operand, QuantizeScales, QuantizeSource, Quantized, SCALE_BLOCK,
-    Scales, SparseWeights, Stream, linear, linear_blocks, linear_sparse, prune_2_of_4, quantize,
+    Activation, Backend, CublasLt, CudaError, E4m3, Epilogue, Operand, OperandKind, QuantizeScales,
+    QuantizeSource, Quantized, SCALE_BLOCK, Scales, SparseWeights, Stream, linear, linear_blocks, linear_by,
+    linear_sparse, prune_2_of_4, quantize,
 };
 
 use super::{Handle, input, made, output, status, stream};
@@ -58,19 +59,27 @@ impl Linear {
 
     /// # Safety
     /// Pointers as the shapes say.
+    unsafe fn scales(&self) -> Option<Scales<'_>> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (self.x_scales != 0).then(|| Scales {
+                x: input(self.x_scales, [self.x_scale_count]),
+                weight: input(self.weight_scales, [self.weight_scale_count]),
+            })
+        }
+    }
+
+    /// # Safety
+    /// Pointers as the shapes say.
     unsafe fn run<T: Operand>(&self, stream: &Stream) -> Result<(), CudaError> {
         // SAFETY: the caller's promise.
         unsafe {
-            let scales = (self.x_scales != 0).then(|| Scales {
-                x: input(self.x_scales, [self.x_scale_count]),
-                weight: input(self.weight_scales, [self.weight_scale_count]),
-            });
             linear::<T>(
                 stream,
                 &mut output(self.y, self.y_shape()),
                 input(self.x, [self.rows, self.columns]),
                 input(self.weight, [self.features, self.columns]),
-                scales,
+                self.scales(),
                 self.epilogue(),
             )
         }
@@ -101,6 +110,55 @@ pub unsafe extern "C" fn tk_linear(handle: *const Handle, queue: *mut c_void, ca
                     c.epilogue(),
                 )
             }
+        })
+    }
+}
+
+/// The linear layer without its epilogue by cuBLASLt, or by whichever the tuning table says is faster where `fastest` is 1. Not with a scale a block.
+///
+/// # Safety
+/// As [`tk_linear`]; `library` is from `tk_cublaslt_open`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_linear_by(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const Linear,
+    library: *mut CublasLt,
+    fastest: c_int,
+) -> c_int {
+    /// # Safety
+    /// As above.
+    unsafe fn run<T: Operand>(
+        backend: &mut Backend<'_>,
+        stream: &Stream,
+        c: &Linear,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, weight) = (input(c.x, [c.rows, c.columns]), input(c.weight, [c.features, c.columns]));
+            let mut y = output(c.y, [c.rows, c.features]);
+            linear_by::<T>(backend, stream, &mut y, x, weight, c.scales())
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (c, stream, library) = (&*call, stream(handle, queue), &mut *library);
+        let kind = match c.kind {
+            0 => OperandKind::Bf16,
+            1 => OperandKind::F16,
+            2 => OperandKind::E4m3,
+            _ => OperandKind::Int8,
+        };
+        let mut backend = if fastest == 1 {
+            Backend::fastest(&(*handle).0, kind, [c.rows, c.features, c.columns], Some(library))
+        } else {
+            Backend::CublasLt(library)
+        };
+        status(match kind {
+            OperandKind::Bf16 => run::<bf16>(&mut backend, &stream, c),
+            OperandKind::F16 => run::<f16>(&mut backend, &stream, c),
+            OperandKind::E4m3 => run::<E4m3>(&mut backend, &stream, c),
+            OperandKind::Int8 => run::<i8>(&mut backend, &stream, c),
         })
     }
 }

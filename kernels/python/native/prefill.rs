@@ -62,6 +62,23 @@ pub unsafe extern "C" fn tk_prefill_plan(
     }
 }
 
+/// Gives a plan other sequences, for calls in this stream.
+///
+/// # Safety
+/// As [`tk_prefill_plan`], from which `plan` is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_prefill_refill(
+    handle: *const Handle,
+    queue: *mut c_void,
+    plan: *mut PrefillPlan,
+    queries: *const usize,
+    keys: *const usize,
+    count: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { status((*plan).refill(&stream(handle, queue), &sequences(queries, keys, count))) }
+}
+
 /// The same for gradients.
 ///
 /// # Safety

@@ -3,8 +3,9 @@
 use std::ffi::{c_int, c_void};
 
 use tinykernels::cuda::{
-    Backend, CublasLt, Reduction, Scratch, SortWorkspace, Tile, add_rms_norm_in_place, histogram_u32,
-    linear_bf16_by, linear_bf16_tiled, reduce, scan_u32, sort_pairs_u32, sort_u32, top_k, transpose,
+    Backend, CublasLt, OperandKind, Reduction, Scratch, SortWorkspace, Tile, add_rms_norm_in_place,
+    histogram_u32, linear_bf16_by, linear_bf16_tiled, reduce, scan_u32, sort_pairs_u32, sort_u32, top_k,
+    transpose,
 };
 
 use super::{Handle, input, made, output, status, stream};
@@ -113,7 +114,7 @@ pub unsafe extern "C" fn tk_linear_bf16_by(
     unsafe {
         let shape = [rows, features, columns];
         let mut backend = if fastest == 1 {
-            Backend::fastest(shape, Some(&mut *library))
+            Backend::fastest(&(*handle).0, OperandKind::Bf16, shape, Some(&mut *library))
         } else {
             Backend::CublasLt(&mut *library)
         };

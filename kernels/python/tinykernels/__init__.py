@@ -27,5 +27,6 @@ except ImportError as _missing:  # the library itself needs none; its operators 
         raise ImportError(f"tinykernels.{name} is an operator of PyTorch, which is not installed ({_reason}): pip install 'tinykernels[torch]'")
 else:
     from ._operators import *  # noqa: F403 - what it exports is in its __all__
-    from . import _fused, _linear, _operators, _prefill, _primitives, _rope, _sampling, functional
-    from ._operators import _at, _decode_call
+    from . import _fused, _linear, _operators, _prefill, _primitives, _rope, _sampling, _tensors, functional
+    from ._operators import _decode_call
+    from ._tensors import at as _at

@@ -7,33 +7,23 @@ import torch
 from . import _native
 from ._native import TinyKernelsError
 from ._norm_gradient import layer_norm_gradient
-
-
-def _dense(name, tensor, *dtypes):
-    if tensor is not None and (not tensor.is_cuda or tensor.dtype not in dtypes or not tensor.is_contiguous()):
-        raise TinyKernelsError(f"{name} must be a contiguous CUDA tensor of {' or '.join(map(str, dtypes))}, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+from ._tensors import address, need, run
 
 
 def _rows(out, x, more=(), rows=None, columns=None, number=0.0, flag=0):
-    address = lambda t: t.data_ptr() if t is not None else 0
     more = (ctypes.c_uint64 * 3)(*(address(t) for t in more))
     columns = out.shape[-1] if columns is None else columns
     rows = out.numel() // max(columns, 1) if rows is None else rows
     return _native.Rows(address(out), address(x), more, rows, columns, number, flag, int(x is not None and x.dtype == torch.float32))
 
 
-def _run(function, tensor, call):
-    ordinal = tensor.device.index
-    _native.check(function(_native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream, ctypes.byref(call)))
-
-
 def _layer_norm(x, residual, weight, bias, epsilon):
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias), ("residual", residual)):
-        _dense(name, tensor, torch.bfloat16)
+        need(name, tensor, torch.bfloat16)
     if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape) or (residual is not None and residual.shape != x.shape):
         raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, bias and residual do not belong together")
     y = torch.empty_like(x)
-    _run(_native.lib.tk_layer_norm, x, _rows(y, x, (residual, weight, bias), number=epsilon))
+    run(_native.lib.tk_layer_norm, x, _rows(y, x, (residual, weight, bias), number=epsilon))
     return y
 
 
@@ -76,11 +66,11 @@ def _(x, residual, weight, bias, epsilon):
 @torch.library.custom_op("tinykernels::gelu", mutates_args=())
 def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     """x · Φ(x), or with approximate "tanh" its tanh form; as F.gelu."""
-    _dense("x", x, torch.bfloat16)
+    need("x", x, torch.bfloat16)
     if approximate not in ("none", "tanh"):
         raise TinyKernelsError(f'approximate {approximate!r} is neither "none" nor "tanh"')
     y = torch.empty_like(x)
-    _run(_native.lib.tk_gelu, x, _rows(y, x, rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
+    run(_native.lib.tk_gelu, x, _rows(y, x, rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
     return y
 
 
@@ -92,11 +82,11 @@ def _(x, approximate="none"):
 @torch.library.custom_op("tinykernels::gelu_gradient", mutates_args=())
 def gelu_gradient(gradient: torch.Tensor, x: torch.Tensor, approximate: str) -> torch.Tensor:
     """gradient · gelu′(x)."""
-    _dense("gradient", gradient, torch.bfloat16)
+    need("gradient", gradient, torch.bfloat16)
     if gradient.shape != x.shape:
         raise TinyKernelsError(f"gradient {tuple(gradient.shape)} of {tuple(x.shape)}")
     dx = torch.empty_like(x)
-    _run(_native.lib.tk_gelu_gradient, x, _rows(dx, x, (gradient,), rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
+    run(_native.lib.tk_gelu_gradient, x, _rows(dx, x, (gradient,), rows=1, columns=x.numel(), flag=int(approximate == "tanh")))
     return dx
 
 
@@ -116,9 +106,9 @@ gelu.register_autograd(lambda ctx, gradient: (gelu_gradient(gradient.contiguous(
 @torch.library.custom_op("tinykernels::softmax", mutates_args=())
 def softmax(x: torch.Tensor, scale: float = 1.0, logarithm: bool = False) -> torch.Tensor:
     """softmax(scale · x) over the last dimension, or its logarithm; bf16 or f32."""
-    _dense("x", x, torch.bfloat16, torch.float32)
+    need("x", x, torch.bfloat16, torch.float32)
     y = torch.empty_like(x)
-    _run(_native.lib.tk_softmax, x, _rows(y, x, number=scale, flag=int(logarithm)))
+    run(_native.lib.tk_softmax, x, _rows(y, x, number=scale, flag=int(logarithm)))
     return y
 
 
@@ -130,11 +120,11 @@ def _(x, scale=1.0, logarithm=False):
 @torch.library.custom_op("tinykernels::softmax_gradient", mutates_args=())
 def softmax_gradient(gradient: torch.Tensor, y: torch.Tensor, scale: float, logarithm: bool) -> torch.Tensor:
     """scale · y ∘ (gradient − Σ gradient ∘ y), of the result y of softmax; of its logarithm scale · (gradient − exp(y) Σ gradient)."""
-    _dense("gradient", gradient, y.dtype)
+    need("gradient", gradient, y.dtype)
     if gradient.shape != y.shape:
         raise TinyKernelsError(f"gradient {tuple(gradient.shape)} of {tuple(y.shape)}")
     dx = torch.empty_like(y)
-    _run(_native.lib.tk_softmax_gradient, y, _rows(dx, y, (gradient,), number=scale, flag=int(logarithm)))
+    run(_native.lib.tk_softmax_gradient, y, _rows(dx, y, (gradient,), number=scale, flag=int(logarithm)))
     return dx
 
 
@@ -154,12 +144,12 @@ softmax.register_autograd(lambda ctx, gradient: (softmax_gradient(gradient.conti
 @torch.library.custom_op("tinykernels::embedding", mutates_args=())
 def embedding(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """table[ids], rows of bf16 by int32 ids; an id that the table does not have gives NaN."""
-    _dense("ids", ids, torch.int32)
-    _dense("table", table, torch.bfloat16)
+    need("ids", ids, torch.int32)
+    need("table", table, torch.bfloat16)
     if table.dim() != 2:
         raise TinyKernelsError(f"table must be [entries, columns], not {tuple(table.shape)}")
     out = table.new_empty(ids.shape + table.shape[1:])
-    _run(_native.lib.tk_embedding, table, _rows(out, table, (ids,), ids.numel(), table.shape[1], flag=table.shape[0]))
+    run(_native.lib.tk_embedding, table, _rows(out, table, (ids,), ids.numel(), table.shape[1], flag=table.shape[0]))
     return out
 
 
@@ -171,13 +161,13 @@ def _(ids, table):
 @torch.library.custom_op("tinykernels::cross_entropy_rows", mutates_args=())
 def cross_entropy_rows(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, log of the sum) f32 [rows] of logits [rows, vocabulary], bf16 or f32, and int32 targets [rows]."""
-    _dense("logits", logits, torch.bfloat16, torch.float32)
-    _dense("targets", targets, torch.int32)
+    need("logits", logits, torch.bfloat16, torch.float32)
+    need("targets", targets, torch.int32)
     if logits.dim() != 2 or targets.shape != logits.shape[:1]:
         raise TinyKernelsError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} do not belong together")
     loss = torch.empty(logits.shape[0], device=logits.device)
     log_sum = torch.empty_like(loss)
-    _run(_native.lib.tk_cross_entropy, logits, _rows(loss, logits, (log_sum, targets), *logits.shape))
+    run(_native.lib.tk_cross_entropy, logits, _rows(loss, logits, (log_sum, targets), *logits.shape))
     return loss, log_sum
 
 
@@ -189,13 +179,13 @@ def _(logits, targets):
 @torch.library.custom_op("tinykernels::cross_entropy_gradient", mutates_args=())
 def cross_entropy_gradient(logits: torch.Tensor, targets: torch.Tensor, log_sum: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """factor · (softmax(logits) - one at the target), of each row."""
-    _dense("logits", logits, torch.bfloat16, torch.float32)
+    need("logits", logits, torch.bfloat16, torch.float32)
     for name, tensor, dtype in (("targets", targets, torch.int32), ("log_sum", log_sum, torch.float32), ("factor", factor, torch.float32)):
-        _dense(name, tensor, dtype)
+        need(name, tensor, dtype)
     if logits.dim() != 2 or not targets.shape == log_sum.shape == factor.shape == logits.shape[:1]:
         raise TinyKernelsError(f"logits {tuple(logits.shape)}, targets {tuple(targets.shape)}, log_sum {tuple(log_sum.shape)}, factor {tuple(factor.shape)} do not belong together")
     gradient = torch.empty_like(logits)
-    _run(_native.lib.tk_cross_entropy_gradient, logits, _rows(gradient, logits, (log_sum, targets, factor), *logits.shape))
+    run(_native.lib.tk_cross_entropy_gradient, logits, _rows(gradient, logits, (log_sum, targets, factor), *logits.shape))
     return gradient
 
 

@@ -1,41 +1,29 @@
 """Linear layers with an epilogue and of 8-bit operands, and quantisation: torch operators."""
 
-import ctypes
-
 import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._tensors import address, need, rows_of, run
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float8_e4m3fn: 2, torch.int8: 3}
 _ACTIVATIONS = {"none": 0, "silu": 1, "gelu_tanh": 2, "gelu": 3}
 
 
-def _dense(name, tensor, *dtypes):
-    if tensor is not None and (not tensor.is_cuda or tensor.dtype not in dtypes or not tensor.is_contiguous()):
-        raise TinyKernelsError(f"{name} must be a contiguous CUDA tensor of {' or '.join(map(str, dtypes))}, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
-
-
-def _run(y, call):
-    ordinal = y.device.index
-    _native.check(_native.lib.tk_linear(_native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream, ctypes.byref(call)))
-    return y
-
-
 def _call(y, x, weight, x_scale, weight_scale, bias, residual, activation, gated, kind):
     features, columns = weight.shape
-    pointers = [t.data_ptr() if t is not None else 0 for t in (y, x, weight, bias, residual, x_scale, weight_scale)]
+    pointers = map(address, (y, x, weight, bias, residual, x_scale, weight_scale))
     counts = [t.numel() if t is not None else 0 for t in (x_scale, weight_scale)]
     return _native.Linear(*pointers, x.numel() // max(columns, 1), features, columns, *counts, kind, _ACTIVATIONS[activation], int(gated))
 
 
 def _linear(x, weight, x_scale, weight_scale, bias, residual, activation, gated, blocks):
-    _dense("x", x, *_KINDS)
-    _dense("weight", weight, x.dtype)
+    need("x", x, *_KINDS)
+    need("weight", weight, x.dtype)
     kind = _KINDS[x.dtype]
     out = torch.bfloat16 if kind > 1 else x.dtype
     for name, tensor, dtype in (("bias", bias, out), ("residual", residual, out), ("x_scale", x_scale, torch.float32), ("weight_scale", weight_scale, torch.float32)):
-        _dense(name, tensor, dtype)
+        need(name, tensor, dtype)
     if activation not in _ACTIVATIONS:
         raise TinyKernelsError(f"activation {activation!r} is none of {', '.join(_ACTIVATIONS)}")
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
@@ -47,7 +35,8 @@ def _linear(x, weight, x_scale, weight_scale, bias, residual, activation, gated,
         wanted = [(-(-x.shape[-1] // 128), x.numel() // x.shape[-1]), (-(-weight.shape[0] // 128), -(-weight.shape[1] // 128))]
         if [tuple(x_scale.shape), tuple(weight_scale.shape)] != wanted:
             raise TinyKernelsError(f"scales {tuple(x_scale.shape)} and {tuple(weight_scale.shape)}, not {wanted}")
-    return _run(y, _call(y, x, weight, x_scale, weight_scale, bias, residual, activation, gated, 4 if blocks else kind))
+    run(_native.lib.tk_linear, y, _call(y, x, weight, x_scale, weight_scale, bias, residual, activation, gated, 4 if blocks else kind))
+    return y
 
 
 def _like(x, weight, gated):
@@ -86,7 +75,7 @@ def _(x, weight, x_scale, weight_scale, bias=None, residual=None, activation="no
 def linear_blocks(x: torch.Tensor, weight: torch.Tensor, x_scale: torch.Tensor, weight_scale: torch.Tensor, bias: torch.Tensor | None = None,
                   residual: torch.Tensor | None = None, activation: str = "none", gated: bool = False) -> torch.Tensor:
     """As linear_scaled for float8_e4m3fn with f32 scales [columns / 128, rows] of x and [features / 128, columns / 128] of the weight, rounded up."""
-    _dense("x", x, torch.float8_e4m3fn)
+    need("x", x, torch.float8_e4m3fn)
     return _linear(x, weight, x_scale, weight_scale, bias, residual, activation, gated, True)
 
 
@@ -104,16 +93,14 @@ def interleave_gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def _quantize_call(out, scales, x, residual, weight, epsilon, source, blocks):
-    pointers = [t.data_ptr() if t is not None else 0 for t in (out, scales, x, residual, weight)]
-    hidden = out.shape[-1]
-    return _native.Quantize(*pointers, out.numel() // max(hidden, 1), hidden, epsilon, source, int(out.dtype == torch.int8), int(blocks))
+    return _native.Quantize(*map(address, (out, scales, x, residual, weight)), *rows_of(out), epsilon, source, int(out.dtype == torch.int8), int(blocks))
 
 
 def _quantize(x, residual, weight, epsilon, source, dtype, blocks):
     if dtype not in (torch.float8_e4m3fn, torch.int8):
         raise TinyKernelsError(f"quantised to float8_e4m3fn or int8, not {dtype}")
     for name, tensor in (("x", x), ("residual", residual), ("weight", weight)):
-        _dense(name, tensor, torch.bfloat16)
+        need(name, tensor, torch.bfloat16)
     if source == 3 and x.shape[-1] % 2:
         raise TinyKernelsError(f"gate_up {tuple(x.shape)} has an odd number of columns, of which half are the gate's")
     hidden = x.shape[-1] // (2 if source == 3 else 1)
@@ -123,8 +110,7 @@ def _quantize(x, residual, weight, epsilon, source, dtype, blocks):
     rows = out.numel() // max(hidden, 1)
     scales = x.new_empty((hidden // 128, rows) if blocks else (rows,), dtype=torch.float32)
     call = _quantize_call(out, scales, x, residual, weight, epsilon, source, blocks)
-    ordinal = x.device.index
-    _native.check(_native.lib.tk_quantize(_native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream, ctypes.byref(call)))
+    run(_native.lib.tk_quantize, x, call)
     return out, scales
 
 

@@ -16,6 +16,7 @@ from ._primitives import histogram, reduce, scan, topk, transpose
 from ._rope import rope_cache
 from ._packed import SparseLinear, W4Linear, W8Linear
 from ._sampling import Penalties, sample
+from ._tensors import address, at, need, rows_of
 
 __all__ = [
     "Penalties", "Sorter", "SparseLinear", "W4Linear", "W8Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "layer_norm_gradient", "linear", "linear_blocks", "linear_fused", "linear_scaled",
@@ -23,27 +24,15 @@ __all__ = [
 ]
 
 
-def _at(tensor: torch.Tensor) -> tuple[int, int]:
-    ordinal = tensor.device.index
-    return _native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream
-
-
-def _need(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
-    if not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous():
-        raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
-
-
 @torch.library.custom_op("tinykernels::add_rms_norm", mutates_args=("residual",))
 def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """residual += x; returns residual / rms(residual) * weight."""
     for name, tensor in (("x", x), ("residual", residual), ("weight", weight)):
-        _need(name, tensor, torch.bfloat16)
+        need(name, tensor, torch.bfloat16)
     if residual.shape != x.shape or weight.shape != x.shape[-1:]:
         raise TinyKernelsError(f"x {tuple(x.shape)}, residual {tuple(residual.shape)}, weight {tuple(weight.shape)} do not belong together")
     y = torch.empty_like(x)
-    device, stream = _at(x)
-    hidden = x.shape[-1]
-    _native.check(_native.lib.tk_add_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), residual.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    _native.check(_native.lib.tk_add_rms_norm(*at(x), y.data_ptr(), x.data_ptr(), residual.data_ptr(), weight.data_ptr(), *rows_of(x), epsilon))
     return y
 
 
@@ -55,14 +44,12 @@ def _(x, residual, weight, epsilon):
 @torch.library.custom_op("tinykernels::rms_norm", mutates_args=())
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """x / rms(x) * weight."""
-    _need("x", x, torch.bfloat16)
-    _need("weight", weight, torch.bfloat16)
+    need("x", x, torch.bfloat16)
+    need("weight", weight, torch.bfloat16)
     if weight.shape != x.shape[-1:]:
         raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
     y = torch.empty_like(x)
-    device, stream = _at(x)
-    hidden = x.shape[-1]
-    _native.check(_native.lib.tk_rms_norm(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // max(hidden, 1), hidden, epsilon))
+    _native.check(_native.lib.tk_rms_norm(*at(x), y.data_ptr(), x.data_ptr(), weight.data_ptr(), *rows_of(x), epsilon))
     return y
 
 
@@ -86,13 +73,12 @@ rms_norm.register_autograd(_norm_backward, setup_context=_norm_saves)
 @torch.library.custom_op("tinykernels::silu_mul", mutates_args=())
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(first half of the columns) * second half."""
-    _need("gate_up", gate_up, torch.bfloat16)
+    need("gate_up", gate_up, torch.bfloat16)
     if gate_up.shape[-1] % 2:
         raise TinyKernelsError(f"silu_mul: gate_up {tuple(gate_up.shape)} has an odd number of columns, of which half are the gate's")
     inner = gate_up.shape[-1] // 2
     out = gate_up.new_empty(gate_up.shape[:-1] + (inner,))
-    device, stream = _at(gate_up)
-    _native.check(_native.lib.tk_silu_mul(device, stream, out.data_ptr(), gate_up.data_ptr(), out.numel() // max(inner, 1), inner))
+    _native.check(_native.lib.tk_silu_mul(*at(gate_up), out.data_ptr(), gate_up.data_ptr(), *rows_of(out)))
     return out
 
 
@@ -104,14 +90,13 @@ def _(gate_up):
 @torch.library.custom_op("tinykernels::linear", mutates_args=())
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x · weightᵀ, as F.linear without bias: x [..., columns], weight [features, columns]."""
-    _need("x", x, torch.bfloat16)
-    _need("weight", weight, torch.bfloat16)
+    need("x", x, torch.bfloat16)
+    need("weight", weight, torch.bfloat16)
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise TinyKernelsError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} do not belong together")
-    features, columns = weight.shape
-    y = x.new_empty(x.shape[:-1] + (features,))
-    device, stream = _at(x)
-    _native.check(_native.lib.tk_linear_bf16(device, stream, y.data_ptr(), x.data_ptr(), weight.data_ptr(), x.numel() // max(columns, 1), features, columns))
+    rows, columns = rows_of(x)
+    y = x.new_empty(x.shape[:-1] + weight.shape[:1])
+    _native.check(_native.lib.tk_linear_bf16(*at(x), y.data_ptr(), x.data_ptr(), weight.data_ptr(), rows, weight.shape[0], columns))
     return y
 
 
@@ -145,13 +130,8 @@ class Sorter:
 
     def __call__(self, keys: torch.Tensor, values: torch.Tensor | None = None) -> None:
         for name, tensor in (("keys", keys), ("values", values)):
-            if tensor is not None:
-                _need(name, tensor, torch.uint32)
-                if tensor.shape != keys.shape or tensor.dim() != 1:
-                    raise TinyKernelsError(f"keys {tuple(keys.shape)}, {name} {tuple(tensor.shape)} must be one-dimensional and as long")
-        device, stream = _at(keys)
-        address = 0 if values is None else values.data_ptr()
-        _native.check(_native.lib.tk_sort_u32(device, stream, keys.data_ptr(), address, keys.numel(), self._workspace))
+            need(name, tensor, torch.uint32, shape=(keys.numel(),))
+        _native.check(_native.lib.tk_sort_u32(*at(keys), keys.data_ptr(), address(values), keys.numel(), self._workspace))
 
     def __del__(self):
         if getattr(self, "_workspace", None):
@@ -174,13 +154,12 @@ def _decode_workspace(handle, stream, *extents):
 
 
 def _decode_call(out, q, keys, values, block_table, lengths, scale, key_scales=None, value_scales=None, window=0, soft_cap=0.0):
-    device, stream = _at(q)
+    device, stream = at(q)
     sequences, heads, dim = q.shape
     pages, kv_heads, page_tokens, _ = keys.shape
     width = block_table.shape[1]
-    scales = (t.data_ptr() if t is not None else 0 for t in (key_scales, value_scales))
     step = _native.Decode(
-        out.data_ptr(), q.data_ptr(), keys.data_ptr(), values.data_ptr(), block_table.data_ptr(), lengths.data_ptr(), *scales,
+        *map(address, (out, q, keys, values, block_table, lengths, key_scales, value_scales)),
         sequences, heads, kv_heads, dim, pages, page_tokens, width, window, scale, soft_cap,
     )
     return device, stream, step, _decode_workspace(device, stream, sequences, heads, kv_heads, width * page_tokens)
@@ -195,8 +174,7 @@ def paged_decode(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bloc
     named = (("q", q, torch.bfloat16), ("keys", keys, kind), ("values", values, kind), ("block_table", block_table, torch.int32), ("lengths", lengths, torch.int32),
              ("key_scales", key_scales, torch.float32), ("value_scales", value_scales, torch.float32))
     for name, tensor, dtype in named:
-        if tensor is not None:
-            _need(name, tensor, dtype)
+        need(name, tensor, dtype)
     scaled = (key_scales is None) == (value_scales is None) and (key_scales is None or key_scales.shape == value_scales.shape == keys.shape[1:2])
     if keys.shape != values.shape or keys.shape[3] != q.shape[2] or block_table.shape[0] != q.shape[0] or lengths.shape[0] != q.shape[0] or not scaled or window < 0:
         raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, lengths {tuple(lengths.shape)}, window {window} and the scales do not belong together")

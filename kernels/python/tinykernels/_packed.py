@@ -6,6 +6,7 @@ import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._tensors import at, need
 
 
 class _Layer:
@@ -18,17 +19,13 @@ class _Layer:
         self._handle = _native.handle(self.device.index or 0)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        if not x.is_cuda or x.dtype != torch.bfloat16 or not x.is_contiguous():
-            raise TinyKernelsError(f"x must be a contiguous bfloat16 CUDA tensor, not {x.dtype} on {x.device} of strides {x.stride()}")
+        need("x", x, torch.bfloat16)
         if x.dim() != 2 or x.shape[1] != self.columns:
             raise TinyKernelsError(f"x {tuple(x.shape)} for weights [{self.features}, {self.columns}]")
         shape = (x.shape[0], self.features)
-        if out is not None and (out.device != x.device or out.dtype != x.dtype or not out.is_contiguous() or out.shape != shape):
-            raise TinyKernelsError(f"out must be a contiguous bfloat16 tensor {shape} on {x.device}, not {out.dtype} {tuple(out.shape)} on {out.device} of strides {out.stride()}")
+        need("out", out, torch.bfloat16, shape=shape)
         out = x.new_empty(shape) if out is None else out
-        ordinal = x.device.index
-        stream = torch.cuda.current_stream(ordinal).cuda_stream
-        _native.check(getattr(_native.lib, self._run)(_native.handle(ordinal), stream, out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
+        _native.check(getattr(_native.lib, self._run)(*at(x), out.data_ptr(), x.data_ptr(), self._weights, x.shape[0]))
         return out
 
     def __del__(self):

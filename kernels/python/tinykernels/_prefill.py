@@ -1,12 +1,18 @@
 """Prefill attention: torch operators over a cached plan."""
 
 import ctypes
+from collections import OrderedDict
 from functools import lru_cache
 
 import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._tensors import address, at, need, run
+
+
+def _sizes(numbers):
+    return (ctypes.c_size_t * len(numbers))(*numbers)
 
 
 class _Plan:
@@ -14,10 +20,12 @@ class _Plan:
 
     def __init__(self, ordinal, query_heads, kv_heads, head_dim, scale, causal, window, soft_cap, queries, keys):
         shape = _native.PrefillShape(query_heads, kv_heads, head_dim, window, scale, soft_cap, int(causal))
-        count = len(queries)
-        lengths = ((ctypes.c_size_t * count)(*numbers) for numbers in (queries, keys))
         self._ordinal = ordinal
-        self.pointer = _native.made(getattr(_native.lib, self.make)(_native.handle(ordinal), ctypes.byref(shape), *lengths, count))
+        self.pointer = _native.made(getattr(_native.lib, self.make)(_native.handle(ordinal), ctypes.byref(shape), _sizes(queries), _sizes(keys), len(queries)))
+
+    def refill(self, stream, queries, keys):
+        """For other sequences, behind what the stream was given before."""
+        _native.check(_native.lib.tk_prefill_refill(_native.handle(self._ordinal), stream, self.pointer, _sizes(queries), _sizes(keys), len(queries)))
 
     def __del__(self):
         if getattr(self, "pointer", None) and _native is not None:  # None when the interpreter ends
@@ -29,24 +37,54 @@ class _GradientPlan(_Plan):
     make, free = "tk_gradient_plan", "tk_gradient_plan_free"
 
 
-# One plan serves every layer of a step; the last few steps' plans are kept.
-_plan = lru_cache(maxsize=64)(_Plan)
 _gradient_plan = lru_cache(maxsize=16)(_GradientPlan)
+# One plan serves every layer of a step. The last ones of a stream and a shape are kept; the oldest of them takes lengths that none has.
+_plans: OrderedDict[tuple, OrderedDict[tuple, _Plan]] = OrderedDict()
+_captured: dict[tuple, _Plan] = {}  # what a graph reads is nobody else's, and stays
+_PLANS, _SHAPES = 16, 64
+
+
+def _plan_of_graph(ordinal, shape, lengths):
+    """One made before the capture, on whichever stream."""
+    key = ordinal, shape, lengths
+    if key not in _captured:
+        held = [recent for (gpu, _, of), recent in _plans.items() if (gpu, of) == (ordinal, shape) and lengths in recent]
+        if not held:
+            raise TinyKernelsError(f"prefill of {len(lengths[0])} sequences under capture: a call before it has to plan their lengths")
+        _captured[key] = held[0].pop(lengths)
+    return _captured[key]
+
+
+def _plan(tensor, shape, queries, keys):
+    ordinal, stream = tensor.device.index, at(tensor)[1]
+    lengths = queries, keys
+    if torch.cuda.is_current_stream_capturing():
+        return _plan_of_graph(ordinal, shape, lengths)
+    recent = _plans.setdefault((ordinal, stream, shape), OrderedDict())
+    _plans.move_to_end((ordinal, stream, shape))
+    if len(_plans) > _SHAPES:
+        _plans.popitem(last=False)
+    if lengths not in recent and len(recent) < _PLANS:
+        recent[lengths] = _Plan(ordinal, *shape, queries, keys)
+    elif lengths not in recent:
+        _, oldest = recent.popitem(last=False)
+        oldest.refill(stream, queries, keys)
+        recent[lengths] = oldest
+    recent.move_to_end(lengths)
+    return recent[lengths]
 
 
 def _call(out, q, keys, values, block_table, plan, log_sum=None):
     pages = (0, 0, 0, 0, 0)
     if block_table is not None:
         pages = (block_table.data_ptr(), keys.shape[0], keys.shape[2], *block_table.shape)
-    call = _native.Prefill(out.data_ptr(), log_sum.data_ptr() if log_sum is not None else 0, q.data_ptr(), keys.data_ptr(), values.data_ptr(), *pages)
-    stream = torch.cuda.current_stream(q.device.index).cuda_stream
-    return _native.handle(q.device.index), stream, call, plan.pointer
+    call = _native.Prefill(*map(address, (out, log_sum, q, keys, values)), *pages)
+    return *at(q), call, plan.pointer
 
 
 def _run(q, keys, values, block_table, queries, key_lengths, kv_heads, scale, causal, window, soft_cap, log_sum=None):
     for name, tensor, dtype in (("q", q, torch.bfloat16), ("keys", keys, torch.bfloat16), ("values", values, torch.bfloat16), ("block_table", block_table, torch.int32)):
-        if tensor is not None and (not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous()):
-            raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+        need(name, tensor, dtype)
     tokens, heads, dim = q.shape
     if len(queries) != len(key_lengths) or sum(queries) != tokens or keys.shape != values.shape or keys.shape[-1] != dim:
         raise TinyKernelsError(f"q {tuple(q.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, {len(queries)} and {len(key_lengths)} lengths do not belong together")
@@ -54,7 +92,7 @@ def _run(q, keys, values, block_table, queries, key_lengths, kv_heads, scale, ca
         raise TinyKernelsError(f"keys {tuple(keys.shape)} for lengths that sum to {sum(key_lengths)}")
     if block_table is not None and block_table.shape[0] != len(queries):
         raise TinyKernelsError(f"block_table {tuple(block_table.shape)} for {len(queries)} sequences")
-    plan = _plan(q.device.index, heads, kv_heads, dim, scale, causal, window or 0, soft_cap or 0.0, tuple(queries), tuple(key_lengths))
+    plan = _plan(q, (heads, kv_heads, dim, scale, causal, window or 0, soft_cap or 0.0), tuple(queries), tuple(key_lengths))
     out = torch.empty_like(q)
     handle, stream, call, pointer = _call(out, q, keys, values, block_table, plan, log_sum)
     _native.check(_native.lib.tk_prefill(handle, stream, ctypes.byref(call), pointer))
@@ -108,16 +146,14 @@ def attention_gradient(gradient: torch.Tensor, q: torch.Tensor, keys: torch.Tens
     """(dq, dkeys, dvalues) of attention, for the gradient of its output."""
     bf16 = torch.bfloat16
     for name, tensor, dtype in (("gradient", gradient, bf16), ("q", q, bf16), ("keys", keys, bf16), ("values", values, bf16), ("out", out, bf16), ("log_sum", log_sum, torch.float32)):
-        if not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous():
-            raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+        need(name, tensor, dtype)
     fits = gradient.shape == out.shape == q.shape and keys.shape == values.shape and log_sum.shape == (q.shape[1], q.shape[0])
     if not fits or sum(queries) != q.shape[0] or sum(key_lengths) != keys.shape[0]:
         raise TinyKernelsError(f"gradient {tuple(gradient.shape)}, q {tuple(q.shape)}, keys {tuple(keys.shape)}, log_sum {tuple(log_sum.shape)} and the lengths do not belong together")
     plan = _gradient_plan(q.device.index, q.shape[1], keys.shape[1], q.shape[2], scale, causal, window, soft_cap, tuple(queries), tuple(key_lengths))
     result = torch.empty_like(q), torch.empty_like(keys), torch.empty_like(values)
-    step = _native.GradientStep(*(t.data_ptr() for t in (*result, q, keys, values, out, log_sum, gradient)))
-    stream = torch.cuda.current_stream(q.device.index).cuda_stream
-    _native.check(_native.lib.tk_prefill_gradient(_native.handle(q.device.index), stream, ctypes.byref(step), plan.pointer))
+    step = _native.GradientStep(*map(address, (*result, q, keys, values, out, log_sum, gradient)))
+    run(_native.lib.tk_prefill_gradient, q, step, plan.pointer)
     return result
 
 

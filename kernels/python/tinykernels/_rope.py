@@ -1,16 +1,16 @@
 """QK-norm, rotary embedding and cache write in one pass."""
 
-import ctypes
-
 import torch
 
 from . import _native
 from ._native import TinyKernelsError
+from ._tensors import address, need, run
 
 
 def _call(q, keys, values, qkv, rotary, positions, slots, query_weight, key_weight, epsilon, key_scales=None, value_scales=None):
-    pointers = [t.data_ptr() if t is not None else 0 for t in (q, keys, values, qkv, rotary, positions, slots, query_weight, key_weight)]
-    return _native.Rope(*pointers, *q.shape[:2], keys.shape[1], q.shape[2], keys.shape[0], keys.shape[2], rotary.shape[0], epsilon, *(t.data_ptr() if t is not None else 0 for t in (key_scales, value_scales)))
+    pointers = map(address, (q, keys, values, qkv, rotary, positions, slots, query_weight, key_weight))
+    extents = (*q.shape[:2], keys.shape[1], q.shape[2], keys.shape[0], keys.shape[2], rotary.shape[0])
+    return _native.Rope(*pointers, *extents, epsilon, address(key_scales), address(value_scales))
 
 
 @torch.library.custom_op("tinykernels::rope_cache", mutates_args=("keys", "values"))
@@ -26,8 +26,7 @@ def rope_cache(qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rota
     kind = bf16 if key_scales is None else torch.float8_e4m3fn
     for name, tensor, dtype in (("qkv", qkv, bf16), ("keys", keys, kind), ("values", values, kind), ("key_scales", key_scales, f32), ("value_scales", value_scales, f32), ("rotary", rotary, f32), ("positions", positions, i32),
                                 ("slots", slots, i32), ("query_weight", query_weight, bf16), ("key_weight", key_weight, bf16)):
-        if tensor is not None and (not tensor.is_cuda or tensor.dtype != dtype or not tensor.is_contiguous()):
-            raise TinyKernelsError(f"{name} must be a contiguous {dtype} CUDA tensor, not {tensor.dtype} on {tensor.device} of strides {tensor.stride()}")
+        need(name, tensor, dtype)
     tokens, dim = qkv.shape[0], keys.shape[3]
     fits = qkv.shape[1] == (query_heads + 2 * keys.shape[1]) * dim and rotary.shape[1:] == (dim,) and positions.shape == slots.shape == (tokens,)
     fits = fits and values.shape == keys.shape and (query_weight is None) == (key_weight is None) and (query_weight is None or query_weight.shape == key_weight.shape == (dim,))
@@ -36,8 +35,7 @@ def rope_cache(qkv: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rota
         raise TinyKernelsError(f"qkv {tuple(qkv.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}, rotary {tuple(rotary.shape)}, positions {tuple(positions.shape)}, slots {tuple(slots.shape)} and the weights do not belong together")
     q = qkv.new_empty(tokens, query_heads, dim)
     call = _call(q, keys, values, qkv, rotary, positions, slots, query_weight, key_weight, epsilon, key_scales, value_scales)
-    ordinal = qkv.device.index
-    _native.check(_native.lib.tk_rope_cache(_native.handle(ordinal), torch.cuda.current_stream(ordinal).cuda_stream, ctypes.byref(call)))
+    run(_native.lib.tk_rope_cache, qkv, call)
     return q
 
 

@@ -98,9 +98,10 @@ pub struct PagedCache<'a, T: CacheElement = bf16> {
     pub values: Tensor<'a, T, 4>,
     /// Of e4m3 caches, none of bf16 ones.
     pub scales: Option<CacheScales<'a>>,
-    /// `[sequences, table_width]` page numbers. The kernel trusts them: an entry used by a sequence's length must be under `pages`.
+    /// `[sequences, table_width]` page numbers. One that a sequence's length reaches and that is no page makes the sequence's output not numbers:
+    /// nothing outside of the cache is read.
     pub block_table: Tensor<'a, i32, 2>,
-    /// `[sequences]` tokens in the cache; 0 gives an output of zeros. The kernel trusts them too: at most `table_width · page_tokens`.
+    /// `[sequences]` tokens in the cache; 0 gives an output of zeros. Below zero, or above `table_width · page_tokens`: an output of not numbers.
     pub lengths: Tensor<'a, i32, 1>,
 }
 
@@ -138,6 +139,7 @@ struct Problem {
     page_tokens: i32,
     table_width: i32,
     max_chunks: i32,
+    pages: i32,
     group: i32,
     window: i32,
     scale_log2: f32,
@@ -187,6 +189,8 @@ fn refusal<T: CacheElement>(
         Some("block table and lengths must have one row a sequence")
     } else if page_tokens == 0 || page_tokens % 16 != 0 {
         Some("page_tokens must be a multiple of 16")
+    } else if cache.keys.shape[0] == 0 || cache.block_table.shape[1] == 0 {
+        Some("the cache must have a page and the block table a column")
     } else if !(scores.scale > 0.0 && scores.scale.is_finite()) {
         Some("the scale must be finite and above zero")
     } else if scores.window == Some(0) || scores.soft_cap.is_some_and(|cap| !(cap > 0.0 && cap.is_finite())) {
@@ -293,13 +297,14 @@ pub fn paged_decode<T: CacheElement>(
         page_tokens: page_tokens as i32,
         table_width: width as i32,
         max_chunks: shape.chunks() as i32,
+        pages: pages as i32,
         group: group as i32,
         window: window.map_or(i32::MAX, |w| i32::try_from(w).unwrap_or(i32::MAX)),
         scale_log2: soft_cap.unwrap_or(scale) * std::f32::consts::LOG2_E,
         inner: soft_cap.map_or(0.0, |cap| scale / cap),
     };
     let grid = Grid { blocks: (2 * stream.device.multiprocessors, 1), threads: THREADS, shared: RING_BYTES };
-    // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes, the table's entries are the caller's contract.
+    // SAFETY: the struct mirrors the kernel's; the checks above cover its reads and writes, the kernel checks lengths and entries itself.
     unsafe {
         launch(CALL, stream, kernel, grid, &mut [argument(&problem)], || {
             format!("q {q:?}, keys {:?}", cache.keys)

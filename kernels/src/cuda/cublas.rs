@@ -6,11 +6,12 @@ use std::ffi::c_void;
 use cudarc::cublaslt::{result, sys};
 use half::bf16;
 
-use super::device::Stream;
+use super::device::{Device, Stream};
 use super::error::CudaError;
 use super::gemm::{checked, linear_bf16};
+use super::launch::shape_error;
+use super::linear::{self, Epilogue, Operand, OperandKind, Scales, linear};
 use super::tensor::{Buffer, Tensor, TensorMut};
-use super::tuning;
 
 /// What cuBLASLt may use for its partial sums: what NVIDIA advises for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -25,10 +26,15 @@ pub enum Backend<'a> {
 }
 
 impl<'a> Backend<'a> {
-    /// The faster one for `[rows, features, columns]` by the tuning table, which an H200 filled, as far as cuBLASLt is there; ours where the table has no row.
-    pub fn fastest(shape: [usize; 3], library: Option<&'a mut CublasLt>) -> Self {
+    /// The faster one for `[rows, features, columns]` by the GPU's tuning table, as far as cuBLASLt is there; ours where the table has no row.
+    pub fn fastest(
+        device: &Device,
+        kind: OperandKind,
+        shape: [usize; 3],
+        library: Option<&'a mut CublasLt>,
+    ) -> Self {
         match library {
-            Some(library) if tuning::cublas_is_faster(shape) => Self::CublasLt(library),
+            Some(library) if device.tuning.cublas_is_faster(kind, shape) => Self::CublasLt(library),
             _ => Self::Tiny,
         }
     }
@@ -51,12 +57,30 @@ pub fn linear_bf16_by(
     }
 }
 
+/// [`linear`] without an epilogue, by the back end of the caller's choice.
+///
+/// # Errors
+/// As [`linear`]; by cuBLASLt [`CudaError::Shape`] for int8 and for other scales than one a tensor, [`CudaError::Library`] where it refuses.
+pub fn linear_by<T: Operand>(
+    backend: &mut Backend<'_>,
+    stream: &Stream,
+    y: &mut TensorMut<'_, T::Output, 2>,
+    x: Tensor<'_, T, 2>,
+    weight: Tensor<'_, T, 2>,
+    scales: Option<Scales<'_>>,
+) -> Result<(), CudaError> {
+    match backend {
+        Backend::Tiny => linear(stream, y, x, weight, scales, Epilogue::default()),
+        Backend::CublasLt(library) => library.linear(stream, y, x, weight, scales),
+    }
+}
+
 /// An opened cuBLASLt with the kernels it chose, a shape each, and its workspace: for one stream at a time.
 #[derive(Debug)]
 pub struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: Buffer<u8>,
-    plans: HashMap<[usize; 3], Plan>,
+    plans: HashMap<(OperandKind, [usize; 3]), Plan>,
 }
 
 /// Descriptors of one shape, and the kernel the library's heuristic put first.
@@ -107,12 +131,68 @@ impl CublasLt {
     ) -> Result<(), CudaError> {
         const CALL: &str = "CublasLt::linear_bf16";
         let Some(shape) = checked(CALL, stream, y, x, weight)? else { return Ok(()) };
-        stream.device.bind(CALL)?;
-        if !self.plans.contains_key(&shape) {
-            let plan = Plan::new(self.handle, shape).map_err(refused(CALL))?;
-            self.plans.insert(shape, plan);
+        self.multiply(
+            CALL,
+            stream,
+            (OperandKind::Bf16, shape),
+            [y.view.pointer, x.pointer, weight.pointer],
+            None,
+        )
+    }
+
+    /// As [`linear`] without an epilogue, by cuBLASLt: bf16 and fp16, and e4m3 with one scale for all of x and one for all of the weight.
+    ///
+    /// # Errors
+    /// As [`linear_by`].
+    pub fn linear<T: Operand>(
+        &mut self,
+        stream: &Stream,
+        y: &mut TensorMut<'_, T::Output, 2>,
+        x: Tensor<'_, T, 2>,
+        weight: Tensor<'_, T, 2>,
+        scales: Option<Scales<'_>>,
+    ) -> Result<(), CudaError> {
+        const CALL: &str = "CublasLt::linear";
+        let of_tensors = scales.is_none_or(|s| s.x.shape == [1] && s.weight.shape == [1]);
+        if T::KIND == OperandKind::Int8 || (T::KIND == OperandKind::E4m3) != scales.is_some() || !of_tensors {
+            return Err(shape_error(
+                CALL,
+                format!("x {x:?}, weight {weight:?}, scales {scales:?}"),
+                "cuBLASLt multiplies bf16 and fp16 without scales, e4m3 with one of x and one of the weight",
+            ));
         }
-        let plan = &self.plans[&shape];
+        let spans = scales.map(|s| [("x scale", s.x.span()), ("weight scale", s.weight.span())]);
+        let spans = spans.as_ref().map_or(&[][..], |s| &s[..]);
+        let Some(call) = linear::checked(CALL, stream, y, x, weight, Epilogue::default(), spans)? else {
+            return Ok(());
+        };
+        let shape = [call.rows, call.features, call.columns];
+        let scales = scales.map(|s| [s.x.pointer, s.weight.pointer]);
+        self.multiply(CALL, stream, (T::KIND, shape), [y.view.pointer, call.x, call.weight], scales)
+    }
+
+    /// The product of checked tensors `[y, x, weight]`, with the addresses of their scales.
+    fn multiply(
+        &mut self,
+        call: &'static str,
+        stream: &Stream,
+        key: (OperandKind, [usize; 3]),
+        [y, x, weight]: [u64; 3],
+        scales: Option<[u64; 2]>,
+    ) -> Result<(), CudaError> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+
+        stream.device.bind(call)?;
+        if !self.plans.contains_key(&key) {
+            let plan = Plan::new(self.handle, key).map_err(refused(call))?;
+            self.plans.insert(key, plan);
+        }
+        let plan = &self.plans[&key];
+        if let Some([of_x, of_weight]) = scales {
+            // The weight is the library's first operand.
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &of_weight).map_err(refused(call))?;
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &of_x).map_err(refused(call))?;
+        }
         let workspace = self.workspace.view([WORKSPACE])?.pointer;
         let (one, zero) = (1.0_f32, 0.0_f32);
         let pointer = |address: u64| address as *const c_void;
@@ -123,13 +203,13 @@ impl CublasLt {
                 plan.product,
                 std::ptr::from_ref(&one).cast(),
                 std::ptr::from_ref(&zero).cast(),
-                pointer(weight.pointer),
+                pointer(weight),
                 plan.weight,
-                pointer(x.pointer),
+                pointer(x),
                 plan.x,
-                pointer(y.view.pointer),
+                pointer(y),
                 plan.y,
-                y.view.pointer as *mut c_void,
+                y as *mut c_void,
                 plan.y,
                 &raw const plan.algorithm,
                 workspace as *mut c_void,
@@ -137,7 +217,7 @@ impl CublasLt {
                 stream.raw.cast(),
             )
         }
-        .map_err(refused(CALL))
+        .map_err(refused(call))
     }
 }
 
@@ -153,40 +233,43 @@ impl Plan {
     /// The library counts columns first: yᵀ = W · xᵀ, with W `[features, columns]` read transposed.
     fn new(
         handle: sys::cublasLtHandle_t,
-        [rows, features, columns]: [usize; 3],
+        (kind, [rows, features, columns]): (OperandKind, [usize; 3]),
     ) -> Result<Self, result::CublasError> {
-        const BF16: sys::cudaDataType = sys::cudaDataType_t::CUDA_R_16BF;
-        let layout = |first: usize, second: usize| {
-            result::create_matrix_layout(BF16, first as u64, second as u64, first as i64)
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        use sys::cudaDataType_t as Type;
+
+        let (operand, output) = match kind {
+            OperandKind::F16 => (Type::CUDA_R_16F, Type::CUDA_R_16F),
+            OperandKind::E4m3 => (Type::CUDA_R_8F_E4M3, Type::CUDA_R_16BF),
+            OperandKind::Bf16 | OperandKind::Int8 => (Type::CUDA_R_16BF, Type::CUDA_R_16BF),
+        };
+        let layout = |of: Type, first: usize, second: usize| {
+            result::create_matrix_layout(of, first as u64, second as u64, first as i64)
         };
         let mut plan = Self {
             product: result::create_matmul_desc(
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                sys::cudaDataType_t::CUDA_R_32F,
+                Type::CUDA_R_32F,
             )?,
-            weight: layout(columns, features)?,
-            x: layout(columns, rows)?,
-            y: layout(features, rows)?,
+            weight: layout(operand, columns, features)?,
+            x: layout(operand, columns, rows)?,
+            y: layout(output, features, rows)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        let transposed: i32 = 1;
+        plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1_i32)?;
+        if kind == OperandKind::E4m3 {
+            // Sums in the tensor cores' own precision, as ours.
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1_i8)?;
+        }
         let preference = result::create_matmul_pref()?;
-        // SAFETY: attributes of the size their names ask for; everything passed was just created.
+        // SAFETY: an attribute of the size its name asks for; everything passed was just created.
         let chosen = unsafe {
-            result::set_matmul_desc_attribute(
-                plan.product,
-                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                std::ptr::from_ref(&transposed).cast(),
-                size_of::<i32>(),
+            result::set_matmul_pref_attribute(
+                preference,
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                std::ptr::from_ref(&WORKSPACE).cast(),
+                size_of::<usize>(),
             )
-            .and_then(|()| {
-                result::set_matmul_pref_attribute(
-                    preference,
-                    sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                    std::ptr::from_ref(&WORKSPACE).cast(),
-                    size_of::<usize>(),
-                )
-            })
             .and_then(|()| {
                 result::get_matmul_algo_heuristic(
                     handle,
@@ -203,6 +286,23 @@ impl Plan {
         let _ = unsafe { result::destroy_matmul_pref(preference) };
         plan.algorithm = chosen?.algo;
         Ok(plan)
+    }
+
+    /// Sets an attribute of the product to a value of the type that its name asks for.
+    fn set<V>(
+        &self,
+        attribute: sys::cublasLtMatmulDescAttributes_t,
+        value: &V,
+    ) -> Result<(), result::CublasError> {
+        // SAFETY: the value is of its own size, and copied; a size that is not the attribute's is refused.
+        unsafe {
+            result::set_matmul_desc_attribute(
+                self.product,
+                attribute,
+                std::ptr::from_ref(value).cast(),
+                size_of::<V>(),
+            )
+        }
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::sys;
 use cudarc::driver::{CudaContext, result};
 
 use super::error::{CudaError, driver};
 use super::module::Modules;
+use super::tuning::Tuning;
 
 /// One opened GPU: its primary context (shared with every other library of the process), limits, and loaded kernels.
 #[derive(Debug)]
 pub struct Device {
     pub(super) context: Arc<CudaContext>,
     pub(super) modules: Modules,
+    pub(super) tuning: Tuning,
     /// Streaming multiprocessors; persistent kernels start one block on each.
     pub multiprocessors: u32,
     /// Bytes of shared memory one block may use.
@@ -81,8 +84,8 @@ impl Device {
         let shared_memory =
             attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize;
-        let modules = Modules::load(folder)?;
-        Ok(Arc::new(Self { context, modules, multiprocessors, shared_memory, name }))
+        let (modules, tuning) = (Modules::load(folder)?, Tuning::of(&name));
+        Ok(Arc::new(Self { context, modules, tuning, multiprocessors, shared_memory, name }))
     }
 
     /// Bytes free and in all on this GPU.
@@ -96,6 +99,26 @@ impl Device {
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver("Device::stream"))?;
         Ok(Stream { device: Arc::clone(self), raw, owned: true })
+    }
+
+    /// Whether an address lies in memory that this GPU's allocations, or pinned ones of its context, hold.
+    pub(super) fn holds(&self, call: &'static str, address: u64) -> Result<bool, CudaError> {
+        self.bind(call)?;
+        let mut ordinal = -1_i32;
+        // SAFETY: writes one int through a valid pointer; the address is only looked up.
+        let asked = unsafe {
+            sys::cuPointerGetAttribute(
+                (&raw mut ordinal).cast(),
+                sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+                address,
+            )
+        };
+        match asked.result() {
+            Ok(()) => Ok(usize::try_from(ordinal) == Ok(self.context.ordinal())),
+            // An address that the driver does not know.
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_INVALID_VALUE => Ok(false),
+            Err(e) => Err(driver(call)(e)),
+        }
     }
 
     pub(super) fn bind(&self, call: &'static str) -> Result<(), CudaError> {
@@ -132,11 +155,53 @@ impl Stream {
         &self.device
     }
 
+    /// Marks the moment at which the work given to this stream so far is done.
+    pub fn moment(&self) -> Result<Moment, CudaError> {
+        const CALL: &str = "Stream::moment";
+        self.device.bind(CALL)?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(driver(CALL))?;
+        let moment = Moment { device: Arc::clone(&self.device), event };
+        // SAFETY: both were made in the context that is bound.
+        unsafe { result::event::record(event, self.raw) }.map_err(driver(CALL))?;
+        Ok(moment)
+    }
+
     /// Waits for all work given to this stream.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.device.bind("Stream::synchronize")?;
         // SAFETY: the stream is live by construction.
         unsafe { result::stream::synchronize(self.raw) }.map_err(driver("Stream::synchronize"))
+    }
+}
+
+/// When a stream had done what it was given before.
+#[derive(Debug)]
+pub struct Moment {
+    device: Arc<Device>,
+    event: sys::CUevent,
+}
+
+impl Moment {
+    /// The time on the GPU since another moment of a stream of it; waits for both.
+    pub fn since(&self, earlier: &Self) -> Result<Duration, CudaError> {
+        const CALL: &str = "Moment::since";
+        self.device.bind(CALL)?;
+        // SAFETY: both events are live and recorded.
+        let milliseconds = unsafe {
+            result::event::synchronize(earlier.event)
+                .and_then(|()| result::event::synchronize(self.event))
+                .and_then(|()| result::event::elapsed(earlier.event, self.event))
+        };
+        milliseconds.map(|ms| Duration::from_secs_f32(ms.max(0.0) / 1e3)).map_err(driver(CALL))
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        if self.device.bind("Moment::drop").is_ok() {
+            // SAFETY: created by Stream::moment, destroyed only here; the driver keeps what queued work needs.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
     }
 }
 

@@ -85,8 +85,8 @@ pub enum CudaError {
         /// Name of the argument it overlaps.
         other: &'static str,
     },
-    /// An argument on another GPU than the stream.
-    #[error("{call}: {tensor} is not on the stream's GPU")]
+    /// An argument on another GPU than the stream, or in memory of the host.
+    #[error("{call}: {tensor} is not in memory of the stream's GPU")]
     WrongDevice {
         /// Call that refused.
         call: &'static str,

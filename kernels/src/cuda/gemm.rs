@@ -3,13 +3,13 @@
 use cudarc::driver::sys;
 use half::bf16;
 
-use super::device::Stream;
+use super::device::{Device, Stream};
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::{Fetch, fetched_boxes};
+use super::linear::OperandKind;
+use super::maps::{Boxes, Fetch};
 use super::module::{Kernel, Modules};
 use super::tensor::{Tensor, TensorMut};
-use super::tuning;
 
 /// Depth of a tensor copy in columns: 128 bytes, the width of the swizzle.
 const DEPTH: usize = 64;
@@ -59,7 +59,7 @@ struct FewProblem {
 /// `y ← x · Wᵀ`: `x` `[rows, columns]`, `weight` `[features, columns]`, `y` `[rows, features]`, bf16 with f32 sums; features and columns
 /// multiples of 8, 16-byte aligned.
 ///
-/// The tile comes out of the tuning table, which an H200 filled ([`linear_tile`]). A row's bits do not depend on how many rows there are, nor on the tile.
+/// The tile is that of [`linear_tile`]. A row's bits do not depend on how many rows there are, nor on the tile.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -69,23 +69,20 @@ pub fn linear_bf16(
     x: Tensor<'_, bf16, 2>,
     weight: Tensor<'_, bf16, 2>,
 ) -> Result<(), CudaError> {
-    let multiprocessors = stream.device.multiprocessors as usize;
-    linear_bf16_tiled(
-        stream,
-        y,
-        x,
-        weight,
-        linear_tile([x.shape[0], weight.shape[0], x.shape[1]], multiprocessors),
-    )
+    let tile = linear_tile(&stream.device, [x.shape[0], weight.shape[0], x.shape[1]]);
+    linear_bf16_tiled(stream, y, x, weight, tile)
 }
 
-/// The tile that [`linear_bf16`] takes for `[rows, features, columns]`: the tuning table's where it has the shape, else the one whose waves
-/// of tiles cost least.
+/// The tile that [`linear_bf16`] takes for `[rows, features, columns]`: that of the GPU's tuning table where it has the shape, else [`tile_by_waves`].
 #[must_use]
-pub fn linear_tile([rows, features, columns]: [usize; 3], multiprocessors: usize) -> Tile {
-    if let Some(tile) = tuning::linear(rows, features, columns) {
-        return tile;
-    }
+pub fn linear_tile(device: &Device, shape: [usize; 3]) -> Tile {
+    let tuned = device.tuning.tile(OperandKind::Bf16, shape);
+    tuned.unwrap_or_else(|| tile_by_waves(shape, device.multiprocessors as usize))
+}
+
+/// The tile whose waves over the multiprocessors cost least, by a rule.
+#[must_use]
+pub fn tile_by_waves([rows, features, _]: [usize; 3], multiprocessors: usize) -> Tile {
     let extents = [rows, features];
     if rows <= MOST_FEW {
         Tile::Few { features: cheapest(&[64, 56, 48, 40, 32], [MOST_FEW, 8], extents, multiprocessors) }
@@ -260,12 +257,13 @@ fn tensor_map(
     fetch: Fetch,
 ) -> Result<sys::CUtensorMap, CudaError> {
     let [height, width] = tensor.shape.map(|extent| extent as u64);
-    fetched_boxes(call, tensor.pointer, 2, [width, height], &[width * 2], [DEPTH as u32, rows as u32], fetch)
+    let each = [DEPTH as u32, rows as u32];
+    Boxes { fetch, ..Boxes::of_bf16(tensor.pointer, [width, height], &[width * 2], each) }.map(call)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Tile, linear_tile};
+    use super::{Tile, tile_by_waves};
 
     #[test]
     fn the_tile_leaves_the_last_wave_full_where_it_can() {
@@ -279,7 +277,7 @@ mod tests {
             ([64, 28672, 2048], Tile::Few { features: 56 }),
             ([1, 8, 8], Tile::Few { features: 32 }),
         ] {
-            assert_eq!(linear_tile(shape, 132), tile, "{shape:?}");
+            assert_eq!(tile_by_waves(shape, 132), tile, "{shape:?}");
         }
     }
 }

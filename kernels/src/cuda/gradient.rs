@@ -6,7 +6,7 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::bf16_boxes;
+use super::maps::Boxes;
 use super::module::Kernel;
 use super::prefill::{NO_WINDOW, PrefillSequence, PrefillShape, checked_tokens};
 use super::tensor::{Buffer, Tensor, TensorMut};
@@ -235,8 +235,8 @@ impl Pair {
     fn maps(&self, rows: usize) -> Result<[sys::CUtensorMap; 2], CudaError> {
         let [tokens, heads, dim] = self.shape;
         let width = (heads * dim) as u64;
-        let map =
-            |address| bf16_boxes(CALL, address, [width, tokens as u64], &[width * 2], [PANEL, rows as u32]);
+        let each = [PANEL, rows as u32];
+        let map = |address| Boxes::of_bf16(address, [width, tokens as u64], &[width * 2], each).map(CALL);
         Ok([map(self.addresses[0])?, map(self.addresses[1])?])
     }
 }

@@ -44,6 +44,13 @@ pub(super) fn check(
             }
         }
     }
+    // Last, as it asks the driver: tensors of another library, of which the address alone is known.
+    let foreign = |(_, span): &&Named| span.device.is_none() && span.bytes > 0;
+    for &(tensor, span) in outputs.iter().chain(inputs).filter(foreign) {
+        if !stream.device.holds(call, span.start)? {
+            return Err(CudaError::WrongDevice { call, tensor });
+        }
+    }
     Ok(())
 }
 

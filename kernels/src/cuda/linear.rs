@@ -6,7 +6,7 @@ use super::device::Stream;
 use super::error::CudaError;
 use super::gemm::{FEW_OVERHANG, FEW_STAGES, MANY_SPARE, MOST_FEW, TILE_ROWS, Tile, cheapest};
 use super::launch::{Grid, Named, argument, check, launch, shape_error};
-use super::maps::boxes;
+use super::maps::Boxes;
 use super::module::{Kernel, Modules};
 use super::tensor::{E4m3, Element, Tensor, TensorMut};
 
@@ -18,7 +18,7 @@ const MOST_INTEGERS: usize = (i32::MAX / (128 * 128)) as usize;
 const STEP_BYTES: usize = 128;
 
 /// Which kernels an operand type has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OperandKind {
     /// 16 bits: 8 of exponent.
     Bf16,
@@ -143,15 +143,15 @@ struct BlockScales {
 }
 
 /// A call whose shapes belong together.
-struct Checked {
+pub(super) struct Checked {
     call: &'static str,
     found: String,
-    rows: usize,
-    features: usize,
-    columns: usize,
+    pub(super) rows: usize,
+    pub(super) features: usize,
+    pub(super) columns: usize,
     element_bytes: usize,
-    x: u64,
-    weight: u64,
+    pub(super) x: u64,
+    pub(super) weight: u64,
     problem: Problem,
 }
 
@@ -252,7 +252,7 @@ pub fn linear_blocks(
 }
 
 /// None where there is nothing to do.
-fn checked<T: Operand>(
+pub(super) fn checked<T: Operand>(
     call: &'static str,
     stream: &Stream,
     y: &TensorMut<'_, T::Output, 2>,
@@ -414,14 +414,10 @@ fn queue(
     stream.device.bind(c.call)?;
     let map = |address: u64, height: usize, rows: usize| {
         let (width, bytes) = (c.columns as u64, c.element_bytes);
-        boxes(
-            c.call,
-            address,
-            bytes,
-            [width, height as u64],
-            &[width * bytes as u64],
-            [(STEP_BYTES / bytes) as u32, rows as u32],
-        )
+        let each = [(STEP_BYTES / bytes) as u32, rows as u32];
+        let strides = [width * bytes as u64];
+        let boxes = Boxes::of_bf16(address, [width, height as u64], &strides, each);
+        Boxes { element_bytes: bytes, ..boxes }.map(c.call)
     };
     let (map_x, map_w) = (map(c.x, c.rows, c.rows.min(box_rows))?, map(c.weight, c.features, width)?);
     let mut arguments = vec![argument(&map_x), argument(&map_w), argument(&c.problem)];

@@ -38,13 +38,13 @@ pub use attention::{
     CacheElement, CacheScales, DecodeScores, DecodeShape, DecodeWorkspace, PagedCache, paged_decode,
 };
 pub use checkpoint::{Checkpoint, CheckpointFormat};
-pub use cublas::{Backend, CublasLt, linear_bf16_by};
-pub use device::{Device, Stream};
+pub use cublas::{Backend, CublasLt, linear_bf16_by, linear_by};
+pub use device::{Device, Moment, Stream};
 pub use error::{CudaError, DriverFault};
 pub use fused::{
     Gelu, add_rms_norm, add_rms_norm_in_place, embedding, gelu, gelu_gradient, rms_norm, silu_mul,
 };
-pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile};
+pub use gemm::{Tile, linear_bf16, linear_bf16_tiled, linear_tile, tile_by_waves};
 pub use gradient::{AttentionGradients, AttentionInputs, GradientPlan, prefill_attention_gradient};
 pub use layer_norm::layer_norm;
 pub use linear::{

@@ -5,7 +5,7 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::bf16_boxes;
+use super::maps::{Boxes, Outside};
 use super::module::Kernel;
 use super::tensor::{Buffer, Tensor, TensorMut};
 
@@ -45,11 +45,18 @@ pub struct PrefillShape {
     pub soft_cap: Option<f32>,
 }
 
-/// The order of work of a prefill step: made once a step on the host, used by each of its layers.
+/// The order of work of a prefill step: made on the host, used by each of its layers, filled anew for the next step.
 #[derive(Debug)]
 pub struct PrefillPlan {
     pub(super) shape: PrefillShape,
+    /// At least as many as the extents say.
     items: Buffer<i32>,
+    extents: Extents,
+}
+
+/// What a plan's list is of.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
     tiles: usize,
     sequences: usize,
     queries: usize,
@@ -76,39 +83,59 @@ impl PrefillPlan {
         shape: PrefillShape,
         sequences: &[PrefillSequence],
     ) -> Result<Self, CudaError> {
-        const CALL: &str = "PrefillPlan::new";
-        let (queries, keys) = checked_tokens(CALL, &shape, sequences)?;
-        let (rows, ..) = geometry(&shape);
-        let mut items = tiles_of(&shape, sequences, rows);
-        items.sort_by_key(|item| item[5] - item[6]);
-        let tiles = items.len().saturating_mul(shape.query_heads);
-        if tiles > 1 << 30 || shape.query_heads.saturating_mul(shape.head_dim) > 1 << 30 {
-            return Err(shape_error(
-                CALL,
-                format!("{shape:?} of {} sequences", sequences.len()),
-                "at most 2^30 tiles, and 2^30 elements a token",
-            ));
+        let (items, extents) = cut("PrefillPlan::new", &shape, sequences)?;
+        Ok(Self { shape, items: Buffer::from_host(stream, items.as_flattened())?, extents })
+    }
+
+    /// Takes other sequences, as [`PrefillPlan::new`] does, without waiting for the GPU, and without its memory as long as it had as many tiles before.
+    ///
+    /// Work that `stream` has already been given keeps the list it was given; a captured graph does not, and needs a plan of its own. From here on the plan
+    /// is for this stream: another one waits for it first.
+    ///
+    /// # Errors
+    /// As there; [`CudaError::Shape`] too for a stream that is captured.
+    pub fn refill(&mut self, stream: &Stream, sequences: &[PrefillSequence]) -> Result<(), CudaError> {
+        let (items, extents) = cut("PrefillPlan::refill", &self.shape, sequences)?;
+        let items = items.as_flattened();
+        if items.len() > self.items.len() {
+            self.items = Buffer::zeros(stream, items.len().next_power_of_two())?;
         }
-        Ok(Self {
-            shape,
-            items: Buffer::from_host(stream, items.as_flattened())?,
-            tiles,
-            sequences: sequences.len(),
-            queries,
-            keys,
-            longest: sequences.iter().map(|s| s.keys).max().unwrap_or(0),
-        })
+        self.items.overwrite("PrefillPlan::refill", stream, items)?;
+        self.extents = extents;
+        Ok(())
     }
 
     /// Query and key tokens of all sequences.
     pub fn tokens(&self) -> (usize, usize) {
-        (self.queries, self.keys)
+        (self.extents.queries, self.extents.keys)
     }
 
     /// What it was made for.
     pub fn shape(&self) -> PrefillShape {
         self.shape
     }
+}
+
+/// The list of a plan, those with most keys first.
+fn cut(
+    call: &'static str,
+    shape: &PrefillShape,
+    sequences: &[PrefillSequence],
+) -> Result<(Vec<[i32; ITEM]>, Extents), CudaError> {
+    let (queries, keys) = checked_tokens(call, shape, sequences)?;
+    let (rows, ..) = geometry(shape);
+    let mut items = tiles_of(shape, sequences, rows);
+    items.sort_by_key(|item| item[5] - item[6]);
+    let tiles = items.len().saturating_mul(shape.query_heads);
+    if tiles > 1 << 30 || shape.query_heads.saturating_mul(shape.head_dim) > 1 << 30 {
+        return Err(shape_error(
+            call,
+            format!("{shape:?} of {} sequences", sequences.len()),
+            "at most 2^30 tiles, and 2^30 elements a token",
+        ));
+    }
+    let longest = sequences.iter().map(|s| s.keys).max().unwrap_or(0);
+    Ok((items, Extents { tiles, sequences: sequences.len(), queries, keys, longest }))
 }
 
 /// Query and key tokens of all sequences, of a shape that the kernels take.
@@ -174,7 +201,8 @@ pub struct PagedKeys<'a> {
     pub keys: Tensor<'a, bf16, 4>,
     /// Shaped as `keys`.
     pub values: Tensor<'a, bf16, 4>,
-    /// `[sequences, table_width]` page numbers, in the plan's order. The kernel trusts those that the plan's lengths reach.
+    /// `[sequences, table_width]` page numbers, in the plan's order. One that the plan's lengths reach and that is no page makes the queries that see
+    /// it not numbers; nothing outside of the pages is read.
     pub block_table: Tensor<'a, i32, 2>,
 }
 
@@ -190,6 +218,7 @@ struct Problem {
     table_width: i32,
     page_tokens: i32,
     rows: i32,
+    pages: i32,
     causal: i32,
     window: i32,
     queries: i32,
@@ -205,8 +234,8 @@ struct Source<'a> {
     extents: [usize; 2],
     /// Rows of a box.
     rows: usize,
-    /// Tokens of a page and the block table.
-    pages: Option<(usize, Tensor<'a, i32, 2>)>,
+    /// Tokens of a page, pages, and the block table.
+    pages: Option<(usize, usize, Tensor<'a, i32, 2>)>,
 }
 
 /// `out ← softmax(scale · q · Kᵀ) · V` for the plan's sequences, laid one behind the other; grouped heads.
@@ -231,11 +260,11 @@ pub fn prefill_attention(
 ) -> Result<(), CudaError> {
     const CALL: &str = "prefill_attention";
     let s = &plan.shape;
-    if keys.shape != [plan.keys, s.kv_heads, s.head_dim] || values.shape != keys.shape {
+    if keys.shape != [plan.extents.keys, s.kv_heads, s.head_dim] || values.shape != keys.shape {
         return Err(shape_error(
             CALL,
             format!("keys {keys:?}, values {values:?} for {s:?}"),
-            format!("keys and values must be [{}, kv_heads, head_dim] as planned", plan.keys),
+            format!("keys and values must be [{}, kv_heads, head_dim] as planned", plan.extents.keys),
         ));
     }
     check(
@@ -248,7 +277,7 @@ pub fn prefill_attention(
     let source = Source {
         keys: keys.pointer,
         values: values.pointer,
-        extents: [plan.keys, s.kv_heads * s.head_dim],
+        extents: [plan.extents.keys, s.kv_heads * s.head_dim],
         rows: BLOCK as usize,
         pages: None,
     };
@@ -284,8 +313,11 @@ pub fn paged_prefill_attention(
     if rows > i32::MAX as usize || width > i32::MAX as usize {
         return refuse("at most 2^31 rows of pages");
     }
-    if sequences != plan.sequences || width.saturating_mul(page_tokens) < plan.longest {
+    if sequences != plan.extents.sequences || width.saturating_mul(page_tokens) < plan.extents.longest {
         return refuse("the block table must have one row a sequence and room for its keys");
+    }
+    if rows == 0 && plan.extents.longest > 0 {
+        return refuse("sequences of keys need pages");
     }
     let tensors = [("q", q.span()), ("keys", pages.keys.span()), ("values", pages.values.span())];
     check(CALL, stream, 16, &[("out", out.span())], &tensors)?;
@@ -295,7 +327,7 @@ pub fn paged_prefill_attention(
         values: pages.values.pointer,
         extents: [rows, dim],
         rows: 1 << page_tokens.trailing_zeros().min(7),
-        pages: Some((page_tokens, pages.block_table)),
+        pages: Some((page_tokens, count, pages.block_table)),
     };
     run(CALL, stream, (out, log_sum), q, &source, plan)
 }
@@ -310,13 +342,13 @@ fn run(
 ) -> Result<(), CudaError> {
     let s = &plan.shape;
     let shapes = || format!("out {out:?}, q {q:?}, {s:?}");
-    if out.shape() != q.shape || q.shape != [plan.queries, s.query_heads, s.head_dim] {
-        let limit = format!("out and q must be [{}, query_heads, head_dim] as planned", plan.queries);
+    if out.shape() != q.shape || q.shape != [plan.extents.queries, s.query_heads, s.head_dim] {
+        let limit = format!("out and q must be [{}, query_heads, head_dim] as planned", plan.extents.queries);
         return Err(shape_error(call, shapes(), limit));
     }
     if let Some(sums) = &log_sum {
-        if sums.shape() != [s.query_heads, plan.queries] {
-            let limit = format!("the logarithms of the sums must be [query_heads, {}]", plan.queries);
+        if sums.shape() != [s.query_heads, plan.extents.queries] {
+            let limit = format!("the logarithms of the sums must be [query_heads, {}]", plan.extents.queries);
             return Err(shape_error(call, format!("log_sum {sums:?} for {s:?}"), limit));
         }
         let others = [("out", out.span()), ("q", q.span())];
@@ -324,41 +356,48 @@ fn run(
     }
     let items = plan.items.view([plan.items.len()])?;
     check(call, stream, 16, &[("out", out.span())], &[("plan", items.span())])?;
-    if plan.tiles == 0 {
+    if plan.extents.tiles == 0 {
         return Ok(());
     }
     stream.device.bind(call)?;
     let (rows, slots, threads) = geometry(s);
-    let boxes = |address, [height, width]: [usize; 2], rows: usize| {
-        bf16_boxes(call, address, [width as u64, height as u64], &[width as u64 * 2], [PANEL, rows as u32])
+    let map = |address, [height, width]: [usize; 2], rows: usize, outside| {
+        let each = [PANEL, rows as u32];
+        let strides = [width as u64 * 2];
+        let boxes = Boxes::of_bf16(address, [width as u64, height as u64], &strides, each);
+        Boxes { outside, ..boxes }.map(call)
     };
-    let map_q = boxes(q.pointer, [plan.queries, s.query_heads * s.head_dim], rows)?;
+    let map_q = map(q.pointer, [plan.extents.queries, s.query_heads * s.head_dim], rows, Outside::Zeros)?;
+    // A box of a page lies within it: one that does not is of an entry that is no page.
+    let outside = if source.pages.is_some() { Outside::NotNumbers } else { Outside::Zeros };
+    let map_of = |address| map(address, source.extents, source.rows, outside);
     let (map_k, map_v) = if source.extents[0] == 0 {
         (map_q, map_q) // no sequence has a key: neither is used
     } else {
-        (boxes(source.keys, source.extents, source.rows)?, boxes(source.values, source.extents, source.rows)?)
+        (map_of(source.keys)?, map_of(source.values)?)
     };
-    let (page_tokens, table) = source.pages.map_or((0, None), |(tokens, table)| (tokens, Some(table)));
+    let (page_tokens, table) = source.pages.map_or((0, None), |(tokens, _, table)| (tokens, Some(table)));
     let scale = s.scale * std::f32::consts::LOG2_E;
     let problem = Problem {
         out: out.view.pointer,
         lse: log_sum.map_or(0, |l| l.view.pointer),
         items: items.pointer,
         block_table: table.map_or(0, |t| t.pointer),
-        tiles: plan.tiles as i32,
+        tiles: plan.extents.tiles as i32,
         heads: s.query_heads as i32,
         group: (s.query_heads / s.kv_heads) as i32,
         table_width: table.map_or(0, |t| t.shape[1]) as i32,
         page_tokens: page_tokens as i32,
         rows: source.rows as i32,
+        pages: source.pages.map_or(0, |(_, count, _)| count) as i32,
         causal: i32::from(s.causal),
         window: s.window.map_or(NO_WINDOW, |w| w.min(NO_WINDOW as usize) as i32),
-        queries: plan.queries as i32,
+        queries: plan.extents.queries as i32,
         scale: s.soft_cap.map_or(scale, |cap| 2.0 * scale / cap),
         cap: s.soft_cap.map_or(0.0, |cap| cap * std::f32::consts::LOG2_E),
     };
     let shared = 1024 + (2 * rows + slots * BLOCK as usize) * s.head_dim * 2;
-    let blocks = plan.tiles.min(stream.device.multiprocessors as usize) as u32;
+    let blocks = plan.extents.tiles.min(stream.device.multiprocessors as usize) as u32;
     let grid = Grid { blocks: (blocks, 1), threads, shared: shared as u32 };
     let kernel = kernel_of(stream, s, table.is_some());
     let mut arguments = [argument(&map_q), argument(&map_k), argument(&map_v), argument(&problem)];

@@ -5,7 +5,7 @@ use half::bf16;
 use super::device::Stream;
 use super::error::CudaError;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::bf16_boxes;
+use super::maps::Boxes;
 use super::tensor::{Buffer, Tensor, TensorMut};
 
 /// Weights along K that share a scale and a zero point.
@@ -363,13 +363,8 @@ fn queue(
     stream.device.bind(call)?;
     // 64 columns, rows, halves of groups: one copy brings a group of every row.
     let halves = columns as u64 / 64;
-    let map = bf16_boxes(
-        call,
-        x,
-        [64, rows as u64, halves],
-        &[columns as u64 * 2, 128],
-        [64, plan.rows as u32, 2],
-    )?;
+    let strides = [columns as u64 * 2, 128];
+    let map = Boxes::of_bf16(x, [64, rows as u64, halves], &strides, [64, plan.rows as u32, 2]).map(call)?;
     let grid = Grid {
         blocks: (plan.blocks as u32, 1),
         threads: (WARPS * 32 + 128) as u32,

@@ -25,7 +25,7 @@ pub enum Logits<'a> {
 /// One value a row, each `[rows]`.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplingParameters<'a> {
-    /// 0 is greedy, and so is what is not above it; others are 1e-30 at least, so that logits over them stay finite.
+    /// Under 1e-5, as 0 is, and not a number: greedy, the limit of drawing. Over less, logits would pass the largest float and tie there.
     pub temperature: Tensor<'a, f32, 1>,
     /// Smallest set of most likely tokens with at least this mass; 1 keeps all.
     pub top_p: Tensor<'a, f32, 1>,

@@ -53,6 +53,18 @@ fn within<T: Score>(call: &'static str, [rows, columns]: [usize; 2]) -> Result<(
     Ok(())
 }
 
+/// Which of the kernels that hold 1, 2, … `most` vectors a thread, or walk a row of any length, takes a row of so many; and its threads. As in the
+/// norm: two vectors a thread as soon as there are warps enough.
+fn held(vectors: usize, most: usize) -> (usize, u32) {
+    let (at, each) = match vectors {
+        0..=256 => (0, 1),
+        257..=2048 => (1, 2),
+        2049..=4096 if most == 4 => (2, 4),
+        _ => (most.ilog2() as usize + 1, vectors.div_ceil(1024)),
+    };
+    (at, vectors.div_ceil(each).next_multiple_of(32) as u32)
+}
+
 /// `y ← softmax(scale · x)` of every row, or its natural logarithm.
 ///
 /// Shapes: `y`, `x` `[rows, columns]`, bf16 or f32, row-major, 16-byte aligned; columns a multiple of 8 (f32: 4) up to 2^22. Arithmetic in f32. A row that is
@@ -81,15 +93,7 @@ pub fn softmax<T: Score>(
         return Ok(());
     }
     within::<T>(CALL, x.shape)?;
-    let vectors = columns / T::LANES;
-    // As in the norm: two vectors a thread as soon as there are warps enough.
-    let (at, each) = match vectors {
-        0..=256 => (0, 1),
-        257..=2048 => (1, 2),
-        2049..=4096 => (2, 4),
-        _ => (3, vectors.div_ceil(1024)),
-    };
-    let threads = vectors.div_ceil(each).next_multiple_of(32) as u32;
+    let (at, threads) = held(columns / T::LANES, 4);
     let (columns, logarithm) = (columns as i32, i32::from(logarithm));
     let mut arguments = [
         argument(&y.view.pointer),
@@ -136,13 +140,7 @@ pub fn softmax_gradient<T: Score>(
         return Ok(());
     }
     within::<T>(CALL, y.shape)?;
-    let vectors = columns / T::LANES;
-    let (at, each) = match vectors {
-        0..=256 => (0, 1),
-        257..=2048 => (1, 2),
-        _ => (2, vectors.div_ceil(1024)),
-    };
-    let threads = vectors.div_ceil(each).next_multiple_of(32) as u32;
+    let (at, threads) = held(columns / T::LANES, 2);
     let from = dy.map_or(dx.view.pointer, |d| d.pointer);
     let (columns, logarithm) = (columns as i32, i32::from(logarithm));
     let mut arguments = [

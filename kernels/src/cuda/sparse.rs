@@ -6,7 +6,7 @@ use super::device::Stream;
 use super::error::CudaError;
 use super::gemm::cheapest;
 use super::launch::{Grid, argument, check, launch, shape_error};
-use super::maps::bf16_boxes;
+use super::maps::Boxes;
 use super::tensor::{Buffer, Tensor, TensorMut};
 
 /// Features of a tile, columns of K of a stage, rows of x that leave the block at a time and bytes of each, as in the kernel.
@@ -182,7 +182,7 @@ pub fn linear_sparse(
     stream.device.bind(CALL)?;
     let map = |address: u64, height: usize, width: usize, extents: [usize; 2]| {
         let extents = extents.map(|e| e as u32);
-        bf16_boxes(CALL, address, [width as u64, height as u64], &[width as u64 * 2], extents)
+        Boxes::of_bf16(address, [width as u64, height as u64], &[width as u64 * 2], extents).map(CALL)
     };
     let map_x = map(x.pointer, rows, columns, [DEPTH, width])?;
     let map_w = map(values.pointer, features, columns / 2, [DEPTH / 2, FEATURES])?;

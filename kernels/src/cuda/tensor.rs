@@ -65,6 +65,34 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
+    /// Copies host memory to the buffer's front, behind the stream's earlier work and without waiting for it: the driver takes pageable memory before it
+    /// returns.
+    pub(super) fn overwrite(
+        &mut self,
+        call: &'static str,
+        stream: &Stream,
+        host: &[T],
+    ) -> Result<(), CudaError> {
+        assert!(host.len() <= self.len, "room was made for {} elements", host.len());
+        self.device.bind(call)?;
+        let mut capture = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream is live, the status a valid place.
+        unsafe { sys::cuStreamIsCapturing(stream.raw, &raw mut capture) }.result().map_err(driver(call))?;
+        if capture != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Err(CudaError::Shape {
+                call,
+                found: "a stream under capture".into(),
+                limit: "a graph would copy what the host no longer has: before the capture, or after it"
+                    .into(),
+            });
+        }
+        if !host.is_empty() {
+            // SAFETY: the buffer has room for the host's elements, as asserted; the driver has copied them out of pageable memory when it returns.
+            unsafe { result::memcpy_htod_async(self.pointer, host, stream.raw) }.map_err(driver(call))?;
+        }
+        Ok(())
+    }
+
     /// Copies the buffer to the host, after the stream's earlier work.
     pub fn to_host(&self, stream: &Stream) -> Result<Vec<T>, CudaError> {
         let mut host = vec![T::zeroed(); self.len];

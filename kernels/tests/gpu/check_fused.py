@@ -1,4 +1,4 @@
-"""Layer norm, GELU, softmax, embedding, and penalties in sampling: parts of check.py."""
+"""Layer norm, GELU, softmax, embedding: parts of check.py."""
 
 import math
 
@@ -106,56 +106,4 @@ def check_embedding():
     refuses("embedding refuses 12 columns", lambda: tk.embedding(ids, rand(10, 12)), "multiple of 8")
 
 
-def check_penalties():
-    for dtype, vocabulary in ((torch.float32, 128256), (torch.bfloat16, 50256), (torch.float32, 40), (torch.float32, 262144)):
-        rows, slots, stride = 17, 23, vocabulary + 8
-        logits = rand(rows, vocabulary, dtype=dtype, scale=3)
-        counts = torch.full((slots, stride), 77, device=DEV, dtype=torch.int16)
-        slot = torch.randperm(slots, device=DEV)[:rows].int()
-        slot[3], slot[4] = -1, slots
-        prompts = [torch.randint(-3, vocabulary + 3, (n,), device=DEV, dtype=torch.int32) for n in torch.randint(0, 4000, (slots,)).tolist()]
-        for s, prompt in enumerate(prompts):
-            tk.Penalties.start(counts, s, prompt)
-        want = torch.zeros(slots, stride, dtype=torch.long, device=DEV)
-        for s, prompt in enumerate(prompts):
-            want[s, prompt[(prompt >= 0) & (prompt < stride)].long()] = 32768
-        unsigned = lambda: counts.long() & 0xFFFF
-        good = torch.equal(unsigned(), want)
-        counts[1:, :5] = (torch.randint(0, 9, (slots - 1, 5), device=DEV)).short()
-        counts[0, :40] = 32767  # as many as there can be
-        want = unsigned()
-        repetition, presence, frequency = torch.rand(rows, device=DEV) + 0.6, torch.rand(rows, device=DEV) - 0.3, torch.rand(rows, device=DEV) * 0.5
-        repetition[5], presence[5], frequency[5] = 1, 0, 0
-        repetition[6] = 0
-        temperature = torch.linspace(0, 1.2, rows, device=DEV)
-        penalties = tk.Penalties(repetition, presence, frequency, slot, counts)
-        ones, none = torch.ones(rows, device=DEV), torch.zeros(rows, device=DEV)
-        one = torch.ones(rows, dtype=torch.int32, device=DEV)
-        off = 0.0
-        for step in range(6):
-            token, logprob = tk.sample(logits, temperature, ones, none, one, torch.randint(0, 2**62, (rows,), device=DEV), None, vocabulary, penalties)
-            for r in range(rows):
-                x, s = logits[r].double(), int(slot[r])
-                if 0 <= s < slots:
-                    entry = want[s, :vocabulary]
-                    factor = float(repetition[r]) if float(repetition[r]) > 0 else 1.0
-                    x = torch.where(entry > 0, torch.where(x > 0, x / factor, x * factor), x)
-                    drawn = entry & 32767
-                    x = x - float(frequency[r]) * drawn - float(presence[r]) * (drawn > 0)
-                x = x / float(temperature[r]) if temperature[r] > 0 else x
-                t = int(token[r])
-                off = max(off, float(x.max() - x[t]), abs(float(torch.log_softmax(x, 0)[t]) - float(logprob[r])))
-                if 0 <= s < slots and want[s, t] & 32767 < 32767:
-                    want[s, t] += 1
-        good = good and torch.equal(unsigned(), want)
-        few = [5, 11, 2]
-        again = tk.Penalties(*(t[few].contiguous() for t in (repetition, presence, frequency, slot)), counts.clone())
-        seed = torch.randint(0, 2**62, (rows,), device=DEV)
-        full = tk.sample(logits, temperature, ones * 0.9, none, one * 0, seed, None, vocabulary, tk.Penalties(repetition, presence, frequency, slot, counts.clone()))[0]
-        part = tk.sample(logits[few].contiguous(), *(t[few].contiguous() for t in (temperature, ones * 0.9, none, one * 0, seed)), None, vocabulary, again)[0]
-        expect(f"sample with penalties: {dtype} vocabulary {vocabulary}: 6 steps of 17 rows against float64, counts as expected, the same in a smaller batch", good and off < 2e-3 and torch.equal(part, full[few]), f"off {off:.1e}, counts {good}")
-    refuses("sample refuses counts narrower than the vocabulary", lambda: tk.sample(logits, ones, ones, none, one, seed, None, vocabulary, tk.Penalties(repetition, presence, frequency, slot, counts[:, :100].contiguous())), "hold the vocabulary")
-    refuses("start_counts refuses a slot that is not there", lambda: tk.Penalties.start(counts, slots, prompts[0]), "slot 23")
-
-
-PARTS = (check_layer_norm, check_gelu, check_softmax, check_embedding, check_penalties)
+PARTS = (check_layer_norm, check_gelu, check_softmax, check_embedding)

@@ -6,6 +6,7 @@ import torch
 
 import tinykernels as tk
 from check import DEV, error, expect, rand, refuses
+from tinykernels import _linear
 
 SHAPES = [(1, 64, 64), (3, 1008, 208), (16, 6144, 512), (33, 4096, 1024), (64, 528, 4096), (65, 256, 144), (130, 1008, 80), (300, 4096, 1024), (777, 6144, 4096), (2049, 1040, 272)]
 
@@ -101,6 +102,34 @@ def check_linear8():
     wide = [torch.zeros(16, 131072, device=DEV, dtype=torch.int8) for _ in range(2)]
     refuses("linear_scaled refuses 131,072 columns of int8", lambda: tk.linear_scaled(*wide, torch.ones(1, device=DEV), torch.ones(1, device=DEV)), "131,071 columns", "32 bits")
     refuses("linear_scaled refuses 72 columns", lambda: tk.linear_scaled(eight_bits(4, 72, x.dtype), eight_bits(16, 72, x.dtype), torch.ones(4, device=DEV), torch.ones(1, device=DEV)), "multiple of 16 bytes")
+
+
+def check_backends():
+    """cuBLASLt behind the same call, for every kind that it takes."""
+    from ctypes import byref
+
+    lib, library = tk._native.lib, tk._native.made(tk._native.lib.tk_cublaslt_open(tk._native.handle(0)))
+    one = torch.tensor([0.37], device=DEV)
+
+    def by(y, x, w, scales, fastest=0):
+        call = _linear._call(y, x, w, *scales, None, None, "none", False, _linear._KINDS[x.dtype])
+        tk._native.check(lib.tk_linear_by(*tk._at(x), byref(call), library, fastest))
+        return y
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn):
+        worst, eight = 0.0, dtype == torch.float8_e4m3fn
+        for rows, features, columns in [(1, 4096, 4096), (16, 6144, 4096), (128, 4096, 14336), (1000, 272, 96)]:
+            x, w = (eight_bits(n, columns, dtype) if eight else rand(n, columns, dtype=dtype) for n in (rows, features))
+            for fastest in (0, 1):
+                y = torch.full((rows, features), math.nan, device=DEV, dtype=torch.bfloat16 if eight else dtype)
+                by(y, x, w, (one, one) if eight else (None, None), fastest)
+                worst = max(worst, error(y, x.double() @ w.double().T * (float(one) ** 2 if eight else 1)))
+        expect(f"linear {dtype} by cuBLASLt, and by the faster of the two: 4 shapes against float64", worst < 4e-3, f"worst {worst:.2e}")
+    x, w = eight_bits(16, 128, torch.int8), eight_bits(32, 128, torch.int8)
+    y = torch.empty(16, 32, device=DEV, dtype=torch.bfloat16)
+    refuses("linear by cuBLASLt refuses int8", lambda: by(y, x, w, (one, one)), "CublasLt::linear", "e4m3")
+    x, w = eight_bits(16, 128, torch.float8_e4m3fn), eight_bits(32, 128, torch.float8_e4m3fn)
+    refuses("linear by cuBLASLt refuses a scale a row", lambda: by(y, x, w, (torch.ones(16, device=DEV), one)), "one of x")
 
 
 def check_blocks():
@@ -223,4 +252,4 @@ def check_torch():
     expect("torch.compile of a quantised MLP, whole graph: bits and the residual as without", torch.equal(eager, compiled) and torch.equal(first, second))
 
 
-PARTS = (check_fused, check_linear8, check_blocks, check_quantize, check_sparse, check_torch)
+PARTS = (check_fused, check_linear8, check_backends, check_blocks, check_quantize, check_sparse, check_torch)
