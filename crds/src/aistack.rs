@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::env_pool::InterfacesSpec;
-use crate::inference_service::{ModelQuantization, ScalingSpec};
+use crate::inference_service::{FETCHABLE, ModelQuantization, NOT_FETCHED, ScalingSpec};
 use crate::kv_cluster::KVClusterSpec;
 use crate::parts::{
     BYTES_PATTERN, ClientTlsSpec, ImageSpec, MODEL_PATTERN, PodOverrides, ResourceSpec, SecretKeyRef,
@@ -23,6 +23,7 @@ use crate::status::BasicStatus;
     namespaced,
     shortname = "stack",
     category = "aistack",
+    selectable = ".spec.retention",
     status = "BasicStatus",
     derive = "PartialEq",
     doc = "A whole AI platform: each part is one of ours, or a server that already runs and speaks the same protocol.",
@@ -120,6 +121,11 @@ pub enum Retention {
 /// A stack's own VectorForge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("cannot be added, changed or removed: the storage class of a volume is for ever; create a new stack and copy the collections")
+        .field_path(".storageClassName"),
+)]
 pub struct VectorForgeSpec {
     /// Servers.
     #[schemars(range(min = 1, max = 64))]
@@ -134,6 +140,10 @@ pub struct VectorForgeSpec {
     #[schemars(length(min = 1, max = 253))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.
     #[serde(default)]
     pub resources: ResourceSpec,
@@ -152,6 +162,13 @@ pub struct VectorForgeSpec {
     validation = Rule::new("!has(self.gpuCount) || has(self.gpu)")
         .message("is set without gpu; name the product too, for example gpu: nvidia-a100")
         .field_path(".gpuCount"),
+    validation = Rule::new("!has(self.sha256) || has(self.uri)")
+        .message("is set without uri; the registry knows the digests of its versions itself")
+        .field_path(".sha256"),
+    validation = Rule::new(FETCHABLE).message(NOT_FETCHED).field_path(".uri"),
+    validation = Rule::new("!has(self.scaling) || self.scaling.metric != 'cpu' || (has(self.resources) && has(self.resources.cpu))")
+        .message("has metric cpu, a share of the CPU that a pod requests; set resources.cpu too")
+        .field_path(".scaling"),
 )]
 pub struct TinyInferSpec {
     /// Chat model, as the registry or the model cache names it.
@@ -202,8 +219,14 @@ pub struct TinyInferSpec {
 }
 
 /// Embedding model of a stack.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.sha256) || has(self.uri)")
+        .message("is set without uri; the registry knows the digests of its versions itself")
+        .field_path(".sha256"),
+    validation = Rule::new(FETCHABLE).message(NOT_FETCHED).field_path(".uri"),
+)]
 pub struct EmbeddingSpec {
     /// Embedding model, as the registry or the model cache names it.
     #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
@@ -231,6 +254,11 @@ pub struct EmbeddingSpec {
 /// Registry, gateway and RAG.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("cannot be added, changed or removed: the storage class of a volume is for ever; create a new stack")
+        .field_path(".storageClassName"),
+)]
 pub struct ModelHubSpec {
     /// `custom` is ours, the only one so far.
     #[serde(default, rename = "type")]
@@ -258,6 +286,10 @@ pub struct ModelHubSpec {
     /// Secret whose key holds the administrator's API key, in place of a generated one. Turns `requireKeys` on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
+    /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.
     #[serde(default)]
     pub resources: ResourceSpec,
@@ -267,11 +299,13 @@ pub struct ModelHubSpec {
 }
 
 /// SQL database of ours.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MiniDbSpec {
     /// Voters of its Raft group: 1, 3, 5 or 7.
     #[schemars(range(min = 1, max = 7))]
+    #[x_kube(validation = Rule::new("self % 2 == 1")
+        .message("is even; a Raft group survives no more failures than with one less, so use 1 (laptop) or 3, 5, 7"))]
     #[serde(default = "one")]
     pub replicas: i32,
     /// Volume of each member.

@@ -17,6 +17,7 @@ use crate::status::ScaledStatus;
     namespaced,
     shortname = "envs",
     category = "aistack",
+    selectable = ".spec.worldRef.name",
     status = "ScaledStatus",
     derive = "PartialEq",
     doc = "A pool of environments: each episode acts in its own fork of a world.",
@@ -29,22 +30,31 @@ use crate::status::ScaledStatus;
     printcolumn(name = "World", type_ = "string", json_path = ".spec.worldRef.name"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Available", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.scaling) || (has(self.resources) && has(self.resources.cpu))")
+        .message("is by a share of the CPU that a server requests; set resources.cpu too")
+        .field_path(".scaling"),
+)]
 pub struct EnvPoolSpec {
     /// World that is forked.
     pub world_ref: ObjectRef,
     /// Tasks that episodes are drawn from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_set_ref: Option<ObjectRef>,
-    /// Servers.
+    /// Servers, when no autoscaler owns the number.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(default = "one")]
     pub replicas: i32,
+    /// Bounds and target of the autoscaler, which owns the number of servers then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<PoolScalingSpec>,
     /// Episodes that one server runs at a time.
     #[schemars(range(min = 1, max = 100000))]
     #[serde(default = "default_episodes")]
@@ -64,6 +74,24 @@ pub struct EnvPoolSpec {
     /// Where the pods may run.
     #[serde(default)]
     pub pod: PodOverrides,
+}
+
+/// Bounds and target of a pool's autoscaler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("has minReplicas above maxReplicas; swap them or raise maxReplicas"))]
+pub struct PoolScalingSpec {
+    /// Fewest servers.
+    #[schemars(range(min = 1, max = 1000))]
+    #[serde(default = "one")]
+    pub min_replicas: i32,
+    /// Most servers.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// Percent of the requested CPU that the autoscaler steers to.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default = "default_cpu_percent")]
+    pub target_cpu_percent: i32,
 }
 
 /// Doors through which agents act.
@@ -102,6 +130,10 @@ pub struct AgentSpec {
     /// Model it asks for.
     #[schemars(length(min = 1, max = 128))]
     pub model: String,
+}
+
+fn default_cpu_percent() -> i32 {
+    70
 }
 
 fn default_episodes() -> i32 {

@@ -22,6 +22,9 @@ use crate::status::ScaledStatus;
     namespaced,
     shortname = "isvc",
     category = "aistack",
+    selectable = ".spec.model.name",
+    selectable = ".spec.runtime",
+    selectable = ".spec.stackRef.name",
     status = "ScaledStatus",
     derive = "PartialEq",
     doc = "One model behind the OpenAI protocol: a Deployment per version, a Service, and a route in ModelHub.",
@@ -35,6 +38,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Runtime", type_ = "string", json_path = ".spec.runtime"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Available", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
@@ -81,6 +85,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.scaling) || self.scaling.metric != 'cpu' || (has(self.resources) && has(self.resources.cpu))")
         .message("is a share of the CPU that a pod requests; set resources.cpu too")
         .field_path(".scaling.metric"),
+    validation = Rule::new("self.rollout != 'inPlace' || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
+        .message("is inPlace, and traffic and canary need several versions at a time; remove one of the two")
+        .field_path(".rollout"),
     validation = Rule::new("!has(self.speculative) || self.task == 'chat'")
         .message("needs task chat; only generation can be speculated")
         .field_path(".speculative"),
@@ -139,6 +146,9 @@ pub struct InferenceServiceSpec {
     /// How a new version takes over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanarySpec>,
+    /// Where pods of a new version of the model find their place.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// Low-rank adapters served beside the base model, each under its own model name.
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -162,6 +172,12 @@ pub struct InferenceServiceSpec {
     pub pod: PodOverrides,
 }
 
+/// Addresses that have a form of their own and that nobody fetches from.
+pub(crate) const FETCHABLE: &str =
+    "!has(self.uri) || !(self.uri.startsWith('hf://') || self.uri.startsWith('modelhub://'))";
+/// What is said of them.
+pub(crate) const NOT_FETCHED: &str = "cannot be fetched by this version; give the https:// address of the file with its sha256, or push the model to the registry (modelhub models push) and name its version";
+
 /// A model in ModelHub's registry, or at an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -171,6 +187,7 @@ pub struct InferenceServiceSpec {
     validation = Rule::new("!has(self.sha256) || has(self.uri)")
         .message("is set without uri; the registry knows the digests of its versions itself")
         .field_path(".sha256"),
+    validation = Rule::new(FETCHABLE).message(NOT_FETCHED).field_path(".uri"),
 )]
 pub struct ModelSpec {
     /// Name that clients put into `model`, and that the registry and the model cache know.
@@ -274,6 +291,10 @@ pub struct ScalingSpec {
     #[schemars(range(min = 1, max = 10000))]
     #[serde(default = "default_concurrency")]
     pub target_concurrency: i32,
+    /// Tokens a second per pod that the autoscaler steers to, with metric tokens.
+    #[schemars(range(min = 1, max = 100000000))]
+    #[serde(default = "default_tokens")]
+    pub target_tokens_per_second: i32,
     /// Percent of the requested CPU that the autoscaler steers to, with metric cpu.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default = "default_cpu_percent")]
@@ -299,6 +320,8 @@ pub enum ScalingMetric {
     /// Requests in flight: the pods' metric `aistack_requests_in_flight`, which needs an adapter for custom metrics.
     #[default]
     Concurrency,
+    /// Tokens a second, read and written: the pods' metric `aistack_tokens_per_second`, which needs an adapter for custom metrics.
+    Tokens,
     /// The CPU that pods use: needs metrics-server and no adapter.
     Cpu,
 }
@@ -351,6 +374,18 @@ pub struct CanarySpec {
     #[schemars(range(min = 1, max = 600000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_first_token_ms: Option<i32>,
+}
+
+/// Where pods of a new version find their place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Rollout {
+    /// Beside those of the old one, which all serve until the new ones do: for a while there are twice as many.
+    #[default]
+    Beside,
+    /// In the place of old ones where there is no other: one old pod goes for each new one that no node has room for. Requests are led
+    /// to the new version once it has as many pods as the old one; of a single pod, there is none for as long as the new one starts.
+    InPlace,
 }
 
 /// A low-rank adapter.
@@ -408,6 +443,10 @@ pub struct SpeculativeSpec {
 
 fn default_concurrency() -> i32 {
     8
+}
+
+fn default_tokens() -> i32 {
+    1000
 }
 
 fn default_cpu_percent() -> i32 {

@@ -7,6 +7,33 @@ use serde::{Deserialize, Serialize};
 use crate::parts::{BYTES_PATTERN, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, one};
 use crate::status::ScaledStatus;
 
+/// A field of cron: `*`, numbers and ranges, with steps, and commas between.
+macro_rules! field {
+    ($number:literal) => {
+        concat!(item!($number), "(,", item!($number), ")*")
+    };
+}
+macro_rules! item {
+    ($number:literal) => {
+        concat!("([*?]|", $number, "(-", $number, ")?)(/[1-9][0-9]*)?")
+    };
+}
+
+/// What a CronJob takes as its schedule.
+const CRON: &str = concat!(
+    "self.matches('^",
+    field!("[0-5]?[0-9]"),
+    " ",
+    field!("([01]?[0-9]|2[0-3])"),
+    " ",
+    field!("(0?[1-9]|[12][0-9]|3[01])"),
+    " ",
+    field!("(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))"),
+    " ",
+    field!("([0-6]|(?i:sun|mon|tue|wed|thu|fri|sat))"),
+    "$')"
+);
+
 /// A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -17,6 +44,7 @@ use crate::status::ScaledStatus;
     namespaced,
     shortname = "kv",
     category = "aistack",
+    selectable = ".status.version",
     status = "ScaledStatus",
     derive = "PartialEq",
     doc = "A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.",
@@ -36,8 +64,8 @@ use crate::status::ScaledStatus;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(oldSelf.storageClassName) || has(self.storageClassName) && self.storageClassName == oldSelf.storageClassName")
-        .message("the storage class of a volume cannot change; create a new KVCluster and restore a backup into it")
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("cannot be added, changed or removed: the storage class of a volume is for ever; create a new KVCluster and restore a backup into it")
         .field_path(".storageClassName"),
     validation = Rule::new("has(self.restore) == has(oldSelf.restore) && (!has(self.restore) || self.restore.source == oldSelf.restore.source)")
         .message("what a cluster began with cannot change; create a new KVCluster that restores this backup")
@@ -63,6 +91,10 @@ pub struct KVClusterSpec {
     #[schemars(length(min = 1, max = 253))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_attributes_class_name: Option<String>,
     /// Most bytes the store may hold before writes are refused with etcd's NOSPACE alarm.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
     #[serde(default = "default_quota")]
@@ -96,6 +128,7 @@ impl Default for KVClusterSpec {
             replicas: one(),
             storage: default_storage(),
             storage_class_name: None,
+            volume_attributes_class_name: None,
             quota: default_quota(),
             auth: None,
             tls: None,
@@ -128,11 +161,13 @@ pub struct KvTls {
 }
 
 /// Scheduled backups of a KVCluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KvBackup {
-    /// Five fields of cron, in UTC.
-    #[schemars(length(min = 9, max = 100))]
+    /// Five fields of cron, in UTC: minute, hour, day of the month, month, day of the week, such as `0 3 * * *`.
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(validation = Rule::new(CRON)
+        .message("is no schedule; write five fields: minute (0-59), hour (0-23), day (1-31), month (1-12), day of the week (0-6, Sunday is 0), for example 0 3 * * *"))]
     pub schedule: String,
     /// Object storage URL that backups are written under, such as `s3://bucket/path`, or `pvc://CLAIM/path` for a volume that is
     /// there already.

@@ -25,6 +25,7 @@ pub mod env_pool;
 pub mod inference_service;
 pub mod kv_cluster;
 pub mod parts;
+pub mod reasons;
 pub mod status;
 pub mod task_set;
 pub mod vector_collection;

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
+use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+/// Names that Kubernetes takes for labels and annotations.
+const NAMES: &str = "self.all(name, name.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))";
 
 /// A model's name, such as `org/model`. No part begins with a dot: names stand in paths of URLs and of folders.
 pub(crate) const MODEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$";
@@ -19,8 +23,13 @@ pub(crate) const LABEL_PATTERN: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 pub(crate) const URL_PATTERN: &str = r"^https?://[A-Za-z0-9._:\[\]-]+(/[^\s]*)?$";
 
 /// CPU and memory of one container. A value left out is neither requested nor limited.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.cpu) || !has(self.cpuLimit) || quantity(self.cpu).compareTo(quantity(self.cpuLimit)) <= 0")
+        .message("is above cpuLimit; lower it, or raise the limit")
+        .field_path(".cpu"),
+)]
 pub struct ResourceSpec {
     /// CPU that the scheduler reserves, in cores (`2`) or thousandths (`500m`).
     #[schemars(length(max = 16), regex(pattern = CPU_PATTERN))]
@@ -37,10 +46,16 @@ pub struct ResourceSpec {
 }
 
 /// GPUs of one replica. Each given property narrows the nodes that can run it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.resource) || self.allocation != 'dra'")
+        .message("is a resource of the device plugin, and allocation is dra; remove one of the two")
+        .field_path(".resource"),
+)]
 pub struct GpuSpec {
-    /// Product as the node label `nvidia.com/gpu.product` names it, or a prefix of it, such as `nvidia-a100`.
+    /// Product as the node label `nvidia.com/gpu.product` names it, such as `NVIDIA-H200`, or the short name of a family: `nvidia-a100`,
+    /// `nvidia-h100`, `nvidia-h200`, `nvidia-b200`, `nvidia-l4`, `nvidia-l40s`, `nvidia-a10`, `nvidia-t4`.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
@@ -52,9 +67,31 @@ pub struct GpuSpec {
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// Least compute capability, such as `8.0`: the node labels `nvidia.com/gpu.compute.major` and `.minor`.
+    #[schemars(length(max = 5), regex(pattern = "^[1-9][0-9]?[.][0-9]$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<String>,
+    /// What the device plugin calls a part of a GPU, such as `nvidia.com/mig-3g.40gb`; then `count` counts those. Left out: whole ones,
+    /// `nvidia.com/gpu`.
+    #[schemars(length(max = 63), regex(pattern = "^nvidia[.]com/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// Who hands the GPUs out.
     #[serde(default)]
     pub allocation: GpuAllocation,
+}
+
+impl Default for GpuSpec {
+    fn default() -> Self {
+        Self {
+            product: None,
+            count: one(),
+            memory: None,
+            compute_capability: None,
+            resource: None,
+            allocation: GpuAllocation::default(),
+        }
+    }
 }
 
 /// Who hands GPUs out.
@@ -66,10 +103,12 @@ pub enum GpuAllocation {
     DevicePlugin,
     /// Dynamic resource allocation: a claim on the device class `gpu.nvidia.com`, for clusters with NVIDIA's DRA driver.
     Dra,
+    /// By DRA where the cluster has that device class, else by the device plugin. When the class comes or goes, the pods are made anew.
+    Auto,
 }
 
 /// Where a child's pods may run. Deliberately small: a full pod template does not belong in a platform's manifest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
     /// Labels that a node must carry.
@@ -86,6 +125,8 @@ pub struct PodOverrides {
     pub priority_class_name: Option<String>,
     /// Extra annotations of the pods, for a service mesh or a cost tool.
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text(4096)))]
+    #[x_kube(validation = Rule::new(NAMES)
+        .message("has a name that Kubernetes takes for no annotation; write letters, digits, '-', '_' and '.', after a prefix such as example.com/ if you like"))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }

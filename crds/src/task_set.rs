@@ -19,6 +19,7 @@ use crate::status::BasicStatus;
     namespaced,
     shortname = "tasks",
     category = "aistack",
+    selectable = ".spec.worldRef.name",
     status = "BasicStatus",
     derive = "PartialEq",
     doc = "Tasks in a world, by level of difficulty, each proved solvable by an oracle.",

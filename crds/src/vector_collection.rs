@@ -17,6 +17,7 @@ use crate::status::ScaledStatus;
     namespaced,
     shortname = "vc",
     category = "aistack",
+    selectable = ".spec.stackRef.name",
     status = "ScaledStatus",
     derive = "PartialEq",
     doc = "Vectors with payloads that speak Qdrant: a collection on a stack's VectorForge, or a server of its own.",
@@ -29,6 +30,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Dimension", type_ = "integer", json_path = ".spec.dimension"),
     printcolumn(name = "Distance", type_ = "string", json_path = ".spec.distance"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
@@ -45,6 +47,13 @@ use crate::status::ScaledStatus;
     validation = Rule::new("self.replicationFactor <= (has(self.replicas) ? self.replicas : 1) || has(self.stackRef)")
         .message("is above replicas; each copy of a shard needs a server of its own")
         .field_path(".replicationFactor"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("cannot be added, changed or removed: the storage class of a volume is for ever; create a new VectorCollection and copy the points")
+        .field_path(".storageClassName"),
+    // Left out, it is 8Gi: neither that nor what takes its place may be smaller than what was.
+    validation = Rule::new("has(self.storage) == has(oldSelf.storage) || has(self.stackRef) || quantity(has(self.storage) ? self.storage : '8Gi').compareTo(quantity(has(oldSelf.storage) ? oldSelf.storage : '8Gi')) >= 0")
+        .message("would shrink, and left out it is 8Gi; a volume can grow but not shrink")
+        .field_path(".storage"),
 )]
 pub struct VectorCollectionSpec {
     /// Numbers in a vector. Cannot change.
@@ -91,6 +100,10 @@ pub struct VectorCollectionSpec {
     #[schemars(length(min = 1, max = 253))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
+    /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.
     #[serde(default)]
     pub resources: ResourceSpec,

@@ -239,10 +239,37 @@ fn changes_that_would_lose_data_are_refused() {
             Kind::KVCluster,
             "{storageClassName: a}",
             "{storageClassName: b}",
-            "spec.storageClassName: the storage class of a volume cannot change",
+            "spec.storageClassName: cannot be added, changed or removed",
         ),
-        (Kind::KVCluster, "{storageClassName: a}", "{}", "the storage class of a volume cannot change"),
-        (Kind::KVCluster, "{}", "{storageClassName: a}", ""),
+        (Kind::KVCluster, "{storageClassName: a}", "{}", "spec.storageClassName: cannot be"),
+        // Kubernetes takes no other template of claims for a StatefulSet that is there.
+        (Kind::KVCluster, "{}", "{storageClassName: a}", "spec.storageClassName: cannot be added"),
+        (
+            Kind::AIStack,
+            "{tinykv: {}, vectorforge: {}}",
+            "{tinykv: {}, vectorforge: {storageClassName: a}}",
+            "spec.vectorforge.storageClassName: cannot be added",
+        ),
+        (
+            Kind::VectorCollection,
+            "{dimension: 8, storageClassName: a}",
+            "{dimension: 8, storageClassName: b}",
+            "spec.storageClassName: cannot be added, changed",
+        ),
+        (
+            Kind::VectorCollection,
+            "{dimension: 8, storage: 16Gi}",
+            "{dimension: 8}",
+            "spec.storage: would shrink",
+        ),
+        (
+            Kind::VectorCollection,
+            "{dimension: 8}",
+            "{dimension: 8, storage: 4Gi}",
+            "spec.storage: would shrink",
+        ),
+        (Kind::VectorCollection, "{dimension: 8, storage: 4Gi}", "{dimension: 8}", ""),
+        (Kind::VectorCollection, "{dimension: 8}", "{dimension: 8, storage: 9Gi}", ""),
         (Kind::VectorCollection, "{dimension: 8}", "{dimension: 16}", "spec.dimension: cannot change"),
         (
             Kind::VectorCollection,
@@ -279,6 +306,32 @@ fn changes_that_would_lose_data_are_refused() {
             said.contains(needle) && said.is_empty() == needle.is_empty(),
             "{kind} {old} -> {new}: {said:?}"
         );
+    }
+}
+
+#[test]
+fn schedules_are_what_a_cron_job_takes() {
+    let spec = |schedule: &str| format!("{{backup: {{schedule: '{schedule}', destination: 's3://b/p'}}}}");
+    for schedule in
+        ["0 3 * * *", "*/5 * * * *", "30 2 1,15 * mon-fri", "0-30/10 0 ? jan,JUN 0", "59 23 31 12 6"]
+    {
+        accepted(Kind::KVCluster, &spec(schedule));
+    }
+    for schedule in [
+        "",
+        "daily",
+        "@hourly",
+        "60 3 * * *",
+        "0 24 * * *",
+        "0 3 32 * *",
+        "0 3 * 13 *",
+        "0 3 * * 7",
+        "0 3 * *",
+        "0 3 * * * *",
+        "*/0 3 * * *",
+        "0 3 * foo *",
+    ] {
+        assert_ne!(said(Kind::KVCluster, &spec(schedule)), "", "{schedule}");
     }
 }
 

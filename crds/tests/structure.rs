@@ -51,6 +51,28 @@ fn names_scope_and_subresources() {
             columns.contains(&"Ready") && columns.contains(&"Reason") && columns.last() == Some(&"Age"),
             "{kind}"
         );
+        assert_eq!(
+            columns.contains(&"Version"),
+            scales,
+            "{kind}: what has pods of its own says their version"
+        );
+    }
+}
+
+#[test]
+fn objects_are_selected_by_fields_that_there_are() {
+    let fields = |kind: Kind| {
+        let crd = kind.crd();
+        let fields = crd.spec.versions[0].selectable_fields.iter().flatten();
+        fields.map(|field| field.json_path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(Kind::InferenceService), [".spec.model.name", ".spec.runtime", ".spec.stackRef.name"]);
+    for kind in Kind::ALL {
+        for path in fields(kind) {
+            let mut names = path.trim_start_matches('.').split('.');
+            let found = names.try_fold(schema(kind), |at, name| at.get("properties")?.get(name).cloned());
+            assert_eq!(found.map(|field| field["type"].clone()), Some("string".into()), "{kind} {path}");
+        }
     }
 }
 

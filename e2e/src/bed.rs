@@ -36,11 +36,12 @@ impl Bed {
             return Ok(None);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let gpu = (1, "NVIDIA-A100-SXM4-80GB".to_owned());
+        let gpu = |product: &str| Some((1, product.to_owned()));
         let nodes = vec![
             HollowNode::new("node-1"),
             HollowNode::new("node-2"),
-            HollowNode { gpus: Some(gpu), ..HollowNode::new("node-with-a-gpu") },
+            HollowNode { gpus: gpu("NVIDIA-A100-SXM4-80GB"), ..HollowNode::new("node-with-a-gpu") },
+            HollowNode { gpus: gpu("NVIDIA-L4"), ..HollowNode::new("node-with-another") },
         ];
         let (processes, programs) = match programs() {
             Ok(programs) => (Ok(()), programs),

@@ -286,6 +286,32 @@ async fn a_secret_that_is_missing_is_named_and_its_arrival_is_noticed() -> Resul
 }
 
 #[tokio::test]
+async fn a_refused_child_keeps_none_of_the_others_from_being_applied() -> Result<()> {
+    let Some(story) = Story::begin("refused").await? else { return Ok(()) };
+    let backup = |schedule: &str| json!({"schedule": schedule, "destination": "pvc://shelf/kv"});
+    // A range that ends before it begins: the schema takes it, and a CronJob does not.
+    let spec = KVClusterSpec { backup: Some(serde_json::from_value(backup("0 3 9-1 * *"))?), ..three() };
+    let kv = story.create("kv", spec).await?;
+    story.until("kv", "its StatefulSet is there", |_: &StatefulSet| true).await?;
+    let told = |kv: &KVCluster| condition(kv, "Degraded").is_some_and(|degraded| degraded.1 == "ApplyFailed");
+    story.until::<KVCluster>("kv", "what is refused is said", told).await?;
+    let kv_now = story.says("kv", "WaitingForPods").await?;
+    assert!(told(&kv_now), "and beside it how the pods fare");
+    // What comes later in the list, and what goes, do so beside it.
+    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
+    let orphan = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
+        "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
+    let maps = story.api::<ConfigMap>();
+    maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&orphan)).await?;
+    wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
+        .await?;
+    story.edit::<KVCluster>("kv", &json!({"spec": {"backup": backup("0 3 1-9 * *")}})).await?;
+    let is_well = |kv: &KVCluster| condition(kv, "Degraded").is_some_and(|degraded| degraded.0 == "False");
+    story.until::<KVCluster>("kv", "an edit mends it", is_well).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
 async fn one_leads_and_hands_over() -> Result<()> {
     let Some(plane) = Plane::shared().await else { return Ok(()) };
     let namespace = plane.namespace("leads").await?;

@@ -86,7 +86,8 @@ async fn hostile_sizes_and_forbidden_changes_are_refused() -> Result<()> {
     api.create(&PostParams::default(), &serde_json::from_value(with("KVCluster", kept))?).await?;
     for (change, word) in [
         (json!({"spec": {"storage": "4Gi"}}), "4Gi is smaller than 8Gi; a volume can grow but not shrink"),
-        (json!({"spec": {"storageClassName": "slow"}}), "the storage class of a volume cannot change"),
+        (json!({"spec": {"storageClassName": "slow"}}), "the storage class of a volume is for ever"),
+        (json!({"spec": {"storageClassName": null}}), "cannot be added, changed or removed"),
         (json!({"spec": {"replicas": 4}}), "4 is even"),
     ] {
         let told = api.patch("thing", &PatchParams::default(), &Patch::Merge(&change)).await;

@@ -44,8 +44,39 @@ pub struct GpuClaim {
     pub count: u16,
     /// Least memory of each in MiB; 0 for any.
     pub memory_mib: u64,
+    /// Least compute capability.
+    pub compute: Option<Compute>,
+    /// What the device plugin calls what it hands out.
+    pub resource: String,
     /// Who hands them out.
     pub allocation: GpuAllocation,
+}
+
+/// A compute capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    major: u8,
+    minor: u8,
+}
+
+impl Compute {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    /// Nodes whose GPUs have it: in each of the lists, all must hold.
+    fn nodes(self) -> Vec<Vec<NodeSelectorRequirement>> {
+        let label = |part: &str| format!("nvidia.com/gpu.compute.{part}");
+        let above = |part: &str, number: u8| requirement(&label(part), "Gt", vec![number.to_string()]);
+        match (self.major, self.minor) {
+            (major, 0) => vec![vec![above("major", major.saturating_sub(1))]],
+            (major, minor) => vec![
+                vec![above("major", major)],
+                vec![requirement(&label("major"), "In", vec![major.to_string()]), above("minor", minor - 1)],
+            ],
+        }
+    }
 }
 
 impl Gpu {
@@ -75,12 +106,45 @@ impl Gpu {
             )
         })?;
         let product = spec.product.clone().unwrap_or_default();
-        Ok(Self::Claim(GpuClaim { product, count, memory_mib, allocation: spec.allocation }))
+        let compute = match &spec.compute_capability {
+            None => None,
+            Some(text) => Some(Compute::parse(text).ok_or_else(|| {
+                Problem::new(
+                    format!("{path}.computeCapability"),
+                    format!("`{text}` is no compute capability"),
+                    "write one such as 8.0",
+                )
+            })?),
+        };
+        let resource = spec.resource.clone().unwrap_or_else(|| WHOLE.to_owned());
+        let allocation = spec.allocation;
+        Ok(Self::Claim(GpuClaim { product, count, memory_mib, compute, resource, allocation }))
+    }
+
+    /// Whether it depends on the cluster who hands them out.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Claim(claim) if claim.allocation == GpuAllocation::Auto)
+    }
+
+    /// The same, handed out as a cluster can.
+    #[must_use]
+    pub fn handed_out(&self, has_device_class: bool) -> Self {
+        match self {
+            Self::Claim(claim) if claim.allocation == GpuAllocation::Auto => {
+                // Parts of a GPU are the device plugin's.
+                let by_dra = has_device_class && claim.resource == WHOLE;
+                let allocation = if by_dra { GpuAllocation::Dra } else { GpuAllocation::DevicePlugin };
+                Self::Claim(GpuClaim { allocation, ..claim.clone() })
+            }
+            gpu => gpu.clone(),
+        }
     }
 }
 
+/// What the device plugin calls whole GPUs.
+const WHOLE: &str = "nvidia.com/gpu";
 /// Device class of NVIDIA's DRA driver, and the domain of its devices' attributes.
-const DEVICE_CLASS: &str = "gpu.nvidia.com";
+pub const DEVICE_CLASS: &str = "gpu.nvidia.com";
 
 impl GpuClaim {
     /// Values of the node label that its product stands for.
@@ -108,6 +172,10 @@ impl GpuClaim {
             let memory = format!("device.capacity['{DEVICE_CLASS}'].memory");
             select(format!("{memory}.compareTo(quantity('{}Mi')) >= 0", self.memory_mib));
         }
+        if let Some(Compute { major, minor }) = self.compute {
+            let capability = format!("device.attributes['{DEVICE_CLASS}'].cudaComputeCapability");
+            select(format!("{capability}.compareTo(semver('{major}.{minor}.0')) >= 0"));
+        }
         let exactly = ExactDeviceRequest {
             device_class_name: DEVICE_CLASS.to_owned(),
             allocation_mode: Some("ExactCount".to_owned()),
@@ -132,14 +200,20 @@ impl GpuClaim {
         if self.memory_mib > 0 {
             wanted.push(requirement("nvidia.com/gpu.memory", "Gt", vec![(self.memory_mib - 1).to_string()]));
         }
-        if wanted.is_empty() {
+        let either = self.compute.map_or_else(|| vec![Vec::new()], Compute::nodes);
+        let terms: Vec<NodeSelectorTerm> = either
+            .into_iter()
+            .map(|also| [wanted.clone(), also].concat())
+            .filter(|all| !all.is_empty())
+            .map(|all| NodeSelectorTerm { match_expressions: Some(all), match_fields: None })
+            .collect();
+        if terms.is_empty() {
             return None;
         }
-        let term = NodeSelectorTerm { match_expressions: Some(wanted), match_fields: None };
         Some(Affinity {
             node_affinity: Some(NodeAffinity {
                 required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                    node_selector_terms: vec![term],
+                    node_selector_terms: terms,
                 }),
                 ..NodeAffinity::default()
             }),
@@ -169,12 +243,9 @@ mod tests {
     #[test]
     fn short_names_become_the_labels_of_nodes() {
         let values = |product: &str| {
-            let claim = GpuClaim {
-                product: product.to_owned(),
-                count: 1,
-                memory_mib: 0,
-                allocation: GpuAllocation::DevicePlugin,
-            };
+            let spec =
+                GpuSpec { product: (!product.is_empty()).then(|| product.to_owned()), ..GpuSpec::default() };
+            let Ok(Gpu::Claim(claim)) = Gpu::validate(Some(&spec), "spec.gpu") else { panic!("a claim") };
             let affinity = serde_json::to_value(claim.affinity()).expect("plain data");
             affinity.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchExpressions/0/values").cloned()
         };
@@ -182,5 +253,70 @@ mod tests {
         assert_eq!(values("NVIDIA-A100").expect("values").as_array().expect("list").len(), 4);
         assert_eq!(values("NVIDIA-RTX-A6000").expect("values")[0], "NVIDIA-RTX-A6000");
         assert_eq!(values(""), None);
+    }
+
+    fn claim(spec: &GpuSpec) -> GpuClaim {
+        match Gpu::validate(Some(spec), "spec.gpu") {
+            Ok(Gpu::Claim(claim)) => claim,
+            other => panic!("a claim, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_compute_capability_is_a_bound_of_two_numbers() {
+        let terms = |capability: &str, product: Option<&str>| {
+            let claim = claim(&GpuSpec {
+                product: product.map(str::to_owned),
+                compute_capability: Some(capability.to_owned()),
+                ..GpuSpec::default()
+            });
+            let affinity = serde_json::to_value(claim.affinity()).expect("plain data");
+            let terms = affinity
+                .pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
+                .and_then(serde_json::Value::as_array)
+                .expect("terms")
+                .clone();
+            let words = |term: &serde_json::Value| {
+                let all = term["matchExpressions"].as_array().expect("a list");
+                let word = |it: &serde_json::Value| {
+                    format!(
+                        "{} {} {}",
+                        it["key"].as_str().unwrap_or_default(),
+                        it["operator"],
+                        it["values"][0]
+                    )
+                };
+                all.iter()
+                    .map(word)
+                    .collect::<Vec<_>>()
+                    .join(" & ")
+                    .replace("nvidia.com/gpu.", "")
+                    .replace('"', "")
+            };
+            terms.iter().map(words).collect::<Vec<_>>()
+        };
+        assert_eq!(terms("9.0", None), ["compute.major Gt 8"]);
+        assert_eq!(terms("8.6", None), ["compute.major Gt 8", "compute.major In 8 & compute.minor Gt 5"]);
+        assert_eq!(terms("9.0", Some("NVIDIA-H200")), ["product In NVIDIA-H200 & compute.major Gt 8"]);
+        let spec = GpuSpec { compute_capability: Some("8.6".to_owned()), ..GpuSpec::default() };
+        let devices = serde_json::to_string(&claim(&spec).devices()).expect("plain data");
+        assert!(devices.contains("cudaComputeCapability.compareTo(semver('8.6.0')) >= 0"), "{devices}");
+    }
+
+    #[test]
+    fn who_hands_gpus_out_may_be_left_to_the_cluster() {
+        use GpuAllocation::{Auto, DevicePlugin, Dra};
+        let mig = Some("nvidia.com/mig-3g.40gb".to_owned());
+        for (asked, resource, has_class, expected) in [
+            (Auto, None, true, Dra),
+            (Auto, None, false, DevicePlugin),
+            (Auto, mig, true, DevicePlugin),
+            (DevicePlugin, None, true, DevicePlugin),
+            (Dra, None, false, Dra),
+        ] {
+            let spec = GpuSpec { allocation: asked, resource, ..GpuSpec::default() };
+            let Gpu::Claim(claim) = Gpu::Claim(claim(&spec)).handed_out(has_class) else { panic!("a claim") };
+            assert_eq!(claim.allocation, expected, "{spec:?} {has_class}");
+        }
     }
 }

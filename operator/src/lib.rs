@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod aistack;
+mod autoscaler;
 mod compile;
 pub mod document;
 pub mod env_pool;

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -42,10 +43,13 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
     if workload.gpu != Gpu::None {
         tolerations.push(GpuClaim::toleration());
     }
-    let affinity = match &workload.gpu {
+    let mut affinity = match &workload.gpu {
         Gpu::None => None,
         Gpu::Claim(claim) => claim.affinity(),
     };
+    if workload.replicas > 1 {
+        affinity.get_or_insert_default().pod_anti_affinity = Some(apart(workload));
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(workload.owner.labels()),
@@ -89,6 +93,23 @@ fn config_hash(workload: &Workload) -> String {
         hash.update([0]);
     }
     hex::encode(&hash.finalize()[..8])
+}
+
+/// Pods of a kind rather go to zones that have none of it. Not by a second constraint of spread: the scheduler passes over all of them
+/// on nodes that lack one's label, and many clusters have no zones.
+fn apart(workload: &Workload) -> PodAntiAffinity {
+    let term = PodAffinityTerm {
+        topology_key: "topology.kubernetes.io/zone".to_owned(),
+        label_selector: Some(workload.owner.label_selector()),
+        ..PodAffinityTerm::default()
+    };
+    PodAntiAffinity {
+        preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+            weight: 100,
+            pod_affinity_term: term,
+        }]),
+        required_during_scheduling_ignored_during_execution: None,
+    }
 }
 
 fn spread(workload: &Workload) -> TopologySpreadConstraint {
@@ -188,9 +209,9 @@ fn resources(workload: &Workload) -> Option<ResourceRequirements> {
         limits.insert("cpu".to_owned(), Quantity(cpu.clone()));
     }
     if let Gpu::Claim(claim) = &workload.gpu
-        && claim.allocation == GpuAllocation::DevicePlugin
+        && claim.allocation != GpuAllocation::Dra
     {
-        limits.insert("nvidia.com/gpu".to_owned(), Quantity(claim.count.to_string()));
+        limits.insert(claim.resource.clone(), Quantity(claim.count.to_string()));
     }
     (!requests.is_empty() || !limits.is_empty()).then(|| ResourceRequirements {
         requests: (!requests.is_empty()).then_some(requests),

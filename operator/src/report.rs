@@ -32,6 +32,10 @@ pub(crate) fn tag(image: &Image) -> String {
 
 /// How pods fare that are all alike.
 pub(crate) fn of_pods(summary: String, pods: &Pods) -> Report {
+    Report { serves: Some(pods.ready > 0), ..fare(summary, pods) }
+}
+
+fn fare(summary: String, pods: &Pods) -> Report {
     if let Some(failure) = &pods.failure {
         return Report::degraded(summary, Because::new("PodsRefused", failure.clone()));
     }

@@ -148,6 +148,8 @@ pub struct Claim {
     pub size: Size,
     /// StorageClass.
     pub class: StorageClass,
+    /// VolumeAttributesClass, if one is named.
+    pub attributes: Option<String>,
     /// Whether it is deleted with its owner.
     pub deleted_with_owner: bool,
 }
@@ -434,6 +436,7 @@ impl Workload {
             spec: Some(PersistentVolumeClaimSpec {
                 access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
                 storage_class_name: class,
+                volume_attributes_class_name: claim.attributes.clone(),
                 resources: Some(VolumeResourceRequirements {
                     requests: Some(BTreeMap::from([(
                         "storage".to_owned(),

@@ -69,3 +69,20 @@ fn tasks_that_are_none_are_refused() {
     let problems = task_set::validate(&tasks).expect_err("no task");
     assert_eq!(problems[0].path, "spec.levels");
 }
+
+#[test]
+fn an_autoscaler_owns_the_number_of_a_pools_servers() {
+    let scaling = json!({"minReplicas": 2, "maxReplicas": 9, "targetCpuPercent": 60});
+    let spec = json!({"worldRef": {"name": "shop"}, "scaling": scaling, "resources": {"cpu": "1"}});
+    let pool: EnvPool = read("EnvPool", &spec);
+    let built = env_pool::build(&env_pool::validate(&pool).expect("valid"));
+    let of_kind = |kind: &str| {
+        let manifest = built.iter().find(|manifest| manifest.kind() == kind).expect(kind);
+        serde_json::to_value(manifest).expect("plain data")
+    };
+    assert_eq!(of_kind("StatefulSet").pointer("/spec/replicas"), None);
+    let scaler = of_kind("HorizontalPodAutoscaler");
+    assert_eq!(scaler["spec"]["scaleTargetRef"]["kind"], "StatefulSet");
+    assert_eq!((&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]), (&json!(2), &json!(9)));
+    assert_eq!(scaler.pointer("/spec/metrics/0/resource/target/averageUtilization"), Some(&json!(60)));
+}

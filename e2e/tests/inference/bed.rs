@@ -66,6 +66,15 @@ impl Bed {
     /// Begins one with further servers: each the name of its Service, its address, and its process.
     pub async fn begin_with(name: &str, servers: Vec<(&str, String, Process)>) -> Result<Option<Self>> {
         let Some(plane) = Plane::shared().await else { return Ok(None) };
+        Self::begin_on(plane, name, servers).await.map(Some)
+    }
+
+    /// Begins one on a plane.
+    pub async fn begin_on(
+        plane: &'static Plane,
+        name: &str,
+        servers: Vec<(&str, String, Process)>,
+    ) -> Result<Self> {
         let namespace = plane.namespace(name).await?;
         let folder = tempfile::tempdir()?;
         let http = reqwest::Client::builder().build()?;
@@ -112,7 +121,7 @@ impl Bed {
             _folder: folder,
         };
         bed.apply("apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: s}\nspec: {tinykv: {}, vectorforge: {}, tinyinfer: {model: base, embedding: {model: e}}, modelhub: {}}\n").await?;
-        Ok(Some(bed))
+        Ok(bed)
     }
 
     /// Waits until a service has a condition for that reason.

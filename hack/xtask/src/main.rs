@@ -2,6 +2,7 @@
 
 mod bundle;
 mod charts;
+mod conditions;
 mod images;
 mod kinds;
 mod models;
@@ -62,6 +63,8 @@ fn derived(root: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     files.extend(reference::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     files.extend(bundle::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
     files.extend(kinds::generate(root)?.into_iter().map(|(path, text)| (path, text.into_bytes())));
+    let (path, text) = conditions::generate(root)?;
+    files.push((path, text.into_bytes()));
     for (name, text) in aistack_crds::generated() {
         let template = charts::template(&name, &text)?;
         files.push((root.join("charts/aistack-crds/templates").join(&name), template.into()));

@@ -77,6 +77,7 @@ pub fn run(root: &Path) -> Result<()> {
     edges(root, &mut findings)?;
     top_level(root, &mut findings)?;
     crate::charts::check(root, &mut findings)?;
+    crate::conditions::check(root, &mut findings)?;
     for file in sources(root) {
         source(root, &file, &mut findings)?;
     }

@@ -4,8 +4,8 @@ use aistack_crds::aistack::{
     EmbeddingSpec, InferenceSpec, InferenceType, ModelHubSpec, Retention, TinyInferSpec, VectorForgeSpec,
     VectorStoreSpec,
 };
-use aistack_crds::inference_service::{ModelSpec, Runtime, Task};
-use aistack_crds::parts::{GpuAllocation, GpuSpec, ImageSpec, ResourceSpec};
+use aistack_crds::inference_service::{ModelSpec, Rollout, Runtime, Task};
+use aistack_crds::parts::{GpuSpec, ImageSpec, ResourceSpec};
 use aistack_crds::{AIStack, InferenceService, InferenceServiceSpec, KVCluster};
 use kube::Resource;
 
@@ -128,10 +128,17 @@ impl Reading<'_> {
         }
     }
 
-    fn claim(&mut self, path: &str, storage: &str, class: Option<&String>) -> Option<Claim> {
+    fn claim(
+        &mut self,
+        path: &str,
+        storage: &str,
+        class: Option<&String>,
+        attributes: Option<&String>,
+    ) -> Option<Claim> {
         let size = object::size(path, storage, &mut self.problems)?;
         let deleted_with_owner = self.stack.spec.retention == Retention::Delete;
-        Some(Claim { size, class: StorageClass::of(class), deleted_with_owner })
+        let (class, attributes) = (StorageClass::of(class), attributes.cloned());
+        Some(Claim { size, class, attributes, deleted_with_owner })
     }
 
     fn kv(&mut self) -> Kv {
@@ -174,8 +181,9 @@ impl Reading<'_> {
                 "use replicas: 1",
             ));
         }
+        let attributes = own.volume_attributes_class_name.as_ref();
         let Some(claim) =
-            self.claim("spec.vectorforge.storage", &own.storage, own.storage_class_name.as_ref())
+            self.claim("spec.vectorforge.storage", &own.storage, own.storage_class_name.as_ref(), attributes)
         else {
             return Vector::Absent;
         };
@@ -244,8 +252,9 @@ impl Reading<'_> {
             (None, None) => return Hub::Absent,
         };
         self.hub_gaps(hub, path);
+        let attributes = hub.volume_attributes_class_name.as_ref();
         let Some(claim) =
-            self.claim(&format!("{path}.storage"), &hub.storage, hub.storage_class_name.as_ref())
+            self.claim(&format!("{path}.storage"), &hub.storage, hub.storage_class_name.as_ref(), attributes)
         else {
             return Hub::Absent;
         };
@@ -342,6 +351,7 @@ fn service_spec(model: &str, task: Task, runtime: Runtime) -> InferenceServiceSp
         gpu: None,
         traffic: Vec::new(),
         canary: None,
+        rollout: Rollout::default(),
         adapters: Vec::new(),
         quantization: None,
         speculative: None,
@@ -360,8 +370,7 @@ fn chat_of_tinyinfer(own: &TinyInferSpec) -> InferenceServiceSpec {
     spec.gpu = own.gpu.as_ref().map(|product| GpuSpec {
         product: Some(product.clone()),
         count: own.gpu_count.unwrap_or(1),
-        memory: None,
-        allocation: GpuAllocation::default(),
+        ..GpuSpec::default()
     });
     spec.quantization = own.quantization;
     spec.context_length = own.context_length;
@@ -380,12 +389,8 @@ fn chat_of_inference(other: &InferenceSpec) -> InferenceServiceSpec {
     spec.secret_ref.clone_from(&other.secret_ref);
     spec.tls.clone_from(&other.tls);
     spec.replicas = other.replicas;
-    spec.gpu = other.gpu.as_ref().map(|product| GpuSpec {
-        product: Some(product.clone()),
-        count: 1,
-        memory: None,
-        allocation: GpuAllocation::default(),
-    });
+    spec.gpu =
+        other.gpu.as_ref().map(|product| GpuSpec { product: Some(product.clone()), ..GpuSpec::default() });
     spec
 }
 

@@ -8,7 +8,7 @@ use super::{ADMIN_PORT, COMPONENT, HTTP_PORT, ValidatedEnvPool};
 use crate::job::Mounted;
 use crate::manifest::{Manifest, Manifests};
 use crate::workload::{ADMIN_PORT as ADMIN, ConfigFile, Port, Probes, Reach, Workload};
-use crate::{task_set, world};
+use crate::{autoscaler, task_set, world};
 
 /// What an EnvPool becomes.
 pub fn build(pool: &ValidatedEnvPool) -> Manifests {
@@ -23,7 +23,8 @@ pub fn build(pool: &ValidatedEnvPool) -> Manifests {
     }
     let name = format!("{COMPONENT}-{}", pool.name);
     let mut workload = Workload::that_ends(name, pool.owner.clone(), pool.image.clone(), COMPONENT);
-    workload.replicas = u16::try_from(pool.spec.replicas).unwrap_or(1);
+    let most = pool.spec.scaling.as_ref().map_or(pool.spec.replicas, |scaling| scaling.max_replicas);
+    workload.replicas = u16::try_from(most).unwrap_or(1);
     workload.args = arguments;
     workload.config = vec![file];
     workload.resources = pool.spec.resources.clone();
@@ -37,7 +38,15 @@ pub fn build(pool: &ValidatedEnvPool) -> Manifests {
     for manifest in &mut manifests.0 {
         if let Manifest::StatefulSet(set) = manifest {
             mount(&mut set.spec.template, &inputs);
+            if pool.spec.scaling.is_some() {
+                set.spec.replicas = None;
+            }
         }
+    }
+    if let Some(scaling) = &pool.spec.scaling {
+        let metric = autoscaler::of_cpu(scaling.target_cpu_percent);
+        let bounds = scaling.min_replicas..=scaling.max_replicas;
+        manifests.push(autoscaler::of(&workload, "StatefulSet", bounds, metric));
     }
     manifests
 }

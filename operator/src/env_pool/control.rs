@@ -60,6 +60,7 @@ impl Controller for EnvController {
             replicas: pods.replicas,
             ready_replicas: pods.ready,
             selector: Some(report::selector(&pool.owner)),
+            version: (pods.is_complete() && pods.ready > 0).then(|| report::tag(&pool.image)),
             ..Scaled::default()
         };
         report

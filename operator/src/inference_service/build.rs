@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub(super) registry: Option<Registry>,
     /// Whether the service sleeps.
     pub(super) is_asleep: bool,
+    /// Whether the cluster hands GPUs out by claims.
+    pub(super) has_device_class: bool,
 }
 
 /// What an InferenceService becomes.
@@ -43,6 +45,8 @@ pub fn build(service: &ValidatedInferenceService) -> Manifests {
 pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surroundings) -> Manifests {
     let mut manifests = Manifests::default();
     let Some(serving) = service.serving() else { return manifests };
+    let gpu = serving.gpu.handed_out(around.has_device_class);
+    let serving = &Serving { gpu, ..serving.clone() };
     for version in &service.versions {
         let workload = match &service.engine {
             Engine::Vllm(_) => vllm(service, serving, version),

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use aistack_api::traffic::{CanaryPhase, TrafficState};
+use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
+use k8s_openapi::api::resource::v1::DeviceClass;
+use kube::{Api, Resource as _};
 
 use super::build::{Surroundings, build_in, owner_of};
 use super::fetch::Registry;
 use super::pods::{self, Trouble};
+use super::rollout::{self, Crew};
 use super::version::Version;
 use super::{Engine, ValidatedInferenceService, report as said, route, scaling, validate};
 use crate::aistack;
+use crate::gpu::DEVICE_CLASS;
 use crate::hub::{Hub, HubError};
-use crate::kernel::apply::{self, Applied};
+use crate::kernel::apply::{self, Applied, said as said_by};
 use crate::kernel::child::{ChildKey, ChildKind, Holder, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Report;
@@ -52,6 +57,10 @@ pub struct Found {
     is_built: bool,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
+    /// Whether the cluster hands GPUs out by claims, where somebody has to know.
+    has_device_class: bool,
+    /// Pods of the version before and of this one, where one takes the other's place.
+    change: Option<(Crew, Crew)>,
 }
 
 /// A route, as ModelHub has it.
@@ -99,6 +108,11 @@ impl Found {
     pub(super) fn taken_by(&self, service: &ValidatedInferenceService) -> Option<&str> {
         let wanted = route::wanted(service)?;
         self.state().map(|state| state.route.owner.as_str()).filter(|owner| *owner != wanted.owner)
+    }
+
+    /// Whether the version before still has more pods than the one that takes its place.
+    fn is_outnumbered(&self) -> bool {
+        self.change.as_ref().is_some_and(|(old, new)| old.ready > new.ready)
     }
 
     /// Versions that requests must not be led to yet: none of their pods is ready.
@@ -156,6 +170,9 @@ impl InferenceController {
                 found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
             }
         }
+        if service.serving().is_some_and(|serving| serving.gpu.is_open()) {
+            found.has_device_class = has_device_class(cluster).await?;
+        }
         if let Some(hub) = found.hub.as_ref().filter(|_| service.needs_route()) {
             found.route = match hub.route(cluster, &service.model).await {
                 Ok(Some(state)) => RouteFound::There(Box::new(state)),
@@ -163,7 +180,41 @@ impl InferenceController {
                 Err(error) => RouteFound::Away(error.to_string()),
             };
         }
+        self.look_at_change(cluster, service, found).await
+    }
+
+    /// Counts the pods of both versions while one takes the other's place.
+    async fn look_at_change(
+        &self,
+        cluster: &Cluster,
+        service: &ValidatedInferenceService,
+        found: &mut Found,
+    ) -> Result<(), StepError> {
+        if service.rollout != Rollout::InPlace || found.state().is_none() || found.is_routed(service) {
+            return Ok(());
+        }
+        let names: Vec<String> =
+            service.versions.iter().map(|version| service.workload_name(version)).collect();
+        let is_old = |key: &&ChildKey| key.kind == ChildKind::Deployment && !names.contains(&key.object.name);
+        let Some(old) = found.children.iter().find(is_old) else { return Ok(()) };
+        let new = ObjectName::new(old.object.namespace.as_str(), names[0].as_str());
+        let (old, new) = (Crew::of(cluster, &old.object).await?, Crew::of(cluster, &new).await?);
+        found.change = Some((old, new));
         Ok(())
+    }
+}
+
+/// Whether the cluster has NVIDIA's class of devices. One that the operator may not look at it in, as a namespace's own may not, has
+/// none for it.
+async fn has_device_class(cluster: &Cluster) -> Result<bool, StepError> {
+    let api: Api<DeviceClass> = Api::all(cluster.client.clone());
+    match api.get_opt(DEVICE_CLASS).await {
+        Ok(class) => Ok(class.is_some()),
+        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 404 => Ok(false),
+        Err(error) => Err(StepError {
+            reason: "ReadFailed",
+            message: format!("the DeviceClass {DEVICE_CLASS} could not be read: {}", said_by(&error)),
+        }),
     }
 }
 
@@ -270,12 +321,19 @@ impl Controller for InferenceController {
             key: hub.key.clone(),
             image: hub.image.clone(),
         });
-        Some(build_in(service, &Surroundings { registry, is_asleep: found.is_asleep(service) }))
+        let (is_asleep, has_device_class) = (found.is_asleep(service), found.has_device_class);
+        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class }))
     }
 
     /// What served until now stays until ModelHub leads requests to what is to serve.
     fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
-        if found.is_routed(service) { Vec::new() } else { found.children.clone() }
+        if found.is_routed(service) {
+            return Vec::new();
+        }
+        // An autoscaler would call back what is to make room.
+        let makes_room = service.rollout == Rollout::InPlace;
+        let stays = |key: &&ChildKey| !(makes_room && key.kind == ChildKind::HorizontalPodAutoscaler);
+        found.children.iter().filter(stays).cloned().collect()
     }
 
     async fn act(
@@ -298,7 +356,13 @@ impl Controller for InferenceController {
             RouteFound::Absent => None,
             RouteFound::There(state) => Some(state.as_ref()),
         };
+        if let Some((old, new)) = found.change.as_ref().filter(|(old, new)| rollout::is_to_yield(old, new)) {
+            rollout::give_way(cluster, &service.owner.namespace, old, new).await?;
+            let told = format!("one pod fewer of {}: no node has room for one of {}", old.name, new.name);
+            cluster.tell(&object.object_ref(&()), false, "MakingRoom", told).await;
+        }
         let is_early = before.is_some() && !found.awaited(service).is_empty() && wanted.hold.is_none();
+        let is_early = is_early || found.is_outnumbered();
         if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
             return Ok(());
         }

@@ -5,6 +5,7 @@ mod control;
 mod fetch;
 mod pods;
 mod report;
+mod rollout;
 mod route;
 mod scaling;
 mod validate;

@@ -180,6 +180,7 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
     let is_serving = matches!(&found.route, RouteFound::There(_)) && !report.is_stalled;
     if !is_so && !is_serving && report.ready.0 {
         report.ready = (false, because.clone());
+        report.serves = Some(false);
         match &found.route {
             RouteFound::Away(_) => report.degraded = Some(because),
             _ if report.is_stalled => report.degraded = Some(because),
@@ -227,6 +228,8 @@ fn conditions(
     let mut say = |kind, is_so, reason, message: String| {
         extra.push(Extra { kind, is_so, because: Because::new(reason, message) });
     };
+    let (is_loaded, reason, said) = loaded(service, found, pods);
+    say("ModelLoaded", is_loaded, reason, said);
     if let Some(why) = &found.trouble.unschedulable {
         say("Scheduled", Some(false), "Unschedulable", why.clone());
     }
@@ -258,6 +261,25 @@ fn conditions(
         say("Autoscaling", Some(false), "NoMetric", why);
     }
     extra
+}
+
+/// Whether a pod has the model in its memory, and has answered with it once: an engine is not ready before.
+fn loaded(
+    service: &ValidatedInferenceService,
+    found: &Found,
+    pods: &Pods,
+) -> (Option<bool>, &'static str, String) {
+    if pods.ready > 0 {
+        return (Some(true), "Loaded", "a pod has loaded the model and run it once".to_owned());
+    }
+    if found.is_asleep(service) {
+        return (Some(false), "Asleep", "it has no pods; a request wakes it".to_owned());
+    }
+    match (&found.trouble.fetch, &found.trouble.engine) {
+        (Some(why), _) => (Some(false), "FetchFailed", why.clone()),
+        (None, Some(engine)) => (Some(false), engine.reason, engine.message.clone()),
+        (None, None) => (None, "NotLoadedYet", "no pod has loaded the model yet".to_owned()),
+    }
 }
 
 fn look_again(

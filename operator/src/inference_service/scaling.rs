@@ -2,62 +2,28 @@
 
 use aistack_api::traffic::TrafficState;
 use aistack_crds::inference_service::{ScalingMetric, ScalingSpec};
-use k8s_openapi::api::autoscaling::v2::{
-    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricIdentifier,
-    MetricSpec, MetricTarget, PodsMetricSource, ResourceMetricSource,
-};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 
+use crate::autoscaler;
 use crate::workload::Workload;
 
 /// Requests in flight of a pod, running and waiting: what an adapter makes of `vllm:num_requests_running` and
 /// `vllm:num_requests_waiting`, which TinyInfer and vLLM both have.
 pub const IN_FLIGHT: &str = "aistack_requests_in_flight";
 
+/// Tokens a second of a pod: what an adapter makes of `vllm:prompt_tokens_total` and `vllm:generation_tokens_total`.
+pub const TOKENS: &str = "aistack_tokens_per_second";
+
 /// The autoscaler of a workload's Deployment.
 pub fn autoscaler(workload: &Workload, bounds: &ScalingSpec) -> HorizontalPodAutoscaler {
     let metric = match bounds.metric {
-        ScalingMetric::Concurrency => MetricSpec {
-            type_: "Pods".to_owned(),
-            pods: Some(PodsMetricSource {
-                metric: MetricIdentifier { name: IN_FLIGHT.to_owned(), selector: None },
-                target: MetricTarget {
-                    type_: "AverageValue".to_owned(),
-                    average_value: Some(Quantity(bounds.target_concurrency.to_string())),
-                    ..MetricTarget::default()
-                },
-            }),
-            ..MetricSpec::default()
-        },
-        ScalingMetric::Cpu => MetricSpec {
-            type_: "Resource".to_owned(),
-            resource: Some(ResourceMetricSource {
-                name: "cpu".to_owned(),
-                target: MetricTarget {
-                    type_: "Utilization".to_owned(),
-                    average_utilization: Some(bounds.target_cpu_percent),
-                    ..MetricTarget::default()
-                },
-            }),
-            ..MetricSpec::default()
-        },
+        ScalingMetric::Concurrency => autoscaler::of_pods(IN_FLIGHT, bounds.target_concurrency),
+        ScalingMetric::Tokens => autoscaler::of_pods(TOKENS, bounds.target_tokens_per_second),
+        ScalingMetric::Cpu => autoscaler::of_cpu(bounds.target_cpu_percent),
     };
-    HorizontalPodAutoscaler {
-        metadata: workload.owner.metadata(&workload.name),
-        spec: HorizontalPodAutoscalerSpec {
-            scale_target_ref: CrossVersionObjectReference {
-                api_version: Some("apps/v1".to_owned()),
-                kind: "Deployment".to_owned(),
-                name: workload.name.clone(),
-            },
-            // It rests while there are no pods; putting them to sleep and waking them is the operator's.
-            min_replicas: Some(bounds.min_replicas.max(1)),
-            max_replicas: bounds.max_replicas,
-            metrics: Some(vec![metric]),
-            ..HorizontalPodAutoscalerSpec::default()
-        },
-        status: None,
-    }
+    // It rests while there are no pods; putting them to sleep and waking them is the operator's.
+    let least = bounds.min_replicas.max(1);
+    autoscaler::of(workload, "Deployment", least..=bounds.max_replicas, metric)
 }
 
 /// Whether a service that may sleep is to sleep. `gateway` is what ModelHub says; `None` when it does not answer.

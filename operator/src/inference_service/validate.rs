@@ -2,7 +2,7 @@
 
 use aistack_crds::InferenceService;
 use aistack_crds::inference_service::{
-    CanarySpec, ModelCacheSpec, Pooling, Runtime, ScalingSpec, Task, TrafficTarget,
+    CanarySpec, ModelCacheSpec, Pooling, Rollout, Runtime, ScalingSpec, Task, TrafficTarget,
 };
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 
@@ -42,6 +42,7 @@ pub struct ValidatedInferenceService {
     /// Shares that the manifest gives.
     pub(super) traffic: Vec<TrafficTarget>,
     pub(super) canary: Option<CanarySpec>,
+    pub(super) rollout: Rollout,
     gaps: Vec<Gap>,
 }
 
@@ -267,6 +268,7 @@ pub fn validate(
         versions: versions(service),
         traffic: spec.traffic.clone(),
         canary: spec.canary.clone(),
+        rollout: spec.rollout,
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::DynamicObject;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::child::{APPLIED, ChildKey, ChildKind, Observed, Progress};
+use super::claims::{self, Template};
 use super::cluster::Cluster;
 use super::controller::StepError;
 use super::covers::covers;
@@ -36,6 +38,14 @@ pub enum ApplyError {
     #[error("apply {child}: {source}")]
     Write {
         /// Which.
+        child: ChildKey,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The API server would not have it larger.
+    #[error("grow {child}: {source}")]
+    Grow {
+        /// Which claim.
         child: ChildKey,
         /// Why.
         source: Box<kube::Error>,
@@ -85,6 +95,7 @@ impl ApplyError {
         match self {
             Self::Read { .. } => "ReadFailed",
             Self::Write { .. } => "ApplyFailed",
+            Self::Grow { .. } => "ClaimRefused",
             Self::Delete { .. } => "DeleteFailed",
             Self::Taken { .. } | Self::Unowned { .. } => "NameTaken",
             Self::Leaving { .. } => "StillDeleting",
@@ -96,11 +107,46 @@ impl ApplyError {
         matches!(self, Self::Taken { .. } | Self::Unowned { .. })
     }
 
+    /// Which child it is about.
+    pub fn child(&self) -> &ChildKey {
+        match self {
+            Self::Read { child, .. }
+            | Self::Write { child, .. }
+            | Self::Grow { child, .. }
+            | Self::Delete { child, .. }
+            | Self::Taken { child, .. }
+            | Self::Unowned { child, .. }
+            | Self::Leaving { child } => child,
+        }
+    }
+
+    /// Whether what serves goes on serving as the spec asks for, without it.
+    pub fn is_aside(&self) -> bool {
+        matches!(self, Self::Grow { .. }) || self.child().kind.is_aside()
+    }
+
+    /// Whether what bears the child's name is not ours, or not for long: nothing may be done by way of it.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. })
+    }
+
+    /// Whether nobody answered: then there is no use in asking on.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Read { source, .. }
+            | Self::Write { source, .. }
+            | Self::Grow { source, .. }
+            | Self::Delete { source, .. } => !matches!(**source, kube::Error::Api(_)),
+            Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => false,
+        }
+    }
+
     /// A sentence that stays the same while the failure does: without versions and times that an answer may carry.
     pub fn message(&self) -> String {
         match self {
             Self::Read { child, source } => format!("{child} could not be read: {}", said(source)),
             Self::Write { child, source } => format!("{child} was refused: {}", said(source)),
+            Self::Grow { child, source } => format!("{child} cannot grow: {}", said(source)),
             Self::Delete { child, source } => format!("{child} could not be deleted: {}", said(source)),
             Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => self.to_string(),
         }
@@ -141,6 +187,15 @@ impl Applied {
     }
 }
 
+/// What came of applying: a child that is refused keeps none of the others from being applied.
+#[derive(Debug, Default)]
+pub struct Tried {
+    /// The children that are there: as they should be, or as they were before a change was refused.
+    pub applied: Applied,
+    /// What went wrong.
+    pub refused: Vec<ApplyError>,
+}
+
 /// Whose children are applied.
 #[derive(Clone, Debug)]
 pub struct Parent {
@@ -150,39 +205,69 @@ pub struct Parent {
     pub reference: OwnerReference,
 }
 
-/// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`.
-pub async fn apply(
-    cluster: &Cluster,
-    parent: &Parent,
-    wanted: &Manifests,
-    kept: Vec<ChildKey>,
-) -> Result<Applied, ApplyError> {
-    let mut applied = Applied::default();
+impl Parent {
+    /// The same, as Events name it.
+    pub(super) fn about(&self) -> ObjectReference {
+        let OwnerReference { api_version, kind, name, uid, .. } = self.reference.clone();
+        ObjectReference {
+            api_version: Some(api_version),
+            kind: Some(kind),
+            name: Some(name),
+            namespace: Some(self.namespace.clone()),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`. What served goes
+/// only when all that may take its place is there.
+pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests, kept: Vec<ChildKey>) -> Tried {
+    let mut tried = Tried::default();
     let mut kept: BTreeSet<ChildKey> = kept.into_iter().collect();
     for manifest in wanted {
         let kind = ChildKind::from_name(manifest.kind()).expect("every manifest is of a kind of children");
         let key = ChildKey { kind, object: ObjectName::new(parent.namespace.as_str(), manifest.name()) };
         let value = serde_json::to_value(manifest).expect("Kubernetes objects are plain data");
-        let progress = one(cluster, parent, &key, value).await?;
         kept.insert(key.clone());
-        applied.0.push(AppliedChild { key, progress });
+        let settled = one(cluster, parent, &key, value).await;
+        tried.applied.0.extend(settled.progress.map(|progress| AppliedChild { key, progress }));
+        let is_silence = settled.failure.as_ref().is_some_and(ApplyError::is_silence);
+        tried.refused.extend(settled.failure);
+        if is_silence {
+            return tried;
+        }
     }
-    prune(cluster, parent, &kept).await?;
-    Ok(applied)
+    if tried.refused.iter().all(ApplyError::is_aside) {
+        tried.refused.extend(prune(cluster, parent, &kept).await.err());
+    }
+    tried
 }
 
-async fn one(
-    cluster: &Cluster,
-    parent: &Parent,
-    key: &ChildKey,
-    value: Value,
-) -> Result<Progress, ApplyError> {
+/// What came of one child.
+struct Settled {
+    /// How it fares, where it is there.
+    progress: Option<Progress>,
+    failure: Option<ApplyError>,
+}
+
+impl Settled {
+    fn well(progress: Progress) -> Self {
+        Self { progress: Some(progress), failure: None }
+    }
+
+    fn failed(failure: ApplyError) -> Self {
+        Self { progress: None, failure: Some(failure) }
+    }
+}
+
+async fn one(cluster: &Cluster, parent: &Parent, key: &ChildKey, value: Value) -> Settled {
     let child = Child::new(cluster, parent, key, value);
     if let Some(observed) = cluster.children.observed(key)
         && observed.is_as_applied
         && observed.applied == child.hash
     {
-        return Ok(observed.progress);
+        return Settled::well(observed.progress);
     }
     child.settle().await
 }
@@ -222,6 +307,8 @@ struct Child<'a> {
     api: Api<DynamicObject>,
     wanted: Value,
     hash: String,
+    /// What is wanted of the claims that it makes.
+    claims: Vec<Template>,
 }
 
 impl<'a> Child<'a> {
@@ -237,23 +324,46 @@ impl<'a> Child<'a> {
         meta["ownerReferences"] = json!([parent.reference]);
         let hash = hash(&wanted);
         wanted["metadata"]["annotations"][APPLIED] = json!(hash);
-        Self { cluster, parent, key, api, wanted, hash }
+        let claims = claims::templates(&wanted);
+        Self { cluster, parent, key, api, wanted, hash, claims }
     }
 
     /// Reads what is there, and writes when it has to.
-    async fn settle(self) -> Result<Progress, ApplyError> {
+    async fn settle(mut self) -> Settled {
         let live = match self.cluster.children.take_read(self.key) {
             Some(live) => Some(live),
-            None => self.read().await?,
+            None => match self.read().await {
+                Ok(live) => live,
+                Err(error) => return Settled::failed(error),
+            },
         };
-        if let Some(live) = &live {
-            self.must_be_ours(live)?;
-            if applied_hash(live) == self.hash && covers(live, &self.wanted) {
-                return Ok(self.observe(live));
-            }
+        let Some(live) = live else {
+            return match self.write(None).await {
+                Ok(made) => Settled::well(self.observe(&made, true)),
+                Err(error) => Settled::failed(error),
+            };
+        };
+        if let Err(error) = self.must_be_ours(&live) {
+            return Settled::failed(error);
         }
-        let written = self.write(live.as_ref()).await?;
-        Ok(self.observe(&written))
+        claims::keep_templates(&mut self.wanted, &live);
+        let now = if applied_hash(&live) == self.hash && covers(&live, &self.wanted) {
+            live
+        } else {
+            match self.write(Some(&live)).await {
+                Ok(written) => written,
+                // It goes on as it was.
+                Err(error) => {
+                    return Settled {
+                        progress: Some(Progress::of(self.key.kind, &live)),
+                        failure: Some(error),
+                    };
+                }
+            }
+        };
+        let grown = claims::grow(self.cluster, self.parent, self.key, &now, &self.claims).await;
+        let progress = self.observe(&now, matches!(grown, Ok(true)));
+        Settled { progress: Some(progress), failure: grown.err() }
     }
 
     async fn read(&self) -> Result<Option<Value>, ApplyError> {
@@ -307,7 +417,7 @@ impl<'a> Child<'a> {
         Ok(serde_json::to_value(written).expect("it came as JSON"))
     }
 
-    fn observe(&self, live: &Value) -> Progress {
+    fn observe(&self, live: &Value, is_as_applied: bool) -> Progress {
         let progress = Progress::of(self.key.kind, live);
         let text =
             |pointer: &str| live.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -315,7 +425,7 @@ impl<'a> Child<'a> {
             uid: text("/metadata/uid"),
             resource_version: text("/metadata/resourceVersion"),
             applied: self.hash.clone(),
-            is_as_applied: true,
+            is_as_applied,
             progress: progress.clone(),
         };
         self.cluster.children.observe(self.key, observed);

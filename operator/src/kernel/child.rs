@@ -123,6 +123,11 @@ impl ChildKind {
         }
     }
 
+    /// Whether what serves goes on serving without one of it: no client notices that it is not as it should be.
+    pub fn is_aside(self) -> bool {
+        matches!(self, Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler | Self::CronJob)
+    }
+
     /// The same, from the other side.
     pub fn from_ours(kind: Kind) -> Option<Self> {
         Self::ALL.into_iter().find(|child| child.of_ours() == Some(kind))
@@ -242,8 +247,6 @@ pub struct Pods {
     pub update_revision: String,
     /// Ordinal of the first pod, of a StatefulSet.
     pub first: i32,
-    /// Size of the claims that it makes, of a StatefulSet with volumes.
-    pub claim_size: Option<String>,
     /// Why no pods can be made, when the controller of the workload said so.
     pub failure: Option<String>,
     /// Why a pod finds no node, when the scheduler said so.
@@ -339,10 +342,6 @@ fn pods(object: &Value) -> Pods {
         updated: count("/status/updatedReplicas"),
         update_revision: text(object, "/status/updateRevision").to_owned(),
         first: count("/spec/ordinals/start"),
-        claim_size: object
-            .pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
         failure,
         unschedulable: None,
     }

@@ -1,6 +1,6 @@
 //! What an object says of itself: conditions that `kubectl wait`, kstatus and people understand.
 //!
-//! Ready, Progressing and Degraded are always there. Reconciling and Stalled are kstatus's own names: they are there only while
+//! Ready, Progressing, Degraded and Available are always there. Reconciling and Stalled are kstatus's own names: they are there only while
 //! they are true, and tell Flux and Argo CD to wait, or that waiting is in vain.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -44,6 +44,8 @@ pub struct Extra {
 pub struct Report {
     /// Whether it does what its spec asks for, and why.
     pub ready: (bool, Because),
+    /// Whether clients are served, of a kind that may serve while it is not as its spec asks for; else it is while it is ready.
+    pub serves: Option<bool>,
     /// What is under way, if anything is.
     pub progressing: Option<Because>,
     /// What is wrong, if anything is.
@@ -84,6 +86,7 @@ impl Report {
     pub fn ready(summary: impl Into<String>, because: Because) -> Self {
         Self {
             ready: (true, because),
+            serves: None,
             progressing: None,
             degraded: None,
             is_stalled: false,
@@ -93,6 +96,11 @@ impl Report {
             look_again: None,
             is_passing: false,
         }
+    }
+
+    /// Whether clients are served.
+    pub fn is_available(&self) -> bool {
+        self.serves.unwrap_or(self.ready.0)
     }
 
     /// It is on its way.
@@ -204,6 +212,14 @@ pub fn conditions(
     );
     let sound = Because::new("AsExpected", "nothing is wrong");
     say("Degraded", word(Some(report.degraded.is_some())), report.degraded.as_ref().unwrap_or(&sound));
+    let available = match (report.is_available(), is_ready) {
+        (true, true) => Because::new("Serves", "clients are served"),
+        (true, false) => {
+            Because::new("ServesMeanwhile", "clients are served, though not all is as the spec asks")
+        }
+        (false, _) => because.clone(),
+    };
+    say("Available", word(Some(report.is_available())), &available);
     if report.is_stalled {
         say("Stalled", "True", report.degraded.as_ref().unwrap_or(because));
     } else if let Some(progressing) = &report.progressing {
@@ -269,13 +285,19 @@ mod tests {
     fn what_each_report_says() {
         let because = || Because::new("Why", "because");
         let table = [
-            (Report::ready("s", because()), "Ready=True Progressing=False Degraded=False"),
+            (Report::ready("s", because()), "Ready=True Progressing=False Degraded=False Available=True"),
             (
                 Report::progressing("s", because()),
-                "Ready=False Progressing=True Degraded=False Reconciling=True",
+                "Ready=False Progressing=True Degraded=False Available=False Reconciling=True",
             ),
-            (Report::degraded("s", because()), "Ready=False Progressing=False Degraded=True"),
-            (Report::stalled("s", because()), "Ready=False Progressing=False Degraded=True Stalled=True"),
+            (
+                Report { serves: Some(true), ..Report::degraded("s", because()) },
+                "Ready=False Progressing=False Degraded=True Available=True",
+            ),
+            (
+                Report::stalled("s", because()),
+                "Ready=False Progressing=False Degraded=True Available=False Stalled=True",
+            ),
         ];
         for (report, expected) in table {
             assert_eq!(statuses(&conditions(&report, &[], Some(1), at(1))).join(" "), expected);
@@ -291,8 +313,8 @@ mod tests {
         let times = |conditions: &[Condition]| -> Vec<i64> {
             conditions.iter().map(|condition| condition.last_transition_time.0.as_second()).collect()
         };
-        assert_eq!(times(&second), [1, 1, 1, 1], "another reason, the same status");
-        assert_eq!(times(&third), [3, 3, 1]);
+        assert_eq!(times(&second), [1, 1, 1, 1, 1], "another reason, the same status");
+        assert_eq!(times(&third), [3, 3, 1, 3]);
         assert_eq!(second[0].reason, "Two");
         assert_eq!(second[0].observed_generation, Some(2));
     }

@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod backoff;
 pub mod child;
+mod claims;
 pub mod cluster;
 pub mod conditions;
 pub mod controller;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 
-use super::apply::{Applied, ApplyError, Parent};
+use super::apply::{Applied, AppliedChild, ApplyError, Parent};
 use super::child::Progress;
 use super::cluster::Cluster;
 use crate::manifest::{Manifest, Manifests};
@@ -15,7 +15,12 @@ pub(super) async fn explain(
     wanted: &Manifests,
     applied: &mut Applied,
 ) -> Result<(), ApplyError> {
-    for (manifest, child) in wanted.iter().zip(&mut applied.0) {
+    for manifest in wanted {
+        let is_it = |child: &&mut AppliedChild| {
+            child.key.kind.name() == manifest.kind() && child.key.object.name == manifest.name()
+        };
+        // One that was refused is not there.
+        let Some(child) = applied.0.iter_mut().find(is_it) else { continue };
         let Progress::Pods(pods) = &mut child.progress else { continue };
         if !pods.is_current || pods.ready >= pods.wanted {
             continue;

@@ -42,6 +42,8 @@ pub enum Outcome {
     Again(Duration),
     /// Something failed; try again, later each time.
     Failed,
+    /// Something failed beside what goes on: try that again, later each time, and look at what goes on after this.
+    FailedInPart(Duration),
     /// The object is no more.
     Gone,
 }
@@ -170,7 +172,7 @@ impl Queue {
     /// Gives a key back.
     pub fn done(&self, key: &Key, outcome: Outcome) {
         let mut inner = self.inner.lock();
-        if outcome == Outcome::Failed {
+        if matches!(outcome, Outcome::Failed | Outcome::FailedInPart(_)) {
             self.metrics.retried(key.kind);
         }
         inner.done(key, outcome, Instant::now(), |failures| self.backoff.wait(failures, rand::random()));
@@ -221,10 +223,11 @@ impl Inner {
         }
         let again = again.flatten();
         let wait = match outcome {
-            Outcome::Failed => {
+            Outcome::Failed | Outcome::FailedInPart(_) => {
                 let failures = self.failures.entry(key.clone()).or_default();
                 *failures = failures.saturating_add(1);
-                Some(backoff(*failures))
+                let wait = backoff(*failures);
+                Some(if let Outcome::FailedInPart(most) = outcome { wait.min(most) } else { wait })
             }
             Outcome::Again(_) | Outcome::Done | Outcome::Gone => {
                 self.failures.remove(key);
@@ -429,6 +432,18 @@ mod tests {
         story.take();
         story.done("a", Outcome::Failed);
         assert_eq!(story.passes(1000).take().as_deref(), Some("a"), "what succeeded once begins anew");
+    }
+
+    #[test]
+    fn what_fails_in_part_keeps_no_distance_from_what_goes_on() {
+        let mut story = Story::new();
+        for _ in 0..10 {
+            story.add("a", Priority::Child);
+            assert_eq!(story.take().as_deref(), Some("a"), "a child hurries it");
+            story.done("a", Outcome::FailedInPart(Duration::from_secs(3)));
+        }
+        assert_eq!(story.passes(2_999).take(), None);
+        assert_eq!(story.passes(1).take().as_deref(), Some("a"), "not after a minute");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt as _};
 use serde_json::json;
 use tracing::Instrument as _;
 
-use super::apply::{self, Applied, ApplyError, Parent};
+use super::apply::{self, ApplyError, Parent, Tried};
 use super::cluster::Cluster;
 use super::conditions::{self, Because, Report, Status};
 use super::controller::{Controller, StepError, Typed};
@@ -41,9 +41,14 @@ pub(super) enum ReconcileError {
     /// A step of the kind's own.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// A child.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
+    /// A child, beside which the others and the kind's own steps went on.
+    #[error("{source}")]
+    Child {
+        /// What went wrong first.
+        source: ApplyError,
+        /// When to look again at what goes on; `None`: nothing does.
+        look_again: Option<Duration>,
+    },
     /// The status could not be written.
     #[error("write the status: {}", apply::said(.0))]
     Status(#[source] Box<kube::Error>),
@@ -56,7 +61,7 @@ impl ReconcileError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Step(step) => step.reason,
-            Self::Apply(apply) => apply.reason(),
+            Self::Child { source, .. } => source.reason(),
             Self::Status(_) => "StatusFailed",
             Self::Finalizer(_) => "FinalizerFailed",
         }
@@ -68,16 +73,15 @@ impl ReconcileError {
             Self::Step(step) => {
                 Some(Report::degraded(step.message.clone(), Because::new(step.reason, step.message.clone())))
             }
-            Self::Apply(error) => {
-                let because = Because::new(error.reason(), error.message());
-                let summary = error.message();
-                Some(match error {
-                    ApplyError::Leaving { .. } => Report::progressing(summary, because),
-                    _ if error.is_stalled() => Report::stalled(summary, because),
-                    _ => Report::degraded(summary, because),
-                })
-            }
-            Self::Status(_) | Self::Finalizer(_) => None,
+            // The report of that turn has it already.
+            Self::Child { .. } | Self::Status(_) | Self::Finalizer(_) => None,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Child { look_again: Some(wait), .. } => Outcome::FailedInPart(*wait),
+            _ => Outcome::Failed,
         }
     }
 }
@@ -128,7 +132,7 @@ impl<C: Controller> Typed<C> {
             Err(error) => {
                 tracing::warn!(reason = error.reason(), %error, "not as it should be; it is tried again");
                 cluster.metrics.failed(C::KIND, error.reason());
-                (Outcome::Failed, "error")
+                (error.outcome(), "error")
             }
         };
         cluster.metrics.ended(C::KIND, result, began.elapsed());
@@ -162,10 +166,14 @@ impl<C: Controller> Turn<'_, C> {
             self.set_finalizers(finalizers).await?;
         }
         match self.steps().await {
-            Ok(report) => {
+            Ok((report, refused)) => {
                 let look_again = report.look_again.unwrap_or(RESYNC);
                 self.say(report).await?;
-                Ok(look_again.mul_f64(0.9 + 0.2 * rand::random::<f64>()))
+                let goes_on = may_act(&refused).then_some(look_again);
+                match refused.into_iter().next() {
+                    Some(source) => Err(ReconcileError::Child { source, look_again: goes_on }),
+                    None => Ok(look_again.mul_f64(0.9 + 0.2 * rand::random::<f64>())),
+                }
             }
             Err(error) => {
                 if let Some(report) = error.report() {
@@ -176,7 +184,8 @@ impl<C: Controller> Turn<'_, C> {
         }
     }
 
-    async fn steps(&self) -> Result<Report, ReconcileError> {
+    /// The steps in their order: what to say, and which children were refused.
+    async fn steps(&self) -> Result<(Report, Vec<ApplyError>), ReconcileError> {
         let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
         let references = controller.references(object);
         let missing = missing(cluster, &references);
@@ -186,24 +195,28 @@ impl<C: Controller> Turn<'_, C> {
         let validated = match controller.validate(object, &found) {
             Ok(validated) => validated,
             // What runs keeps running: a mistake in an edit takes nothing away.
-            Err(problems) => return Ok(invalid(&problems)),
+            Err(problems) => return Ok((invalid(&problems), Vec::new())),
         };
-        let applied = match controller.build(&validated, &found) {
+        let Tried { applied, refused } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
                 let kept = controller.kept(&validated, &found);
                 let parent = self.parent();
-                let mut applied = apply::apply(cluster, &parent, &manifests, kept)
+                let mut tried = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
-                    .await?;
-                pending::explain(cluster, &parent, &manifests, &mut applied).await?;
-                applied
+                    .await;
+                let explained = pending::explain(cluster, &parent, &manifests, &mut tried.applied).await;
+                tried.refused.extend(explained.err());
+                tried
             }
-            None => Applied::default(),
+            None => Tried::default(),
         };
-        let acted = controller.act(cluster, object, &validated, &found, &applied);
-        outside::step(acted.instrument(tracing::info_span!("act"))).await?;
-        Ok(lacking(controller.report(&validated, &found, &applied), &missing))
+        if may_act(&refused) {
+            let acted = controller.act(cluster, object, &validated, &found, &applied);
+            outside::step(acted.instrument(tracing::info_span!("act"))).await?;
+        }
+        let report = lacking(controller.report(&validated, &found, &applied), &missing);
+        Ok((beside(report, &refused), refused))
     }
 
     fn key(&self) -> Key {
@@ -345,6 +358,33 @@ impl<C: Controller> Turn<'_, C> {
     }
 }
 
+/// Whether the kind's own step may be taken: not by way of a name that is somebody else's.
+fn may_act(refused: &[ApplyError]) -> bool {
+    !refused.iter().any(|error| error.is_foreign() && !error.is_aside())
+}
+
+/// A report beside children that are not as they should be. What serves without them stays ready.
+fn beside(report: Report, refused: &[ApplyError]) -> Report {
+    let is_leaving = |error: &ApplyError| matches!(error, ApplyError::Leaving { .. });
+    let weight = |error: &&ApplyError| (error.is_aside(), !error.is_stalled(), is_leaving(error));
+    let Some(worst) = refused.iter().min_by_key(weight) else { return report };
+    let said: Vec<String> = refused.iter().map(ApplyError::message).collect();
+    let because = Because::new(worst.reason(), said.join(" | "));
+    let serves = Some(report.is_available());
+    let report = Report { is_passing: false, serves, ..report };
+    if worst.is_aside() {
+        return Report { degraded: Some(because), ..report };
+    }
+    let report = Report { ready: (false, because.clone()), summary: because.message.clone(), ..report };
+    if is_leaving(worst) {
+        return Report { progressing: Some(because), ..report };
+    }
+    if worst.is_stalled() {
+        return Report { degraded: Some(because), progressing: None, is_stalled: true, ..report };
+    }
+    Report { degraded: Some(because), ..report }
+}
+
 /// Secrets that are referred to and not there.
 fn missing(cluster: &Cluster, references: &[Reference]) -> Vec<String> {
     let is_missing = |reference: &&Reference| match reference {
@@ -357,7 +397,8 @@ fn missing(cluster: &Cluster, references: &[Reference]) -> Vec<String> {
     references.iter().filter(is_missing).map(name).collect()
 }
 
-/// A report of pods that wait for a Secret that is not there says so.
+/// A report of pods that wait for a Secret that is not there says so. What serves without it goes on serving, until its pods start
+/// anew or the time comes for what needs it.
 fn lacking(report: Report, missing: &[String]) -> Report {
     if missing.is_empty() || report.is_stalled {
         return report;
@@ -365,7 +406,11 @@ fn lacking(report: Report, missing: &[String]) -> Report {
     let names = missing.join(", ");
     let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
     let because = Because::new("SecretMissing", message.clone());
-    Report { degraded: Some(because.clone()), ready: (false, because), summary: message, ..report }
+    if report.ready.0 {
+        return Report { degraded: Some(because), ..report };
+    }
+    let serves = Some(report.is_available());
+    Report { degraded: Some(because.clone()), ready: (false, because), summary: message, serves, ..report }
 }
 
 /// What is wrong with a spec that the API server accepted.
@@ -374,4 +419,61 @@ fn invalid(problems: &[Problem]) -> Report {
         problems.iter().map(|problem| problem.to_string().replace("\n  ", "; ")).collect();
     let message = said.join(" | ");
     Report::stalled(message.clone(), Because::new("Invalid", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status as ApiStatus;
+
+    use super::super::child::{ChildKey, ChildKind};
+    use super::*;
+
+    fn child(kind: ChildKind) -> ChildKey {
+        ChildKey { kind, object: ObjectName::new("n", "x") }
+    }
+
+    fn refused(kind: ChildKind) -> ApplyError {
+        let source = Box::new(kube::Error::Api(Box::new(ApiStatus::failure("no", "Invalid"))));
+        ApplyError::Write { child: child(kind), source }
+    }
+
+    fn ready() -> Report {
+        Report::ready("3/3", Because::new("Ready", "all is well"))
+    }
+
+    fn said(report: &Report) -> String {
+        let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+        let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+        let stalled = if report.is_stalled { " stalled" } else { "" };
+        format!("{} {} / {progressing} / {degraded}{stalled}", report.ready.0, report.ready.1.reason)
+    }
+
+    #[test]
+    fn what_a_refused_child_takes_away() {
+        let taken = |kind| ApplyError::Taken { child: child(kind), holder: "Deployment y".to_owned() };
+        let leaving = |kind| ApplyError::Leaving { child: child(kind) };
+        use ChildKind::{CronJob, Service, StatefulSet};
+        let table = [
+            (vec![], "true Ready / - / -", true),
+            (vec![refused(CronJob)], "true Ready / - / ApplyFailed", true),
+            (vec![taken(CronJob)], "true Ready / - / NameTaken", true),
+            (vec![refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", true),
+            (vec![refused(CronJob), taken(Service)], "false NameTaken / - / NameTaken stalled", false),
+            (vec![leaving(Service)], "false StillDeleting / StillDeleting / -", false),
+            (vec![leaving(Service), refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", false),
+        ];
+        for (refused, expected, goes_on) in table {
+            assert_eq!((said(&beside(ready(), &refused)).as_str(), may_act(&refused)), (expected, goes_on));
+        }
+        let report = beside(ready(), &[refused(ChildKind::CronJob), refused(ChildKind::Service)]);
+        assert_eq!(report.summary, "CronJob x was refused: no | Service x was refused: no");
+    }
+
+    #[test]
+    fn a_missing_secret_takes_nothing_from_what_serves() {
+        let missing = ["key".to_owned()];
+        assert_eq!(said(&lacking(ready(), &missing)), "true Ready / - / SecretMissing");
+        let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
+        assert_eq!(said(&lacking(waiting, &missing)), "false SecretMissing / WaitingForPods / SecretMissing");
+    }
 }

@@ -16,10 +16,9 @@ use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvClust
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::pod::pod_name_env;
-use crate::size::Size;
 use crate::workload::{
-    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach,
-    SecretFile, Workload,
+    ADMIN_PORT as ADMIN, ClientsReach, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach, SecretFile,
+    Workload,
 };
 
 /// The variable that holds a member's name, which is its pod's.
@@ -32,18 +31,12 @@ pub(super) struct Shape {
     pub record: Record,
     /// Its pods.
     pub kept: Kept,
-    /// Size of the claims that its StatefulSet makes, which cannot be changed in place.
-    pub claims: Size,
 }
 
 impl Shape {
     /// Before there is anything.
     pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
-        Self {
-            record: Record::founding(cluster),
-            kept: Kept::to(cluster.voters),
-            claims: cluster.claim.size.clone(),
-        }
+        Self { record: Record::founding(cluster), kept: Kept::to(cluster.voters) }
     }
 }
 
@@ -57,8 +50,7 @@ pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
 pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
     let mut manifests = Manifests::default();
     manifests.push(shape.record.manifest(cluster));
-    manifests
-        .append(workload(cluster).stateful(&Claim { size: shape.claims.clone(), ..cluster.claim.clone() }));
+    manifests.append(workload(cluster).stateful(&cluster.claim));
     if cluster.voters < 2 && shape.kept.count() < 2 {
         manifests.0.retain(|manifest| !matches!(manifest, Manifest::PodDisruptionBudget(_)));
     }

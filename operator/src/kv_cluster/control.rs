@@ -105,12 +105,7 @@ impl Found {
             Step::Isolate(survivor) => Some(Kept::only(survivor)),
             _ => self.group.kept,
         };
-        Shape {
-            record: self.record.clone().unwrap_or(founding.record),
-            kept: kept.unwrap_or(founding.kept),
-            // It cannot be changed in place; what it makes is grown.
-            claims: self.seen.claim_size.clone().unwrap_or(founding.claims),
-        }
+        Shape { record: self.record.clone().unwrap_or(founding.record), kept: kept.unwrap_or(founding.kept) }
     }
 }
 
@@ -172,6 +167,7 @@ impl Controller for KvController {
             _ => Pods::default(),
         };
         let mut report = said(kv, found, &pods);
+        report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
         report.extra.extend(backed_up(applied));
         report.extra.extend(found.unheeded.clone().map(wish::unheeded));

@@ -16,7 +16,6 @@ use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 use crate::kernel::key::ObjectName;
 use crate::kernel::watch::holder;
-use crate::size::Size;
 
 /// Label that a StatefulSet's pods carry with the revision that they were made from.
 const REVISION: &str = "controller-revision-hash";
@@ -35,8 +34,6 @@ pub(super) struct Seen {
     pub claims: BTreeMap<u16, Claim>,
     /// Which claims those are: another of the same name is not the one that was looked at.
     pub claim_uids: BTreeMap<u16, String>,
-    /// Size of the claims that the StatefulSet makes.
-    pub claim_size: Option<Size>,
     pub kept: Option<Kept>,
 }
 
@@ -66,11 +63,7 @@ pub(super) async fn look(
     Ok(Seen {
         pods: pods(cluster, kv, &newest, uid.as_deref()).await?,
         claim_uids: uids.collect(),
-        claims: claims
-            .iter()
-            .map(|(ordinal, claim)| (*ordinal, of_claim(claim, kv.claim.size.bytes())))
-            .collect(),
-        claim_size: set.as_ref().and_then(|set| Size::parse(set.claim_size.as_deref()?)),
+        claims: claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect(),
         kept: set.as_ref().and_then(kept),
     })
 }
@@ -181,14 +174,8 @@ fn carries(claim: &PersistentVolumeClaim, labels: &BTreeMap<String, String>) -> 
     labels.iter().all(|(key, value)| claim.labels().get(key) == Some(value))
 }
 
-fn of_claim(claim: &PersistentVolumeClaim, wanted: u64) -> Claim {
-    let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
-    let requests = resources.and_then(|resources| resources.requests.as_ref());
-    let asked = requests.and_then(|requests| Size::parse(&requests.get("storage")?.0));
-    // Kubernetes takes no other size for one without a volume.
-    let is_bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
+fn of_claim(claim: &PersistentVolumeClaim) -> Claim {
     Claim {
-        is_small: is_bound && asked.is_some_and(|asked| asked.bytes() < wanted),
         is_condemned: claim.annotations().contains_key(CONDEMNED),
         is_leaving: claim.metadata.deletion_timestamp.is_some(),
     }

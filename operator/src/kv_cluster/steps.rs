@@ -34,7 +34,6 @@ impl Doer<'_> {
                 members.change(leader.map(|leader| leader.ordinal), &self.found.step).await
             }
             Step::Replace(ordinal) => self.evict(*ordinal).await,
-            Step::GrowClaims => self.grow_claims().await,
             Step::Condemn(ordinal) => {
                 let mark = json!({"metadata": {"annotations": {CONDEMNED: "true"}}});
                 self.patch_claim(*ordinal, &mark).await?;
@@ -105,16 +104,6 @@ impl Doer<'_> {
         let api = self.claims();
         let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         patched.map(drop).map_err(|error| failed("ClaimRefused", &format!("claim {name}"), &error))
-    }
-
-    async fn grow_claims(&self) -> Result<(), StepError> {
-        let small = self.found.group.claims.iter().filter(|(_, claim)| claim.is_small && !claim.is_leaving);
-        for (ordinal, _) in small {
-            let size = self.kv.claim.size.as_str();
-            let grown = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-            self.patch_claim(*ordinal, &grown).await?;
-        }
-        Ok(())
     }
 }
 

@@ -141,6 +141,7 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
         claim: Claim {
             size: storage,
             class: StorageClass::of(spec.storage_class_name.as_ref()),
+            attributes: spec.volume_attributes_class_name.clone(),
             deleted_with_owner: object::deletes_volumes(cluster),
         },
         quota,

@@ -32,7 +32,6 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
         Step::Replace(ordinal) => {
             of("Rolling", format!("{} is made anew from the newest template", pod(*ordinal)))
         }
-        Step::GrowClaims => of("VolumesGrow", format!("the claims ask for {} each", kv.claim.size.as_str())),
         Step::Condemn(ordinal) => {
             of("MemberReplaced", format!("{} is replaced; what is on its volume goes", pod(*ordinal)))
         }

@@ -102,6 +102,7 @@ pub fn validate(
             claim: Claim {
                 size: storage,
                 class: StorageClass::of(spec.storage_class_name.as_ref()),
+                attributes: spec.volume_attributes_class_name.clone(),
                 deleted_with_owner: object::deletes_volumes(collection),
             },
             image: Image::of(COMPONENT, &spec.image),
@@ -152,6 +153,13 @@ fn gaps(collection: &VectorCollection) -> Vec<Gap> {
         "spec.shards",
         format!("a collection has one shard in this version, not {}", spec.shards),
         "use shards: 1; segments already search in parallel",
+        &mut gaps,
+    );
+    wants(
+        spec.replication_factor > 1,
+        "spec.replicationFactor",
+        format!("a shard has one copy in this version, not {}", spec.replication_factor),
+        "use replicationFactor: 1, and take snapshots",
         &mut gaps,
     );
     wants(

@@ -56,6 +56,7 @@ const CALLERS: &[(&str, Calls)] = &[
             ("delete", On::Children, &["delete"]),
         ],
     ),
+    ("kernel/claims.rs", &[("list", CLAIMS, &["list"]), ("patch", CLAIMS, &["patch"])]),
     ("kernel/cluster.rs", &[("publish", EVENTS, &["create", "patch"]), ("get_opt", SECRETS, &["get"])]),
     (
         "kernel/lease.rs",
@@ -87,7 +88,16 @@ const CALLERS: &[(&str, Calls)] = &[
             ("patch", CLAIMS, &["patch"]),
         ],
     ),
+    ("inference_service/control.rs", &[("get_opt", On::One("resource.k8s.io", "deviceclasses"), &["get"])]),
     ("inference_service/pods.rs", &[("list", PODS, &["list"])]),
+    (
+        "inference_service/rollout.rs",
+        &[
+            ("get_opt", On::One("apps", "deployments"), &["get"]),
+            ("list", PODS, &["list"]),
+            ("patch", On::One("apps", "deployments"), &["patch"]),
+        ],
+    ),
     ("kv_cluster/wish.rs", &[("patch", On::One("platform.dev", "kvclusters"), &["patch"])]),
 ];
 

@@ -63,8 +63,6 @@ pub struct Pod {
 /// The claim of a pod's volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// Whether it has a volume, and asks for less than the spec does.
-    pub is_small: bool,
     /// Whether what is on it is to go.
     pub is_condemned: bool,
     /// Whether it is being deleted.
@@ -159,8 +157,6 @@ pub enum Step {
     },
     /// Have a pod made anew from the newest template.
     Replace(u16),
-    /// Ask for larger volumes.
-    GrowClaims,
     /// Mark what a member has on its volume as to go, and let go of the wish.
     Condemn(u16),
     /// Take that mark away again: there is nobody else any more.
@@ -217,10 +213,6 @@ pub fn plan(group: &Group) -> Step {
     }
     if let Some(ordinal) = group.down_and_outdated() {
         return Step::Replace(ordinal);
-    }
-    // Nobody is disturbed by it, and a full volume may be why somebody is away.
-    if group.claims.values().any(|claim| claim.is_small && !claim.is_leaving) {
-        return Step::GrowClaims;
     }
     if group.members.is_empty() {
         let has_been_up = group.recorded.is_some() || group.pods.values().any(|pod| pod.is_ready);

@@ -215,30 +215,8 @@ fn it_rests_and_waits() {
 }
 
 #[test]
-fn volumes_grow_under_the_pods() {
-    let small = |g: &mut Group| g.claims.get_mut(&1).expect("claim 1").is_small = true;
+fn what_a_removed_member_left_goes_before_another_comes() {
     check(&[
-        ("volumes: claims first", 3, 3, small, Step::GrowClaims),
-        (
-            "volumes: even of one that is away",
-            3,
-            3,
-            |g| {
-                g.claims.get_mut(&1).expect("claim 1").is_small = true;
-                g.members[1].is_up = false;
-            },
-            Step::GrowClaims,
-        ),
-        (
-            "volumes: the one of a pod that comes, before its member gets its vote",
-            3,
-            3,
-            |g| {
-                g.members[2].role = Role::Learner;
-                g.claims.get_mut(&2).expect("claim 2").is_small = true;
-            },
-            Step::GrowClaims,
-        ),
         (
             "volumes: what is left over goes before a new member",
             3,

@@ -17,8 +17,6 @@ struct World {
     data: BTreeMap<u16, u64>,
     /// Members whose log was on a volume that was given up: they can never go on from another.
     burnt: BTreeSet<u64>,
-    /// Whether the StatefulSet was made before larger volumes were asked for: what it makes of claims cannot be changed.
-    makes_small_claims: bool,
     next_id: u64,
     seed: u64,
     replaced: usize,
@@ -32,18 +30,7 @@ impl World {
         let group = healthy(voters, voters);
         let data = group.members.iter().map(|member| (member.ordinal, member.id)).collect();
         let (by_our_hand, burnt) = (BTreeSet::default(), BTreeSet::default());
-        Self {
-            group,
-            random,
-            by_our_hand,
-            data,
-            burnt,
-            makes_small_claims: false,
-            next_id: 1_000,
-            seed,
-            replaced: 0,
-            recovered: 0,
-        }
+        Self { group, random, by_our_hand, data, burnt, next_id: 1_000, seed, replaced: 0, recovered: 0 }
     }
 
     fn voters(&self) -> usize {
@@ -82,10 +69,6 @@ impl World {
             6 => self.lose_volume(ordinal),
             7 if self.group.wish.is_none() => self.group.wish = Some(Wish::Replace(ordinal)),
             8 => self.group.kept = None,
-            9 => {
-                self.group.claims.values_mut().for_each(|claim| claim.is_small = true);
-                self.makes_small_claims = true;
-            }
             _ => {}
         }
     }
@@ -165,12 +148,11 @@ impl World {
     /// Kubernetes and the members do their part: pods come up, members answer, logs are caught up with.
     fn recover(&mut self, surely: bool) {
         let Some(kept) = self.group.kept else { return };
-        let is_small = self.makes_small_claims;
         for ordinal in kept.first..kept.end {
             if !surely && self.random.random_bool(0.5) {
                 continue;
             }
-            self.group.claims.entry(ordinal).or_insert(Claim { is_small, ..Claim::default() });
+            self.group.claims.entry(ordinal).or_default();
             let is_unaware = self.group.pods.get(&ordinal).is_some_and(|pod| pod.is_unaware);
             let pod = self.group.pods.entry(ordinal).or_insert(pod());
             let Some(member) = self.group.members.iter_mut().find(|member| member.ordinal == ordinal) else {
@@ -289,7 +271,6 @@ impl World {
     fn mend(&mut self, before: &Group, step: &Step) {
         let seed = self.seed;
         match step {
-            Step::GrowClaims => self.group.claims.values_mut().for_each(|claim| claim.is_small = false),
             Step::Condemn(ordinal) => {
                 self.group.claims.get_mut(ordinal).expect("a claim").is_condemned = true;
                 self.group.wish = None;
@@ -379,10 +360,7 @@ fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
         assert_eq!(world.voters(), usize::from(group.wanted), "seed {seed}: {group:?}");
         assert_eq!(group.kept, Some(Kept::to(group.wanted)), "seed {seed}: {group:?}");
         assert!(group.pods.values().all(|pod| pod.is_newest && pod.is_ready), "seed {seed}: {group:?}");
-        assert!(
-            group.claims.values().all(|claim| !claim.is_small && !claim.is_condemned),
-            "seed {seed}: {group:?}"
-        );
+        assert!(group.claims.values().all(|claim| !claim.is_condemned), "seed {seed}: {group:?}");
         replaced += world.replaced;
         recovered += world.recovered;
     }
