@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::parts::{
     ClientTlsSpec, GpuSpec, ImageSpec, MODEL_PATTERN, ObjectRef, PodOverrides, ResourceSpec, SecretKeyRef,
-    URL_PATTERN, one,
+    URL_PATTERN, bounded_text, one,
 };
 use crate::status::ScaledStatus;
 
@@ -337,7 +337,7 @@ pub struct TrafficTarget {
     #[schemars(range(min = 0, max = 100))]
     pub percent: i32,
     /// Requests with all of these headers go to this version whatever the percentages say.
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = bounded_text(1024)))]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Copy requests to this version and drop its answers.
