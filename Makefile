@@ -137,8 +137,12 @@ test-k8s: build ## The platform on a real node: charts to an answer, kill -9 of 
 test-argocd: build ## The same platform from a Git repository by Argo CD's own controller: edits, drift, syncs that change nothing; STORE=tinykv
 	@e2e/argocd.sh
 
+.PHONY: test-storages
+test-storages: build ## Backups in object storage: taken, kept, restored and refused, on servers of S3, Google's and Azure's protocol (Go, npm)
+	@e2e/peers/storages/run.sh $(BIN)/tinykv
+
 .PHONY: e2e
-e2e: test-k8s test-argocd ## Both, and both again with Kubernetes on TinyKV
+e2e: test-k8s test-argocd test-storages ## All three, and the first two again with Kubernetes on TinyKV
 	@STORE=tinykv e2e/quickstart_k8s.sh walk
 	@STORE=tinykv e2e/argocd.sh
 

@@ -81,9 +81,10 @@ pub async fn backup(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     }
     // A place that is not there is found out about before the cluster is asked for all that it has.
     let shelf = Shelf::open(&wanted.file.to_string_lossy())?;
-    let part = Part(std::env::temp_dir().join(format!("tinykv-backup-{}.db", std::process::id())));
-    let made = to_file(&BackupArgs { file: part.0.clone(), ..wanted.clone() }).await?;
-    let name = shelf.put(&part.0, made.contents.rest.revision).await?;
+    let folder = Shelf::aside()?;
+    let file = folder.path().join("backup.db");
+    let made = to_file(&BackupArgs { file: file.clone(), ..wanted.clone() }).await?;
+    let name = shelf.put(&file, made.contents.rest.revision).await?;
     if let Some(keep) = wanted.keep {
         shelf.prune(keep).await?;
     }

@@ -11,6 +11,7 @@ use crate::shelf::{Shelf, ShelfError, is_url};
 use crate::store::{NewState, StoreError, log_elsewhere};
 use aistack_api::tinykv::{Founder, InitialClusterState, TinykvConfig, TinykvConfigError};
 use replication::founding_position;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,17 +100,14 @@ pub fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, 
     if !is_url(&wanted.file) {
         return from_file(config, wanted);
     }
-    let taken = std::env::temp_dir().join(format!("tinykv-restore-{}.db", std::process::id()));
-    let write = |source| RestoreError::Write { path: taken.clone(), source };
+    let folder = Shelf::aside()?;
+    // Of the same name, for those who read what is wrong with it.
+    let file = folder.path().join(wanted.file.file_name().unwrap_or(OsStr::new("backup.db")));
+    let write = |source| RestoreError::Write { path: file.clone(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(write)?;
     let shelf = Shelf::open(&wanted.file.to_string_lossy())?;
-    let done = runtime
-        .block_on(shelf.take(&taken))
-        .map_err(RestoreError::from)
-        .and_then(|()| from_file(config, &RestoreArgs { file: taken.clone(), ..wanted.clone() }));
-    // A copy, of no use any more.
-    let _ = fs::remove_file(&taken);
-    done
+    runtime.block_on(shelf.take(&file))?;
+    from_file(config, &RestoreArgs { file, ..wanted.clone() })
 }
 
 fn from_file(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, RestoreError> {

@@ -1,6 +1,6 @@
 //! Backups kept in object storage, or in a folder: written whole, the oldest ones deleted.
 //!
-//! Credentials come from the environment, by the names that each storage's own tools know (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, …).
+//! Credentials come from the environment, by the names that each storage's own tools know (`AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_KEY`, …).
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -77,10 +77,17 @@ impl Shelf {
         // A second provider in the process is no error.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let parsed = url.parse().map_err(|error| wrong(format!("{error}")))?;
-        let settings = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
-        let (store, root) =
-            object_store::parse_url_opts(&parsed, settings).map_err(|error| wrong(error.to_string()))?;
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let (store, root) = object_store::parse_url_opts(&parsed, settings(url, environment))
+            .map_err(|error| wrong(error.to_string()))?;
         Ok(Self { store: Arc::from(store), root, url: url.to_owned() })
+    }
+
+    /// A folder for what is on its way, which nobody else may look into, and which goes with what it holds.
+    pub fn aside() -> Result<tempfile::TempDir, ShelfError> {
+        let made = tempfile::Builder::new().prefix("tinykv-").tempdir();
+        made.map_err(|source| ShelfError::File { path: std::env::temp_dir(), source })
     }
 
     fn refused(&self, what: &'static str) -> impl Fn(object_store::Error) -> ShelfError {
@@ -94,27 +101,34 @@ impl Shelf {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let name = format!("tinykv-{now:011}-revision-{revision}.db");
         let mut from = tokio::fs::File::open(file).await.map_err(failed)?;
-        let upload = self.store.put_multipart(&self.root.clone().join(name.as_str())).await;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload.map_err(self.refused("write to"))?, PART);
-        let mut piece = vec![0; PART];
-        loop {
-            let length = from.read(&mut piece).await.map_err(failed)?;
-            if length == 0 {
-                break;
+        let place = self.root.clone().join(name.as_str());
+        let put = if from.metadata().await.map_err(failed)?.len() <= PART as u64 {
+            let mut whole = Vec::with_capacity(PART);
+            from.read_to_end(&mut whole).await.map_err(failed)?;
+            self.store.put(&place, whole.into()).await.map(drop)
+        } else {
+            let upload = self.store.put_multipart(&place).await.map_err(self.refused("write to"))?;
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+            match send(&mut from, &mut upload).await {
+                // It has its name from then on, and all of it is there.
+                Ok(()) => upload.finish().await.map(drop),
+                Err(error) => {
+                    // What was sent of it would be kept, and paid for. That it failed is said anyway.
+                    let _ = upload.abort().await;
+                    Err(error)
+                }
             }
-            upload.wait_for_capacity(PARTS_AT_A_TIME).await.map_err(self.refused("write to"))?;
-            upload.put(Bytes::copy_from_slice(&piece[..length]));
-        }
-        // It has its name from here on, and all of it is there.
-        upload.finish().await.map_err(self.refused("write to"))?;
+        };
+        put.map_err(self.refused("write to"))?;
         Ok(name)
     }
 
     /// Deletes the oldest but so many; says how many went.
     pub async fn prune(&self, keep: usize) -> Result<usize, ShelfError> {
-        let listed = self.store.list(Some(&self.root)).try_collect::<Vec<_>>().await;
+        // What lies in folders below belongs to others.
+        let listed = self.store.list_with_delimiter(Some(&self.root)).await.map_err(self.refused("list"))?;
         let mut ours: Vec<Path> = listed
-            .map_err(self.refused("list"))?
+            .objects
             .into_iter()
             .map(|object| object.location)
             .filter(|path| path.filename().is_some_and(|name| name.starts_with("tinykv-") && is_one(name)))
@@ -140,9 +154,71 @@ impl Shelf {
     }
 }
 
+async fn send(from: &mut tokio::fs::File, upload: &mut WriteMultipart) -> Result<(), object_store::Error> {
+    let mut piece = vec![0; PART];
+    loop {
+        let length = from.read(&mut piece).await.map_err(|source| object_store::Error::Generic {
+            store: "this machine",
+            source: source.into(),
+        })?;
+        if length == 0 {
+            return Ok(());
+        }
+        upload.wait_for_capacity(PARTS_AT_A_TIME).await?;
+        upload.put(Bytes::copy_from_slice(&piece[..length]));
+    }
+}
+
+/// What a storage is told of the environment, in the words of `object_store`: variables that are meant for one, and no others, whatever
+/// they are called.
+fn settings(url: &str, environment: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+    const STORAGES: [&str; 5] = ["aws_", "google_", "azure_", "identity_", "msi_"];
+    let as_known = |name: String| match name.as_str() {
+        // As az has them.
+        "azure_storage_account" => "azure_storage_account_name".to_owned(),
+        "azure_storage_key" => "azure_storage_account_key".to_owned(),
+        _ => name,
+    };
+    let named = environment.map(|(name, value)| (as_known(name.to_lowercase()), value));
+    let mut settings: Vec<(String, String)> =
+        named.filter(|(name, _)| STORAGES.iter().any(|storage| name.starts_with(storage))).collect();
+    // Who names an address without TLS means it.
+    let is_address = |name: &str| name.contains("endpoint") || name.ends_with("base_url");
+    let in_the_clear = |text: &str| text.starts_with("http://");
+    if in_the_clear(url) || settings.iter().any(|(name, value)| is_address(name) && in_the_clear(value)) {
+        settings.push(("allow_http".to_owned(), "true".to_owned()));
+    }
+    settings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_storage_is_told_what_is_meant_for_it() {
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_ENDPOINT_URL", "http://minio:9000"),
+            ("AZURE_STORAGE_KEY", "key"),
+            ("BUCKET", "of something else"),
+            ("TOKEN", "of something else"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let told = settings("s3://bucket/kv", environment.into_iter());
+        let told: Vec<_> = told.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("aws_access_key_id", "id"),
+                ("aws_endpoint_url", "http://minio:9000"),
+                ("azure_storage_account_key", "key"),
+                ("allow_http", "true"),
+            ]
+        );
+        assert!(settings("https://host/folder", std::iter::empty()).is_empty());
+        assert_eq!(settings("http://host/folder", std::iter::empty()).len(), 1);
+    }
 
     #[tokio::test]
     async fn backups_are_kept_and_the_oldest_go() {
@@ -153,6 +229,9 @@ mod tests {
             std::fs::write(folder.join(format!("tinykv-{at:011}-revision-1.db")), text).expect("written");
         }
         std::fs::write(folder.join("theirs.db"), "stays").expect("written");
+        let below = folder.join("another/tinykv-00000000000-revision-1.db");
+        std::fs::create_dir_all(below.parent().expect("a folder")).expect("made");
+        std::fs::write(&below, "of another cluster").expect("written");
         let file = dir.path().join("new");
         std::fs::write(&file, "four").expect("written");
         let name = shelf.put(&file, 44).await.expect("put");
@@ -163,7 +242,8 @@ mod tests {
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
             .collect();
         left.sort();
-        assert_eq!(left, ["theirs.db", "tinykv-00000000003-revision-1.db", name.as_str()]);
+        assert!(below.exists(), "folders below are others'");
+        assert_eq!(left, ["another", "theirs.db", "tinykv-00000000003-revision-1.db", name.as_str()]);
         let one = Shelf::open(&format!("file://{}/{name}", folder.display())).expect("opened");
         one.take(&dir.path().join("taken")).await.expect("taken");
         assert_eq!(std::fs::read(dir.path().join("taken")).expect("read"), b"four");
