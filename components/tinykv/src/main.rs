@@ -147,7 +147,7 @@ fn main() -> ExitCode {
         // Before the data directory is touched: a port in use is the commonest mistake.
         let listeners = tinykv::serve::bind(&config).await?;
         tinykv::serve::tell_of_settings(&config);
-        for check in ["engine", "leader", "published"] {
+        for check in ["engine", "leader", "published", "non_learner"] {
             ctx.health.set_ready(check, false);
         }
         for warning in &flags.warnings {

@@ -83,12 +83,28 @@ pub async fn bind(config: &TinykvConfig) -> Result<Listeners, ServeError> {
     Ok(Listeners { clients, metrics })
 }
 
+/// How often it is looked whether a member has become what it is to be.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Keeps the check `non_learner` until this member has its vote: before that it refuses most of what clients ask, so that no Service
+/// is to lead them here. Nobody loses a vote but by leaving.
+async fn tell_of_vote(node: Weak<Node>, health: Health) {
+    while let Some(node) = node.upgrade() {
+        let votes = node.votes();
+        health.set_ready("non_learner", votes);
+        if votes {
+            return;
+        }
+        drop(node);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Says that clients can be served, by etcd's words: what starts etcd waits for them, and goes on as if there were a leader and
 /// the others knew of this member, which until then does not count as started when members are removed. Then
 /// keeps the check `leader`: without one a member answers next to nothing. A change of leaders alone is no reason to send
 /// clients away.
 async fn tell_of_leader(node: Weak<Node>, mut deserted: watch::Receiver<bool>, health: Health) {
-    const PAUSE: Duration = Duration::from_millis(20);
     loop {
         let Some(node) = node.upgrade() else { return };
         let (led, published) = (node.has_leader(), node.is_published());
@@ -168,6 +184,7 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
         () = ctx.shutdown.cancelled() => {}
     }
     ctx.health.set_ready("engine", true);
+    tokio::spawn(tell_of_vote(Arc::downgrade(&node), ctx.health.clone()));
     tokio::spawn(tell_of_leader(Arc::downgrade(&node), node.deserted.subscribe(), ctx.health.clone()));
     // At once, while clients are still being served.
     let handed_over = tokio::spawn({

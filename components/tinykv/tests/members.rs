@@ -2,7 +2,8 @@
 //! binary.
 
 use etcd_client::{Client, ConnectOptions, Error, GetOptions, MemberAddOptions, WatchOptions};
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,6 +13,7 @@ struct Member {
     name: String,
     client: String,
     peer: String,
+    admin: String,
     dir: PathBuf,
     settings: &'static [&'static str],
     child: Option<Child>,
@@ -29,8 +31,8 @@ fn address() -> String {
 
 impl Member {
     fn new(dir: &Path, name: &str) -> Self {
-        let (client, peer) = (address(), address());
-        Self { name: name.to_owned(), client, peer, dir: dir.join(name), settings: &[], child: None }
+        let (client, peer, admin) = (address(), address(), address());
+        Self { name: name.to_owned(), client, peer, admin, dir: dir.join(name), settings: &[], child: None }
     }
 
     fn url(&self) -> String {
@@ -47,10 +49,19 @@ impl Member {
         command.arg("--listen-client-urls").arg(format!("http://{}", self.client));
         command.arg("--listen-peer-urls").arg(self.url());
         command.args(["--initial-cluster", &members.join(","), "--initial-cluster-state", state]);
-        command.args(["--admin-listen", "127.0.0.1:0", "--log-level", "warn"]);
+        command.args(["--admin-listen", &self.admin, "--log-level", "warn"]);
         command.args(self.settings);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts"));
+    }
+
+    /// What a readiness probe is answered, head and all.
+    fn readiness(&self) -> String {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(&self.admin).expect("it listens");
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("asked");
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
     }
 
     fn log(&self) -> PathBuf {
@@ -160,11 +171,17 @@ async fn a_cluster_grows_by_a_voter_and_a_learner_and_its_leader_leaves() {
     ] {
         assert_eq!(message(&refused), "FailedPrecondition: etcdserver: rpc not supported for learner");
     }
+    // No Service is to lead clients to who refuses them.
+    let probed = c.readiness();
+    assert!(probed.starts_with("HTTP/1.1 503") && probed.contains("[-]non_learner"), "{probed}");
     while let Err(error) = patiently!(client.member_promote(id)) {
         assert!(message(&error).contains("in sync with leader"), "{}", message(&error));
     }
     while let Err(error) = patiently!(of_c.put("k", "by the third", None)) {
         assert!(message(&error).contains("for learner"), "it has not heard yet: {}", message(&error));
+    }
+    while !c.readiness().starts_with("HTTP/1.1 200") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let voter = patiently!(client.member_promote(id)).expect_err("it votes");
     assert_eq!(message(&voter), "FailedPrecondition: etcdserver: can only promote a learner member");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use e2e::Bed;
 use e2e::hollow::Live;
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
 use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
@@ -26,17 +26,35 @@ struct Counts {
     stop: AtomicBool,
     /// Whether an election may meet both tries.
     forgives_elections: bool,
+    /// The authority of the members' certificates, where they talk by TLS.
+    authority: Option<String>,
 }
 
 impl Counts {
     /// Whether a retry's failure is no step's of ours.
     fn forgives(&self, error: &anyhow::Error) -> bool {
         let said = format!("{error:#}");
-        // A Service leads to one that does not vote yet, too, and that refuses, as etcd's learners do.
-        said.contains("not supported for learner")
-            || (self.forgives_elections && (said.contains("leader changed") || said.contains("no leader")))
+        self.forgives_elections && (said.contains("leader changed") || said.contains("no leader"))
+    }
+
+    async fn connect(&self, member: &Live) -> Result<Client> {
+        let mut options = ConnectOptions::new().with_connect_timeout(PATIENCE).with_timeout(PATIENCE);
+        let mut scheme = "http";
+        if let Some(authority) = &self.authority {
+            let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(authority)).domain_name("kv");
+            (options, scheme) = (options.with_tls(tls), "https");
+        }
+        Ok(Client::connect([format!("{scheme}://{}:2379", member.address)], Some(options)).await?)
+    }
+
+    /// Whether a client is to connect anew after so many operations.
+    fn parts_after(&self, number: u64) -> bool {
+        self.authority.is_some() && number.is_multiple_of(RECONNECT)
     }
 }
+
+/// Operations of a client over TLS between two connections.
+const RECONNECT: u64 = 10;
 
 /// Clients at work.
 pub struct Writers {
@@ -64,6 +82,11 @@ impl Writers {
         Self::begin_with(bed, namespace, count, Counts { forgives_elections: true, ..Counts::default() })
     }
 
+    /// As where nothing happens but planned steps, of a cluster whose certificates that authority signed. They connect anew now and then.
+    pub fn begin_over_tls(bed: &'static Bed, namespace: &str, count: usize, authority: String) -> Self {
+        Self::begin_with(bed, namespace, count, Counts { authority: Some(authority), ..Counts::default() })
+    }
+
     fn begin_with(bed: &'static Bed, namespace: &str, count: usize, counts: Counts) -> Self {
         let counts = Arc::new(counts);
         let mut tasks = JoinSet::new();
@@ -86,7 +109,7 @@ impl Writers {
         while let Some(ended) = self.tasks.join_next().await {
             last.push(ended??);
         }
-        let mut client = connect(&pick(bed, namespace, None).await).await?;
+        let mut client = self.counts.connect(&pick(bed, namespace, None).await).await?;
         for (key, value) in last {
             let found = client.get(key.as_str(), None).await?;
             let found = found.kvs().first().and_then(|pair| pair.value_str().ok()?.parse::<u64>().ok());
@@ -111,11 +134,6 @@ async fn pick(bed: &Bed, namespace: &str, not: Option<&Live>) -> Live {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn connect(member: &Live) -> Result<Client> {
-    let options = ConnectOptions::new().with_connect_timeout(PATIENCE).with_timeout(PATIENCE);
-    Ok(Client::connect([format!("http://{}:2379", member.address)], Some(options)).await?)
 }
 
 /// Puts the next number, and reads it back linearizably from where it was put.
@@ -147,14 +165,14 @@ async fn write(
         number += 1;
         if at.is_none() {
             let member = pick(bed, &namespace, None).await;
-            at = connect(&member).await.ok().map(|client| (member, client));
+            at = counts.connect(&member).await.ok().map(|client| (member, client));
         }
         let mut tried = None;
         if let Some((member, mut client)) = at.take() {
             match operate(&mut client, &key, number).await {
                 Ok(()) => {
                     counts.done.fetch_add(1, Ordering::Relaxed);
-                    at = Some((member, client));
+                    at = Some((member, client)).filter(|_| !counts.parts_after(number));
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -166,7 +184,7 @@ async fn write(
         loop {
             let member = pick(bed, &namespace, tried.as_ref()).await;
             let again = async {
-                let mut client = connect(&member).await?;
+                let mut client = counts.connect(&member).await?;
                 operate(&mut client, &key, number).await?;
                 anyhow::Ok(client)
             };

@@ -8,9 +8,10 @@ use aistack_api::server::TlsConfig;
 use aistack_api::tinykv::{TinykvConfig, TinykvPeerTls};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetOrdinals, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, EnvVar};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::backup;
-use super::planner::Kept;
+use super::planner::{self, Kept};
 use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
 use crate::gpu::Gpu;
@@ -31,12 +32,18 @@ pub(super) struct Shape {
     pub record: Record,
     /// Its pods.
     pub kept: Kept,
+    /// Pods that have to be ready for another to be evicted.
+    pub stay: u16,
 }
 
 impl Shape {
     /// Before there is anything.
     pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
-        Self { record: Record::founding(cluster), kept: Kept::to(cluster.voters) }
+        Self {
+            record: Record::founding(cluster),
+            kept: Kept::to(cluster.voters),
+            stay: planner::stay_of(cluster.voters),
+        }
     }
 }
 
@@ -58,8 +65,10 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
         match manifest {
             Manifest::StatefulSet(set) => fit(cluster, shape, set),
             Manifest::PodDisruptionBudget(budget) => {
-                // A member that is down anyway may be made anew whatever the others do.
                 let spec = budget.spec.get_or_insert_default();
+                (spec.max_unavailable, spec.min_available) =
+                    (None, Some(IntOrString::Int(i32::from(shape.stay))));
+                // A member that is down anyway may be made anew whatever the others do.
                 spec.unhealthy_pod_eviction_policy = Some("AlwaysAllow".to_owned());
             }
             _ => {}

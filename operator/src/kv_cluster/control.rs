@@ -105,7 +105,11 @@ impl Found {
             Step::Isolate(survivor) => Some(Kept::only(survivor)),
             _ => self.group.kept,
         };
-        Shape { record: self.record.clone().unwrap_or(founding.record), kept: kept.unwrap_or(founding.kept) }
+        Shape {
+            record: self.record.clone().unwrap_or(founding.record),
+            kept: kept.unwrap_or(founding.kept),
+            stay: self.group.pods_that_stay(&self.step),
+        }
     }
 }
 

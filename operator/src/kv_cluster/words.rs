@@ -81,12 +81,16 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, pods: Option<&Pods>) -> Be
         Waiting::Voter(ordinal) => of(
             "VoterAway",
             format!(
-                "{0} does not answer; no other voter is touched until it does. If its volume is lost: kubectl annotate kv {1} \
+                "{0} does not answer, or its pod is not ready; no other voter is touched until it is back. If its volume is lost: \
+                 kubectl annotate kv {1} \
                  {REPLACE}={0}",
                 pod(ordinal),
                 kv.name
             ),
         ),
+        Waiting::Readiness(ordinal) => {
+            of("NotReadyYet", format!("{} answers, and its pod is about to be ready", pod(ordinal)))
+        }
         Waiting::Leader => of("NoLeader", "the members have no leader at the moment".to_owned()),
         Waiting::Learner(ordinal) => {
             of("CatchingUp", format!("{} takes the data before it gets its vote", pod(ordinal)))

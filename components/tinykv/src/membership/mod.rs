@@ -156,6 +156,11 @@ impl Node {
         members.get(&self.identity.member_id).is_some_and(|member| Description::of(member).learner)
     }
 
+    /// Whether this member is known here to have a vote; one that has just come knows nothing of itself.
+    pub fn votes(&self) -> bool {
+        self.group.votes()
+    }
+
     /// Whether this member is in touch with a leader.
     pub fn has_leader(&self) -> bool {
         self.group.has_leader()

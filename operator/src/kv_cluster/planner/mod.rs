@@ -5,8 +5,11 @@
 //! and is removed by name before its pod goes. A volume that belonged to a member that was removed is never given to another: it
 //! is deleted first.
 
+mod budget;
 mod recovery;
 mod replacement;
+
+pub(super) use budget::stay_of;
 
 use std::collections::BTreeMap;
 
@@ -193,6 +196,8 @@ pub enum Waiting {
     Answer,
     /// A voter that is away.
     Voter(u16),
+    /// The pod of a voter that answers to be called ready: it got its vote, or began, just now.
+    Readiness(u16),
     /// A leader.
     Leader,
     /// A learner to catch up.
@@ -224,8 +229,8 @@ pub fn plan(group: &Group) -> Step {
     if let Some(step) = group.replacement() {
         return step;
     }
-    if let Some(away) = group.voters().find(|member| !group.is_up(member)) {
-        return Step::Wait(Waiting::Voter(away.ordinal));
+    if let Some(waiting) = group.absence() {
+        return Step::Wait(waiting);
     }
     let Some(leader) = group.leader() else {
         return Step::Wait(Waiting::Leader);
@@ -277,9 +282,20 @@ impl Group {
         Some(Kept { first: self.first_member()?, end: self.last_member()?.ordinal + 1 })
     }
 
-    /// Up for the group and for Kubernetes.
+    /// Up for the group and for Kubernetes. Of voters: a learner's pod is never ready, so that no client is led to it.
     fn is_up(&self, member: &Member) -> bool {
         member.is_up && self.pods.get(&member.ordinal).is_some_and(|pod| pod.is_ready && !pod.is_leaving)
+    }
+
+    /// What is waited for when not all voters are up.
+    fn absence(&self) -> Option<Waiting> {
+        let is_coming = |member: &Member| {
+            let pod = self.pods.get(&member.ordinal);
+            member.is_up && pod.is_some_and(|pod| !pod.is_leaving && !pod.is_stuck)
+        };
+        let absent = || self.voters().filter(|member| !self.is_up(member));
+        let gone = absent().find(|member| !is_coming(member)).map(|gone| Waiting::Voter(gone.ordinal));
+        gone.or_else(|| absent().next().map(|coming| Waiting::Readiness(coming.ordinal)))
     }
 
     fn first_without_member(&self) -> Option<u16> {
@@ -319,12 +335,12 @@ impl Group {
         let others_are_up =
             self.voters().filter(|member| member.id != last.id).all(|member| self.is_up(member));
         let has_leader = self.leader().is_some_and(|leader| leader.id != last.id);
-        let is_away = !self.is_up(last) && (kept.has(last.ordinal) || last.role == Role::Learner);
+        let is_away = !last.votes() || (!self.is_up(last) && kept.has(last.ordinal));
         (is_away && others_are_up && has_leader && self.members.len() > 1)
             .then_some(Step::Remove { id: last.id, ordinal: last.ordinal })
     }
 
-    /// A learner gets its pod, then its vote; one that is wanted no more goes.
+    /// A learner gets its pod, then its vote, by what it says of itself; one that is wanted no more goes.
     fn learner(&self, kept: Kept) -> Option<Step> {
         let learner = self.members.iter().find(|member| member.role == Role::Learner)?;
         if learner.ordinal >= self.wanted() {
@@ -333,7 +349,8 @@ impl Group {
         if !kept.has(learner.ordinal) {
             return self.needed().map(Step::Keep);
         }
-        let has_caught_up = self.is_up(learner) && learner.lag <= MOST_LAG;
+        let stays = self.pods.get(&learner.ordinal).is_some_and(|pod| !pod.is_leaving);
+        let has_caught_up = learner.is_up && stays && learner.lag <= MOST_LAG;
         Some(if has_caught_up {
             Step::Promote(learner.id)
         } else {

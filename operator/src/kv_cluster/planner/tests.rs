@@ -35,6 +35,17 @@ fn check(table: &[Case]) {
     }
 }
 
+/// A learner's pod runs and is not ready.
+pub(super) fn of_learner() -> Pod {
+    Pod { is_ready: false, ..pod() }
+}
+
+/// A fourth pod, of a member that has no vote yet.
+pub(super) fn with_learner(g: &mut Group) {
+    g.kept = Some(Kept::to(4));
+    g.pods.insert(3, of_learner());
+}
+
 #[test]
 fn a_group_grows() {
     check(&[
@@ -51,22 +62,49 @@ fn a_group_grows() {
             3,
             5,
             |g| {
-                g.kept = Some(Kept::to(4));
-                g.pods.insert(3, pod());
+                with_learner(g);
                 g.members.push(Member { lag: MOST_LAG + 1, ..member(3, Role::Learner) });
             },
             Step::Wait(Waiting::Learner(3)),
         ),
         (
-            "grow: then its vote",
+            "grow: then its vote, by what it says of itself",
             3,
             5,
             |g| {
-                g.kept = Some(Kept::to(4));
-                g.pods.insert(3, pod());
+                with_learner(g);
                 g.members.push(member(3, Role::Learner));
             },
             Step::Promote(103),
+        ),
+        (
+            "grow: not while its pod goes",
+            3,
+            5,
+            |g| {
+                with_learner(g);
+                g.pods.insert(3, Pod { is_leaving: true, ..of_learner() });
+                g.members.push(member(3, Role::Learner));
+            },
+            Step::Wait(Waiting::Learner(3)),
+        ),
+        (
+            "grow: one that takes long to catch up is not stuck",
+            3,
+            5,
+            |g| {
+                with_learner(g);
+                g.pods.insert(3, Pod { is_newest: false, is_stuck: true, ..of_learner() });
+                g.members.push(Member { lag: MOST_LAG + 1, ..member(3, Role::Learner) });
+            },
+            Step::Wait(Waiting::Learner(3)),
+        ),
+        (
+            "grow: the next when clients are led to it",
+            4,
+            5,
+            |g| g.pods.get_mut(&3).expect("pod 3").is_ready = false,
+            Step::Wait(Waiting::Readiness(3)),
         ),
         ("grow: not while one is away", 3, 5, |g| g.members[1].is_up = false, Step::Wait(Waiting::Voter(1))),
     ]);
@@ -188,6 +226,16 @@ fn it_rests_and_waits() {
             3,
             |g| {
                 g.pods.insert(2, Pod { is_ready: false, is_newest: false, ..pod() });
+            },
+            Step::Wait(Waiting::Readiness(2)),
+        ),
+        (
+            "a pod that answers and has not been ready for long is away",
+            3,
+            3,
+            |g| {
+                g.pods.insert(1, Pod { is_ready: false, ..pod() });
+                g.pods.insert(2, Pod { is_ready: false, is_newest: false, is_stuck: true, ..pod() });
             },
             Step::Wait(Waiting::Voter(2)),
         ),
@@ -325,6 +373,7 @@ fn a_member_is_replaced() {
             3,
             |g| {
                 g.members[1] = Member { id: 200, ..member(1, Role::Learner) };
+                g.pods.insert(1, of_learner());
             },
             Step::Promote(200),
         ),
