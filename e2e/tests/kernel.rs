@@ -206,6 +206,29 @@ async fn a_volume_of_somebody_elses_is_not_used() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_an_edit_leaves_out_goes_from_a_child_that_was_made_with_it() -> Result<()> {
+    let Some(story) = Story::begin("less").await? else { return Ok(()) };
+    let sets = story.api::<StatefulSet>();
+    let spec = |disk: Option<&str>| json!({"pod": {"nodeSelector": {"disk": disk}}});
+    // At once, and after another value was applied beside what the creation set.
+    for (name, edits) in [("once", &[None][..]), ("twice", &[Some("nvme"), None])] {
+        let pod = serde_json::from_value(spec(Some("ssd"))["pod"].clone())?;
+        story.create(name, KVClusterSpec { pod, ..three() }).await?;
+        story.says(name, "WaitingForPods").await?;
+        for disk in edits {
+            story.edit::<KVCluster>(name, &json!({"spec": spec(*disk)})).await?;
+            let is_so = |set: &StatefulSet| {
+                let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+                let selector = pod.and_then(|pod| pod.node_selector.as_ref());
+                selector.and_then(|selector| selector.get("disk")).map(String::as_str) == *disk
+            };
+            wait::object(&sets, &story.client, name, "the template is as the edit has it", is_so).await?;
+        }
+    }
+    story.operator.stop().await
+}
+
+#[tokio::test]
 async fn somebody_elses_object_is_never_adopted() -> Result<()> {
     let Some(story) = Story::begin("taken").await? else { return Ok(()) };
     let services = story.api::<Service>();

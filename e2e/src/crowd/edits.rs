@@ -21,6 +21,15 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 type Awaited = Arc<Mutex<HashMap<(String, String), (i32, oneshot::Sender<Instant>)>>>;
 
+/// How long one took, from just before it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// Until the API server had taken the edit itself.
+    pub answered: Duration,
+    /// Until a watch told of the Deployment that it changes.
+    pub seen: Duration,
+}
+
 /// Scales InferenceServices, and watches their Deployments.
 pub struct Edits {
     client: Client,
@@ -39,8 +48,8 @@ impl Edits {
         }
     }
 
-    /// Time from just before an edit is sent until a watch tells of the Deployment that it changes.
-    pub async fn scale(&self, namespace: &str, service: &str, replicas: i32) -> Result<Duration> {
+    /// Scales one, and waits for its Deployment.
+    pub async fn scale(&self, namespace: &str, service: &str, replicas: i32) -> Result<Edit> {
         let (sender, receiver) = oneshot::channel();
         let deployment = format!("tinyinfer-{service}");
         self.awaited.lock().insert((namespace.to_owned(), deployment), (replicas, sender));
@@ -48,8 +57,9 @@ impl Edits {
         let began = Instant::now();
         let edit = json!({"spec": {"replicas": replicas}});
         api.patch(service, &PatchParams::default(), &Patch::Merge(&edit)).await.context("edit")?;
+        let answered = began.elapsed();
         match tokio::time::timeout(PATIENCE, receiver).await {
-            Ok(Ok(seen)) => Ok(seen.saturating_duration_since(began)),
+            Ok(Ok(seen)) => Ok(Edit { answered, seen: seen.saturating_duration_since(began) }),
             _ => bail!("the Deployment of {namespace}/{service} was not scaled to {replicas}"),
         }
     }

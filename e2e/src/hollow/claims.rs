@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Client, ResourceExt as _};
@@ -16,11 +16,13 @@ use serde_json::json;
 /// Name of the StorageClass whose volumes are folders.
 const CLASS: &str = "hollow";
 
+/// The scheduler is told that volumes come once a pod is placed, as most provisioners have it: else it turns down each pod that comes
+/// before its volume, and tries again a second later.
 pub(super) async fn storage_class(client: &Client) -> Result<()> {
     let api: Api<StorageClass> = Api::all(client.clone());
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "Immediate", "allowVolumeExpansion": true});
+        "provisioner": "hollow.platform.dev", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true});
     let params = PatchParams::apply("hollow").force();
     api.patch(CLASS, &params, &Patch::Apply(&class)).await.context("make a StorageClass")?;
     Ok(())
@@ -93,9 +95,15 @@ async fn settle(
             "name": claim.name_any(), "uid": claim.uid()},
     }});
     let api: Api<PersistentVolume> = Api::all(client.clone());
-    api.patch(&name, &PatchParams::apply("hollow").force(), &Patch::Apply(&volume)).await?;
-    // What is bound already was made larger.
-    if !has.is_null() {
+    if has.is_null() {
+        match api.create(&PostParams::default(), &serde_json::from_value(volume)?).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            made => drop(made?),
+        }
+    } else {
+        // What is bound already was made larger.
+        let grown = json!({"spec": {"capacity": {"storage": asked}}});
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(&grown)).await?;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
         let grown = json!({"status": {"capacity": {"storage": asked}}});
         claims.patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&grown)).await?;

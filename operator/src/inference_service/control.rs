@@ -165,7 +165,7 @@ impl InferenceController {
             }
             if pods.wanted == 0 {
                 found.resting.push(version.clone());
-            } else if !pods.is_complete() {
+            } else if pods.is_current && !pods.is_complete() {
                 let owner = owner_of(service, version);
                 found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
             }
@@ -257,6 +257,7 @@ impl Controller for InferenceController {
     type Validated = ValidatedInferenceService;
 
     const KIND: Kind = Kind::InferenceService;
+    const LOOKS_AT_PODS: bool = true;
 
     fn references(&self, object: &InferenceService) -> Vec<Reference> {
         let name = |name: &str| ObjectName::new(report::namespace(object), name);

@@ -11,9 +11,6 @@ use crate::kernel::controller::StepError;
 use crate::meta::Owner;
 use crate::report;
 
-/// Pods that are asked at a time: one that waits tells what the others do.
-const ASKED: u32 = 20;
-
 /// What keeps pods from being ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trouble {
@@ -36,10 +33,10 @@ impl Trouble {
     }
 }
 
-/// Asks the pods of an owner.
+/// Asks the pods of an owner, from the API server's memory: what is not there yet is seen when they are asked again.
 pub async fn ask(cluster: &Cluster, owner: &Owner) -> Result<Trouble, StepError> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &owner.namespace);
-    let params = ListParams::default().labels(&report::selector(owner)).limit(ASKED);
+    let params = ListParams::default().labels(&report::selector(owner)).match_any();
     let pods = api.list(&params).await.map_err(|error| StepError {
         reason: "ReadFailed",
         message: format!("the pods could not be listed: {}", said(&error)),

@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::core::DynamicObject;
 use kube::core::Status as ApiStatus;
 use serde_json::{Value, json};
@@ -18,6 +20,7 @@ use super::claims::{self, Template};
 use super::cluster::Cluster;
 use super::controller::StepError;
 use super::covers::covers;
+use super::created;
 use super::key::ObjectName;
 use super::watch::{ADOPT, adopter, holder};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
@@ -281,22 +284,55 @@ pub async fn look<K: kube::Resource>(
     if let Some(observed) = cluster.children.observed(key) {
         return Ok(Some(observed.progress));
     }
-    let resource = key.kind.resource();
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(cluster.client.clone(), &key.object.namespace, &resource);
-    let live = api.get_opt(&key.object.name).await.map_err(|error| StepError {
+    let live = read(cluster, key).await.map_err(|error| StepError {
         reason: "ReadFailed",
         message: format!("{key} could not be read: {}", said(&error)),
     })?;
     let ours = live.filter(|live| {
-        holder(&live.metadata).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
+        holder(&meta(live)).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
     });
     Ok(ours.map(|live| {
-        let live = serde_json::to_value(live).expect("it came as JSON");
         let progress = Progress::of(key.kind, &live);
         cluster.children.keep_read(key, live);
         progress
     }))
+}
+
+/// What is there, at least as new as what is known of it: so the API server may answer from memory.
+pub(crate) async fn read(cluster: &Cluster, key: &ChildKey) -> Result<Option<Value>, kube::Error> {
+    let api = api_of(cluster, key);
+    let known = GetParams { resource_version: cluster.children.newest(key) };
+    let found = match api.get_with(&key.object.name, &known).await {
+        // It never was that new: the cluster's store was set back to an earlier state.
+        Err(kube::Error::Api(status)) if status.code == 504 && known.resource_version.is_some() => {
+            api.get(&key.object.name).await
+        }
+        found => found,
+    };
+    match found {
+        Ok(object) => Ok(Some(serde_json::to_value(object).expect("it came as JSON"))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn api_of(cluster: &Cluster, key: &ChildKey) -> Api<DynamicObject> {
+    Api::namespaced_with(cluster.client.clone(), &key.object.namespace, &key.kind.resource())
+}
+
+fn meta(live: &Value) -> ObjectMeta {
+    serde_json::from_value(live["metadata"].clone()).expect("every object has metadata")
+}
+
+/// How all is applied. What is sent is made of types, so that nobody needs to look for misspelt fields in it.
+pub(super) fn applying() -> PatchParams {
+    PatchParams::apply(MANAGER).force().validation_ignore()
+}
+
+/// A child before anything is written to it.
+enum Found {
+    There(Value),
+    Created(Value),
 }
 
 /// A child on its way to what is wanted of it.
@@ -304,7 +340,6 @@ struct Child<'a> {
     cluster: &'a Cluster,
     parent: &'a Parent,
     key: &'a ChildKey,
-    api: Api<DynamicObject>,
     wanted: Value,
     hash: String,
     /// What is wanted of the claims that it makes.
@@ -313,8 +348,6 @@ struct Child<'a> {
 
 impl<'a> Child<'a> {
     fn new(cluster: &'a Cluster, parent: &'a Parent, key: &'a ChildKey, mut wanted: Value) -> Self {
-        let resource = key.kind.resource();
-        let api = Api::namespaced_with(cluster.client.clone(), &parent.namespace, &resource);
         // What a kind of ours says of itself is its own controller's.
         if let Some(object) = wanted.as_object_mut() {
             object.remove("status");
@@ -325,23 +358,15 @@ impl<'a> Child<'a> {
         let hash = hash(&wanted);
         wanted["metadata"]["annotations"][APPLIED] = json!(hash);
         let claims = claims::templates(&wanted);
-        Self { cluster, parent, key, api, wanted, hash, claims }
+        Self { cluster, parent, key, wanted, hash, claims }
     }
 
     /// Reads what is there, and writes when it has to.
     async fn settle(mut self) -> Settled {
-        let live = match self.cluster.children.take_read(self.key) {
-            Some(live) => Some(live),
-            None => match self.read().await {
-                Ok(live) => live,
-                Err(error) => return Settled::failed(error),
-            },
-        };
-        let Some(live) = live else {
-            return match self.write(None).await {
-                Ok(made) => Settled::well(self.observe(&made, true)),
-                Err(error) => Settled::failed(error),
-            };
+        let live = match self.find_or_create().await {
+            Ok(Found::There(live)) => live,
+            Ok(Found::Created(made)) => return Settled::well(self.observe(&made, true)),
+            Err(error) => return Settled::failed(error),
         };
         if let Err(error) = self.must_be_ours(&live) {
             return Settled::failed(error);
@@ -350,7 +375,7 @@ impl<'a> Child<'a> {
         let now = if applied_hash(&live) == self.hash && covers(&live, &self.wanted) {
             live
         } else {
-            match self.write(Some(&live)).await {
+            match self.write(&live).await {
                 Ok(written) => written,
                 // It goes on as it was.
                 Err(error) => {
@@ -366,16 +391,29 @@ impl<'a> Child<'a> {
         Settled { progress: Some(progress), failure: grown.err() }
     }
 
-    async fn read(&self) -> Result<Option<Value>, ApplyError> {
-        let live = self.api.get_opt(&self.key.object.name).await;
+    /// What is there; what no watch told of is hardly there, so it is made without a look.
+    async fn find_or_create(&self) -> Result<Found, ApplyError> {
+        if let Some(live) = self.cluster.children.take_read(self.key) {
+            return Ok(Found::There(live));
+        }
+        if self.cluster.children.newest(self.key).is_none()
+            && let Some(made) = self.create().await?
+        {
+            return Ok(Found::Created(made));
+        }
+        let live = read(self.cluster, self.key).await;
         let live =
             live.map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?;
-        Ok(live.map(|object| serde_json::to_value(object).expect("it came as JSON")))
+        if let Some(live) = live {
+            return Ok(Found::There(live));
+        }
+        // Somebody made one just now: another turn sees whose it is.
+        let made = self.create().await?;
+        made.map(Found::Created).ok_or_else(|| ApplyError::Leaving { child: self.key.clone() })
     }
 
     fn must_be_ours(&self, live: &Value) -> Result<(), ApplyError> {
-        let meta: ObjectMeta =
-            serde_json::from_value(live["metadata"].clone()).expect("every object has metadata");
+        let meta = meta(live);
         let child = || self.key.clone();
         match holder(&meta) {
             Some(holder) if holder.uid == self.parent.reference.uid => {
@@ -402,19 +440,41 @@ impl<'a> Child<'a> {
         }
     }
 
-    async fn write(&self, live: Option<&Value>) -> Result<Value, ApplyError> {
-        let mut wanted = self.wanted.clone();
-        if let Some(live) = live {
-            // Another object that takes this name meanwhile is refused rather than written over.
-            wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
+    /// Makes it; `None` when there is one of that name.
+    async fn create(&self) -> Result<Option<Value>, ApplyError> {
+        let mut wanted = created::marked(&self.wanted);
+        fill_generated(&mut wanted, None);
+        let object: DynamicObject = serde_json::from_value(wanted).expect("every object has metadata");
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let api = api_of(self.cluster, self.key);
+        match api.create(&params, &object).await {
+            Ok(made) => {
+                tracing::info!(child = %self.key, "created");
+                Ok(Some(serde_json::to_value(made).expect("it came as JSON")))
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+            Err(source) => Err(self.refused(source)),
         }
-        fill_generated(&mut wanted, live);
-        let params = PatchParams::apply(MANAGER).force();
-        let written = self.api.patch(&self.key.object.name, &params, &Patch::Apply(&wanted)).await;
-        let written = written
-            .map_err(|source| ApplyError::Write { child: self.key.clone(), source: Box::new(source) })?;
-        tracing::info!(child = %self.key, created = live.is_none(), "applied");
+    }
+
+    async fn write(&self, live: &Value) -> Result<Value, ApplyError> {
+        let mut wanted = self.wanted.clone();
+        // Another object that takes this name meanwhile is refused rather than written over.
+        wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
+        fill_generated(&mut wanted, Some(live));
+        let (api, name) = (api_of(self.cluster, self.key), &self.key.object.name);
+        if let Some(patch) = created::hand_over(live, &self.wanted) {
+            let handed = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+            handed.map_err(|source| self.refused(source))?;
+        }
+        let written = api.patch(name, &applying(), &Patch::Apply(&wanted)).await;
+        let written = written.map_err(|source| self.refused(source))?;
+        tracing::info!(child = %self.key, "applied");
         Ok(serde_json::to_value(written).expect("it came as JSON"))
+    }
+
+    fn refused(&self, source: kube::Error) -> ApplyError {
+        ApplyError::Write { child: self.key.clone(), source: Box::new(source) }
     }
 
     fn observe(&self, live: &Value, is_as_applied: bool) -> Progress {
@@ -439,14 +499,12 @@ pub async fn prune(cluster: &Cluster, parent: &Parent, kept: &BTreeSet<ChildKey>
         if kept.contains(&key) || meta.is_leaving {
             continue;
         }
-        let resource = key.kind.resource();
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(cluster.client.clone(), &key.object.namespace, &resource);
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions { uid: Some(meta.uid.clone()), resource_version: None }),
             ..DeleteParams::default()
         };
+        let api = api_of(cluster, &key);
         match api.delete(&key.object.name, &params).await {
             Ok(_) => tracing::info!(child = %key, "deleted: it is wanted no more"),
             Err(kube::Error::Api(status)) if is_gone(&status) => {}

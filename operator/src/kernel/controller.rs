@@ -68,6 +68,9 @@ pub trait Controller: Send + Sync + 'static {
     /// The kind.
     const KIND: Kind;
 
+    /// Whether it looks at its pods itself, and so knows why they are not there.
+    const LOOKS_AT_PODS: bool = false;
+
     /// What the object refers to. Pure; its changes begin reconciliations.
     fn references(&self, object: &Self::Object) -> Vec<Reference>;
 

@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod conditions;
 pub mod controller;
 pub mod covers;
+mod created;
 mod images;
 pub mod key;
 pub mod lease;
@@ -30,7 +31,7 @@ pub mod references;
 mod share;
 pub mod watch;
 
-mod pending;
+pub(crate) mod pending;
 pub(crate) mod reconcile;
 
 pub use controller::Controller;

@@ -27,7 +27,8 @@ pub(super) async fn explain(
         }
         let Some(selector) = selector(manifest) else { continue };
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &parent.namespace);
-        let params = ListParams::default().labels(&selector).fields("status.phase=Pending").limit(50);
+        // From the API server's memory: what is not there yet is seen when it is asked again.
+        let params = ListParams::default().labels(&selector).fields("status.phase=Pending").match_any();
         let list = api
             .list(&params)
             .await
@@ -47,7 +48,8 @@ fn selector(manifest: &Manifest) -> Option<String> {
     Some(labels.collect::<Vec<_>>().join(","))
 }
 
-fn unschedulable(pod: &Pod) -> Option<String> {
+/// Why no node takes a pod, when the scheduler said so.
+pub(crate) fn unschedulable(pod: &Pod) -> Option<String> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
     if scheduled.status != "False" {

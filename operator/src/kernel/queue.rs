@@ -19,6 +19,8 @@ use super::share::Shares;
 
 /// Every so many turns the longest waiting comes first.
 const FAIR_TURN: u64 = 8;
+/// Who looks again sooner than this has something under way; later, it is only to make sure.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// Why an object is to be reconciled: the later in this list, the sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +76,7 @@ struct Inner {
     by_age: BTreeMap<u64, Key>,
     /// Not before a time.
     delayed: BTreeSet<(Instant, Key)>,
-    due: HashMap<Key, Instant>,
+    due: HashMap<Key, (Instant, Priority)>,
     /// Being worked on, and the priority with which they are to come again.
     running: HashMap<Key, Option<Priority>>,
     shares: Shares,
@@ -111,13 +113,6 @@ impl Queue {
         let mut inner = self.inner.lock();
         self.metrics.added(key.kind);
         inner.add(key, priority, Instant::now());
-        self.changed(&inner);
-    }
-
-    /// Asks for one in a while, unless one is asked for before then.
-    pub fn add_after(&self, key: Key, wait: Duration) {
-        let mut inner = self.inner.lock();
-        inner.delay(key, Instant::now() + wait);
         self.changed(&inner);
     }
 
@@ -227,11 +222,16 @@ impl Inner {
                 let failures = self.failures.entry(key.clone()).or_default();
                 *failures = failures.saturating_add(1);
                 let wait = backoff(*failures);
-                Some(if let Outcome::FailedInPart(most) = outcome { wait.min(most) } else { wait })
+                let wait = if let Outcome::FailedInPart(most) = outcome { wait.min(most) } else { wait };
+                Some((wait, Priority::Child))
             }
-            Outcome::Again(_) | Outcome::Done | Outcome::Gone => {
+            Outcome::Again(wait) => {
                 self.failures.remove(key);
-                if let Outcome::Again(wait) = outcome { Some(wait) } else { None }
+                Some((wait, if wait < UNDER_WAY { Priority::Child } else { Priority::Resync }))
+            }
+            Outcome::Done | Outcome::Gone => {
+                self.failures.remove(key);
+                None
             }
         };
         match (again, wait) {
@@ -239,13 +239,13 @@ impl Inner {
             (Some(priority), _) if outcome != Outcome::Failed || priority == Priority::Edit => {
                 self.make_ready(key.clone(), priority, now);
             }
-            (_, Some(wait)) => self.delay(key.clone(), now + wait),
+            (_, Some((wait, priority))) => self.delay(key.clone(), now + wait, priority),
             (_, None) => {}
         }
     }
 
     fn make_ready(&mut self, key: Key, priority: Priority, now: Instant) {
-        if let Some(due) = self.due.remove(&key) {
+        if let Some((due, _)) = self.due.remove(&key) {
             self.delayed.remove(&(due, key.clone()));
         }
         if let Some(before) = self.waiting.get_mut(&key) {
@@ -263,17 +263,17 @@ impl Inner {
         self.waiting.insert(key, waiting);
     }
 
-    fn delay(&mut self, key: Key, due: Instant) {
+    fn delay(&mut self, key: Key, due: Instant, priority: Priority) {
         if self.waiting.contains_key(&key) {
             return;
         }
-        if let Some(before) = self.due.get(&key).copied() {
+        if let Some((before, _)) = self.due.get(&key).copied() {
             if before <= due {
                 return;
             }
             self.delayed.remove(&(before, key.clone()));
         }
-        self.due.insert(key.clone(), due);
+        self.due.insert(key.clone(), (due, priority));
         self.delayed.insert((due, key));
     }
 
@@ -282,7 +282,8 @@ impl Inner {
             if due > now {
                 break;
             }
-            self.make_ready(key, Priority::Child, now);
+            let priority = self.due.get(&key).map_or(Priority::Child, |(_, priority)| *priority);
+            self.make_ready(key, priority, now);
         }
     }
 

@@ -205,8 +205,10 @@ impl<C: Controller> Turn<'_, C> {
                 let mut tried = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
                     .await;
-                let explained = pending::explain(cluster, &parent, &manifests, &mut tried.applied).await;
-                tried.refused.extend(explained.err());
+                if !C::LOOKS_AT_PODS {
+                    let explained = pending::explain(cluster, &parent, &manifests, &mut tried.applied).await;
+                    tried.refused.extend(explained.err());
+                }
                 tried
             }
             None => Tried::default(),
@@ -321,10 +323,9 @@ impl<C: Controller> Turn<'_, C> {
             "metadata": {"uid": self.object.meta().uid},
             "status": status,
         });
-        let params = PatchParams::apply(MANAGER).force();
-        match self.api().patch_status(&name.name, &params, &Patch::Apply(&patch)).await {
+        match self.api().patch_status(&name.name, &apply::applying(), &Patch::Apply(&patch)).await {
             Ok(object) => {
-                self.objects.wrote(&base, object);
+                self.objects.said(&base, object);
                 Ok(())
             }
             // It was deleted meanwhile: nobody is there to be told.

@@ -102,12 +102,23 @@ impl<K: Resource + Clone> Objects<K> {
         self.by_name.read().keys().cloned().collect()
     }
 
-    /// Takes what a write of ours answered, unless a watch told of something else meanwhile.
-    pub(super) fn wrote(&self, base: &str, mut object: K) {
+    /// Takes what a write of ours to the version `base` answered, unless a watch told of something else meanwhile.
+    pub(super) fn wrote(&self, base: &str, object: K) {
+        self.take(base, object, |_, _| true);
+    }
+
+    /// The same for a status, which is written whatever the version is: an edit that came just before comes back with the answer, and is
+    /// left to the watch, which begins a turn for it.
+    pub(super) fn said(&self, base: &str, object: K) {
+        self.take(base, object, |known, answer| !is_edited(known.meta(), answer.meta()));
+    }
+
+    fn take(&self, base: &str, mut object: K, is_fit: impl Fn(&K, &K) -> bool) {
         object.meta_mut().managed_fields = None;
         let name = ObjectName::of(&object);
         let mut by_name = self.by_name.write();
-        if by_name.get(&name).is_some_and(|known| known.resource_version().as_deref() == Some(base)) {
+        let known = by_name.get(&name).filter(|known| known.resource_version().as_deref() == Some(base));
+        if known.is_some_and(|known| is_fit(known, &object)) {
             by_name.insert(name, Arc::new(object));
         }
     }
@@ -201,6 +212,20 @@ impl Children {
         let meta = inner.known.get(key)?;
         (meta.uid == observed.uid && meta.resource_version == observed.resource_version)
             .then(|| observed.clone())
+    }
+
+    /// The newest version that a watch or an answer told of a child.
+    pub(super) fn newest(&self, key: &ChildKey) -> Option<String> {
+        let inner = self.inner.read();
+        let told = inner.known.get(key).map(|meta| &meta.resource_version);
+        let answered = inner.observed.get(key).map(|observed| &observed.resource_version);
+        // Versions of a kind are numbers that grow (Kubernetes 1.35 says so).
+        let number = |version: &&String| version.parse::<u64>().ok();
+        told.into_iter()
+            .chain(answered)
+            .filter(|version| number(version).is_some())
+            .max_by_key(number)
+            .cloned()
     }
 
     /// Keeps what was read of a child for a later step of the same turn.
@@ -357,8 +382,9 @@ fn is_edited(before: &ObjectMeta, after: &ObjectMeta) -> bool {
 fn child_applied(cluster: &Cluster, key: ChildKey, meta: &ObjectMeta) {
     let now = ChildMeta::of(meta);
     let namespace = key.object.namespace.clone();
-    let before = cluster.children.insert(key, now.clone());
-    if before.as_ref() == Some(&now) {
+    let before = cluster.children.insert(key.clone(), now.clone());
+    // The turn that wrote it, or read it as it is now, needs no other.
+    if before.as_ref() == Some(&now) || cluster.children.observed(&key).is_some() {
         return;
     }
     let holders = [before.and_then(|before| before.holder), now.holder];
@@ -495,6 +521,26 @@ mod tests {
             is_ours: true,
             is_leaving: false,
         }
+    }
+
+    #[test]
+    fn an_edit_that_comes_back_with_the_answer_to_a_status_is_not_overlooked() {
+        let object = |version: &str, generation: i64| {
+            let mut object = aistack_crds::KVCluster::new("a", aistack_crds::KVClusterSpec::default());
+            object.metadata.resource_version = Some(version.to_owned());
+            object.metadata.generation = Some(generation);
+            object
+        };
+        let objects = Objects::default();
+        let name = ObjectName::of(&object("1", 1));
+        let known = || objects.get(&name).and_then(|object| object.resource_version()).unwrap_or_default();
+        objects.insert(object("1", 1));
+        objects.said("1", object("3", 2));
+        assert_eq!(known(), "1", "the watch has yet to tell of the edit");
+        objects.said("1", object("2", 1));
+        assert_eq!(known(), "2");
+        objects.said("1", object("4", 1));
+        assert_eq!(known(), "2", "it was about another version");
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Controller for KvController {
     type Validated = ValidatedKvCluster;
 
     const KIND: Kind = Kind::KVCluster;
+    const LOOKS_AT_PODS: bool = true;
 
     fn references(&self, object: &KVCluster) -> Vec<Reference> {
         let secret = |name: &str| Reference::Secret(ObjectName::new(report::namespace(object), name));
@@ -154,7 +155,11 @@ impl Controller for KvController {
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
-        if matches!(found.step, Step::Rest | Step::Wait(_)) {
+        // That a group is founded is told by its status alone: it is no change of anything.
+        let is_founding = found.group.kept.is_none() && found.group.recorded.is_none();
+        if matches!(found.step, Step::Rest | Step::Wait(_))
+            || (is_founding && matches!(found.step, Step::Keep(_)))
+        {
             return Ok(());
         }
         tracing::info!(step = ?found.step, group = ?found.group, "a step");
@@ -177,7 +182,8 @@ impl Controller for KvController {
         report.extra.extend(found.unheeded.clone().map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
-            Step::Wait(_) => SOON,
+            // A watch tells how the pods come and go.
+            Step::Wait(_) | Step::Keep(_) => SOON,
             // What it did may be seen at once.
             _ => NEXT,
         });

@@ -2,16 +2,19 @@
 //! which no pod is made anew for: members with data do not look at it.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
 
 use super::ValidatedKvCluster;
 use super::planner::Kept;
-use crate::kernel::apply::said;
+use crate::kernel::ObjectName;
+use crate::kernel::apply::{self, said};
+use crate::kernel::child::{ChildKey, ChildKind};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 
 const PEERS: &str = "TINYKV_PEERS";
 const STATE: &str = "TINYKV_INITIAL_CLUSTER_STATE";
+/// Of a group that is there.
+const EXISTING: &str = "existing";
 const FORCE: &str = "TINYKV_FORCE_NEW_CLUSTER";
 /// Annotation with the uid of the pod that was there when the others were to be forgotten.
 const FORCED_FROM: &str = "platform.dev/forced-from";
@@ -59,12 +62,15 @@ impl Record {
 
     /// Reads the one that was written last.
     pub(super) async fn read(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<Option<Self>, StepError> {
-        let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
-        let map = api.get_opt(&name(&kv.name)).await.map_err(|error| StepError {
+        let key = ChildKey {
+            kind: ChildKind::ConfigMap,
+            object: ObjectName::new(kv.owner.namespace.as_str(), name(&kv.name)),
+        };
+        let map = apply::read(cluster, &key).await.map_err(|error| StepError {
             reason: "ReadFailed",
-            message: format!("ConfigMap {} could not be read: {}", name(&kv.name), said(&error)),
+            message: format!("{key} could not be read: {}", said(&error)),
         })?;
-        Ok(map.and_then(|map| Self::of(&map)))
+        Ok(map.and_then(|map| serde_json::from_value(map).ok()).and_then(|map| Self::of(&map)))
     }
 
     fn of(map: &ConfigMap) -> Option<Self> {
@@ -72,7 +78,7 @@ impl Record {
         let annotations = map.metadata.annotations.as_ref();
         Some(Self {
             peers: serde_json::from_str(data.get(PEERS)?).ok()?,
-            is_new: !data.contains_key(STATE),
+            is_new: data.get(STATE).is_none_or(|state| state != EXISTING),
             forced_from: annotations.and_then(|annotations| annotations.get(FORCED_FROM)).cloned(),
         })
     }
@@ -92,10 +98,8 @@ impl Record {
     pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
         let mut metadata = kv.owner.metadata(name(&kv.name));
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
-        let mut data = vec![(PEERS.to_owned(), peers)];
-        if !self.is_new {
-            data.push((STATE.to_owned(), "existing".to_owned()));
-        }
+        let state = if self.is_new { "new" } else { EXISTING };
+        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));

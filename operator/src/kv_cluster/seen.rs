@@ -15,6 +15,7 @@ use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 use crate::kernel::key::ObjectName;
+use crate::kernel::pending::unschedulable;
 use crate::kernel::watch::holder;
 
 /// Label that a StatefulSet's pods carry with the revision that they were made from.
@@ -35,6 +36,8 @@ pub(super) struct Seen {
     /// Which claims those are: another of the same name is not the one that was looked at.
     pub claim_uids: BTreeMap<u16, String>,
     pub kept: Option<Kept>,
+    /// Why a pod finds no node, when the scheduler said so.
+    pub unschedulable: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,10 +61,12 @@ pub(super) async fn look(
     };
     let newest = set.as_ref().map(|set| set.update_revision.clone()).unwrap_or_default();
     let uid = cluster.children.meta(&key).map(|meta| meta.uid);
+    let pods = pods(cluster, kv, uid.as_deref()).await?;
     let claims = claims(cluster, kv, set.is_none()).await?;
     let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
-        pods: pods(cluster, kv, &newest, uid.as_deref()).await?,
+        unschedulable: pods.values().find_map(unschedulable),
+        pods: pods.iter().map(|(ordinal, pod)| (*ordinal, of_pod(pod, &newest))).collect(),
         claim_uids: uids.collect(),
         claims: claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect(),
         kept: set.as_ref().and_then(kept),
@@ -89,15 +94,14 @@ fn unread(what: &'static str) -> impl Fn(kube::Error) -> StepError {
 async fn pods(
     cluster: &Cluster,
     kv: &ValidatedKvCluster,
-    newest: &str,
     set: Option<&str>,
-) -> Result<BTreeMap<u16, SeenPod>, StepError> {
+) -> Result<BTreeMap<u16, KubePod>, StepError> {
     let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let list = api.list(&selected(kv)).await.map_err(unread("pods"))?;
     let prefix = format!("{}-", kv.name);
     let ordinal = |pod: &KubePod| pod.name_any().strip_prefix(&prefix)?.parse().ok();
-    let ours = list.items.iter().filter(|pod| is_of(pod, &kv.name, set));
-    Ok(ours.filter_map(|pod| Some((ordinal(pod)?, of_pod(pod, newest)))).collect())
+    let ours = list.items.into_iter().filter(|pod| is_of(pod, &kv.name, set));
+    Ok(ours.filter_map(|pod| Some((ordinal(&pod)?, pod))).collect())
 }
 
 /// Whether the StatefulSet made the pod. Labels and a name are anybody's to choose, and what a member says is believed.

@@ -50,7 +50,7 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
         }
         Step::Fulfilled => of("Recovered", "it goes on from what one member had".to_owned()),
         Step::Decline(refusal) => declined(*refusal),
-        Step::Wait(waiting) => awaited(kv, *waiting, pods),
+        Step::Wait(waiting) => awaited(kv, *waiting, found, pods),
     }
 }
 
@@ -65,15 +65,15 @@ fn declined(refusal: Refusal) -> Because {
     Because::new("NotHeeded", said)
 }
 
-fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, pods: Option<&Pods>) -> Because {
+fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Option<&Pods>) -> Because {
     let pod = |ordinal: u16| kv.member(ordinal);
     let of = |reason: &'static str, said: String| Because::new(reason, said);
     match waiting {
         Waiting::Founding => {
             let ready = pods.map_or(0, |pods| pods.ready);
             let said = format!("{ready} of {} pods are ready", kv.voters);
-            let why = pods.and_then(|pods| pods.failure.clone().or_else(|| pods.unschedulable.clone()));
-            of("WaitingForPods", why.unwrap_or(said))
+            let why = pods.and_then(|pods| pods.failure.clone());
+            of("WaitingForPods", why.or_else(|| found.seen.unschedulable.clone()).unwrap_or(said))
         }
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())

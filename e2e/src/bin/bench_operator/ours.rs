@@ -64,11 +64,11 @@ pub async fn measure(cli: &Cli) -> Result<()> {
         operator = phases::restart(&mut bed, &recipe, &figures, census.len()).await?;
     }
     if cli.wants("L5") {
-        let mut times = phases::idle_edits(&bed, &crowd, &operator).await?;
-        phases::tell_edits(&figures, "idle", &mut times);
+        let times = phases::idle_edits(&bed, &crowd, &operator).await?;
+        phases::tell_edits(&figures, "idle", &times);
         let edits = Edits::begin(&bed.client);
-        let mut times = phases::busy_edits(&bed, &crowd, &others, &census, &edits).await?;
-        phases::tell_edits(&figures, &format!("while {} others converge", others.len()), &mut times);
+        let times = phases::busy_edits(&bed, &crowd, &others, &census, &edits).await?;
+        phases::tell_edits(&figures, &format!("while {} others converge", others.len()), &times);
     }
     if cli.wants("L6") {
         phases::hand_overs(&bed, &recipe, operator, &crowd, &figures).await?;
@@ -100,9 +100,10 @@ async fn converge(
     }
     let writes = bed.until_silent(Duration::from_secs(5)).await?;
     phases::tell_writes(figures, &of, crowd.len(), &writes);
-    let requests: f64 = bed.requests().await?.values().sum::<f64>() - asked.values().sum::<f64>();
-    let each = requests / crowd.len() as f64;
+    let requests = bed.requests().await?;
+    let each = (requests.values().sum::<f64>() - asked.values().sum::<f64>()) / crowd.len() as f64;
     figures.tell("L1", &format!("{of}: requests of all programs to the API server"), "requests/object", each);
+    phases::tell_requests(&asked, &requests);
     eprintln!(
         "  {} objects with the children of stacks; {} reconciliations; requests by its own count: {}",
         census.len(),

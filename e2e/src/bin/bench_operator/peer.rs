@@ -125,8 +125,8 @@ pub async fn measure(cli: &Cli, program: &Path, kinds: &Path) -> Result<()> {
     figures.tell("L2", &format!("{of}: resident"), "MiB", now);
     figures.tell("L2", &format!("{of}: most resident"), "MiB", most);
     if cli.wants("L5") {
-        let mut times = edits(&bed, &clusters).await?;
-        phases::tell_edits(&figures, "idle", &mut times);
+        let times = edits(&bed, &clusters).await?;
+        phases::tell_times(&figures, "edit to child applied, idle", times);
     }
     if cli.wants("L3") {
         phases::rest(&mut bed, &operator, &figures, census.len(), cli.rest_seconds).await?;

@@ -1,9 +1,10 @@
 //! What is done with an operator whose crowd is settled.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use e2e::crowd::edits::{Edits, percentile};
+use e2e::crowd::edits::{Edit, Edits, percentile};
 use e2e::crowd::ledger::Writes;
 use e2e::{Census, Crowd, wait};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -21,6 +22,8 @@ const IDLE_EDITS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long a crowd may take beside edits.
 const PATIENCE: Duration = Duration::from_mins(10);
+/// Sorts of requests that are told of.
+const TOLD: usize = 40;
 /// Hand-overs of each sort.
 const GRACEFUL: usize = 5;
 const KILLED: usize = 3;
@@ -35,17 +38,41 @@ pub fn tell_writes(figures: &Figures, of: &str, objects: usize, writes: &Writes)
     }
 }
 
+/// How many requests asked for what, the most frequent first.
+pub fn tell_requests(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) {
+    let more = |(what, count): (&String, &f64)| {
+        let more = count - before.get(what).copied().unwrap_or_default();
+        (more as u64, what.trim_end_matches('/').to_owned())
+    };
+    let mut all: Vec<_> = after.iter().map(more).filter(|(more, _)| *more > 0).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    for (more, what) in all.iter().take(TOLD) {
+        eprintln!("    {more:>6} {what}");
+    }
+}
+
 /// Median and tail of edits.
-pub fn tell_edits(figures: &Figures, when: &str, times: &mut [Duration]) {
+pub fn tell_edits(figures: &Figures, when: &str, edits: &[Edit]) {
+    let times = |of: fn(&Edit) -> Duration| edits.iter().map(of).collect::<Vec<_>>();
+    tell_times(figures, &format!("edit to child applied, {when}"), times(|edit| edit.seen));
+    tell_times(
+        figures,
+        &format!("of that, until the edit itself is answered, {when}"),
+        times(|edit| edit.answered),
+    );
+}
+
+/// Median and tail.
+pub fn tell_times(figures: &Figures, what: &str, mut times: Vec<Duration>) {
     let count = times.len();
     for (name, hundredths) in [("p50", 50), ("p99", 99), ("max", 100)] {
-        let value = percentile(times, hundredths).as_secs_f64() * 1000.0;
-        figures.tell("L5", &format!("edit to child applied, {when}, {name} of {count}"), "ms", value);
+        let value = percentile(&mut times, hundredths).as_secs_f64() * 1000.0;
+        figures.tell("L5", &format!("{what}, {name} of {count}"), "ms", value);
     }
 }
 
 /// Scales services up and down, each time from rest.
-pub async fn idle_edits(bed: &Bed, crowd: &Crowd, operator: &Subject) -> Result<Vec<Duration>> {
+pub async fn idle_edits(bed: &Bed, crowd: &Crowd, operator: &Subject) -> Result<Vec<Edit>> {
     let edits = Edits::begin(&bed.client);
     let services = crowd.services();
     let mut times = Vec::new();
@@ -65,7 +92,7 @@ pub async fn busy_edits(
     others: &Crowd,
     census: &Census,
     edits: &Edits,
-) -> Result<Vec<Duration>> {
+) -> Result<Vec<Edit>> {
     let services = crowd.services();
     let begun = census.len();
     let converged = async {
@@ -74,20 +101,21 @@ pub async fn busy_edits(
     };
     tokio::pin!(converged);
     let (mut times, mut running) = (Vec::new(), FuturesUnordered::new());
-    let mut next = tokio::time::interval(PAUSE);
-    for number in 0.. {
-        // Each service is scaled once in a round, and to another number in each.
-        let (namespace, service) = services[number % services.len()].clone();
-        let replicas = 3 - i32::try_from(number / services.len() % 2)?;
+    let (mut next, mut number) = (tokio::time::interval(PAUSE), 0);
+    loop {
         tokio::select! {
             settled = &mut converged => {
                 settled?;
                 break;
             }
-            _ = next.tick() => running.push(async move { edits.scale(&namespace, &service, replicas).await }),
-        }
-        while let Some(Some(time)) = futures::FutureExt::now_or_never(running.next()) {
-            times.push(time?);
+            Some(time) = running.next() => times.push(time?),
+            _ = next.tick() => {
+                // Each service is scaled once in a round, and to another number in each.
+                let (namespace, service) = services[number % services.len()].clone();
+                let replicas = 3 - i32::try_from(number / services.len() % 2)?;
+                running.push(async move { edits.scale(&namespace, &service, replicas).await });
+                number += 1;
+            }
         }
     }
     while let Some(time) = running.next().await {
@@ -162,7 +190,7 @@ pub async fn hand_overs(
             let (led, scaled) =
                 tokio::join!(until_other(bed, &held, began), edits.scale(namespace, service, replicas));
             taken.push(led?);
-            edited.push(scaled?);
+            edited.push(scaled?.seen);
             leader = second;
         }
         for (what, times) in

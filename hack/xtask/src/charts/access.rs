@@ -51,8 +51,10 @@ const CALLERS: &[(&str, Calls)] = &[
     (
         "kernel/apply.rs",
         &[
-            ("get_opt", On::Children, &["get"]),
-            ("patch", On::Children, &["patch", "create"]),
+            ("get_with", On::Children, &["get"]),
+            ("get", On::Children, &["get"]),
+            ("create", On::Children, &["create"]),
+            ("patch", On::Children, &["patch"]),
             ("delete", On::Children, &["delete"]),
         ],
     ),
@@ -77,7 +79,6 @@ const CALLERS: &[(&str, Calls)] = &[
         &[("watcher", On::Kinds, &["list", "watch"]), ("watcher", On::Children, &["list", "watch"])],
     ),
     ("kernel/pending.rs", &[("list", PODS, &["list"])]),
-    ("kv_cluster/record.rs", &[("get_opt", On::One("", "configmaps"), &["get"])]),
     ("kv_cluster/seen.rs", &[("list", PODS, &["list"]), ("list", CLAIMS, &["list"])]),
     (
         "kv_cluster/steps.rs",
