@@ -218,7 +218,7 @@ async fn what_an_edit_leaves_out_goes_from_a_child_that_was_made_with_it() -> Re
         for disk in edits {
             story.edit::<KVCluster>(name, &json!({"spec": spec(*disk)})).await?;
             let is_so = |set: &StatefulSet| {
-                let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+                let pod = set.spec.template.spec.as_ref();
                 let selector = pod.and_then(|pod| pod.node_selector.as_ref());
                 selector.and_then(|selector| selector.get("disk")).map(String::as_str) == *disk
             };
