@@ -86,6 +86,10 @@ test-faults: ## What goes wrong, through the whole stack: hostile clients, a ful
 test-operator-faults: build ## 100 seeded schedules of faults on KVClusters under 50 clients; SCHEDULES, SEED
 	@SCHEDULES=$${SCHEDULES:-100} cargo test --release -p e2e --test tier_two -- --nocapture --exact faults::no_schedule_of_faults_has_us_take_two_voters_or_fail_an_operation
 
+.PHONY: test-operator
+test-operator: build ## Bad manifests, KVClusters under load, a crowd of OBJECTS (1,000), on a control plane with hollow nodes
+	@OBJECTS=$${OBJECTS:-1000} cargo test --release -p e2e --no-fail-fast
+
 .PHONY: test-crash
 test-crash: ## 1,000 kill -9 rounds against three TinyKV members, 200 against each store; ROUNDS, NODE_ROUNDS
 	@hack/test-crash.sh
@@ -142,7 +146,7 @@ test-storages: build ## Backups in object storage: taken, kept, restored and ref
 	@e2e/peers/storages/run.sh $(BIN)/tinykv
 
 .PHONY: e2e
-e2e: test-k8s test-argocd test-storages ## All three, and the first two again with Kubernetes on TinyKV
+e2e: test-operator test-operator-faults test-charts test-storages test-k8s test-argocd ## All of these, and the last two again with Kubernetes on TinyKV (two hours)
 	@STORE=tinykv e2e/quickstart_k8s.sh walk
 	@STORE=tinykv e2e/argocd.sh
 

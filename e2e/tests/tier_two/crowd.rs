@@ -1,20 +1,35 @@
-//! A hundred objects of all kinds at once; the figures of a thousand are in docs/benchmarks/operator.md.
+//! A hundred objects of all kinds at once, or as many as `OBJECTS` says; the figures of a thousand are in docs/benchmarks/operator.md.
 
-use aistack_api::operator::OperatorConfig;
+use aistack_api::operator::{LeaseConfig, OperatorConfig};
 use anyhow::Result;
 use e2e::crowd::edits::Edits;
 use e2e::{Bed, Census, Crowd, Engines, Running, wait};
 use futures::future::{join, try_join_all};
 
-/// A stack has two children of our kinds.
+/// A namespace has one stack, and that has two children of our kinds.
 const CHILDREN: usize = 2;
 
 fn config(crowd: &Crowd, engines: &Engines) -> OperatorConfig {
-    let mut config = OperatorConfig {
-        namespace: Some(crowd.namespaces()[0].clone()),
-        addresses: crowd.addresses(engines),
-        ..OperatorConfig::default()
+    let namespace = crowd.namespaces()[0].clone();
+    // One that dies is followed soon.
+    let lease = LeaseConfig {
+        namespace: Some(namespace.clone()),
+        duration_seconds: 6,
+        deadline_seconds: 4,
+        renew_seconds: 2,
+        ..LeaseConfig::default()
     };
+    OperatorConfig {
+        namespace: Some(namespace),
+        addresses: crowd.addresses(engines),
+        lease,
+        ..OperatorConfig::default()
+    }
+}
+
+/// The same for one that acts at once, whoever leads.
+fn without_lease(config: &OperatorConfig) -> OperatorConfig {
+    let mut config = config.clone();
     config.lease.enabled = false;
     config.local_endpoints = true;
     config
@@ -27,17 +42,19 @@ async fn scale_all(edits: &Edits, crowd: &Crowd, replicas: i32) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_mixed_objects_become_ready_through_edits_and_a_death_and_then_nothing_is_written()
+async fn mixed_objects_become_ready_through_edits_a_death_and_a_hand_over_and_then_nothing_is_written()
 -> Result<()> {
     let Some(bed) = Bed::shared() else { return Ok(()) };
+    let objects = std::env::var("OBJECTS").map_or(Ok(100), |text| text.parse::<usize>())?;
+    let patience = wait::PATIENCE * u32::try_from(objects.div_ceil(100))?;
     let (client, engines) = (bed.plane.client(), Engines::start().await?);
-    let crowd = Crowd::new("hundred", 1, 100).without_gpus();
+    let crowd = Crowd::new("crowd", 1, objects).without_gpus();
     crowd.settle_in(&bed.plane, &bed.hollow).await?;
     let config = config(&crowd, &engines);
     let mut operator = Running::begin(&bed.plane, &config)?;
     let census = Census::begin(&client, Some(&crowd.namespaces()[0]));
     crowd.apply(&client).await?;
-    census.until_all_settled(crowd.len() + CHILDREN, wait::PATIENCE).await?;
+    census.until_all_settled(crowd.len() + CHILDREN, patience).await?;
     println!("{} writes of the operator until all are ready", operator.writes());
 
     let edits = Edits::begin(&client);
@@ -52,11 +69,22 @@ async fn a_hundred_mixed_objects_become_ready_through_edits_and_a_death_and_then
     let (scaled, second) = join(scale_all(&edits, &crowd, 1), died).await;
     scaled?;
     let operator = second?;
-    census.until_all_settled(crowd.len() + CHILDREN, wait::PATIENCE).await?;
+    census.until_all_settled(crowd.len() + CHILDREN, patience).await?;
+
+    // The next one waits, leads when this one goes, and carries on.
+    let next = Running::begin(&bed.plane, &config)?;
+    wait::until("the next one is ready", || async { Ok(next.health.is_ready().then_some(())) }).await?;
+    assert!(operator.leads() && !next.leads(), "one leads");
+    let (scaled, stopped) = join(scale_all(&edits, &crowd, 2), operator.stop()).await;
+    scaled?;
+    stopped?;
+    wait::until("the next one leads", || async { Ok(next.leads().then_some(())) }).await?;
+    let operator = next;
+    census.until_all_settled(crowd.len() + CHILDREN, patience).await?;
 
     // One that begins now looks at everything; once all of it has come to rest, it finds nothing to write.
     wait::until("an operator that looks at all of them writes nothing", || async {
-        let fresh = Running::begin(&bed.plane, &config)?;
+        let fresh = Running::begin(&bed.plane, &without_lease(&config))?;
         fresh.until_reconciled(census.len() as u64).await?;
         let writes = fresh.writes();
         fresh.stop().await?;

@@ -363,7 +363,7 @@ impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
         let Some(kind) = ChildKind::from_ours(self.kind) else { return };
         let key = ChildKey { kind, object: name.clone() };
         match meta.filter(|meta| is_managed(meta)) {
-            Some(meta) => child_applied(&self.cluster, key, meta),
+            Some(meta) => child_applied(&self.cluster, &key, meta),
             None => child_deleted(&self.cluster, &key),
         }
     }
@@ -379,12 +379,12 @@ fn is_edited(before: &ObjectMeta, after: &ObjectMeta) -> bool {
         || before.deletion_timestamp != after.deletion_timestamp
 }
 
-fn child_applied(cluster: &Cluster, key: ChildKey, meta: &ObjectMeta) {
+fn child_applied(cluster: &Cluster, key: &ChildKey, meta: &ObjectMeta) {
     let now = ChildMeta::of(meta);
     let namespace = key.object.namespace.clone();
     let before = cluster.children.insert(key.clone(), now.clone());
     // The turn that wrote it, or read it as it is now, needs no other.
-    if before.as_ref() == Some(&now) || cluster.children.observed(&key).is_some() {
+    if before.as_ref() == Some(&now) || cluster.children.observed(key).is_some() {
         return;
     }
     let holders = [before.and_then(|before| before.holder), now.holder];
@@ -428,7 +428,7 @@ pub async fn children(kind: ChildKind, cluster: Arc<Cluster>) {
                 if is_news && kind == ChildKind::Secret {
                     wake_secret(&sink, &key.object);
                 }
-                child_applied(&sink, key, &object.metadata);
+                child_applied(&sink, &key, &object.metadata);
             }
             Event::Delete(object) => forget(&sink, &key(&object)),
             Event::InitDone => {
@@ -531,7 +531,7 @@ mod tests {
             object.metadata.generation = Some(generation);
             object
         };
-        let objects = Objects::default();
+        let objects: Objects<aistack_crds::KVCluster> = Objects::default();
         let name = ObjectName::of(&object("1", 1));
         let known = || objects.get(&name).and_then(|object| object.resource_version()).unwrap_or_default();
         objects.insert(object("1", 1));
