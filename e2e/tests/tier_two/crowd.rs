@@ -23,6 +23,7 @@ fn config(crowd: &Crowd, engines: &Engines) -> OperatorConfig {
         namespace: Some(namespace),
         addresses: crowd.addresses(engines),
         lease,
+        local_endpoints: true,
         ..OperatorConfig::default()
     }
 }
@@ -31,7 +32,6 @@ fn config(crowd: &Crowd, engines: &Engines) -> OperatorConfig {
 fn without_lease(config: &OperatorConfig) -> OperatorConfig {
     let mut config = config.clone();
     config.lease.enabled = false;
-    config.local_endpoints = true;
     config
 }
 
