@@ -23,7 +23,6 @@ use super::pending;
 use super::queue::Outcome;
 use super::references::Reference;
 use super::watch::{self, Objects};
-use crate::meta::MANAGER;
 use crate::outside;
 use crate::problem::Problem;
 
