@@ -179,7 +179,7 @@ mod tests {
         let key = SecretKeyRef { name: "modelhub-admin".to_owned(), key: "admin-key".to_owned() };
         let image = Image { reference: "ours/modelhub:1".to_owned(), pull_policy: "IfNotPresent" };
         let registry = Registry { url: "http://modelhub:8080".to_owned(), key: Some(key), image };
-        let fetch = fetcher(&Surroundings { registry: Some(registry), is_asleep: false });
+        let fetch = fetcher(&Surroundings { registry: Some(registry), ..Surroundings::default() });
         assert!(fetch.env.iter().flatten().any(|env| env.name == "AISTACK_API_KEY"));
         assert_eq!(fetch.image.as_deref(), Some("ours/modelhub:1"));
         let alone = fetcher(&Surroundings::default());
