@@ -456,7 +456,7 @@ mod tests {
         serde_json::from_value(stack).expect("an AIStack")
     }
 
-    fn service(name: &str, meta: Value, spec: Value) -> InferenceService {
+    fn service(name: &str, meta: &Value, spec: &Value) -> InferenceService {
         let mut object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService", "metadata": meta, "spec": spec});
         object["metadata"]["name"] = json!(name);
         object["metadata"]["namespace"] = json!("team");
@@ -482,7 +482,7 @@ mod tests {
             (json!({}), &named, true),
         ];
         for (meta, spec, is_part) in table {
-            let object = service("x", meta.clone(), spec.clone());
+            let object = service("x", &meta, spec);
             assert_eq!(controller.stack(&object).is_some(), is_part, "{meta} {spec}");
         }
     }

@@ -104,7 +104,7 @@ async fn an_answer_that_drips_takes_no_longer_than_a_step() {
 #[tokio::test]
 async fn nobody_has_the_operator_call_its_own_machine() {
     let there = serve(|mut stream| async move {
-        says(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await
+        says(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     })
     .await;
     let port: u16 = there.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
