@@ -501,7 +501,7 @@ mod tests {
             ("other", json!({}), "another", true),
         ];
         for (name, meta, model, may) in table {
-            let object = service(name, meta.clone(), json!({"model": {"name": model}}));
+            let object = service(name, &meta, &json!({"model": {"name": model}}));
             let judged = must_not_take(&object, model, &stack);
             assert_eq!(judged.is_ok(), may, "{name} {meta} {model}");
         }
