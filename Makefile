@@ -146,7 +146,7 @@ test-storages: build ## Backups in object storage: taken, kept, restored and ref
 	@e2e/peers/storages/run.sh $(BIN)/tinykv
 
 .PHONY: e2e
-e2e: test-operator test-operator-faults test-charts test-storages test-k8s test-argocd ## All of these, and the last two again with Kubernetes on TinyKV (two hours)
+e2e: test-operator test-operator-faults test-charts test-k8s test-argocd ## All of these, and the last two again with Kubernetes on TinyKV (two hours)
 	@STORE=tinykv e2e/quickstart_k8s.sh walk
 	@STORE=tinykv e2e/argocd.sh
 
