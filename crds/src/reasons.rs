@@ -95,6 +95,7 @@ pub const REASONS: &[(&str, &str)] = &[
         "the spec asks for something that this version does not do; nothing else suffers from it",
     ),
     ("NotLoadedYet", "no pod has loaded the model yet"),
+    ("NotReadyYet", "a new member answers, and its pod is about to be ready"),
     ("NotYet", "no backup was due yet"),
     ("OtherCollection", "the server has a collection of this name with another shape; it is not touched"),
     ("PartFailed", "a part of the stack will not become ready by itself"),
