@@ -98,8 +98,11 @@ impl Record {
     pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
         let mut metadata = kv.owner.metadata(name(&kv.name));
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
-        let state = if self.is_new { "new" } else { EXISTING };
-        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
+        let mut data = vec![(PEERS.to_owned(), peers)];
+        // A new one says nothing of it: on a laptop whoever starts it may (docs/tinykv.md, a lost volume).
+        if !self.is_new {
+            data.push((STATE.to_owned(), EXISTING.to_owned()));
+        }
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));
