@@ -165,7 +165,7 @@ impl InferenceController {
             }
             if pods.wanted == 0 {
                 found.resting.push(version.clone());
-            } else if pods.is_current && !pods.is_complete() {
+            } else if !pods.is_complete() {
                 let owner = owner_of(service, version);
                 found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
             }
