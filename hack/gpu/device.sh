@@ -24,7 +24,7 @@ for step in "${@:-check}"; do
     ! grep '^{"part"' "$out/bench.jsonl" || status=1 ;;  # a part that failed has no rows: the file of figures is not made of what is left
   sanitize)
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-    for script in "check.py norm silu decode wild_pages prefill rope" memcheck.py; do
+    for script in "check.py norm silu decode read_pages wild_pages prefill rope" memcheck.py; do
       log=$out/sanitize-${script%% *}.txt
       { timeout 240 compute-sanitizer --tool memcheck --error-exitcode 9 python3 kernels/tests/gpu/$script >"$log" 2>&1 || echo "memcheck of $script ended with $?" >>"$log"; } &
     done
@@ -33,7 +33,7 @@ for step in "${@:-check}"; do
     unset PYTORCH_NO_CUDA_MEMORY_CACHING ;;
   racecheck)  # the gradient of attention names one place, and docs/kernels.md says why it is none
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-    for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,primitives} "check.py "{decode,wild_pages,rope}; do
+    for part in "memcheck.py "{bf16,weight_only,sparse,low_bits,attention,sort,norm,quantise,rows,sample,prefill,primitives} "check.py "{decode,wild_pages,rope}; do
       log=$out/race-${part##* }.txt
       timeout 330 compute-sanitizer --tool racecheck --racecheck-report all python3 kernels/tests/gpu/$part >"$log" 2>&1 &
     done

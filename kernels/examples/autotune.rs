@@ -3,9 +3,10 @@
 //!     cargo run --release -p tinykernels --features cuda --example autotune               # prints the table
 //!     cargo run --release -p tinykernels --features cuda --example autotune -- --write    # over kernels/cuda/tuning/GPU.txt; a path may follow
 //!
-//! Caches are flushed by reading before every call, candidates take turns in an order drawn anew each round (which kernel ran before is worth 3 to 7%),
-//! medians of 31. A tile gets a line where it takes at most 0.97 of the time of
-//! the tile that the rule picks, cuBLASLt where it takes at most 0.97 of ours. A new GPU's table is named in `src/cuda/tuning.rs`.
+//! Caches are flushed by reading before every call, and each candidate runs once before that: thirteen kernels in turn may not fit the caches of
+//! instructions, and an engine runs the same few. Candidates take turns in an order drawn anew each round, medians of 31. A tile gets a line where it takes at most 0.97 of the time of
+//! the tile that the rule picks, cuBLASLt where it takes at most 0.97 of ours. A new GPU's table is named in `src/cuda/tuning.rs`; a table
+//! that is not built in is read from `tuning.txt` of the folder that `Device::open_with` is given.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -136,6 +137,7 @@ impl Bench {
                 order.swap(i, (state >> 16) as usize % (i + 1));
             }
             for &at in &order {
+                call(at, stream)?;
                 for _ in 0..2 {
                     let wide = self.wide.view([self.wide.len()])?;
                     reduce(stream, &mut sum.view_mut([1])?, wide, Reduction::Sum, &mut scratch)?;

@@ -164,4 +164,21 @@ def caches():
         compare("K2", what, ours, peers, bytes_=2 * size * sequences * kv_heads * min(length, window or length) * dim)
 
 
-PARTS = (fp8, int8, epilogues, sparse, quantising, caches)
+def read_pages():
+    """An e4m3 cache as prefill takes it, and a chunk of prompts over it."""
+    sequences, length, chunk, heads, kv_heads, page, dim = 4, 16384, 2048, 32, 8, 16, 128
+    keys, values = (rand(sequences * length // page, kv_heads, page, dim).to(E4M3) for _ in range(2))
+    table = torch.randperm(keys.shape[0], device=DEV, dtype=torch.int32).view(sequences, -1)
+    starts, ones = torch.arange(sequences + 1, device=DEV, dtype=torch.int32) * length, torch.ones(kv_heads, device=DEV)
+    read = lambda: tk.read_pages(keys, values, table, starts, sequences * length, ones, ones)
+    bytes_ = 3 * 2 * sequences * length * kv_heads * dim
+    compare("fused", f"keys and values of an e4m3 cache to dense bf16 [{sequences * length}, {kv_heads} x {dim}]", read, [("copy of as many bytes", same_size_copy(bytes_))], bytes_=bytes_, measure=steady)
+    q, dense, lengths = rand(sequences * chunk, heads, dim), read(), ([chunk] * sequences, [length] * sequences)
+    both = lambda: tk.prefill(q, *read(), *lengths, dim**-0.5)
+    pages = [t.view(-1, page, kv_heads, dim).transpose(1, 2).contiguous() for t in dense]
+    order = torch.arange(keys.shape[0], device=DEV, dtype=torch.int32).view(sequences, -1)
+    compare("K3", f"causal prefill {sequences} x {length}, heads {heads}/{kv_heads}, d {dim}, page {page}, the last {chunk} tokens, e4m3 cache", both,
+            [("ours over pages of bf16", lambda: tk.paged_prefill(q, *pages, order, *lengths, dim**-0.5))], flops=4 * sequences * heads * dim * (chunk * length - chunk**2 / 2))
+
+
+PARTS = (fp8, int8, epilogues, sparse, quantising, caches, read_pages)

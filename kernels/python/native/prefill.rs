@@ -4,8 +4,9 @@ use std::ffi::{c_int, c_void};
 
 use half::bf16;
 use tinykernels::cuda::{
-    AttentionGradients, AttentionInputs, GradientPlan, PagedKeys, PrefillPlan, PrefillSequence, PrefillShape,
-    paged_prefill_attention, prefill_attention, prefill_attention_gradient,
+    AttentionGradients, AttentionInputs, CacheScales, GradientPlan, PagedKeys, PagedTokens, PrefillPlan,
+    PrefillSequence, PrefillShape, paged_prefill_attention, prefill_attention, prefill_attention_gradient,
+    read_pages,
 };
 
 use super::{Handle, input, made, output, status, stream};
@@ -202,5 +203,53 @@ pub unsafe extern "C" fn tk_prefill(
             };
             paged_prefill_attention(&stream, &mut out, sums, q, pages, plan)
         })
+    }
+}
+
+/// Addresses and extents of what is read out of an e4m3 cache.
+#[repr(C)]
+pub struct ReadPages {
+    dense_keys: u64,
+    dense_values: u64,
+    keys: u64,
+    values: u64,
+    key_scales: u64,
+    value_scales: u64,
+    block_table: u64,
+    starts: u64,
+    tokens: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    pages: usize,
+    page_tokens: usize,
+    sequences: usize,
+    table_width: usize,
+}
+
+/// # Safety
+/// Pointers as the shapes say, on the handle's GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tk_read_pages(
+    handle: *const Handle,
+    queue: *mut c_void,
+    call: *const ReadPages,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = &*call;
+        let (dense, cache) =
+            ([c.tokens, c.kv_heads, c.head_dim], [c.pages, c.kv_heads, c.page_tokens, c.head_dim]);
+        let from = PagedTokens {
+            keys: input(c.keys, cache),
+            values: input(c.values, cache),
+            scales: CacheScales {
+                keys: input(c.key_scales, [c.kv_heads]),
+                values: input(c.value_scales, [c.kv_heads]),
+            },
+            block_table: input(c.block_table, [c.sequences, c.table_width]),
+            starts: input(c.starts, [c.sequences + 1]),
+        };
+        let (mut keys, mut values) = (output(c.dense_keys, dense), output(c.dense_values, dense));
+        status(read_pages(&stream(handle, queue), &mut keys, &mut values, from))
     }
 }

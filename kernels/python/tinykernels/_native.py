@@ -23,6 +23,12 @@ class Prefill(c.Structure):
     ]
 
 
+class ReadPages(c.Structure):
+    _fields_ = [(n, _u64) for n in ("dense_keys", "dense_values", "keys", "values", "key_scales", "value_scales", "block_table", "starts")] + [
+        (n, _size) for n in ("tokens", "kv_heads", "head_dim", "pages", "page_tokens", "sequences", "table_width")
+    ]
+
+
 class GradientStep(c.Structure):
     _fields_ = [(n, _u64) for n in ("dq", "dk", "dv", "q", "keys", "values", "out", "log_sum", "gradient")]
 
@@ -92,6 +98,7 @@ _SIGNATURES = {
     "tk_gradient_plan_free": (None, [_p]),
     "tk_prefill_gradient": (c.c_int, [_p, _p, c.POINTER(GradientStep), _p]),
     "tk_prefill": (c.c_int, [_p, _p, c.POINTER(Prefill), _p]),
+    "tk_read_pages": (c.c_int, [_p, _p, c.POINTER(ReadPages)]),
     "tk_rope_cache": (c.c_int, [_p, _p, c.POINTER(Rope)]),
     "tk_sample": (c.c_int, [_p, _p, c.POINTER(Sample)]),
     "tk_start_counts": (c.c_int, [_p, _p, _u64, _size, _size, _size, _u64, _size]),

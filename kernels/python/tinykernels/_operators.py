@@ -9,7 +9,7 @@ from ._native import TinyKernelsError
 from ._linear import (
     add_rms_norm_quantize, interleave_gate, linear_blocks, linear_fused, linear_scaled, quantize, rms_norm_quantize, silu_mul_quantize,
 )
-from ._prefill import attention, attention_gradient, paged_prefill, prefill, scaled_dot_product_attention
+from ._prefill import attention, attention_gradient, paged_prefill, prefill, read_pages, scaled_dot_product_attention
 from ._norm_gradient import layer_norm_gradient, rms_norm_gradient
 from ._fused import add_layer_norm, cross_entropy, embedding, gelu, layer_norm, softmax
 from ._primitives import histogram, reduce, scan, topk, transpose
@@ -20,7 +20,7 @@ from ._tensors import address, at, need, rows_of
 
 __all__ = [
     "Penalties", "Sorter", "SparseLinear", "W4Linear", "W8Linear", "add_layer_norm", "add_rms_norm", "add_rms_norm_quantize", "attention", "attention_gradient", "cross_entropy", "embedding", "gelu", "histogram", "interleave_gate", "layer_norm", "layer_norm_gradient", "linear", "linear_blocks", "linear_fused", "linear_scaled",
-    "paged_decode", "paged_prefill", "prefill", "quantize", "reduce", "rms_norm", "rms_norm_gradient", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
+    "paged_decode", "paged_prefill", "prefill", "quantize", "read_pages", "reduce", "rms_norm", "rms_norm_gradient", "rms_norm_quantize", "rope_cache", "sample", "scan", "scaled_dot_product_attention", "silu_mul", "silu_mul_quantize", "softmax", "topk", "transpose",
 ]
 
 

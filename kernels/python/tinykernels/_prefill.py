@@ -3,6 +3,7 @@
 import ctypes
 from collections import OrderedDict
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 
@@ -114,15 +115,51 @@ def _(q, keys, values, queries, key_lengths, scale, causal=True, window=0, soft_
     return torch.empty_like(q)
 
 
+@torch.library.custom_op("tinykernels::read_pages", mutates_args=())
+def read_pages(keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, starts: torch.Tensor, tokens: int,
+               key_scales: torch.Tensor, value_scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [tokens, kv_heads, d] in bf16 out of a float8_e4m3fn cache [pages, kv_heads, page_tokens, d], times f32 scales [kv_heads].
+
+    Sequence i has the tokens from starts[i] (int32 [sequences + 1], on the GPU) to starts[i + 1], in the pages of row i of block_table.
+    """
+    f8, f32, i32 = torch.float8_e4m3fn, torch.float32, torch.int32
+    for name, tensor, dtype, dimensions in (("keys", keys, f8, 4), ("values", values, f8, 4), ("block_table", block_table, i32, 2), ("starts", starts, i32, 1),
+                                            ("key_scales", key_scales, f32, 1), ("value_scales", value_scales, f32, 1)):
+        need(name, tensor, dtype, dimensions=dimensions)
+    pages, kv_heads, page_tokens, dim = keys.shape
+    if not key_scales.shape == value_scales.shape == (kv_heads,) or values.shape != keys.shape or starts.shape[0] != block_table.shape[0] + 1 or tokens < 0:
+        raise TinyKernelsError(f"keys {tuple(keys.shape)}, values {tuple(values.shape)}, block_table {tuple(block_table.shape)}, starts {tuple(starts.shape)}, {tokens} tokens and the scales do not belong together")
+    dense = [keys.new_empty(tokens, kv_heads, dim, dtype=torch.bfloat16) for _ in range(2)]
+    extents = tokens, kv_heads, dim, pages, page_tokens, *block_table.shape
+    run(_native.lib.tk_read_pages, keys, _native.ReadPages(*map(address, (*dense, keys, values, key_scales, value_scales, block_table, starts)), *extents))
+    return dense[0], dense[1]
+
+
+@read_pages.register_fake
+def _(keys, values, block_table, starts, tokens, key_scales, value_scales):
+    shape = tokens, keys.shape[1], keys.shape[3]
+    return keys.new_empty(shape, dtype=torch.bfloat16), keys.new_empty(shape, dtype=torch.bfloat16)
+
+
 @torch.library.custom_op("tinykernels::paged_prefill", mutates_args=())
 def paged_prefill(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block_table: torch.Tensor, queries: list[int], key_lengths: list[int],
-                  scale: float, causal: bool = True, window: int = 0, soft_cap: float = 0.0) -> torch.Tensor:
-    """As prefill, with keys and values [pages, kv_heads, page_tokens, d] and a block_table [sequences, width] of page numbers."""
+                  scale: float, causal: bool = True, window: int = 0, soft_cap: float = 0.0, key_scales: torch.Tensor | None = None,
+                  value_scales: torch.Tensor | None = None) -> torch.Tensor:
+    """As prefill, with keys and values [pages, kv_heads, page_tokens, d] and a block_table [sequences, width] of page numbers.
+
+    A cache of float8_e4m3fn has f32 scales [kv_heads]; it is read into bf16 first (read_pages), and not under capture.
+    """
+    if key_scales is not None and value_scales is not None:
+        if torch.cuda.is_current_stream_capturing():
+            raise TinyKernelsError("paged_prefill of an e4m3 cache under capture: read_pages and prefill take what a graph can hold")
+        starts = torch.tensor([0, *accumulate(key_lengths)], dtype=torch.int32, pin_memory=True).to(q.device, non_blocking=True)
+        keys, values = read_pages(keys, values, block_table, starts, sum(key_lengths), key_scales, value_scales)
+        return _run(q, keys, values, None, queries, key_lengths, keys.shape[1], scale, causal, window, soft_cap)
     return _run(q, keys, values, block_table, queries, key_lengths, keys.shape[1], scale, causal, window, soft_cap)
 
 
 @paged_prefill.register_fake
-def _(q, keys, values, block_table, queries, key_lengths, scale, causal=True, window=0, soft_cap=0.0):
+def _(q, keys, values, block_table, queries, key_lengths, scale, causal=True, window=0, soft_cap=0.0, key_scales=None, value_scales=None):
     return torch.empty_like(q)
 
 

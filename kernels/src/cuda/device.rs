@@ -36,10 +36,12 @@ impl Device {
     }
 
     /// [`Device::open`], with the images that `folder` holds, `NAME.cubin` for `cuda/*/NAME.cu`, instead of the embedded ones: to tune a kernel without
-    /// building this crate anew. What such an image does is its author's affair.
+    /// building this crate anew; and with the folder's `tuning.txt`, where it has one, instead of the GPU's committed table. What such an image does is its
+    /// author's affair.
     ///
     /// # Errors
-    /// As there; [`CudaError::Module`] names an image that is cut short, foreign, or without a kernel that the embedded one has.
+    /// As there; [`CudaError::Module`] names an image that is cut short, foreign, or without a kernel that the embedded one has, and
+    /// a line of a table that is none.
     pub fn open_with(ordinal: usize, folder: Option<&Path>) -> Result<Arc<Self>, CudaError> {
         // SAFETY: only asks the loader whether libcuda exists; cudarc would panic on the first call otherwise.
         if !unsafe { sys::is_culib_present() } {
@@ -84,7 +86,7 @@ impl Device {
         let shared_memory =
             attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize;
-        let (modules, tuning) = (Modules::load(folder)?, Tuning::of(&name));
+        let (modules, tuning) = (Modules::load(folder)?, Tuning::of(&name, folder)?);
         Ok(Arc::new(Self { context, modules, tuning, multiprocessors, shared_memory, name }))
     }
 

@@ -26,6 +26,7 @@ mod prefill;
 mod primitives;
 mod quant;
 mod quantize;
+mod read_pages;
 mod rope;
 mod sampling;
 mod softmax;
@@ -57,6 +58,7 @@ pub use prefill::{
 pub use primitives::{Reduction, Scratch, histogram_u32, reduce, scan_u32, top_k, transpose};
 pub use quant::{GROUP, PackedW4, PackedW8, w4a16_linear, w8a16_linear};
 pub use quantize::{QuantizeScales, QuantizeSource, Quantized, quantize};
+pub use read_pages::{PagedTokens, read_pages};
 pub use rope::{QkNorm, RopeStep, rope_cache};
 pub use sampling::{Logits, Penalties, SamplingParameters, sample, start_counts};
 pub use softmax::{Score, cross_entropy, cross_entropy_gradient, softmax, softmax_gradient};

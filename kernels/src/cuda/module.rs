@@ -75,6 +75,7 @@ kernels! {
         attention_gradient_queries_d64_cap, attention_gradient_queries_d128_cap,
         attention_statistics_d64, attention_statistics_d128,
     }
+    read_pages { read_pages }
     rope_cache {
         rope_cache_d64, rope_cache_d128, rope_cache_norm_d64, rope_cache_norm_d128,
         rope_cache_e4m3_d64, rope_cache_e4m3_d128, rope_cache_e4m3_norm_d64, rope_cache_e4m3_norm_d128,

@@ -1,5 +1,8 @@
 //! What was fastest on a GPU, by shape: the tables in `cuda/tuning`, one a GPU, which `examples/autotune.rs` measures and writes.
 
+use std::path::Path;
+
+use super::error::{CudaError, DriverFault};
 use super::gemm::Tile;
 use super::linear::OperandKind;
 
@@ -29,10 +32,22 @@ enum Choice {
 }
 
 impl Tuning {
-    /// Of a GPU of this name.
-    pub fn of(gpu: &str) -> Self {
-        let table = TABLES.iter().find(|(name, _)| *name == gpu).map_or("", |(_, table)| table);
-        Self(rows_of(table).filter_map(Row::parse).collect())
+    /// Of a GPU of this name, or what `tuning.txt` of the folder says instead.
+    pub fn of(gpu: &str, folder: Option<&Path>) -> Result<Self, CudaError> {
+        const FILE: &str = "tuning.txt";
+        let refuse = |name: &str, meaning: String| CudaError::Module {
+            module: FILE,
+            source: DriverFault { name: name.into(), meaning },
+        };
+        let own = match folder.map(|f| std::fs::read_to_string(f.join(FILE))) {
+            Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(refuse("not read", e.to_string()));
+            }
+            read => read.and_then(Result::ok),
+        };
+        let committed = TABLES.iter().find(|(name, _)| *name == gpu).map_or("", |(_, table)| table);
+        let parsed = |line| Row::parse(line).ok_or_else(|| refuse("not a line of a table", line.to_owned()));
+        rows_of(own.as_deref().unwrap_or(committed)).map(parsed).collect::<Result<_, _>>().map(Self)
     }
 
     fn find(&self, kind: OperandKind, [rows, features, columns]: [usize; 3]) -> impl Iterator<Item = Choice> {
@@ -117,11 +132,30 @@ mod tests {
 
     #[test]
     fn a_gpu_that_nobody_measured_has_an_empty_table() {
-        assert!(Tuning::of("NVIDIA H100").0.is_empty());
-        let h200 = Tuning::of("NVIDIA H200");
+        assert!(Tuning::of("NVIDIA H100", None).expect("empty").0.is_empty());
+        let h200 = Tuning::of("NVIDIA H200", None).expect("the committed table");
         assert_eq!(h200.tile(OperandKind::Bf16, [1, 28672, 4096]), Some(Tile::Few { features: 56 }));
         assert_eq!(h200.tile(OperandKind::Bf16, [1, 28672, 4104]), None);
         assert_eq!(h200.tile(OperandKind::F16, [1, 28672, 4096]), None);
+    }
+
+    #[test]
+    fn a_table_of_a_folder_takes_the_committed_ones_place_and_a_line_of_it_that_is_none_is_named() {
+        let folder = std::env::temp_dir().join(format!("tinykernels-tuning-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder of the temporary ones");
+        let of = |text: Option<&str>| {
+            let path = folder.join("tuning.txt");
+            text.map_or_else(|| std::fs::remove_file(&path), |t| std::fs::write(&path, t)).expect("written");
+            Tuning::of("NVIDIA H200", Some(&folder))
+        };
+        let own = of(Some("# measured here\nbf16 8 16 1..9 many 64 # 3 us\n")).expect("a table");
+        assert_eq!(own.tile(OperandKind::Bf16, [9, 8, 16]), Some(Tile::Many { features: 64 }));
+        assert_eq!(own.tile(OperandKind::Bf16, [1, 28672, 4096]), None);
+        let refused = of(Some("bf16 8 16 1..9 wide 64\n")).expect_err("no such choice").to_string();
+        assert!(refused.contains("tuning.txt") && refused.contains("wide 64"), "{refused}");
+        let committed = of(None).expect("a folder without a table");
+        assert!(committed.tile(OperandKind::Bf16, [1, 28672, 4096]).is_some());
+        std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

@@ -272,4 +272,30 @@ def check_plans():
     expect("prefill in a graph, replayed behind 40 steps of other lengths", torch.equal(one, want[-1]) and torch.equal(two, tk.prefill(one, k, v, step, step, 0.1)))
 
 
-PARTS = (check_decode, check_prefill, check_wild_pages, check_plans, check_rope)
+def check_read_pages():
+    """An e4m3 cache as prefill takes it: bit for bit what it holds times its scale, and chunks of prompts over it."""
+    f8 = torch.float8_e4m3fn
+    for lengths, queries, heads, kv_heads, page, dim in [([33, 700, 0, 1, 517], [33, 200, 0, 1, 5], 8, 2, 16, 128), ([129, 1000], [129, 64], 6, 3, 48, 64), ([16], [16], 4, 1, 16, 128)]:
+        keys, values, table, lens, dense = paged_cache(lengths, kv_heads, page, dim=dim, dtype=f8)
+        scales = [torch.rand(kv_heads, device=DEV) + 0.5 for _ in range(2)]
+        starts = torch.nn.functional.pad(lens.cumsum(0), (1, 0)).int()
+        got = tk.read_pages(keys, values, table, starts, sum(lengths), *scales)
+        want = [torch.cat([(d[i].float() * scales[i].view(-1, 1, 1)).bfloat16().transpose(0, 1) for d in dense]) for i in range(2)]
+        same = all(torch.equal(a, b) for a, b in zip(got, want))
+        q, scale = rand(sum(queries), heads, dim, scale=2), dim**-0.5
+        out = tk.paged_prefill(q, keys, values, table, queries, lengths, scale, True, 0, 0.0, *scales)
+        parts = [attention(*rows, scale, True, 0, 0.0) for rows in zip(q.split(queries), *(t.split(lengths) for t in want))]
+        worst = error(out, torch.cat(parts))
+        same = same and torch.equal(out, tk.prefill(q, *want, queries, lengths, scale))
+        expect(f"read_pages of {len(lengths)} sequences, page {page}, d {dim}: bit for bit; paged_prefill of an e4m3 cache against float64", same and worst < 6e-3, f"worst {worst:.2e} same {same}")
+        broken = table.clone()
+        broken[0, 0], first = 2**31 - 1, min(page, lengths[0])
+        lost = tk.read_pages(keys, values, broken, starts, sum(lengths), *scales)
+        wild = tk.read_pages(keys, values, table, starts - 1, sum(lengths), *scales)
+        good = all(bool(a[:first].isnan().all()) and torch.equal(a[first:], b[first:]) for a, b in zip(lost, want))
+        expect(f"read_pages, page {page}, d {dim}: an entry that is no page makes NaN of its tokens alone, tokens that no sequence has are NaN", good and all(bool(w[-1].isnan().all()) for w in wild))
+    refuses("read_pages refuses scales of other heads", lambda: tk.read_pages(keys, values, table, starts, 16, scales[0][:0], scales[1]), "do not belong together")
+    refuses("paged_prefill refuses an e4m3 cache without scales", lambda: tk.paged_prefill(q, keys, values, table, queries, lengths, scale), "bfloat16")
+
+
+PARTS = (check_decode, check_prefill, check_read_pages, check_wild_pages, check_plans, check_rope)
