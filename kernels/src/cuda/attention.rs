@@ -206,6 +206,7 @@ fn refusal<T: CacheElement>(
 ///
 /// Shapes: `out`, `q` `[sequences, query_heads, head_dim]` bf16; the cache as in [`PagedCache`]. Products in bf16, with an e4m3 cache in fp16
 /// (queries beyond ±65,504 count as that), sums and softmax in f32 (Flash-Decoding: Dao et al., 2023). Nothing past a sequence's length is read into the result, whatever the page holds.
+/// Source: `cuda/attention/paged_decode.cu`; what a step of many chunks needs is in `workspace`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

@@ -41,6 +41,7 @@ impl<'a> Backend<'a> {
 }
 
 /// [`linear_bf16`] by the back end of the caller's choice.
+/// Source: of ours as there; of cuBLASLt, NVIDIA's library, whose workspace its handle holds.
 ///
 /// # Errors
 /// As [`linear_bf16`]; [`CudaError::Library`] where cuBLASLt refuses.
@@ -58,6 +59,7 @@ pub fn linear_bf16_by(
 }
 
 /// [`linear`] without an epilogue, by the back end of the caller's choice.
+/// Source: of ours as there; of cuBLASLt, NVIDIA's library, whose workspace its handle holds.
 ///
 /// # Errors
 /// As [`linear`]; by cuBLASLt [`CudaError::Shape`] for int8 and for other scales than one a tensor, [`CudaError::Library`] where it refuses.

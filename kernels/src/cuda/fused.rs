@@ -37,6 +37,7 @@ pub(super) fn norm_grid(call: &'static str, shape: [usize; 2]) -> Result<(usize,
 ///
 /// Shapes: `y`, `x`, `residual` `[rows, hidden]`, `weight` `[hidden]`, bf16, row-major, 16-byte aligned; `hidden` a multiple of 8 up to 32,768.
 /// The mean square is taken in f32 over the rounded residual (Zhang and Sennrich, 2019).
+/// Source: `cuda/fused/norm.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -106,6 +107,7 @@ fn queue_add_rms_norm(
 
 /// [`add_rms_norm`] with x as its own output: `residual ← residual + x`, then `x ← residual / rms(residual) · weight`. Two streams of memory
 /// instead of three are a few percent faster.
+/// Source: `cuda/fused/norm.cu`.
 ///
 /// # Errors
 /// As for [`add_rms_norm`].
@@ -131,6 +133,7 @@ pub fn add_rms_norm_in_place(
 }
 
 /// `y ← x / rms(x) · weight`; shapes, limits and errors as in [`add_rms_norm`].
+/// Source: `cuda/fused/norm.cu`.
 pub fn rms_norm(
     stream: &Stream,
     y: &mut TensorMut<'_, bf16, 2>,
@@ -172,6 +175,7 @@ pub fn rms_norm(
 /// The gate of a SwiGLU MLP: `out[r, c] ← silu(gate_up[r, c]) · gate_up[r, inner + c]`.
 ///
 /// Shapes: `gate_up` `[rows, 2 · inner]`, `out` `[rows, inner]`, bf16, row-major, 16-byte aligned; `inner` a multiple of 8.
+/// Source: `cuda/fused/activation.cu` (SwiGLU: Shazeer, 2020).
 ///
 /// # Errors
 /// As for [`add_rms_norm`].
@@ -228,6 +232,7 @@ pub enum Gelu {
 }
 
 /// `out ← gelu(x)`, element by element; bf16 `[n]`, n a multiple of 8, 16-byte aligned. 0 at −∞.
+/// Source: `cuda/fused/activation.cu` (Hendrycks and Gimpel, 2016).
 ///
 /// # Errors
 /// As for [`add_rms_norm`].
@@ -264,6 +269,7 @@ pub fn gelu(
 /// `dx ← dy · gelu′(x)`, element by element: what [`gelu`] passes back. Without `dy`, `dx` holds it before and the gradient behind.
 ///
 /// Shapes and limits as there.
+/// Source: `cuda/fused/activation.cu`.
 ///
 /// # Errors
 /// As for [`add_rms_norm`].
@@ -305,6 +311,7 @@ pub fn gelu_gradient(
 /// `out[t] ← table[ids[t]]`: rows of bf16. An id that the table does not have gives a row of NaN.
 ///
 /// Shapes: `out` `[tokens, hidden]`, `table` `[entries, hidden]`, `ids` `[tokens]`; hidden a multiple of 8; rows 16-byte aligned.
+/// Source: `cuda/fused/embedding.cu`.
 ///
 /// # Errors
 /// As for [`add_rms_norm`].

@@ -60,6 +60,7 @@ struct FewProblem {
 /// multiples of 8, 16-byte aligned.
 ///
 /// The tile is that of [`linear_tile`]. A row's bits do not depend on how many rows there are, nor on the tile.
+/// Source: `cuda/gemm/linear_bf16.cu`, `linear_few.cu` (`wgmma` and tensor copies as in PTX ISA 9.0).
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -109,6 +110,7 @@ pub(super) fn cheapest(
 }
 
 /// [`linear_bf16`] with a tile of the caller's choice, for tuning.
+/// Source: as there.
 ///
 /// # Errors
 /// As [`linear_bf16`]; [`CudaError::Shape`] also for a tile that no kernel has, or that the rows do not fit.

@@ -275,6 +275,7 @@ fn queue(
 ///
 /// Products in bf16, sums in f32, probabilities computed anew from `log_sum` (Dao, 2023). Key heads sum over their query heads in order; no atomics: the bits
 /// of a sequence's gradients depend neither on the other sequences nor on the run. Nothing past a sequence's end is read into a result.
+/// Source: `cuda/attention/gradient.cu`; `plan` holds its workspace.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from a launch.

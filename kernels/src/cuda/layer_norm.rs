@@ -12,6 +12,7 @@ use super::tensor::{Tensor, TensorMut};
 ///
 /// Shapes: `y`, `x`, `residual` `[rows, hidden]`, `weight`, `bias` `[hidden]`, bf16, row-major, 16-byte aligned; `hidden` a multiple of 8 up to 32,768.
 /// Mean and variance (of the centred row) in f32 over the rounded residual (Ba, Kiros and Hinton, 2016). A NaN stays in its row.
+/// Source: `cuda/fused/layer_norm.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

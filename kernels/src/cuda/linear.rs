@@ -160,6 +160,7 @@ pub(super) struct Checked {
 /// Operands bf16, fp16, e4m3 or int8; 8-bit ones need `scales`, 16-bit ones take none. Sums in f32 (e4m3: in the tensor cores' own precision, some
 /// 14 bits within 32 products), exact for int8, of at most 131,071 columns; rounded once, to bf16 (fp16 for fp16). Features a multiple of 8 (gated: 16), rows of x and of the
 /// weight a multiple of 16 bytes, everything 16-byte aligned. A row's bits do not depend on how many rows there are.
+/// Source: `cuda/gemm/linear_fused.cu`, `linear_8bit.cu`, `epilogue.cuh`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -209,6 +210,7 @@ pub fn linear<T: Operand>(
 
 /// [`linear`] for e4m3 with a scale for every 128 columns of a row of x and for every 128 × 128 of the weight, as DeepSeek-V3's checkpoints have them:
 /// `x_scales` `[columns / 128, rows]`, `weight_scales` `[features / 128, columns / 128]`, both quotients rounded up. The blocks' sums are added in f32.
+/// Source: `cuda/gemm/linear_block.cu`.
 ///
 /// # Errors
 /// As [`linear`].

@@ -2,7 +2,8 @@
 //!
 //! Every call checks shapes, alignment, placement and aliasing, queues its kernels on a [`Stream`] and returns; the device memory it writes
 //! is ready after later work of the same stream, or [`Stream::synchronize`]. Results do not depend on the batch around a row: sums are taken
-//! in an order that the row's own shape fixes.
+//! in an order that the row's own shape fixes. Tensors are dense and row-major. A call without a plan, a workspace or scratch among its arguments needs none; its
+//! source is the kernel that its documentation names.
 //!
 //! The kernels are CUDA C++ under `kernels/cuda`, compiled at build time and embedded; libcuda is loaded when [`Device::open`] is called,
 //! so a program with this feature starts on a machine without a GPU and is told so by that call.

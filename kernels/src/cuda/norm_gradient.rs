@@ -88,6 +88,7 @@ fn slots([rows, hidden]: [usize; 2]) -> usize {
 ///
 /// Shapes: see the fields; row-major, 16-byte aligned; `hidden` a multiple of 8 up to 16,384 (`LayerNorm`: 8,192). A row's gradient does not depend on the others, and the sums over
 /// rows are taken in an order that the shape fixes: the same bits in every run. A NaN reaches its row, and its columns of the sums.
+/// Source: `cuda/fused/norm_gradient.cu`; its workspace are the slots of `into`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from a launch.

@@ -246,6 +246,7 @@ struct Source<'a> {
 /// number in a value reaches every query of its sequence whose block of 128 keys it lies in, seen or not. `log_sum` `[query_heads, query tokens]` takes the
 /// logarithm of the sum of each row's exponentials, −∞ for a query without a key: what [`super::prefill_attention_gradient`] needs, or whoever joins
 /// attention over parts of the keys.
+/// Source: `cuda/attention/prefill.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -287,6 +288,7 @@ pub fn prefill_attention(
 /// As [`prefill_attention`], with keys and values in pages: a prompt's chunk over all that is in the cache, its own tokens included.
 ///
 /// The bits are those of [`prefill_attention`] of the same tokens.
+/// Source: `cuda/attention/prefill.cu`.
 ///
 /// # Errors
 /// As [`prefill_attention`].

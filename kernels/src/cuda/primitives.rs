@@ -62,6 +62,7 @@ pub enum Reduction {
 }
 
 /// `out[0] ←` all of `x` `[n]` joined; f32, x 16-byte aligned. The order of a sum follows from n alone: the same bits in every run.
+/// Source: `cuda/primitives/reduce.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -100,6 +101,7 @@ pub fn reduce(
 }
 
 /// `out[i] ← x[0] + … + x[i]` modulo 2^32, without x[i] when `exclusive`; `[n]`, 16-byte aligned. One pass (Merrill and Garland, 2016).
+/// Source: `cuda/primitives/scan.cu`.
 ///
 /// # Errors
 /// As [`reduce`].
@@ -144,6 +146,7 @@ pub fn scan_u32(
 }
 
 /// `counts[b] ←` how often b occurs in `x` `[n]`; numbers that are no bin are passed over. Up to 24,575 bins, x 16-byte aligned.
+/// Source: `cuda/primitives/histogram.cu`.
 ///
 /// # Errors
 /// As [`reduce`].
@@ -187,6 +190,7 @@ pub fn histogram_u32(
 }
 
 /// `out[c, r] ← x[r, c]`, elements of 2 or 4 bytes; 4-byte aligned.
+/// Source: `cuda/primitives/transpose.cu`.
 ///
 /// # Errors
 /// As [`reduce`].
@@ -227,6 +231,7 @@ pub fn transpose<T: Element>(
 /// `values[r, i]`, `places[r, i] ←` the i-th greatest of row r of `x` `[rows, columns]` and where it lies; ties go to the lower place, NaN ranks first.
 ///
 /// `values`, `places` `[rows, k]`, k 1 to 1,024; columns a multiple of 4, at least k; x 16-byte aligned.
+/// Source: `cuda/primitives/topk.cu`, a selection by digits.
 ///
 /// # Errors
 /// As [`reduce`].

@@ -265,6 +265,7 @@ struct Problem {
 ///
 /// Products of bf16 activations with exactly represented differences of number and zero point, sums in f32, scales applied in f32.
 /// A row's bits do not depend on how many rows there are.
+/// Source: `cuda/quant/weight_only.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -278,6 +279,7 @@ pub fn w4a16_linear(
 }
 
 /// As [`w4a16_linear`] with 8-bit weights.
+/// Source: `cuda/quant/weight_only.cu`.
 ///
 /// # Errors
 /// As there.

@@ -78,6 +78,7 @@ struct Problem {
 /// `out` `[rows, hidden]`, hidden a multiple of 8 up to 32,768; tensors 16-byte aligned. Arithmetic in f32; nothing but the residual is rounded to
 /// bf16 on the way. A NaN stays one in e4m3, where it is, and is no part of the scale (a norm spreads it over its row); an infinity makes the scale infinite,
 /// so that its whole row (or block) stands for NaN (a norm makes of it a NaN among zeros). int8 has no NaN: there it becomes some number.
+/// Source: `cuda/fused/quantize.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

@@ -53,6 +53,7 @@ struct Problem {
 ///
 /// Shapes: `keys`, `values` `[tokens, kv_heads, head_dim]` bf16, the sequences one behind the other, 16-byte aligned. The product is f32's, rounded once to
 /// bf16. Nothing outside of the cache is read, whatever table and starts hold.
+/// Source: `cuda/attention/read_pages.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

@@ -68,6 +68,7 @@ struct Problem {
 /// Shapes: `q` `[tokens, query_heads, head_dim]` bf16, `keys` and `values` `[pages, kv_heads, page_tokens, head_dim]` bf16 or e4m3; `head_dim` 64
 /// or 128; the rotation pairs element `i` with `i + head_dim / 2` (as Llama and Qwen in Hugging Face's layout). Norm and rotation in f32, rounded
 /// to bf16; over its scale that is rounded again for an e4m3 cache, where what it cannot hold becomes ±448. Two tokens of one slot leave either's values. Slots are trusted to be in pages that the caller owns.
+/// Source: `cuda/fused/rope_cache.cu` (rotary embedding: Su et al., 2021).
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

@@ -81,6 +81,7 @@ struct Problem {
 /// Begins a sequence in row `slot` of the counts of [`Penalties`]: its entries become zero, those of the `prompt`'s tokens marked.
 ///
 /// Tokens outside of the row are passed over. `counts` `[slots, stride]`, 8-byte aligned, stride a multiple of 4.
+/// Source: `cuda/sampling/sample.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -123,6 +124,7 @@ pub fn start_counts(
 /// top-k, top-p and min-p each apply to the full (masked) distribution. Ties go to the lower token. A row without an allowed finite logit
 /// gives token −1 and −∞. Exact sampling from the kept set by rejection:
 /// no sort, no stored probabilities, mostly 2 to 4 passes over the row.
+/// Source: `cuda/sampling/sample.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.

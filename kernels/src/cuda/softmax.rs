@@ -69,6 +69,7 @@ fn held(vectors: usize, most: usize) -> (usize, u32) {
 ///
 /// Shapes: `y`, `x` `[rows, columns]`, bf16 or f32, row-major, 16-byte aligned; columns a multiple of 8 (f32: 4) up to 2^22. Arithmetic in f32. A row that is
 /// -inf throughout, or holds a NaN, becomes NaN.
+/// Source: `cuda/fused/softmax.cu` (the running maximum of long rows: Milakov and Gimelshein, 2018).
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
@@ -112,6 +113,7 @@ pub fn softmax<T: Score>(
 /// Without `dy`, `dx` holds it before and the gradient behind.
 ///
 /// Shapes and limits as there.
+/// Source: `cuda/fused/softmax_gradient.cu`.
 ///
 /// # Errors
 /// As there.
@@ -166,6 +168,7 @@ pub fn softmax_gradient<T: Score>(
 ///
 /// Shapes: `logits` `[rows, vocabulary]`, bf16 or f32, 16-byte aligned, the vocabulary a multiple of 8 (f32: 4) up to 2^22; `loss`, `log_sum`, `targets`
 /// `[rows]`. A negative target is left out (loss 0), one past the vocabulary gives NaN.
+/// Source: `cuda/fused/cross_entropy.cu`.
 ///
 /// # Errors
 /// As [`softmax`].
@@ -210,6 +213,7 @@ pub fn cross_entropy<T: Score>(
 /// and the gradient behind.
 ///
 /// Shapes, limits and targets as there; `log_sum` is what it wrote, `factor` `[rows]` the gradient of each row's loss.
+/// Source: `cuda/fused/cross_entropy.cu`.
 ///
 /// # Errors
 /// As [`softmax`].

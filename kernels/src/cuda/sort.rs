@@ -60,6 +60,7 @@ impl SortWorkspace {
 }
 
 /// Sorts `keys` `[n]` ascending, in place; n under 2^30, 16-byte aligned. Four passes of eight bits (Adinets and Merrill, 2022).
+/// Source: `cuda/primitives/sort.cu`.
 ///
 /// # Errors
 /// [`CudaError::Shape`] also where the workspace is too small, [`CudaError::Misaligned`], [`CudaError::WrongDevice`] before anything is written;
@@ -78,6 +79,7 @@ pub fn sort_u32(
 }
 
 /// Sorts `keys` `[n]` ascending with the `values` `[n]` that belong to them, in place and stable: values of equal keys keep their order.
+/// Source: `cuda/primitives/sort.cu`.
 ///
 /// # Errors
 /// As [`sort_u32`]; [`CudaError::Shape`] also unless there are as many values as keys, [`CudaError::Aliased`].

@@ -126,6 +126,7 @@ struct Problem {
 /// `y ← x · Wᵀ` of a 2:4 sparse weight: `x` `[rows, columns]`, `y` `[rows, features]`, bf16 with f32 sums, 16-byte aligned.
 ///
 /// A row's bits do not depend on how many rows there are. A NaN in x reaches its row where the weight has a number beside it that is kept.
+/// Source: `cuda/gemm/linear_sparse.cu` (2:4: Mishra et al., 2021).
 ///
 /// # Errors
 /// [`CudaError::Shape`], [`CudaError::Misaligned`], [`CudaError::Aliased`] before anything is written; [`CudaError::Driver`] from the launch.
