@@ -100,7 +100,7 @@ pub fn reduce(
     unsafe { launch(CALL, stream, kernel, grid, &mut arguments, || format!("x {x:?}")) }
 }
 
-/// `out[i] ← x[0] + … + x[i]` modulo 2^32, without x[i] when `exclusive`; `[n]`, 16-byte aligned. One pass (Merrill and Garland, 2016).
+/// `out[i] ← x[0] + … + x[i]` modulo 2^32, without `x[i]` when `exclusive`; `[n]`, 16-byte aligned. One pass (Merrill and Garland, 2016).
 /// Source: `cuda/primitives/scan.cu`.
 ///
 /// # Errors

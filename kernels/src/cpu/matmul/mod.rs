@@ -1,7 +1,7 @@
 //! Products of activation rows with packed weights.
 //!
 //! Few rows (decoding) read the packed panels directly: memory sets the pace. Many rows (a prompt) unpack a panel once into the
-//! cache and run over all rows. Both follow one recipe ([`tile`]) and give the same bits.
+//! cache and run over all rows. Both follow one recipe (`tile`) and give the same bits.
 #![allow(unsafe_code)]
 
 #[cfg(test)]
