@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packaging: scripts and manifests of hack/ are linted, Argo CD's health checks run, and the charts are walked before a real API
-# server, once with helm 3 and once with helm 4 (walks/charts.py says what is walked).
+# Packaging: scripts and manifests of hack/ are linted, Argo CD's health checks run, what the chart becomes is compared with charts/*.yaml,
+# and the charts are walked before a real API server, once with helm 3 and once with helm 4 (walks/charts.py says what is walked).
 #   e2e/charts.sh OPERATOR
 # HELM3, HELM4: programs to use in place of those that hack/helm.sh builds.
 set -euo pipefail
@@ -41,6 +41,7 @@ for version in 3 4; do
   eval "$("$root/hack/plane/plane.sh" up "$folder/plane")"
   # helm keeps its own state where nobody's is.
   export HELM_CACHE_HOME=$folder/cache HELM_CONFIG_HOME=$folder/config HELM_DATA_HOME=$folder/data
+  "$here/walks/rendered.py" "$helm"
   "$venv/bin/python" "$here/walks/charts.py" "$root/charts" "$helm" "$operator" "$before/charts"
   "$root/hack/plane/plane.sh" down "$folder/plane"
   rm -rf "$folder"
