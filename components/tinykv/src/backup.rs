@@ -67,8 +67,8 @@ pub struct Backup {
     pub contents: Contents,
     /// Its size, with the digest.
     pub bytes: u64,
-    /// Its name, where it was put beside others.
-    pub name: Option<String>,
+    /// Its path, or its URL.
+    pub place: String,
 }
 
 /// Makes a backup, and puts it where it is to be.
@@ -86,9 +86,10 @@ pub async fn backup(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     let made = to_file(&BackupArgs { file: file.clone(), ..wanted.clone() }).await?;
     let name = shelf.put(&file, made.contents.rest.revision).await?;
     if let Some(keep) = wanted.keep {
-        shelf.prune(keep).await?;
+        let stayed = |source| ShelfError::Stayed { place: shelf.url_of(&name), source: Box::new(source) };
+        shelf.prune(keep).await.map_err(stayed)?;
     }
-    Ok(Backup { name: Some(name), ..made })
+    Ok(Backup { place: shelf.url_of(&name), ..made })
 }
 
 async fn to_file(wanted: &BackupArgs) -> Result<Backup, BackupError> {
@@ -118,7 +119,12 @@ async fn to_file(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     fs::rename(&part.0, &wanted.file).map_err(failed)?;
     let dir = wanted.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-    Ok(Backup { endpoint: member.endpoint.clone(), contents, bytes, name: None })
+    Ok(Backup {
+        endpoint: member.endpoint.clone(),
+        contents,
+        bytes,
+        place: wanted.file.display().to_string(),
+    })
 }
 
 /// A file that is gone again unless it gets another name.

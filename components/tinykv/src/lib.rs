@@ -43,6 +43,7 @@ pub mod platform;
 pub mod restore;
 pub mod serve;
 pub mod shelf;
+mod storage;
 pub mod store;
 pub mod tls;
 pub mod tokens;

@@ -233,11 +233,9 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
         Err(error) => return refuse(&error.to_string()),
     };
     match runtime.block_on(tinykv::backup::backup(wanted)) {
-        Ok(Backup { endpoint, contents, bytes, name }) => {
+        Ok(Backup { endpoint, contents, bytes, place }) => {
             println!(
-                "{}{}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
-                wanted.file.display(),
-                name.map(|name| format!("/{name}")).unwrap_or_default(),
+                "{place}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
                 contents.rest.revision,
                 contents.versions,
                 contents.rest.leases.len(),

@@ -58,6 +58,15 @@ pub enum RestoreError {
     /// Where it lies.
     #[error(transparent)]
     Shelf(#[from] ShelfError),
+    /// What came from there.
+    #[error("{url}, of which a copy was made here: {source}")]
+    Copy {
+        /// Where it lies.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: SnapshotError,
+    },
     /// The new state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -107,7 +116,12 @@ pub fn restore(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(write)?;
     let shelf = Shelf::open(&wanted.file.to_string_lossy())?;
     runtime.block_on(shelf.take(&file))?;
-    from_file(config, &RestoreArgs { file, ..wanted.clone() })
+    from_file(config, &RestoreArgs { file, ..wanted.clone() }).map_err(|error| match error {
+        RestoreError::Snapshot(source) => {
+            RestoreError::Copy { url: wanted.file.display().to_string(), source }
+        }
+        other => other,
+    })
 }
 
 fn from_file(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, RestoreError> {

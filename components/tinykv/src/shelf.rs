@@ -2,20 +2,25 @@
 //!
 //! Credentials come from the environment, by the names that each storage's own tools know (`AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_KEY`, …).
 
-use bytes::Bytes;
+use crate::storage;
 use futures::TryStreamExt as _;
+use futures::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _};
 use std::io;
 use std::path::{Path as File, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Bytes sent at a time; least that storages take.
 const PART: usize = 8 << 20;
+/// What is done to a backup that is there.
+const READ: &str = "read";
 /// Parts under way at a time.
 const PARTS_AT_A_TIME: usize = 4;
+/// How long a storage that fails is asked to forget the parts that it has.
+const ABORTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a backup was not put there, or taken from there.
 #[derive(Debug, thiserror::Error)]
@@ -29,15 +34,26 @@ pub enum ShelfError {
         reason: String,
     },
     /// The storage refused.
-    #[error("{what} {url}: {source}")]
+    #[error("cannot {what} {url}: {advice}. It said: {said}", said = in_one_line(source))]
     Store {
         /// What was tried.
         what: &'static str,
         /// Where.
         url: String,
+        /// What may be wrong, and what to do about it.
+        advice: String,
         /// What it said.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
+    },
+    /// The backup was put, and older ones stayed.
+    #[error("{place} is there and whole, but older ones were not deleted (--keep): {source}")]
+    Stayed {
+        /// The new one.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<ShelfError>,
     },
     /// A file on this machine.
     #[error("{path}: {source}", path = path.display())]
@@ -48,6 +64,36 @@ pub enum ShelfError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Storages answer in pages of XML.
+fn in_one_line(said: &object_store::Error) -> String {
+    said.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What may be wrong, and what to do about it.
+fn advice(what: &str, url: &str, said: &object_store::Error) -> String {
+    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+    let (holder, variables) = storage::variables(url);
+    match said {
+        NotFound { .. } if what == READ => format!("there is no such backup, or no such {holder}"),
+        NotFound { .. } => {
+            format!("there is no such {holder}; make it, or mend its name or the storage's address")
+        }
+        PermissionDenied { .. } | Unauthenticated { .. } => {
+            format!(
+                "the credentials are wrong, or are not allowed this; they come from the environment ({variables})"
+            )
+        }
+        _ if storage::is_of_this_machine(said) => {
+            format!(
+                "there are no credentials in the environment ({variables}), and this machine has none of its own"
+            )
+        }
+        _ => format!(
+            "see whether the storage is up, and is reached by what the environment says ({variables})"
+        ),
+    }
 }
 
 /// Whether a text names a place rather than a file.
@@ -71,17 +117,17 @@ impl Shelf {
     /// Opens a URL such as `s3://bucket/path` or `file:///folder`.
     pub fn open(url: &str) -> Result<Self, ShelfError> {
         let wrong = |reason: String| ShelfError::Place { url: url.to_owned(), reason };
-        if let Some(folder) = url.strip_prefix("file://").filter(|folder| !is_one(folder)) {
-            std::fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
+        if url.contains(['?', '#']) {
+            return Err(wrong(
+                "what follows ? or # would be left out of the path; write %3F or %23".to_owned(),
+            ));
         }
-        // A second provider in the process is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let parsed = url.parse().map_err(|error| wrong(format!("{error}")))?;
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let (store, root) = object_store::parse_url_opts(&parsed, settings(url, environment))
-            .map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { store: Arc::from(store), root, url: url.to_owned() })
+        let (store, root) = storage::connect(url).map_err(|error| wrong(in_one_line(&error)))?;
+        if url.starts_with("file://") && !is_one(url) {
+            std::fs::create_dir_all(File::new("/").join(root.as_ref()))
+                .map_err(|error| wrong(error.to_string()))?;
+        }
+        Ok(Self { store, root, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// A folder for what is on its way, which nobody else may look into, and which goes with what it holds.
@@ -92,14 +138,24 @@ impl Shelf {
 
     fn refused(&self, what: &'static str) -> impl Fn(object_store::Error) -> ShelfError {
         let url = self.url.clone();
-        move |source| ShelfError::Store { what, url: url.clone(), source }
+        move |source| {
+            let advice = advice(what, &url, &source);
+            ShelfError::Store { what, url: url.clone(), advice, source: Box::new(source) }
+        }
+    }
+
+    /// The URL of what lies there under that name.
+    pub fn url_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.url)
     }
 
     /// Puts a file there, under a name that later ones come after; says which.
     pub async fn put(&self, file: &File, revision: i64) -> Result<String, ShelfError> {
         let failed = |source| ShelfError::File { path: file.to_owned(), source };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let name = format!("tinykv-{now:011}-revision-{revision}.db");
+        // Of two that are written at once, each has its own: storages mix parts of what has the same name, or refuse them.
+        let mark: u32 = rand::random();
+        let name = format!("tinykv-{now:011}-revision-{revision}-{mark:08x}.db");
         let mut from = tokio::fs::File::open(file).await.map_err(failed)?;
         let place = self.root.clone().join(name.as_str());
         let put = if from.metadata().await.map_err(failed)?.len() <= PART as u64 {
@@ -107,17 +163,13 @@ impl Shelf {
             from.read_to_end(&mut whole).await.map_err(failed)?;
             self.store.put(&place, whole.into()).await.map(drop)
         } else {
-            let upload = self.store.put_multipart(&place).await.map_err(self.refused("write to"))?;
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
-            match send(&mut from, &mut upload).await {
-                // It has its name from then on, and all of it is there.
-                Ok(()) => upload.finish().await.map(drop),
-                Err(error) => {
-                    // What was sent of it would be kept, and paid for. That it failed is said anyway.
-                    let _ = upload.abort().await;
-                    Err(error)
-                }
+            let mut upload = self.store.put_multipart(&place).await.map_err(self.refused("write to"))?;
+            let sent = send(&mut from, upload.as_mut()).await;
+            if sent.is_err() {
+                // What was sent of it would be kept, and paid for. That it failed is said anyway, and soon.
+                let _ = tokio::time::timeout(ABORTS_WITHIN, upload.abort()).await;
             }
+            sent
         };
         put.map_err(self.refused("write to"))?;
         Ok(name)
@@ -145,80 +197,41 @@ impl Shelf {
     /// Takes the backup that the URL names.
     pub async fn take(&self, into: &File) -> Result<(), ShelfError> {
         let failed = |source| ShelfError::File { path: into.to_owned(), source };
-        let mut pieces = self.store.get(&self.root).await.map_err(self.refused("read"))?.into_stream();
+        let mut pieces = self.store.get(&self.root).await.map_err(self.refused(READ))?.into_stream();
         let mut file = tokio::fs::File::create(into).await.map_err(failed)?;
-        while let Some(piece) = pieces.try_next().await.map_err(self.refused("read"))? {
+        while let Some(piece) = pieces.try_next().await.map_err(self.refused(READ))? {
             file.write_all(&piece).await.map_err(failed)?;
         }
         file.flush().await.map_err(failed)
     }
 }
 
-async fn send(from: &mut tokio::fs::File, upload: &mut WriteMultipart) -> Result<(), object_store::Error> {
-    let mut piece = vec![0; PART];
+/// Sends a file in parts. It has its name from the end on, and all of it is there.
+async fn send(
+    from: &mut tokio::fs::File,
+    upload: &mut dyn MultipartUpload,
+) -> Result<(), object_store::Error> {
+    let failed =
+        |source: io::Error| object_store::Error::Generic { store: "this machine", source: source.into() };
+    let mut on_their_way = FuturesUnordered::new();
     loop {
-        let length = from.read(&mut piece).await.map_err(|source| object_store::Error::Generic {
-            store: "this machine",
-            source: source.into(),
-        })?;
-        if length == 0 {
-            return Ok(());
+        let mut part = Vec::with_capacity(PART);
+        from.take(PART as u64).read_to_end(&mut part).await.map_err(failed)?;
+        if part.is_empty() {
+            break;
         }
-        upload.wait_for_capacity(PARTS_AT_A_TIME).await?;
-        upload.put(Bytes::copy_from_slice(&piece[..length]));
+        while on_their_way.len() >= PARTS_AT_A_TIME {
+            on_their_way.try_next().await?;
+        }
+        on_their_way.push(upload.put_part(part.into()));
     }
-}
-
-/// What a storage is told of the environment, in the words of `object_store`: variables that are meant for one, and no others, whatever
-/// they are called.
-fn settings(url: &str, environment: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
-    const STORAGES: [&str; 5] = ["aws_", "google_", "azure_", "identity_", "msi_"];
-    let as_known = |name: String| match name.as_str() {
-        // As az has them.
-        "azure_storage_account" => "azure_storage_account_name".to_owned(),
-        "azure_storage_key" => "azure_storage_account_key".to_owned(),
-        _ => name,
-    };
-    let named = environment.map(|(name, value)| (as_known(name.to_lowercase()), value));
-    let mut settings: Vec<(String, String)> =
-        named.filter(|(name, _)| STORAGES.iter().any(|storage| name.starts_with(storage))).collect();
-    // Who names an address without TLS means it.
-    let is_address = |name: &str| name.contains("endpoint") || name.ends_with("base_url");
-    let in_the_clear = |text: &str| text.starts_with("http://");
-    if in_the_clear(url) || settings.iter().any(|(name, value)| is_address(name) && in_the_clear(value)) {
-        settings.push(("allow_http".to_owned(), "true".to_owned()));
-    }
-    settings
+    while on_their_way.try_next().await?.is_some() {}
+    upload.complete().await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_storage_is_told_what_is_meant_for_it() {
-        let environment = [
-            ("AWS_ACCESS_KEY_ID", "id"),
-            ("AWS_ENDPOINT_URL", "http://minio:9000"),
-            ("AZURE_STORAGE_KEY", "key"),
-            ("BUCKET", "of something else"),
-            ("TOKEN", "of something else"),
-        ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let told = settings("s3://bucket/kv", environment.into_iter());
-        let told: Vec<_> = told.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(
-            told,
-            [
-                ("aws_access_key_id", "id"),
-                ("aws_endpoint_url", "http://minio:9000"),
-                ("azure_storage_account_key", "key"),
-                ("allow_http", "true"),
-            ]
-        );
-        assert!(settings("https://host/folder", std::iter::empty()).is_empty());
-        assert_eq!(settings("http://host/folder", std::iter::empty()).len(), 1);
-    }
 
     #[tokio::test]
     async fn backups_are_kept_and_the_oldest_go() {
@@ -235,7 +248,7 @@ mod tests {
         let file = dir.path().join("new");
         std::fs::write(&file, "four").expect("written");
         let name = shelf.put(&file, 44).await.expect("put");
-        assert!(name.ends_with("-revision-44.db"), "{name}");
+        assert!(name.contains("-revision-44-"), "{name}");
         assert_eq!(shelf.prune(2).await.expect("pruned"), 2);
         let mut left: Vec<_> = std::fs::read_dir(&folder)
             .expect("read")
