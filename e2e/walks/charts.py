@@ -297,7 +297,12 @@ def operates(namespace, account_namespace, name):
         hub = "statefulset.apps/modelhub"
         until("the stack's servers are made", lambda: {hub, "statefulset.apps/tinykv"} <= names("statefulset", namespace))
         until("it says how it fares", lambda: kubectl("get", "stack", "walk", "-n", namespace, "-o", "jsonpath={.status.summary}"))
+        # What is merely under way is in the conditions; an Event tells of what is wrong, such as a name that is taken.
+        kubectl("create", "service", "clusterip", "taken", "--tcp=1", "-n", namespace)
+        taken = {"apiVersion": "platform.dev/v1", "kind": "KVCluster", "metadata": {"name": "taken", "namespace": namespace}, "spec": {"replicas": 1}}
+        kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(taken))
         until("an Event tells of it", lambda: names("events.events.k8s.io", namespace))
+        kubectl("delete", "kvcluster/taken", "service/taken", "-n", namespace)
         stack(namespace, 3, hub=False)
         until("what is wanted no more is deleted", lambda: hub not in names("statefulset", namespace))
         stack(namespace, 5, hub=False)
