@@ -20,6 +20,7 @@ trait Clusters {
     async fn says(&self, name: &str, reason: &str) -> Result<KVCluster>;
     async fn annotate(&self, name: &str, key: &str, value: Option<&str>) -> Result<()>;
     async fn versions(&self) -> Result<BTreeMap<String, String>>;
+    async fn prunes_what_an_earlier_version_made(&self, of: &KVCluster) -> Result<()>;
 }
 
 impl Clusters for Story {
@@ -51,6 +52,17 @@ impl Clusters for Story {
         }
         of!(KVCluster, StatefulSet, ConfigMap, Service, Secret, PodDisruptionBudget);
         Ok(versions)
+    }
+
+    /// A child of an earlier version of the operator, which this one does not make, goes.
+    async fn prunes_what_an_earlier_version_made(&self, of: &KVCluster) -> Result<()> {
+        let owner = kube::Resource::controller_owner_ref(of, &()).context("an owner")?;
+        let child = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
+            "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
+        let maps = self.api::<ConfigMap>();
+        maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&child)).await?;
+        wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
+            .await
     }
 }
 
@@ -144,14 +156,8 @@ async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Resul
     let Some(story) = Story::begin("edit").await? else { return Ok(()) };
     let kv = story.create("kv", three()).await?;
     story.says("kv", "WaitingForPods").await?;
-    // A child of an earlier version of the operator, which this one does not make.
-    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
-    let orphan = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
-        "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
+    story.prunes_what_an_earlier_version_made(&kv).await?;
     let maps = story.api::<ConfigMap>();
-    maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&orphan)).await?;
-    wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
-        .await?;
     let edit = json!({"spec": {"quota": "4Gi"}});
     story.api::<KVCluster>().patch("kv", &PatchParams::default(), &Patch::Merge(&edit)).await?;
     let reached = |map: &ConfigMap| {
@@ -321,13 +327,7 @@ async fn a_refused_child_keeps_none_of_the_others_from_being_applied() -> Result
     let kv_now = story.says("kv", "WaitingForPods").await?;
     assert!(told(&kv_now), "and beside it how the pods fare");
     // What comes later in the list, and what goes, do so beside it.
-    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
-    let orphan = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
-        "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
-    let maps = story.api::<ConfigMap>();
-    maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&orphan)).await?;
-    wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
-        .await?;
+    story.prunes_what_an_earlier_version_made(&kv).await?;
     story.edit::<KVCluster>("kv", &json!({"spec": {"backup": backup("0 3 1-9 * *")}})).await?;
     let is_well = |kv: &KVCluster| condition(kv, "Degraded").is_some_and(|degraded| degraded.0 == "False");
     story.until::<KVCluster>("kv", "an edit mends it", is_well).await?;

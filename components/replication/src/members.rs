@@ -73,6 +73,10 @@ fn change_of(change: Change, stored: &StoredMembers) -> ChangeMembers<NodeId, Ba
     }
 }
 
+fn has_vote(members: &StoredMembers, node: NodeId) -> bool {
+    members.membership().get_joint_config().iter().any(|voters| voters.contains(&node))
+}
+
 /// The member that goes by a change.
 fn leaver(change: &Change, stored: &StoredMembers) -> Option<Peer> {
     let Change::Remove(id) = change else { return None };
@@ -88,8 +92,13 @@ impl<S: StateMachine, A: AsyncRuntime> Replicated<S, A> {
 
     /// Whether this member's own vote counts, as of the last change applied here.
     pub fn votes(&self) -> bool {
-        let members = self.leadership.members.borrow();
-        members.membership().get_joint_config().iter().any(|voters| voters.contains(&self.node))
+        has_vote(&self.leadership.members.borrow(), self.node)
+    }
+
+    /// Waits until this member's own vote counts; `false`: it is gone, and holds nothing up.
+    pub fn until_voter(&self) -> impl Future<Output = bool> + Send + 'static + use<S, A> {
+        let (mut members, node) = (self.leadership.members.clone(), self.node);
+        async move { members.wait_for(|members| has_vote(members, node)).await.is_ok() }
     }
 
     /// Whether this member is in touch with a leader, or leads and is in touch with a quorum.

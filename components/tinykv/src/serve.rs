@@ -88,15 +88,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps the check `non_learner` until this member has its vote: before that it refuses most of what clients ask, so that no Service
 /// is to lead them here. Nobody loses a vote but by leaving.
-async fn tell_of_vote(node: Weak<Node>, health: Health) {
-    while let Some(node) = node.upgrade() {
-        let votes = node.votes();
-        health.set_ready("non_learner", votes);
-        if votes {
-            return;
-        }
-        drop(node);
-        tokio::time::sleep(PAUSE).await;
+async fn tell_of_vote(is_voter: impl Future<Output = bool>, health: Health) {
+    health.set_ready("non_learner", false);
+    if is_voter.await {
+        health.set_ready("non_learner", true);
     }
 }
 
@@ -184,7 +179,7 @@ pub async fn serve_node(node: Arc<Node>, listeners: Listeners, ctx: &Ctx) -> Res
         () = ctx.shutdown.cancelled() => {}
     }
     ctx.health.set_ready("engine", true);
-    tokio::spawn(tell_of_vote(Arc::downgrade(&node), ctx.health.clone()));
+    tokio::spawn(tell_of_vote(node.until_voter(), ctx.health.clone()));
     tokio::spawn(tell_of_leader(Arc::downgrade(&node), node.deserted.subscribe(), ctx.health.clone()));
     // At once, while clients are still being served.
     let handed_over = tokio::spawn({

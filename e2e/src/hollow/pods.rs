@@ -108,8 +108,15 @@ impl Pods {
         let api: Api<Pod> = Api::all(self.client.clone());
         let mut events = watch_of(api, watcher::Config::default()).default_backoff().boxed();
         let mut known: HashMap<String, watch::Sender<Pod>> = HashMap::new();
+        // Those that a new list has: who is not among them went while nobody watched.
+        let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
+            if let Ok(Event::InitApply(pod)) = &event {
+                listed.extend(pod.uid());
+            }
             match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitDone) => known.retain(|uid, _| listed.contains(uid)),
                 Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
                     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
                     let Some(node) = self.nodes.get(&node) else { continue };
@@ -127,7 +134,6 @@ impl Pods {
                 Ok(Event::Delete(pod)) => {
                     known.remove(&pod.uid().unwrap_or_default());
                 }
-                Ok(_) => {}
                 Err(error) => eprintln!("hollow pods: {error}"),
             }
         }
@@ -153,7 +159,9 @@ impl Pods {
         };
         if let Err(error) = done {
             eprintln!("hollow pod {}: {error:#}", first.name_any());
+            until_leaving(&mut pod).await;
         }
+        self.bury(&first).await;
     }
 
     /// Nothing runs, and it is ready.
@@ -167,11 +175,11 @@ impl Pods {
             let ends =
                 first.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
             let state = if ends { State::Ended(0) } else { State::Ready };
-            self.report(first, &address, state, 0).await?;
+            self.report(first, &address, state, 0).await;
         }
         until_leaving(pod).await;
         tokio::time::sleep(node.stop).await;
-        self.bury(first).await
+        Ok(())
     }
 
     /// Nothing runs, and something answers for the member of a KVCluster that it is.
@@ -185,15 +193,14 @@ impl Pods {
         let peers = env.get("TINYKV_PEERS").with_context(|| format!("peers of {namespace}"))?;
         let member = Member::new(&first.name_any(), peers)?;
         let reported = async {
-            self.report(first, &address, State::Ready, 0).await?;
+            self.report(first, &address, State::Ready, 0).await;
             until_leaving(pod).await;
-            anyhow::Ok(())
         };
         tokio::select! {
             ended = member.serve(&address) => ended?,
-            told = reported => told?,
+            () = reported => {}
         }
-        self.bury(first).await
+        Ok(())
     }
 
     /// An address of this machine that nobody else has: of 10.200.0.0/14 where all of that is local (as in a network namespace with
@@ -234,12 +241,12 @@ impl Pods {
             end(child, Duration::from_secs(grace.unsigned_abs())).await;
         }
         until_leaving(pod).await;
-        self.bury(first).await
+        Ok(())
     }
 
     async fn keep_running(&self, boxed: &Boxed<'_>, program: &Path, child: &mut Option<Child>) -> Result<()> {
         let spec = boxed.pod.spec.as_ref().context("a spec")?;
-        self.report(boxed.pod, boxed.address, State::Waiting, 0).await?;
+        self.report(boxed.pod, boxed.address, State::Waiting, 0).await;
         for container in spec.init_containers.iter().flatten() {
             self.until_done(boxed, container, program, child).await?;
         }
@@ -253,12 +260,13 @@ impl Pods {
                     let status = self.watch(boxed, container, child.insert(started), restarts).await?;
                     self.note(boxed.pod, None, false);
                     if ends {
-                        return self.report(boxed.pod, boxed.address, State::Ended(status), restarts).await;
+                        self.report(boxed.pod, boxed.address, State::Ended(status), restarts).await;
+                        return Ok(());
                     }
                 }
                 Err(error) => eprintln!("hollow pod {}: {error:#}", boxed.pod.name_any()),
             }
-            self.report(boxed.pod, boxed.address, State::Waiting, restarts + 1).await?;
+            self.report(boxed.pod, boxed.address, State::Waiting, restarts + 1).await;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF);
         }
@@ -304,7 +312,7 @@ impl Pods {
             if is_ready != was_ready {
                 let state = if is_ready { State::Ready } else { State::Running };
                 self.note(boxed.pod, child.id(), is_ready);
-                self.report(boxed.pod, boxed.address, state, restarts).await?;
+                self.report(boxed.pod, boxed.address, state, restarts).await;
                 was_ready = is_ready;
             }
             if probe % REFRESH == 0
@@ -343,26 +351,39 @@ impl Pods {
         }
     }
 
-    async fn report(&self, pod: &Pod, address: &str, state: State, restarts: u32) -> Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+    fn api(&self, pod: &Pod) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default())
+    }
+
+    async fn report(&self, pod: &Pod, address: &str, state: State, restarts: u32) {
         let status =
             json!({"metadata": {"uid": pod.metadata.uid}, "status": status(pod, address, state, restarts)});
-        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            done => done.map(drop).context("report a pod"),
-        }
+        let (api, name) = (self.api(pod), pod.name_any());
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&status));
+        insist(&name, || async { api.patch_status(&name, &params, &patch).await.map(drop) }).await;
     }
 
     /// It is gone: its name is free.
-    async fn bury(&self, pod: &Pod) -> Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+    async fn bury(&self, pod: &Pod) {
         let only_this = Preconditions { uid: pod.uid(), resource_version: None };
         let params =
             DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }.grace_period(0);
-        match api.delete(&pod.name_any(), &params).await {
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            done => done.map(drop).context("let a pod go"),
+        let (api, name) = (self.api(pod), pod.name_any());
+        insist(&name, || async { api.delete(&name, &params).await.map(drop) }).await;
+    }
+}
+
+/// Tells the API server of a pod, again until it listens or knows another of that name, or none: as a kubelet does.
+async fn insist<F: Future<Output = kube::Result<()>>>(pod: &str, tell: impl Fn() -> F) {
+    let mut pause = PROBE;
+    loop {
+        match tell().await {
+            Ok(()) => return,
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+            Err(error) => eprintln!("hollow pod {pod}: {error}"),
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF);
     }
 }
 

@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Counts {
     done: AtomicU64,
     retried: AtomicU64,
+    /// Tries after the second that an election was the reason for.
+    forgiven: AtomicU64,
     /// Operations whose retry failed although the member that it went to stayed as it was.
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
@@ -69,6 +71,8 @@ pub struct Seen {
     pub done: u64,
     /// Those that took a second try.
     pub retried: u64,
+    /// Tries after the second, while a fault's election was not over.
+    pub forgiven: u64,
 }
 
 impl Writers {
@@ -118,7 +122,8 @@ impl Writers {
         let failed = self.counts.failed.lock().clone();
         ensure!(failed.is_empty(), "{} operations failed twice: {failed:?}", failed.len());
         let retried = self.counts.retried.load(Ordering::Relaxed);
-        Ok(Seen { done: self.done(), retried })
+        let forgiven = self.counts.forgiven.load(Ordering::Relaxed);
+        Ok(Seen { done: self.done(), retried, forgiven })
     }
 }
 
@@ -195,6 +200,7 @@ async fn write(
                     break;
                 }
                 Err(error) if counts.forgives(&error) => {
+                    counts.forgiven.fetch_add(1, Ordering::Relaxed);
                     tried = Some(member);
                 }
                 Err(error) => {

@@ -152,7 +152,10 @@ async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirm
     let kv = until_at_rest(&story, "kv", 3).await?;
     assert!(!kv.annotations().contains_key("platform.dev/replace-member"), "it is done once");
     let seen = writers.end(bed, "lost").await?;
-    println!("a member was replaced under {} operations", seen.done);
+    println!(
+        "a member was replaced under {} operations, {} of them waited for an election",
+        seen.done, seen.forgiven
+    );
 
     // Two of three: nobody can tell what they acknowledged.
     lose(bed, &story, "kv-0").await?;

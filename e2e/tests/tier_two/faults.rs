@@ -143,10 +143,11 @@ async fn schedule(seed: u64) -> Result<bool> {
     let moved = told(&story, "kv", "LeaderMoved").await?;
     let seen = writers.end(bed, &namespace).await.with_context(|| happened.clone())?;
     println!(
-        "seed {seed}: {:.0} s, {} operations, {} at the second try, {taken} pods by our hand, {moved} planned elections: {happened}",
+        "seed {seed}: {:.0} s, {} operations, {} at the second try, {} later for an election, {taken} pods by our hand, {moved} planned elections: {happened}",
         began.elapsed().as_secs_f64(),
         seen.done,
         seen.retried,
+        seen.forgiven,
     );
     story.api::<KVCluster>().delete("kv", &DeleteParams::default()).await?;
     story.operator.stop().await?;

@@ -49,29 +49,41 @@ async fn pods_come_up_where_they_fit_and_go_with_their_object() -> Result<()> {
     story.operator.stop().await
 }
 
+/// Clusters whose volumes go with them.
+const GOING: usize = 8;
+
+fn with_policy(name: &str, policy: &str) -> String {
+    format!(
+        "apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {{name: {name}, annotations: {{platform.dev/retention: {policy}}}}}\nspec: {{}}\n"
+    )
+}
+
 #[tokio::test]
 async fn volumes_stay_or_go_with_their_owner_as_it_says() -> Result<()> {
     let Some(bed) = Bed::shared() else { return Ok(()) };
     let story = Story::on(&bed.plane, "retention").await?;
-    for (name, policy) in [("kept", "Retain"), ("gone", "Delete")] {
-        let text = format!(
-            "apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {{name: {name}, annotations: {{platform.dev/retention: {policy}}}}}\nspec: {{}}\n"
-        );
-        story.apply(&text).await?;
-        let claim = format!("data-{name}-0");
-        let bound = |claim: &PersistentVolumeClaim| {
-            claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
-        };
-        story.until(&claim, "it has a volume", bound).await?;
-        let owned = |claim: &PersistentVolumeClaim| claim.metadata.owner_references.is_some();
-        if policy == "Delete" {
-            story.until(&claim, "it belongs to its set", owned).await?;
-        }
+    // Several go, each while the operator is at something else of it.
+    let gone: Vec<String> = (0..GOING).map(|number| format!("gone-{number}")).collect();
+    story.apply(&with_policy("kept", "Retain")).await?;
+    for name in &gone {
+        story.apply(&with_policy(name, "Delete")).await?;
+    }
+    let bound = |claim: &PersistentVolumeClaim| {
+        claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+    };
+    story.until("data-kept-0", "it has a volume", bound).await?;
+    story.api::<KVCluster>().delete("kept", &DeleteParams::default()).await?;
+    let owned = |claim: &PersistentVolumeClaim| claim.metadata.owner_references.is_some();
+    for name in &gone {
+        story.until(&format!("data-{name}-0"), "it belongs to its set", owned).await?;
         story.api::<KVCluster>().delete(name, &DeleteParams::default()).await?;
     }
     let claims = story.api::<PersistentVolumeClaim>();
-    wait::until("one goes", || async { Ok(claims.get_opt("data-gone-0").await?.is_none().then_some(())) })
-        .await?;
+    for name in &gone {
+        let claim = format!("data-{name}-0");
+        let is_gone = async || Ok(claims.get_opt(&claim).await?.is_none().then_some(()));
+        wait::until(&format!("{claim} goes"), is_gone).await?;
+    }
     let pods = story.api::<Pod>();
     wait::until("no pod is left", || async {
         Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))

@@ -1,4 +1,5 @@
-//! What objects say of themselves: a page of all conditions and reasons, and the check that the operator's source has no others.
+//! What objects say of themselves: a page of all conditions and reasons, and the checks that the operator's source has no others and
+//! that pages name none that are not there.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -37,8 +38,36 @@ const GIVEN: [&str; 8] = [
 const NAMED: [&str; 3] =
     [r#"Extra \{\s*kind: "(\w+)""#, r#"say\(\s*"(\w+)""#, r#"condition: "(\w+)"|type_: "(Paused)""#];
 
-/// Compares both sides.
+/// Pages that name conditions, reasons and alerts in backquotes.
+const PAGES: [&str; 2] = ["docs/runbooks", "docs/operator.md"];
+/// Where alerts are.
+const ALERTS: &str = "charts/aistack/files/alerts.yaml";
+
+/// Compares the table with the source, and pages with the table.
 pub fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
+    check_source(root, findings)?;
+    check_pages(root, findings)
+}
+
+fn check_pages(root: &Path, findings: &mut Vec<String>) -> Result<()> {
+    let alerts = std::fs::read_to_string(root.join(ALERTS)).context(ALERTS)?;
+    let mut known = found(&alerts, &[r"alert: (\w+)"])?;
+    known.extend(CONDITIONS.iter().chain(REASONS).map(|(name, _)| *name));
+    for entry in PAGES.iter().flat_map(|page| WalkDir::new(root.join(page)).sort_by_file_name()) {
+        let entry = entry?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let page = entry.path().strip_prefix(root)?.display();
+        let text = std::fs::read_to_string(entry.path()).with_context(|| page.to_string())?;
+        for name in found(&text, &[r"`([A-Z][a-z]+(?:[A-Z]+[a-z]+)+)(?:: [^`]*)?`"])?.difference(&known) {
+            findings.push(format!("{page}: no condition, reason or alert is called {name}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_source(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     let source = source(root)?;
     for (what, patterns, table) in
         [("reason", GIVEN.as_slice(), REASONS), ("condition", NAMED.as_slice(), CONDITIONS)]

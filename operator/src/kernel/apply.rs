@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{
     Api, DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
@@ -22,6 +21,7 @@ use super::controller::StepError;
 use super::covers::covers;
 use super::created;
 use super::key::ObjectName;
+use super::parent::Parent;
 use super::watch::{ADOPT, adopter, holder};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::MANAGER;
@@ -197,30 +197,6 @@ pub struct Tried {
     pub applied: Applied,
     /// What went wrong.
     pub refused: Vec<ApplyError>,
-}
-
-/// Whose children are applied.
-#[derive(Clone, Debug)]
-pub struct Parent {
-    /// Its namespace.
-    pub namespace: String,
-    /// How its children point at it.
-    pub reference: OwnerReference,
-}
-
-impl Parent {
-    /// The same, as Events name it.
-    pub(super) fn about(&self) -> ObjectReference {
-        let OwnerReference { api_version, kind, name, uid, .. } = self.reference.clone();
-        ObjectReference {
-            api_version: Some(api_version),
-            kind: Some(kind),
-            name: Some(name),
-            namespace: Some(self.namespace.clone()),
-            uid: Some(uid),
-            ..ObjectReference::default()
-        }
-    }
 }
 
 /// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`. What served goes
@@ -442,6 +418,12 @@ impl<'a> Child<'a> {
 
     /// Makes it; `None` when there is one of that name.
     async fn create(&self) -> Result<Option<Value>, ApplyError> {
+        let is_there = self.parent.is_there(self.cluster).await;
+        if !is_there
+            .map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?
+        {
+            return Err(ApplyError::Leaving { child: self.key.clone() });
+        }
         let mut wanted = created::marked(&self.wanted);
         fill_generated(&mut wanted, None);
         let object: DynamicObject = serde_json::from_value(wanted).expect("every object has metadata");

@@ -7,10 +7,11 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Map, Value, json};
 
-use super::apply::{ApplyError, Parent};
+use super::apply::ApplyError;
 use super::child::{ChildKey, ChildKind};
 use super::cluster::Cluster;
 use super::key::ObjectName;
+use super::parent::Parent;
 use crate::size::Size;
 
 /// What is wanted of the claims that a StatefulSet makes from one of its templates.

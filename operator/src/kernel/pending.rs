@@ -3,9 +3,10 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 
-use super::apply::{Applied, AppliedChild, ApplyError, Parent};
+use super::apply::{Applied, AppliedChild, ApplyError};
 use super::child::Progress;
 use super::cluster::Cluster;
+use super::parent::Parent;
 use crate::manifest::{Manifest, Manifests};
 
 /// Asks why pods are not there yet, of each child that waits for some.

@@ -6,7 +6,7 @@
 //! that take nothing but users' changes need not wait for those that are at something longer, and one namespace has some of the workers
 //! at most.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use super::key::Key;
+use super::lanes::Lanes;
 use super::metrics::QueueMetrics;
 use super::share::Shares;
 
@@ -61,19 +62,10 @@ pub struct Taken {
     pub waited: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    priority: Priority,
-    number: u64,
-    since: Instant,
-}
-
 #[derive(Debug, Default)]
 struct Inner {
     /// Ready to be taken.
-    waiting: HashMap<Key, Waiting>,
-    by_priority: BTreeMap<(std::cmp::Reverse<Priority>, u64), Key>,
-    by_age: BTreeMap<u64, Key>,
+    waiting: Lanes,
     /// Not before a time.
     delayed: BTreeSet<(Instant, Key)>,
     due: HashMap<Key, (Instant, Priority)>,
@@ -81,7 +73,6 @@ struct Inner {
     running: HashMap<Key, Option<Priority>>,
     shares: Shares,
     failures: HashMap<Key, u32>,
-    numbers: u64,
     turns: u64,
     is_closed: bool,
 }
@@ -197,7 +188,7 @@ impl Queue {
         if !inner.waiting.is_empty() || !inner.delayed.is_empty() {
             self.wake.notify_one();
         }
-        if inner.next_is_edit() {
+        if inner.waiting.highest() == Some(Priority::Edit) {
             self.wake_for_edit.notify_one();
         }
     }
@@ -248,23 +239,11 @@ impl Inner {
         if let Some((due, _)) = self.due.remove(&key) {
             self.delayed.remove(&(due, key.clone()));
         }
-        if let Some(before) = self.waiting.get_mut(&key) {
-            if priority > before.priority {
-                self.by_priority.remove(&(std::cmp::Reverse(before.priority), before.number));
-                before.priority = priority;
-                self.by_priority.insert((std::cmp::Reverse(priority), before.number), key);
-            }
-            return;
-        }
-        self.numbers += 1;
-        let waiting = Waiting { priority, number: self.numbers, since: now };
-        self.by_priority.insert((std::cmp::Reverse(priority), waiting.number), key.clone());
-        self.by_age.insert(waiting.number, key.clone());
-        self.waiting.insert(key, waiting);
+        self.waiting.add(key, priority, now);
     }
 
     fn delay(&mut self, key: Key, due: Instant, priority: Priority) {
-        if self.waiting.contains_key(&key) {
+        if self.waiting.contain(&key) {
             return;
         }
         if let Some((before, _)) = self.due.get(&key).copied() {
@@ -290,33 +269,25 @@ impl Inner {
     fn take(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
         self.turns += 1;
-        let has_room = |key: &&Key| self.shares.have_room(&key.object.namespace, false);
+        let has_room = |namespace: &str| self.shares.have_room(namespace, false);
         let key = if self.turns.is_multiple_of(FAIR_TURN) {
-            self.by_age.values().find(has_room).cloned()?
+            self.waiting.oldest(has_room)
         } else {
-            self.by_priority.values().find(has_room).cloned()?
+            self.waiting.most_urgent(Priority::Resync, has_room)
         };
+        let key = key.cloned()?;
         self.hand_out(key, now)
-    }
-
-    fn next_is_edit(&self) -> bool {
-        let next = self.by_priority.first_key_value();
-        next.is_some_and(|((priority, _), _)| priority.0 == Priority::Edit)
     }
 
     fn take_edit(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
-        let is_edit =
-            |((priority, _), _): &(&(std::cmp::Reverse<Priority>, u64), &Key)| priority.0 == Priority::Edit;
-        let mut edits = self.by_priority.iter().take_while(is_edit).map(|(_, key)| key);
-        let key = edits.find(|key| self.shares.have_room(&key.object.namespace, true)).cloned()?;
+        let has_room = |namespace: &str| self.shares.have_room(namespace, true);
+        let key = self.waiting.most_urgent(Priority::Edit, has_room).cloned()?;
         self.hand_out(key, now)
     }
 
     fn hand_out(&mut self, key: Key, now: Instant) -> Option<Taken> {
         let waiting = self.waiting.remove(&key)?;
-        self.by_priority.remove(&(std::cmp::Reverse(waiting.priority), waiting.number));
-        self.by_age.remove(&waiting.number);
         self.running.insert(key.clone(), None);
         self.shares.began(&key.object.namespace);
         Some(Taken { key, priority: waiting.priority, waited: now.saturating_duration_since(waiting.since) })
@@ -494,6 +465,26 @@ mod tests {
             story.inner.done(&of("flood", name), Outcome::Done, story.now, |_| Duration::ZERO);
         }
         assert_eq!(story.take().as_deref(), Some("d"), "one that ends makes room");
+    }
+
+    #[test]
+    fn a_flood_costs_the_others_one_look() {
+        let mut story = Story::new();
+        story.inner.shares.most = Some(2);
+        let of = |namespace: &str, name: &str| Key::new(Kind::KVCluster, ObjectName::new(namespace, name));
+        for number in 0..1000 {
+            story.inner.add(of("flood", &number.to_string()), Priority::Edit, story.now);
+        }
+        story.inner.add(of("quiet", "x"), Priority::Resync, story.now);
+        assert_eq!((story.take().as_deref(), story.take().as_deref()), (Some("0"), Some("1")));
+        let looks = std::cell::Cell::new(0);
+        let has_room = |namespace: &str| {
+            looks.set(looks.get() + 1);
+            story.inner.shares.have_room(namespace, false)
+        };
+        assert_eq!(story.inner.waiting.most_urgent(Priority::Resync, has_room), Some(&of("quiet", "x")));
+        assert_eq!(story.inner.waiting.oldest(has_room), Some(&of("quiet", "x")));
+        assert_eq!(looks.get(), 4, "two each: a lane, whatever its length, and the next");
     }
 
     #[tokio::test]

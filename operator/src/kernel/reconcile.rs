@@ -13,12 +13,13 @@ use kube::{Resource, ResourceExt as _};
 use serde_json::json;
 use tracing::Instrument as _;
 
-use super::apply::{self, ApplyError, Parent, Tried};
+use super::apply::{self, ApplyError, Tried};
 use super::cluster::Cluster;
 use super::conditions::{self, Because, Report, Status};
 use super::controller::{Controller, StepError, Typed};
 use super::images;
 use super::key::{Key, ObjectName};
+use super::parent::Parent;
 use super::pending;
 use super::queue::Outcome;
 use super::references::Reference;
@@ -226,7 +227,8 @@ impl<C: Controller> Turn<'_, C> {
 
     fn parent(&self) -> Parent {
         let reference = self.object.controller_owner_ref(&()).expect("what a watch told of has name and uid");
-        Parent { namespace: self.object.namespace().unwrap_or_default(), reference }
+        let namespace = self.object.namespace().unwrap_or_default();
+        Parent { namespace, reference, is_new: self.status().observed_generation().is_none() }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

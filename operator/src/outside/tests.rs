@@ -166,7 +166,15 @@ async fn a_server_is_shown_the_certificate_and_called_by_the_name_that_the_manif
     let there = serve(move |stream| {
         let acceptor = acceptor.clone();
         async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut stream = match acceptor.accept(stream).into_fallible().await {
+                Ok(stream) => stream,
+                // What is left unread when a connection closes resets it, and the reason may be lost on the way.
+                Err((_, mut stream)) => {
+                    let _ = stream.shutdown().await;
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                    return;
+                }
+            };
             let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
             let _ = stream.shutdown().await;
@@ -184,11 +192,8 @@ async fn a_server_is_shown_the_certificate_and_called_by_the_name_that_the_manif
     let nameless = Certificates { server_name: None, ..whole.clone() };
     let unknown = Certificates { identity: None, ..whole.clone() };
     let stranger = Certificates { authority: Authority::new().pem, ..whole };
-    for (lacks, certificates) in [("name", nameless), ("authority", stranger)] {
+    for (lacks, certificates) in [("name", nameless), ("identity", unknown), ("authority", stranger)] {
         let told = outside.visit(&url, Some(&certificates)).await;
         assert!(matches!(told, Err(Silence::Certificate(_))), "without the {lacks}: {told:?}");
     }
-    // A server that hangs up on a stranger may do so before its reason has come across.
-    let told = outside.visit(&url, Some(&unknown)).await;
-    assert!(told.is_err(), "without the identity: {told:?}");
 }

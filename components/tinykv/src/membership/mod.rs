@@ -156,9 +156,9 @@ impl Node {
         members.get(&self.identity.member_id).is_some_and(|member| Description::of(member).learner)
     }
 
-    /// Whether this member is known here to have a vote; one that has just come knows nothing of itself.
-    pub fn votes(&self) -> bool {
-        self.group.votes()
+    /// Waits until this member is known here to have a vote; one that has just come knows nothing of itself. `false`: it is gone.
+    pub fn until_voter(&self) -> impl Future<Output = bool> + Send + 'static + use<> {
+        self.group.until_voter()
     }
 
     /// Whether this member is in touch with a leader.

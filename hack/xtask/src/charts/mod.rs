@@ -4,7 +4,6 @@ mod access;
 mod figures;
 mod kinds;
 mod policies;
-mod reasons;
 
 use std::path::Path;
 
@@ -19,8 +18,7 @@ pub fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     versions(root, findings)?;
     access::check(root, findings)?;
     policies::check(root, findings)?;
-    figures::check(root, findings)?;
-    reasons::check(root, findings)
+    figures::check(root, findings)
 }
 
 /// Both charts have the version of the workspace, which is that of the images.
