@@ -228,7 +228,9 @@ impl<C: Controller> Turn<'_, C> {
     fn parent(&self) -> Parent {
         let reference = self.object.controller_owner_ref(&()).expect("what a watch told of has name and uid");
         let namespace = self.object.namespace().unwrap_or_default();
-        Parent { namespace, reference, is_new: self.status().observed_generation().is_none() }
+        // A status that nobody wrote yet says -1.
+        let is_new = self.status().observed_generation().is_none_or(|generation| generation < 0);
+        Parent { namespace, reference, is_new }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

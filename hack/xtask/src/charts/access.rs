@@ -70,6 +70,7 @@ const CALLERS: &[(&str, Calls)] = &[
             ("replace", LEASES, &["update"]),
         ],
     ),
+    ("kernel/parent.rs", &[("get_metadata_opt", On::Kinds, &["get"])]),
     (
         "kernel/reconcile.rs",
         &[("patch", On::Finalized, &["patch"]), ("patch_status", On::Statuses, &["patch"])],
