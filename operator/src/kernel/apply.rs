@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use aistack_crds::{GROUP, Kind};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -260,10 +261,7 @@ pub async fn look<K: kube::Resource>(
     if let Some(observed) = cluster.children.observed(key) {
         return Ok(Some(observed.progress));
     }
-    let live = read(cluster, key).await.map_err(|error| StepError {
-        reason: "ReadFailed",
-        message: format!("{key} could not be read: {}", said(&error)),
-    })?;
+    let live = read_for(cluster, key).await?;
     let ours = live.filter(|live| {
         holder(&meta(live)).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
     });
@@ -272,6 +270,32 @@ pub async fn look<K: kube::Resource>(
         cluster.children.keep_read(key, live);
         progress
     }))
+}
+
+/// How a child of the object of that kind and name fares, which another turn looks after; `None` when there is none.
+pub async fn look_at_anothers(
+    cluster: &Cluster,
+    owner: (Kind, &str),
+    key: &ChildKey,
+) -> Result<Option<Progress>, StepError> {
+    // That turn may not have come yet, as after a restart: then nothing is known of what is there.
+    if let Some(observed) = cluster.children.observed(key) {
+        return Ok(Some(observed.progress));
+    }
+    let live = read_for(cluster, key).await?;
+    let theirs = live.filter(|live| {
+        holder(&meta(live)).is_some_and(|holder| {
+            holder.group == GROUP && holder.kind == owner.0.name() && holder.name == owner.1
+        })
+    });
+    Ok(theirs.map(|live| Progress::of(key.kind, &live)))
+}
+
+async fn read_for(cluster: &Cluster, key: &ChildKey) -> Result<Option<Value>, StepError> {
+    read(cluster, key).await.map_err(|error| StepError {
+        reason: "ReadFailed",
+        message: format!("{key} could not be read: {}", said(&error)),
+    })
 }
 
 /// What is there, at least as new as what is known of it: so the API server may answer from memory.
@@ -523,7 +547,24 @@ fn fill_generated(wanted: &mut Value, live: Option<&Value>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stub;
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_stack_has_is_known_before_its_own_turn_comes() {
+        let owner = |name: &str| json!([{"apiVersion": "platform.dev/v1", "kind": "AIStack", "name": name, "uid": "1", "controller": true}]);
+        let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "vectorforge", "namespace": "n",
+            "generation": 1, "ownerReferences": owner("stack")}, "spec": {"replicas": 1},
+            "status": {"replicas": 1, "readyReplicas": 1, "observedGeneration": 1}});
+        let (cluster, _) = stub::cluster(200, &set);
+        let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "vectorforge") };
+        for (stack, ready) in [("stack", Some(1)), ("another", None)] {
+            let found = look_at_anothers(&cluster, (Kind::AIStack, stack), &key).await.expect("it is read");
+            let pods = found
+                .and_then(|found| if let Progress::Pods(pods) = found { Some(pods.ready) } else { None });
+            assert_eq!(pods, ready, "{stack}");
+        }
+    }
 
     #[test]
     fn generated_text_is_made_once() {

@@ -212,29 +212,18 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use aistack_chassis::{Component, Metrics};
     use aistack_crds::Kind;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use kube::client::Body;
+    use serde_json::json;
 
+    use super::super::stub;
     use super::super::watch::{self, ChildMeta};
     use super::*;
 
-    /// An API server with one Secret, whatever it is asked.
-    fn cluster() -> Cluster {
-        let answer = |_: http::Request<Body>| async {
-            let secret = r#"{"metadata": {"name": "s", "namespace": "n", "resourceVersion": "1"}, "data": {"k": "dGV4dA=="}}"#;
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(secret.as_bytes().to_vec())))
-        };
-        let client = Client::new(tower::service_fn(answer), "n");
-        let component = Component { name: "test", env_prefix: "TEST_", version: "0" };
-        let metrics = ReconcileMetrics::register(&Metrics::new(component));
-        Cluster::new(client, Scope::Cluster, QueueMetrics::default(), metrics)
-    }
-
     #[tokio::test]
     async fn contents_of_a_secret_are_kept_while_it_is_there_and_referred_to() {
-        let cluster = cluster();
+        let there = json!({"metadata": {"name": "s", "namespace": "n", "resourceVersion": "1"}, "data": {"k": "dGV4dA=="}});
+        let (cluster, _) = stub::cluster(200, &there);
         let secret = ObjectName::new("n", "s");
         let child = ChildKey { kind: ChildKind::Secret, object: secret.clone() };
         let (a, b) = (

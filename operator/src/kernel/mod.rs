@@ -31,6 +31,8 @@ mod parent;
 pub mod queue;
 pub mod references;
 mod share;
+#[cfg(test)]
+mod stub;
 pub mod watch;
 
 pub(crate) mod pending;

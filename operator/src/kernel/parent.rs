@@ -53,37 +53,13 @@ impl Parent {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use aistack_chassis::{Component, Metrics};
     use k8s_openapi::api::core::v1::ConfigMap;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use kube::Client;
-    use kube::client::Body;
-    use parking_lot::Mutex;
     use serde_json::json;
 
-    use super::super::apply;
-    use super::super::cluster::Scope;
-    use super::super::metrics::{QueueMetrics, ReconcileMetrics};
+    use super::super::{apply, stub};
     use super::*;
     use crate::manifest::Manifests;
-
-    /// Calls that an API server got which answers all of them with a status and an object.
-    fn cluster(code: u16, metadata: &serde_json::Value) -> (Cluster, Arc<Mutex<Vec<http::Method>>>) {
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let (noted, object) = (calls.clone(), json!({"metadata": metadata, "code": code}).to_string());
-        let answer = move |request: http::Request<Body>| {
-            noted.lock().push(request.method().clone());
-            let body = Body::from(object.clone().into_bytes());
-            let answer = http::Response::builder().status(code).body(body).expect("an answer");
-            async { Ok::<_, std::convert::Infallible>(answer) }
-        };
-        let client = Client::new(tower::service_fn(answer), "n");
-        let component = Component { name: "test", env_prefix: "TEST_", version: "0" };
-        let metrics = ReconcileMetrics::register(&Metrics::new(component));
-        (Cluster::new(client, Scope::Cluster, QueueMetrics::default(), metrics), calls)
-    }
 
     #[tokio::test]
     async fn nothing_is_made_for_one_that_went() {
@@ -98,7 +74,7 @@ mod tests {
                 .into_iter()
                 .chain([(another, false, false), (leaving, false, false)])
         {
-            let (cluster, calls) = cluster(code, &metadata);
+            let (cluster, calls) = stub::cluster(code, &json!({"metadata": metadata, "code": code}));
             let reference = OwnerReference {
                 kind: "KVCluster".to_owned(),
                 name: "kv".to_owned(),

@@ -75,8 +75,7 @@ impl Controller for VectorController {
     async fn dereference(&self, cluster: &Cluster, object: &VectorCollection) -> Result<Found, StepError> {
         let server = Self::server(object);
         let progress = match &object.spec.stack_ref {
-            // The stack's own turn keeps this up to date.
-            Some(_) => cluster.children.observed(&server).map(|observed| observed.progress),
+            Some(stack) => apply::look_at_anothers(cluster, (Kind::AIStack, &stack.name), &server).await?,
             None => apply::look(cluster, object, &server).await?,
         };
         let pods = match progress {

@@ -159,6 +159,9 @@ pub async fn restart(bed: &mut Bed, recipe: &Recipe, figures: &Figures, objects:
     figures.tell("L4", &format!("{of}: ready"), "s", ready.as_secs_f64());
     figures.tell("L4", &format!("{of}: all looked at"), "s", looked.as_secs_f64());
     figures.tell("L4", &format!("{of}: writes"), "writes", writes.total() as f64);
+    for (kind, count) in &writes.by_kind {
+        eprintln!("    {count:>6} {kind}");
+    }
     let (now, most) = operator.memory()?;
     figures.tell("L2", &format!("{of}: resident"), "MiB", now);
     figures.tell("L2", &format!("{of}: most resident"), "MiB", most);
