@@ -61,6 +61,9 @@ const CRON: &str = concat!(
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+    // A name with dots would have a certificate made out to a host that is none of the cluster's.
+    validation = Rule::new("!has(self.spec.tls) || !has(self.spec.tls.issuerRef) || !self.metadata.name.contains('.')")
+        .message("metadata.name has a dot, so no certificate is made out to it; use lower-case letters, digits and -"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -149,15 +152,41 @@ pub struct KvAuth {
     pub root_password: SecretKeyRef,
 }
 
-/// TLS of a KVCluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// TLS of a KVCluster: one of the two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.secretName) != has(self.issuerRef)")
+        .message("name either secretName, a Secret that somebody else makes, or issuerRef, an issuer of cert-manager; with an issuer the Secret is called after the cluster, NAME-tls"),
+)]
 pub struct KvTls {
     /// Secret of type `kubernetes.io/tls` with `tls.crt`, `tls.key` and the CA's `ca.crt`. The certificate is for the cluster's
     /// name and, with several replicas, for `NAME-0.NAME-members` and so on: members know one another by it, so that it
     /// must allow the authentication of servers and of clients.
     #[schemars(length(min = 1, max = 253))]
-    pub secret_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// Who signs a certificate that the operator asks cert-manager for, and that cert-manager renews: it writes the Secret `NAME-tls`.
+    /// It must be an issuer that knows its CA, since members and clients check one another by the Secret's `ca.crt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<KvIssuer>,
+}
+
+/// An issuer of cert-manager, or one that is spoken to as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvIssuer {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// `Issuer`, which is of the same namespace, or `ClusterIssuer`; other groups have kinds of their own.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Z][A-Za-z0-9]*$"))]
+    #[serde(default = "default_issuer_kind")]
+    pub kind: String,
+    /// API group of that kind.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default = "default_issuer_group")]
+    pub group: String,
 }
 
 /// Scheduled backups of a KVCluster.
@@ -203,6 +232,14 @@ fn default_storage() -> String {
 
 fn default_quota() -> String {
     "2Gi".to_owned()
+}
+
+fn default_issuer_kind() -> String {
+    "Issuer".to_owned()
+}
+
+fn default_issuer_group() -> String {
+    "cert-manager.io".to_owned()
 }
 
 fn default_keep() -> i32 {

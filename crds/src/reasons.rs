@@ -17,6 +17,10 @@ pub const CONDITIONS: &[(&str, &str)] = &[
     ("Paused", "the annotation `platform.dev/paused` holds it (only there while it is true)"),
     ("Supported", "`False`: its spec asks for something that this version does not do"),
     ("QuorumHealthy", "KVCluster: most voters answer"),
+    (
+        "Certified",
+        "KVCluster: the certificate that cert-manager was asked for is in its Secret (only there with `tls.issuerRef`)",
+    ),
     ("BackedUp", "KVCluster: the last backup that was due was taken"),
     ("WishHeeded", "KVCluster: `False`: an annotation asks for something that is not done"),
     ("ModelLoaded", "InferenceService: a pod has loaded the model and run it once"),
@@ -50,6 +54,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("CanarySucceeded", "the canary has everything; `kubectl aistack promote` makes it the version"),
     ("CanaryWaiting", "the canary's pods are not ready yet"),
     ("CatchingUp", "a member lacks entries that the others have"),
+    (
+        "CertificateFailed",
+        "cert-manager could not have a certificate signed or renewed; the message is its own",
+    ),
     ("Changing", "settings are being changed in place"),
     ("ClaimRefused", "a claim could not be changed: mostly its StorageClass does not let volumes grow"),
     (
@@ -70,7 +78,12 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Generating", "a Job makes it"),
     ("ImageMissing", "an image cannot be pulled"),
     ("Invalid", "the spec asks for something that cannot be; the message names the field and what to do"),
+    ("Issued", "the certificate is in its Secret"),
     ("JobFailed", "the Job that was to make it failed for good"),
+    (
+        "KindMissing",
+        "the cluster lacks a kind that a child is of; the message says what to install, or to do without it",
+    ),
     ("LeaderMoved", "the lead was handed to another member"),
     ("Leaving", "a pod that is on its way out is awaited"),
     ("Loaded", "a pod has loaded the model"),
@@ -129,6 +142,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("VolumeDiscarded", "a volume that no member has is deleted"),
     ("VolumesGrow", "a claim asks for more"),
     ("VoterAway", "a voter does not answer"),
+    ("WaitingForCertificate", "cert-manager was asked for a certificate, which is not there yet"),
     ("WaitingForParts", "parts of the stack are not ready yet"),
     ("WaitingForPods", "pods are not ready yet"),
 ];

@@ -304,7 +304,7 @@ async fn nothing_is_done_to_what_is_paused() -> Result<()> {
 #[tokio::test]
 async fn a_secret_that_is_missing_is_named_and_its_arrival_is_noticed() -> Result<()> {
     let Some(story) = Story::begin("secrets").await? else { return Ok(()) };
-    let tls = aistack_crds::kv_cluster::KvTls { secret_name: "kv-tls".to_owned() };
+    let tls = aistack_crds::kv_cluster::KvTls { secret_name: Some("kv-tls".to_owned()), issuer_ref: None };
     story.create("kv", KVClusterSpec { tls: Some(tls), ..three() }).await?;
     let kv = story.says("kv", "SecretMissing").await?;
     assert!(kv.status.context("a status")?.conditions[0].message.contains("kv-tls"));

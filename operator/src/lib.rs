@@ -2,6 +2,7 @@
 
 pub mod aistack;
 mod autoscaler;
+pub mod certificate;
 mod compile;
 pub mod document;
 pub mod env_pool;

@@ -10,6 +10,8 @@ use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
+use crate::certificate::Certificate;
+
 /// Annotation of a Secret whose named keys are filled with random text once, by whoever applies it.
 pub const GENERATE_ANNOTATION: &str = "platform.dev/generate";
 /// Label of a ConfigMap that holds a collection to be created on a VectorForge.
@@ -25,6 +27,8 @@ pub enum Manifest {
     Secret(Box<Secret>),
     /// A name in front of pods.
     Service(Box<Service>),
+    /// What cert-manager is asked to have signed.
+    Certificate(Box<Certificate>),
     /// Pods with a name and a volume each.
     StatefulSet(Box<StatefulSet>),
     /// Pods that are all alike.
@@ -61,6 +65,7 @@ impl Manifest {
             Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler(_) => "HorizontalPodAutoscaler",
             Self::ResourceClaimTemplate(_) => "ResourceClaimTemplate",
+            Self::Certificate(_) => "Certificate",
             Self::Job(_) => "Job",
             Self::CronJob(_) => "CronJob",
             Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
@@ -81,6 +86,7 @@ impl Manifest {
             Self::PodDisruptionBudget(object) => &object.metadata,
             Self::HorizontalPodAutoscaler(object) => &object.metadata,
             Self::ResourceClaimTemplate(object) => &object.metadata,
+            Self::Certificate(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
             Self::CronJob(object) => &object.metadata,
             Self::PersistentVolumeClaim(object) => &object.metadata,
@@ -114,6 +120,7 @@ from_object!(
     PodDisruptionBudget,
     HorizontalPodAutoscaler,
     ResourceClaimTemplate,
+    Certificate,
     Job,
     CronJob,
     PersistentVolumeClaim,
@@ -150,6 +157,12 @@ impl Manifests {
     /// The objects.
     pub fn iter(&self) -> std::slice::Iter<'_, Manifest> {
         self.0.iter()
+    }
+
+    /// Whether one of them asks for the Secret of that name.
+    pub(crate) fn bring(&self, secret: &str) -> bool {
+        let asks = |manifest: &Manifest| matches!(manifest, Manifest::Certificate(asked) if asked.spec.secret_name == secret);
+        self.0.iter().any(asks)
     }
 
     /// The pods that they make.

@@ -16,7 +16,7 @@ use super::monitor::until_at_rest;
 /// How often.
 const RENEWALS: usize = 3;
 
-/// An authority's certificate, and one that it signed for a cluster's members.
+/// A certificate for a cluster's members.
 fn certificate(
     cluster: &str,
     namespace: &str,
@@ -24,6 +24,11 @@ fn certificate(
 ) -> Result<Secret> {
     let mut names = vec![cluster.to_owned(), format!("{cluster}.{namespace}.svc")];
     names.extend((0..3).map(|ordinal| format!("{cluster}-{ordinal}.{cluster}-members")));
+    signed(names, authority)
+}
+
+/// The Secret `kv-tls` with an authority's certificate, and one that it signed.
+pub fn signed(names: Vec<String>, authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> Result<Secret> {
     let key = rcgen::KeyPair::generate()?;
     let mut params = rcgen::CertificateParams::new(names)?;
     params.extended_key_usages =
@@ -34,7 +39,7 @@ fn certificate(
     Ok(serde_json::from_value(secret)?)
 }
 
-fn authority() -> Result<rcgen::CertifiedIssuer<'static, rcgen::KeyPair>> {
+pub fn authority() -> Result<rcgen::CertifiedIssuer<'static, rcgen::KeyPair>> {
     let mut params = rcgen::CertificateParams::new(Vec::new())?;
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];

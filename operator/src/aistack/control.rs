@@ -134,9 +134,11 @@ fn parts(applied: &Applied) -> Vec<Part> {
 fn part(child: &AppliedChild) -> Option<Part> {
     let name = child.key.object.name.clone();
     Some(match &child.progress {
-        Progress::Present | Progress::Job(_) | Progress::Times(_) | Progress::Autoscaler(_) => {
-            return None;
-        }
+        Progress::Present
+        | Progress::Job(_)
+        | Progress::Times(_)
+        | Progress::Certificate(_)
+        | Progress::Autoscaler(_) => return None,
         Progress::Pods(pods) => Part {
             is_ready: pods.is_complete(),
             is_broken: pods.failure.is_some(),

@@ -15,6 +15,7 @@ use kube::core::Status as ApiStatus;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::absent::is_unknown;
 use super::child::{APPLIED, ChildKey, ChildKind, Observed, Progress};
 use super::claims::{self, Template};
 use super::cluster::Cluster;
@@ -53,6 +54,17 @@ pub enum ApplyError {
         child: ChildKey,
         /// Why.
         source: Box<kube::Error>,
+    },
+    /// The cluster has no such kind.
+    #[error(
+        "{child} cannot be made: this cluster has no kind {} of {}; {}",
+        .child.kind.name(),
+        .child.kind.resource().api_version,
+        .child.kind.instead()
+    )]
+    NoKind {
+        /// Which.
+        child: ChildKey,
     },
     /// It could not be deleted.
     #[error("delete {child}: {source}")]
@@ -99,6 +111,7 @@ impl ApplyError {
         match self {
             Self::Read { .. } => "ReadFailed",
             Self::Write { .. } => "ApplyFailed",
+            Self::NoKind { .. } => "KindMissing",
             Self::Grow { .. } => "ClaimRefused",
             Self::Delete { .. } => "DeleteFailed",
             Self::Taken { .. } | Self::Unowned { .. } => "NameTaken",
@@ -118,6 +131,7 @@ impl ApplyError {
             | Self::Write { child, .. }
             | Self::Grow { child, .. }
             | Self::Delete { child, .. }
+            | Self::NoKind { child }
             | Self::Taken { child, .. }
             | Self::Unowned { child, .. }
             | Self::Leaving { child } => child,
@@ -141,7 +155,7 @@ impl ApplyError {
             | Self::Write { source, .. }
             | Self::Grow { source, .. }
             | Self::Delete { source, .. } => !matches!(**source, kube::Error::Api(_)),
-            Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => false,
+            Self::NoKind { .. } | Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => false,
         }
     }
 
@@ -152,7 +166,9 @@ impl ApplyError {
             Self::Write { child, source } => format!("{child} was refused: {}", said(source)),
             Self::Grow { child, source } => format!("{child} cannot grow: {}", said(source)),
             Self::Delete { child, source } => format!("{child} could not be deleted: {}", said(source)),
-            Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => self.to_string(),
+            Self::NoKind { .. } | Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => {
+                self.to_string()
+            }
         }
     }
 }
@@ -456,6 +472,7 @@ impl<'a> Child<'a> {
         match api.create(&params, &object).await {
             Ok(made) => {
                 tracing::info!(child = %self.key, "created");
+                self.cluster.absent.has_come(self.key.kind);
                 Ok(Some(serde_json::to_value(made).expect("it came as JSON")))
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
@@ -480,7 +497,11 @@ impl<'a> Child<'a> {
     }
 
     fn refused(&self, source: kube::Error) -> ApplyError {
-        ApplyError::Write { child: self.key.clone(), source: Box::new(source) }
+        let child = self.key.clone();
+        match source {
+            kube::Error::Api(status) if is_unknown(&status) => ApplyError::NoKind { child },
+            source => ApplyError::Write { child, source: Box::new(source) },
+        }
     }
 
     fn observe(&self, live: &Value, is_as_applied: bool) -> Progress {

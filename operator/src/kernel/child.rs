@@ -12,6 +12,7 @@ use kube::core::ApiResource;
 use serde_json::Value;
 
 use super::key::{Key, ObjectName};
+use crate::certificate::Certificate;
 
 /// Annotation of a child with the hash of what was applied.
 pub const APPLIED: &str = "platform.dev/applied";
@@ -31,6 +32,8 @@ pub enum ChildKind {
     HorizontalPodAutoscaler,
     /// Devices that each pod claims.
     ResourceClaimTemplate,
+    /// What cert-manager is asked to have signed, into a Secret.
+    Certificate,
     /// Pods with a name and a volume each.
     StatefulSet,
     /// Pods that are all alike.
@@ -51,13 +54,14 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ConfigMap,
         Self::Secret,
         Self::Service,
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
         Self::ResourceClaimTemplate,
+        Self::Certificate,
         Self::StatefulSet,
         Self::Deployment,
         Self::Job,
@@ -77,6 +81,7 @@ impl ChildKind {
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
             Self::ResourceClaimTemplate => "ResourceClaimTemplate",
+            Self::Certificate => "Certificate",
             Self::StatefulSet => "StatefulSet",
             Self::Deployment => "Deployment",
             Self::Job => "Job",
@@ -102,6 +107,7 @@ impl ChildKind {
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
             Self::ResourceClaimTemplate => ApiResource::erase::<ResourceClaimTemplate>(&()),
+            Self::Certificate => ApiResource::erase::<Certificate>(&()),
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::Job => ApiResource::erase::<Job>(&()),
@@ -125,7 +131,23 @@ impl ChildKind {
 
     /// Whether what serves goes on serving without one of it: no client notices that it is not as it should be.
     pub fn is_aside(self) -> bool {
-        matches!(self, Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler | Self::CronJob)
+        matches!(
+            self,
+            Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler | Self::CronJob | Self::Certificate
+        )
+    }
+
+    /// What to do where the cluster has no such kind.
+    pub fn instead(self) -> &'static str {
+        match self {
+            Self::Certificate => {
+                "install cert-manager, or name a Secret that has a certificate: spec.tls.secretName in place of issuerRef"
+            }
+            Self::ResourceClaimTemplate => {
+                "use Kubernetes 1.34 or newer, or spec.gpu.allocation: devicePlugin"
+            }
+            _ => "install what brings it",
+        }
     }
 
     /// The same, from the other side.
@@ -226,6 +248,8 @@ pub enum Progress {
     Times(Option<bool>),
     /// A kind of ours, by its own conditions.
     Ours(OwnProgress),
+    /// A certificate, as cert-manager says.
+    Certificate(Issue),
     /// An autoscaler: why it does not scale, if it says so.
     Autoscaler(Option<String>),
 }
@@ -287,6 +311,19 @@ pub struct OwnProgress {
     pub summary: String,
 }
 
+/// A certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Issue {
+    /// Whether its Secret has it; `None` before anybody said so.
+    pub is_issued: Option<bool>,
+    /// The Secret that it is written to.
+    pub secret: String,
+    /// What cert-manager says of it, if anything.
+    pub message: String,
+    /// Why it could not be signed, or renewed, the last time.
+    pub failure: Option<String>,
+}
+
 impl Progress {
     /// Reads it off an object.
     pub fn of(kind: ChildKind, object: &Value) -> Self {
@@ -297,6 +334,7 @@ impl Progress {
             ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
                 Self::Ours(own(object))
             }
+            ChildKind::Certificate => Self::Certificate(issue(object)),
             ChildKind::HorizontalPodAutoscaler => Self::Autoscaler(idle_autoscaler(object)),
             ChildKind::ConfigMap
             | ChildKind::ResourceClaimTemplate
@@ -353,6 +391,18 @@ fn idle_autoscaler(object: &Value) -> Option<String> {
     let reason = active["reason"].as_str().unwrap_or_default();
     (reason != "ScalingDisabled")
         .then(|| format!("{reason}: {}", active["message"].as_str().unwrap_or_default()))
+}
+
+fn issue(object: &Value) -> Issue {
+    let message = |condition: &Value| condition["message"].as_str().unwrap_or_default().to_owned();
+    let ready = condition(object, "Ready");
+    let failed = condition(object, "Issuing").filter(|issuing| issuing["reason"] == "Failed");
+    Issue {
+        is_issued: ready.map(|ready| ready["status"] == "True"),
+        secret: text(object, "/spec/secretName").to_owned(),
+        message: ready.map(message).unwrap_or_default(),
+        failure: failed.map(message),
+    }
 }
 
 fn job(object: &Value) -> JobProgress {

@@ -11,6 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 
+use super::absent::Absent;
 use super::backoff::Backoff;
 use super::child::{ChildKey, ChildKind};
 use super::key::{Key, ObjectName};
@@ -51,6 +52,8 @@ pub struct Cluster {
     pub children: Children,
     /// Who refers to what.
     pub references: References,
+    /// Kinds that there are not.
+    pub(super) absent: Absent,
     /// Whether the watches have listed.
     pub synced: Synced,
     pub(super) metrics: ReconcileMetrics,
@@ -74,6 +77,7 @@ impl Cluster {
             queue: Queue::new(Backoff::default(), queue),
             children: Children::default(),
             references: References::default(),
+            absent: Absent::default(),
             synced: Synced::default(),
             metrics,
             secrets: Mutex::default(),

@@ -12,6 +12,7 @@
 //! - A restart writes nothing either: what was applied is read off the objects, not remembered.
 //! - Nothing waits inside a reconciliation for the world to change; it ends, and a watch or a time begins another.
 
+mod absent;
 pub mod apply;
 pub mod backoff;
 pub mod child;

@@ -188,7 +188,7 @@ impl<C: Controller> Turn<'_, C> {
     async fn steps(&self) -> Result<(Report, Vec<ApplyError>), ReconcileError> {
         let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
         let references = controller.references(object);
-        let missing = missing(cluster, &references);
+        let mut missing = missing(cluster, &references);
         cluster.refers(&self.key(), references);
         let found = controller.dereference(cluster, object).instrument(tracing::info_span!("dereference"));
         let found = outside::step(found).await?;
@@ -200,6 +200,8 @@ impl<C: Controller> Turn<'_, C> {
         let Tried { applied, refused } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
+                // What a Certificate is to bring is awaited with it.
+                missing.retain(|secret| !manifests.bring(secret));
                 let kept = controller.kept(&validated, &found);
                 let parent = self.parent();
                 let mut tried = apply::apply(cluster, &parent, &manifests, kept)
@@ -377,7 +379,10 @@ fn beside(report: Report, refused: &[ApplyError]) -> Report {
     let serves = Some(report.is_available());
     let report = Report { is_passing: false, serves, ..report };
     if worst.is_aside() {
-        return Report { degraded: Some(because), ..report };
+        // What does not serve yet may wait for just that.
+        let is_awaited = !report.ready.0 && matches!(worst, ApplyError::NoKind { .. });
+        let ready = if is_awaited { (false, because.clone()) } else { report.ready };
+        return Report { ready, degraded: Some(because), ..report };
     }
     let report = Report { ready: (false, because.clone()), summary: because.message.clone(), ..report };
     if is_leaving(worst) {
@@ -456,10 +461,12 @@ mod tests {
     fn what_a_refused_child_takes_away() {
         let taken = |kind| ApplyError::Taken { child: child(kind), holder: "Deployment y".to_owned() };
         let leaving = |kind| ApplyError::Leaving { child: child(kind) };
+        let lacking = || ApplyError::NoKind { child: child(ChildKind::Certificate) };
         use ChildKind::{CronJob, Service, StatefulSet};
         let table = [
             (vec![], "true Ready / - / -", true),
             (vec![refused(CronJob)], "true Ready / - / ApplyFailed", true),
+            (vec![lacking()], "true Ready / - / KindMissing", true),
             (vec![taken(CronJob)], "true Ready / - / NameTaken", true),
             (vec![refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", true),
             (vec![refused(CronJob), taken(Service)], "false NameTaken / - / NameTaken stalled", false),
@@ -469,6 +476,15 @@ mod tests {
         for (refused, expected, goes_on) in table {
             assert_eq!((said(&beside(ready(), &refused)).as_str(), may_act(&refused)), (expected, goes_on));
         }
+        let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
+        assert_eq!(
+            said(&beside(founding(), &[lacking()])),
+            "false KindMissing / WaitingForPods / KindMissing"
+        );
+        assert_eq!(
+            said(&beside(founding(), &[refused(CronJob)])),
+            "false WaitingForPods / WaitingForPods / ApplyFailed"
+        );
         let report = beside(ready(), &[refused(ChildKind::CronJob), refused(ChildKind::Service)]);
         assert_eq!(report.summary, "CronJob x was refused: no | Service x was refused: no");
     }

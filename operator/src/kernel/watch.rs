@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use super::absent;
 use super::child::{ChildKey, ChildKind, Holder, Observed};
 use super::cluster::Cluster;
 use super::key::{Key, ObjectName};
@@ -292,7 +293,8 @@ where
         + 'static,
 {
     let mut sink = ObjectSink { kind, cluster: cluster.clone(), objects, gone: HashSet::new() };
-    follow(kind.name(), &cluster, cluster.api::<K>(), watcher::Config::default(), move |event| {
+    let api = cluster.api::<K>();
+    follow(kind.name(), None, &cluster, api, watcher::Config::default(), move |event| {
         sink.take(event);
     })
     .await;
@@ -414,7 +416,7 @@ pub async fn children(kind: ChildKind, cluster: Arc<Cluster>) {
     };
     let mut gone: HashSet<ObjectName> = HashSet::new();
     let sink = cluster.clone();
-    follow(kind.name(), &cluster, api, config, move |event| {
+    follow(kind.name(), Some(kind), &cluster, api, config, move |event| {
         let key =
             |object: &PartialObjectMeta<DynamicObject>| ChildKey { kind, object: ObjectName::of(object) };
         match event {
@@ -464,6 +466,7 @@ pub fn expect(cluster: &Cluster, watches: impl Iterator<Item = &'static str>) {
 
 async fn follow<K>(
     name: &'static str,
+    optional: Option<ChildKind>,
     cluster: &Cluster,
     api: Api<K>,
     config: watcher::Config,
@@ -484,8 +487,16 @@ async fn follow<K>(
                     cluster.synced.listed(name);
                 }
             }
+            // What only some objects become, a cluster may lack: those say so when they are applied.
+            Err(error) if let Some(kind) = optional.filter(|_| is_unknown(&error)) => {
+                tracing::debug!(kind = name, "there is no such kind");
+                // What there was of it is gone with it.
+                sink(Event::Init);
+                sink(Event::InitDone);
+                cluster.synced.listed(name);
+                cluster.absent.until_it_may_have_come(kind).await;
+            }
             Err(error) => {
-                // An older cluster lacks a kind that only some objects become: those say so when they are applied.
                 if is_unknown(&error) {
                     cluster.synced.listed(name);
                 }
@@ -501,7 +512,10 @@ async fn follow<K>(
 
 /// Whether the API server knows no such kind.
 fn is_unknown(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if absent::is_unknown(status))
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetOrdinals, StatefulSetUp
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, EnvVar};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::backup;
 use super::planner::{self, Kept};
 use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
+use super::{backup, certificate};
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::pod::pod_name_env;
@@ -57,6 +57,9 @@ pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
 pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
     let mut manifests = Manifests::default();
     manifests.push(shape.record.manifest(cluster));
+    if let Some(issuer) = &cluster.issuer {
+        manifests.push(certificate::manifest(cluster, issuer));
+    }
     manifests.append(workload(cluster).stateful(&cluster.claim));
     if cluster.voters < 2 && shape.kept.count() < 2 {
         manifests.0.retain(|manifest| !matches!(manifest, Manifest::PodDisruptionBudget(_)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aistack_crds::status::{MemberRole, MemberStatus};
 use aistack_crds::{KVCluster, Kind};
-use kube::Resource as _;
+use kube::{Resource as _, ResourceExt as _};
 
 use super::build::{self, Shape};
 use super::members::{Listing, Members};
@@ -13,7 +13,8 @@ use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Waiting, Wish};
 use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
 use super::steps::Doer;
-use super::{Tls, ValidatedKvCluster, validate, wish, words};
+use super::validate::secret_of;
+use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
 use crate::kernel::child::{ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
@@ -58,6 +59,7 @@ impl Found {
     }
 
     async fn look(cluster: &Cluster, object: &KVCluster, kv: &ValidatedKvCluster) -> Result<Self, StepError> {
+        certificate::has_its_name(cluster, kv).await?;
         let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
         let listing = match found.addresses() {
             addresses if addresses.is_empty() => Listing::default(),
@@ -126,7 +128,7 @@ impl Controller for KvController {
     fn references(&self, object: &KVCluster) -> Vec<Reference> {
         let secret = |name: &str| Reference::Secret(ObjectName::new(report::namespace(object), name));
         let spec = &object.spec;
-        let tls = spec.tls.iter().map(|tls| secret(&tls.secret_name));
+        let tls = spec.tls.iter().map(|tls| secret(&secret_of(&object.name_any(), tls)));
         let backup = spec.backup.iter().filter_map(|backup| backup.secret_name.as_deref()).map(secret);
         let restore = spec.restore.iter().filter_map(|restore| restore.secret_name.as_deref()).map(secret);
         let auth = spec.auth.iter().map(|auth| secret(&auth.root_password.name));
@@ -177,7 +179,7 @@ impl Controller for KvController {
             Some(Progress::Pods(pods)) => pods.clone(),
             _ => Pods::default(),
         };
-        let mut report = said(kv, found, &pods);
+        let mut report = certificate::told(said(kv, found, &pods), kv, applied);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
         report.extra.extend(backed_up(applied));

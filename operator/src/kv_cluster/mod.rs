@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 mod build;
+mod certificate;
 mod control;
 mod members;
 pub mod planner;

@@ -1,10 +1,11 @@
 //! From what an API server accepts to what `build` cannot fail on.
 
 use aistack_crds::KVCluster;
+use aistack_crds::kv_cluster::{KvIssuer, KvTls};
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec};
 
-use super::COMPONENT;
 use super::backup::{Place, Schedule};
+use super::{COMPONENT, certificate};
 use crate::gap::Gap;
 use crate::meta::{Image, Owner};
 use crate::object;
@@ -22,6 +23,8 @@ pub struct ValidatedKvCluster {
     pub(super) claim: Claim,
     pub(super) quota: Size,
     pub(super) tls: Tls,
+    /// Who signs what is in that Secret, when cert-manager is asked for it.
+    pub(super) issuer: Option<KvIssuer>,
     pub(super) image: Image,
     pub(super) resources: ResourceSpec,
     pub(super) pod: PodOverrides,
@@ -130,13 +133,19 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
     let restore = spec.restore.as_ref().and_then(|restore| {
         place("spec.restore.source", &restore.source, restore.secret_name.as_ref(), &mut problems)
     });
+    if name.contains('.') && spec.tls.as_ref().is_some_and(|tls| tls.issuer_ref.is_some()) {
+        problems.push(Problem::new(
+            "metadata.name",
+            format!("{name} has a dot, so no certificate is made out to it"),
+            "use lower-case letters, digits and -",
+        ));
+    }
     let (Some(storage), Some(quota), true) = (storage, quota, problems.is_empty()) else {
         return Err(problems.into_iter().map(|problem| problem.of(&title)).collect());
     };
     Ok(ValidatedKvCluster {
         owner: object::owner(cluster, COMPONENT, part_of),
         gaps: gaps(cluster).into_iter().map(|gap| gap.of(&title)).collect(),
-        name,
         voters,
         claim: Claim {
             size: storage,
@@ -145,13 +154,20 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
             deleted_with_owner: object::deletes_volumes(cluster),
         },
         quota,
-        tls: spec.tls.as_ref().map_or(Tls::Off, |tls| Tls::Secret(tls.secret_name.clone())),
+        tls: spec.tls.as_ref().map_or(Tls::Off, |tls| Tls::Secret(secret_of(&name, tls))),
+        issuer: spec.tls.as_ref().and_then(|tls| tls.issuer_ref.clone()),
+        name,
         image: Image::of(COMPONENT, &spec.image),
         resources: spec.resources.clone(),
         pod: spec.pod.clone(),
         backup,
         restore,
     })
+}
+
+/// The Secret with the certificate of a cluster of that name: the one that is named, or the one that cert-manager is asked for.
+pub(super) fn secret_of(cluster: &str, tls: &KvTls) -> String {
+    tls.secret_name.clone().unwrap_or_else(|| certificate::name(cluster))
 }
 
 fn place(path: &str, url: &str, secret: Option<&String>, problems: &mut Vec<Problem>) -> Option<Place> {

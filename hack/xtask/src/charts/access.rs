@@ -80,6 +80,7 @@ const CALLERS: &[(&str, Calls)] = &[
         &[("watcher", On::Kinds, &["list", "watch"]), ("watcher", On::Children, &["list", "watch"])],
     ),
     ("kernel/pending.rs", &[("list", PODS, &["list"])]),
+    ("kv_cluster/certificate.rs", &[("get_metadata_opt", SECRETS, &["get"])]),
     ("kv_cluster/seen.rs", &[("list", PODS, &["list"]), ("list", CLAIMS, &["list"])]),
     (
         "kv_cluster/steps.rs",
@@ -115,6 +116,7 @@ const CHILDREN: &[(&str, &str, &str)] = &[
     ("PodDisruptionBudget", "policy", "poddisruptionbudgets"),
     ("HorizontalPodAutoscaler", "autoscaling", "horizontalpodautoscalers"),
     ("ResourceClaimTemplate", "resource.k8s.io", "resourceclaimtemplates"),
+    ("Certificate", "cert-manager.io", "certificates"),
     ("StatefulSet", "apps", "statefulsets"),
     ("Deployment", "apps", "deployments"),
     ("Job", "batch", "jobs"),

@@ -18,6 +18,8 @@ const VALIDATE: &str = "operator/src/inference_service/validate.rs";
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Fields {
     secrets: BTreeSet<String>,
+    #[serde(default)]
+    issuers: BTreeSet<String>,
     repositories: BTreeSet<String>,
     replicas: BTreeSet<String>,
     gpus: BTreeSet<String>,
@@ -83,6 +85,7 @@ fn walk(schema: &Value, path: &str, fields: &mut Fields) {
         let path = format!("{path}.{name}");
         match name.as_str() {
             "secretName" => fields.secrets.insert(path.clone()),
+            "issuerRef" => fields.issuers.insert(path.clone()),
             "secretRef" | "rootPassword" => fields.secrets.insert(format!("{path}.name")),
             "repository" => fields.repositories.insert(path.clone()),
             "replicas" | "maxReplicas" => fields.replicas.insert(path.clone()),

@@ -1,0 +1,192 @@
+//! The certificate of a group whose spec names an issuer: cert-manager is asked for it, and renews it.
+
+use aistack_crds::kv_cluster::KvIssuer;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use kube::api::Api;
+
+use super::ValidatedKvCluster;
+use crate::certificate::{Certificate, CertificateSpec, PrivateKey, WRITTEN_FOR};
+use crate::kernel::ObjectName;
+use crate::kernel::apply::{Applied, said};
+use crate::kernel::child::{ChildKey, ChildKind, Issue, Progress};
+use crate::kernel::cluster::Cluster;
+use crate::kernel::conditions::{Because, Extra, Report};
+use crate::kernel::controller::StepError;
+
+/// Most members that a group may have: the certificate is for all of them from the beginning, and is not signed anew when it grows.
+const MOST_MEMBERS: u16 = 7;
+
+/// Name of the Certificate, and of the Secret that it is written to.
+pub(super) fn name(cluster: &str) -> String {
+    format!("{cluster}-tls")
+}
+
+/// What cert-manager is asked for.
+pub(super) fn manifest(kv: &ValidatedKvCluster, issuer: &KvIssuer) -> Certificate {
+    let mut dns_names = vec![kv.name.clone(), format!("{}.{}.svc", kv.name, kv.owner.namespace)];
+    dns_names.extend((0..MOST_MEMBERS).map(|ordinal| kv.host(&kv.member(ordinal))));
+    let spec = CertificateSpec {
+        secret_name: name(&kv.name),
+        issuer_ref: issuer.clone(),
+        dns_names,
+        // Members are servers and clients of one another.
+        usages: ["digital signature", "server auth", "client auth"].map(str::to_owned).to_vec(),
+        private_key: PrivateKey { algorithm: "ECDSA".to_owned(), rotation_policy: "Always".to_owned() },
+    };
+    Certificate { metadata: kv.owner.metadata(name(&kv.name)), spec }
+}
+
+/// Before cert-manager is asked for the first time: it would write over a Secret of that name, whosever it is.
+pub(super) async fn has_its_name(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<(), StepError> {
+    let object = ObjectName::new(kv.owner.namespace.as_str(), name(&kv.name));
+    let is_asked = ChildKey { kind: ChildKind::Certificate, object: object.clone() };
+    if kv.issuer.is_none() || cluster.children.meta(&is_asked).is_some() || !cluster.has_secret(&object) {
+        return Ok(());
+    }
+    let api: Api<Secret> = Api::namespaced(cluster.client.clone(), &object.namespace);
+    let found = api.get_metadata_opt(&object.name).await.map_err(|error| StepError {
+        reason: "ReadFailed",
+        message: format!("Secret {} could not be read: {}", object.name, said(&error)),
+    })?;
+    match found {
+        Some(found) if found.annotations().get(WRITTEN_FOR) != Some(&object.name) => Err(StepError {
+            reason: "NameTaken",
+            message: format!(
+                "Secret {0} is there already, and was not written for a Certificate {0}; delete or rename it, or name it: spec.tls.secretName in place of issuerRef",
+                object.name
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A report with what is to be said of the certificate.
+pub(super) fn told(mut report: Report, kv: &ValidatedKvCluster, applied: &Applied) -> Report {
+    // One that was refused is told of by whoever applied it.
+    let Some(Progress::Certificate(issue)) = applied.progress(ChildKind::Certificate, &name(&kv.name)) else {
+        return report;
+    };
+    let certified = certified(issue, &name(&kv.name));
+    if certified.is_so != Some(true) && !report.is_available() && report.degraded.is_none() {
+        report.ready = (false, certified.because.clone());
+        report.progressing = Some(certified.because.clone());
+    }
+    if let (Some(failure), None) = (&issue.failure, &report.degraded) {
+        report.degraded = Some(Because::new("CertificateFailed", failure.clone()));
+    }
+    report.extra.push(certified);
+    report
+}
+
+fn certified(issue: &Issue, name: &str) -> Extra {
+    let because = match issue.is_issued {
+        Some(true) => Because::new("Issued", format!("Secret {name} has the certificate")),
+        Some(false) => {
+            Because::new("WaitingForCertificate", format!("Certificate {name}: {}", issue.message))
+        }
+        None => Because::new(
+            "WaitingForCertificate",
+            format!("cert-manager has said nothing of Certificate {name} yet; does it run?"),
+        ),
+    };
+    Extra { kind: "Certified", is_so: issue.is_issued, because }
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::KVCluster;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kernel::apply::AppliedChild;
+    use crate::manifest::Manifest;
+
+    fn kv(name: &str, replicas: i32) -> ValidatedKvCluster {
+        super::super::validate(&object(name, replicas), "").expect("valid")
+    }
+
+    fn object(name: &str, replicas: i32) -> KVCluster {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "KVCluster", "metadata": {"name": name, "namespace": "team"},
+            "spec": {"replicas": replicas, "tls": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}});
+        serde_json::from_value(object).expect("a KVCluster")
+    }
+
+    fn asked(kv: &ValidatedKvCluster) -> Certificate {
+        let manifests = super::super::build(kv);
+        let found = manifests.iter().find_map(|manifest| match manifest {
+            Manifest::Certificate(certificate) => Some(certificate.as_ref().clone()),
+            _ => None,
+        });
+        found.expect("a Certificate")
+    }
+
+    #[test]
+    fn it_is_made_out_to_all_that_there_may_ever_be() {
+        let asked = asked(&kv("kv", 3));
+        let written = serde_json::to_value(&asked).expect("JSON");
+        assert_eq!(
+            (&written["apiVersion"], &written["kind"]),
+            (&json!("cert-manager.io/v1"), &json!("Certificate"))
+        );
+        assert_eq!(
+            written["spec"]["issuerRef"],
+            json!({"name": "ca", "kind": "ClusterIssuer", "group": "cert-manager.io"})
+        );
+        assert_eq!(asked.spec.dns_names[..3], ["kv", "kv.team.svc", "kv-0.kv-members"]);
+        assert_eq!(asked.spec.dns_names.last().map(String::as_str), Some("kv-6.kv-members"));
+        assert_eq!(asked.spec, self::asked(&kv("kv", 7)).spec, "growth has nothing signed anew");
+        let set = super::super::build(&kv("kv", 3)).to_yaml();
+        assert!(set.contains("secretName: kv-tls"), "members mount it: {set}");
+    }
+
+    #[test]
+    fn no_name_of_another_host_is_asked_for() {
+        let refused = super::super::validate(&object("www.example.com", 3), "").expect_err("it has dots");
+        assert!(refused[0].to_string().contains("metadata.name"), "{refused:?}");
+    }
+
+    #[test]
+    fn what_is_said_of_it() {
+        let progress = |status| {
+            let object = json!({"spec": {"secretName": "kv-tls"}, "status": {"conditions": status}});
+            Progress::of(ChildKind::Certificate, &object)
+        };
+        let ready = |is_so: &str| json!({"type": "Ready", "status": is_so, "message": "as it is"});
+        let failed =
+            json!({"type": "Issuing", "status": "False", "reason": "Failed", "message": "no such issuer"});
+        let issuing = json!({"type": "Issuing", "status": "True", "reason": "DoesNotExist", "message": "…"});
+        let serves = || Report::ready("3/3", Because::new("Ready", "…"));
+        let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "…"));
+        let table = [
+            (founding(), json!([]), "WaitingForCertificate WaitingForCertificate - None"),
+            (
+                founding(),
+                json!([ready("False"), issuing]),
+                "WaitingForCertificate WaitingForCertificate - Some(false)",
+            ),
+            (
+                founding(),
+                json!([ready("False"), failed]),
+                "WaitingForCertificate WaitingForCertificate CertificateFailed Some(false)",
+            ),
+            (founding(), json!([ready("True")]), "WaitingForPods WaitingForPods - Some(true)"),
+            (serves(), json!([ready("True")]), "Ready - - Some(true)"),
+            (serves(), json!([ready("True"), failed]), "Ready - CertificateFailed Some(true)"),
+            (serves(), json!([ready("False")]), "Ready - - Some(false)"),
+        ];
+        for (report, status, expected) in table {
+            let key = ChildKey { kind: ChildKind::Certificate, object: ObjectName::new("team", "kv-tls") };
+            let applied = Applied(vec![AppliedChild { key, progress: progress(status.clone()) }]);
+            let report = told(report, &kv("kv", 3), &applied);
+            let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+            let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+            let is_so = report.extra[0].is_so;
+            assert_eq!(
+                format!("{} {progressing} {degraded} {is_so:?}", report.ready.1.reason),
+                expected,
+                "{status}"
+            );
+        }
+    }
+}
