@@ -3,11 +3,12 @@
 //! They do for objects what a kubelet and a provisioner of volumes do: heartbeats, pods' statuses, bound and grown claims. Most pods
 //! are hollow: nothing runs, and they are ready. Those whose program is named in [`Programs`] run it, as a process in a mount namespace
 //! with the pod's own files, volumes, host names and loopback address ([`container`]), except in namespaces where [`Hollow::stand_in`] has
-//! something cheaper answer for them ([`member`]).
+//! something cheaper answer for them ([`member`]). What processes print, the API server may ask for ([`logs`]).
 
 mod cell;
 mod claims;
 mod container;
+mod logs;
 mod member;
 mod node;
 mod pods;
@@ -69,11 +70,13 @@ impl Hollow {
         claims::storage_class(&client).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(claims::follow(client.clone(), folder.path().join("volumes")));
+        let (door, port) = logs::Door::open().await?;
         for node in &nodes {
-            node::register(&client, node).await?;
+            node::register(&client, node, port).await?;
             tasks.spawn(node::beat(client.clone(), node.name.clone()));
         }
         let pods = Arc::new(Pods::new(client, nodes, programs, folder.path()));
+        tasks.spawn(door.serve(pods.clone()));
         tasks.spawn(pods.clone().follow());
         Ok(Self { tasks, pods, folder })
     }

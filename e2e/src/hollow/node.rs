@@ -16,7 +16,7 @@ use super::HollowNode;
 /// Between two heartbeats; the node lifecycle controller gives up after forty seconds.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-pub(super) async fn register(client: &Client, node: &HollowNode) -> Result<()> {
+pub(super) async fn register(client: &Client, node: &HollowNode, port: u16) -> Result<()> {
     let mut capacity = BTreeMap::from([
         ("cpu", node.cpu.to_string()),
         ("memory", format!("{}Gi", node.memory_gib)),
@@ -36,7 +36,10 @@ pub(super) async fn register(client: &Client, node: &HollowNode) -> Result<()> {
     let ready = json!({"type": "Ready", "status": "True", "reason": "Hollow", "message": "runs nothing",
         "lastHeartbeatTime": now, "lastTransitionTime": now});
     let status = json!({"apiVersion": "v1", "kind": "Node",
-        "status": {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}});
+        "status": {"capacity": capacity, "allocatable": capacity, "conditions": [ready],
+            // Where the API server asks for what pods print.
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
     api.patch_status(&node.name, &params, &Patch::Apply(&status)).await.context("report a node")?;
     Ok(())
 }

@@ -92,6 +92,13 @@ impl Pods {
         live
     }
 
+    /// A pod that runs a process, and the file that one of its containers prints to.
+    pub(super) fn log(&self, namespace: &str, pod: &str, container: &str) -> Option<(Live, PathBuf)> {
+        let live = self.live(namespace).into_iter().find(|live| live.name == pod)?;
+        let file = Place::of(&self.folder, &live.uid).pod.join(format!("{container}.log"));
+        Some((live, file))
+    }
+
     pub(super) fn stand_in(&self, namespace: &str) {
         self.stood_in.lock().insert(namespace.to_owned());
     }
