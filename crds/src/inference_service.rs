@@ -73,6 +73,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.model.uri) || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
         .message("is one file; traffic and canary are of versions in the registry, so push it with modelhub models push")
         .field_path(".model.uri"),
+    validation = Rule::new("!has(self.modelCache) || !self.modelCache.preload || has(self.model.version) || has(self.model.uri) || (has(self.traffic) && self.traffic.size() > 0)")
+        .message("is of a model that its engine looks for by name, and nobody else knows where that is; give model.version or model.uri, or remove preload")
+        .field_path(".modelCache.preload"),
     validation = Rule::new("self.runtime != 'onnx' || self.task != 'embed' || has(self.pooling)")
         .message("is needed by runtime onnx, which would take the first token's vector whatever the model; write mean or cls, as the model's 1_Pooling/config.json says")
         .field_path(".pooling"),
@@ -218,7 +221,10 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.claimName) != has(self.hostPath)")
-    .message("gives both or none of claimName and hostPath; give one"))]
+    .message("gives both or none of claimName and hostPath; give one"),
+    validation = Rule::new("!self.preload || has(self.hostPath)")
+        .message("is for hostPath; a claim is one place for all pods, and the first of them fetches for all; give hostPath, or remove preload")
+        .field_path(".preload"))]
 pub struct ModelCacheSpec {
     /// PersistentVolumeClaim that all pods mount; of a local volume, or one that many nodes may write.
     #[schemars(length(min = 1, max = 253))]
@@ -232,6 +238,9 @@ pub struct ModelCacheSpec {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_path: Option<String>,
+    /// Have the weights of each version on every node that may run its pods, before the first of them comes. With `hostPath` only.
+    #[serde(default)]
+    pub preload: bool,
 }
 
 /// What a model is asked to do.

@@ -1,7 +1,7 @@
 //! What `build` yields: Kubernetes objects in the order in which they are applied.
 
 use aistack_crds::{InferenceService, KVCluster, VectorCollection};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Secret, Service};
@@ -33,6 +33,8 @@ pub enum Manifest {
     StatefulSet(Box<StatefulSet>),
     /// Pods that are all alike.
     Deployment(Box<Deployment>),
+    /// A pod on every node.
+    DaemonSet(Box<DaemonSet>),
     /// How many pods may be away at a time.
     PodDisruptionBudget(Box<PodDisruptionBudget>),
     /// How many pods there are, by what they do.
@@ -62,6 +64,7 @@ impl Manifest {
             Self::Service(_) => "Service",
             Self::StatefulSet(_) => "StatefulSet",
             Self::Deployment(_) => "Deployment",
+            Self::DaemonSet(_) => "DaemonSet",
             Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler(_) => "HorizontalPodAutoscaler",
             Self::ResourceClaimTemplate(_) => "ResourceClaimTemplate",
@@ -83,6 +86,7 @@ impl Manifest {
             Self::Service(object) => &object.metadata,
             Self::StatefulSet(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
+            Self::DaemonSet(object) => &object.metadata,
             Self::PodDisruptionBudget(object) => &object.metadata,
             Self::HorizontalPodAutoscaler(object) => &object.metadata,
             Self::ResourceClaimTemplate(object) => &object.metadata,
@@ -117,6 +121,7 @@ from_object!(
     Service,
     StatefulSet,
     Deployment,
+    DaemonSet,
     PodDisruptionBudget,
     HorizontalPodAutoscaler,
     ResourceClaimTemplate,
@@ -170,6 +175,7 @@ impl Manifests {
         self.0.iter_mut().filter_map(|manifest| match manifest {
             Manifest::StatefulSet(set) => set.spec.template.spec.as_mut(),
             Manifest::Deployment(deployment) => deployment.spec.template.spec.as_mut(),
+            Manifest::DaemonSet(set) => set.spec.template.spec.as_mut(),
             Manifest::Job(job) => job.spec.as_mut()?.template.spec.as_mut(),
             Manifest::CronJob(job) => job.spec.job_template.spec.as_mut()?.template.spec.as_mut(),
             _ => None,

@@ -2,6 +2,7 @@
 
 mod bed;
 mod plugin;
+mod preload;
 mod vectors;
 
 use aistack_crds::InferenceService;

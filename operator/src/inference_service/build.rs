@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
 use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec};
 
 use super::fetch::{self, Registry};
+use super::preload;
 use super::scaling;
 use super::validate::{Scale, Serving};
 use super::version::Version;
@@ -34,6 +35,8 @@ pub struct Surroundings {
     pub(super) is_asleep: bool,
     /// Whether the cluster hands GPUs out by claims.
     pub(super) has_device_class: bool,
+    /// Versions whose pods are not to be there yet: their weights are on no node.
+    pub(super) held: Vec<Version>,
 }
 
 /// What an InferenceService becomes.
@@ -58,12 +61,15 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
         for manifest in &mut built.0 {
             if let Manifest::Deployment(deployment) = manifest {
                 finish(service, serving, version, around, deployment);
+                manifests.0.extend(preload::build(service, serving, version, deployment).map(Manifest::from));
             }
         }
+        let is_held = around.held.contains(version);
+        built.0.retain(|manifest| !(is_held && matches!(manifest, Manifest::Deployment(_))));
         // A template is there before the pods that claim by it.
         manifests.append(claims);
         manifests.append(built);
-        if let Scale::Auto(bounds) = &serving.scale {
+        if let (Scale::Auto(bounds), false) = (&serving.scale, is_held) {
             manifests.push(scaling::autoscaler(&workload, bounds));
         }
     }

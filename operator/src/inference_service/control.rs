@@ -11,6 +11,7 @@ use kube::{Api, Resource as _};
 use super::build::{Surroundings, build_in, owner_of};
 use super::fetch::Registry;
 use super::pods::{self, Trouble};
+use super::preload::{self, Preload};
 use super::rollout::{self, Crew};
 use super::version::Version;
 use super::{Engine, ValidatedInferenceService, report as said, route, scaling, validate};
@@ -57,6 +58,8 @@ pub struct Found {
     is_built: bool,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
+    /// What became of weights that are to be on nodes before pods are.
+    pub(super) preloads: Vec<Preload>,
     /// Whether the cluster hands GPUs out by claims, where somebody has to know.
     has_device_class: bool,
     /// Pods of the version before and of this one, where one takes the other's place.
@@ -170,6 +173,11 @@ impl InferenceController {
                 found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
             }
         }
+        let is_built = |version: &Version| {
+            let name = service.workload_name(version);
+            found.children.iter().any(|key| key.kind == ChildKind::Deployment && key.object.name == name)
+        };
+        found.preloads = preload::look(cluster, object, service, is_built).await?;
         if service.serving().is_some_and(|serving| serving.gpu.is_open()) {
             found.has_device_class = has_device_class(cluster).await?;
         }
@@ -323,7 +331,9 @@ impl Controller for InferenceController {
             image: hub.image.clone(),
         });
         let (is_asleep, has_device_class) = (found.is_asleep(service), found.has_device_class);
-        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class }))
+        let held = found.preloads.iter().filter(|preload| preload.is_awaited);
+        let held = held.map(|preload| preload.version.clone()).collect();
+        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class, held }))
     }
 
     /// What served until now stays until ModelHub leads requests to what is to serve.

@@ -4,6 +4,7 @@ mod build;
 mod control;
 mod fetch;
 mod pods;
+mod preload;
 mod report;
 mod rollout;
 mod route;
@@ -13,6 +14,7 @@ mod version;
 
 pub use build::build;
 pub use control::InferenceController;
+pub(crate) use preload::PRELOAD;
 pub use scaling::IN_FLIGHT;
 pub use validate::{ApiKey, Engine, ValidatedInferenceService, validate};
 

@@ -8,6 +8,7 @@ use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Because;
 use crate::kernel::controller::StepError;
+use crate::kernel::pending::without_preemption;
 use crate::meta::Owner;
 use crate::report;
 
@@ -55,15 +56,20 @@ pub fn of(pod: &Pod) -> Trouble {
     let fetch = status.init_container_statuses.iter().flatten().find(|container| container.name == FETCH);
     let engine = status.container_statuses.iter().flatten().find_map(ended);
     Trouble {
-        unschedulable: refused.map(|condition| condition.message.clone().unwrap_or_default()),
+        unschedulable: refused
+            .map(|condition| without_preemption(condition.message.as_deref().unwrap_or_default()).to_owned()),
         fetch: fetch.and_then(ended).map(|because| because.message),
         engine,
     }
 }
 
-/// Why a container does not run.
+/// Why a container does not run. One that did what it was to do once failed in vain at most.
 fn ended(container: &ContainerStatus) -> Option<Because> {
-    let waiting = container.state.as_ref()?.waiting.as_ref();
+    let state = container.state.as_ref()?;
+    if state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0) {
+        return None;
+    }
+    let waiting = state.waiting.as_ref();
     let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
         state.as_ref().and_then(|state| state.terminated.clone()).filter(|ended| ended.exit_code != 0)
     };
@@ -97,12 +103,21 @@ mod tests {
     }
 
     #[test]
+    fn a_fetch_that_ended_well_tells_nothing_of_the_times_before() {
+        let fetched =
+            trouble(&json!({"initContainerStatuses": [{"name": "fetch", "image": "i", "imageID": "",
+            "ready": true, "restartCount": 1, "state": {"terminated": {"exitCode": 0}},
+            "lastState": {"terminated": {"exitCode": 1, "message": "the registry was away"}}}]}));
+        assert_eq!(fetched, Trouble::default());
+    }
+
+    #[test]
     fn pods_say_what_keeps_them() {
         let none = trouble(&json!({"conditions": [{"type": "PodScheduled", "status": "True"}]}));
         assert_eq!(none, Trouble::default());
-        let gpu = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.";
+        let gpu = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu";
         let stuck = trouble(&json!({"conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": gpu}]}));
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": format!("{gpu}. preemption: 0/3 nodes are available.")}]}));
         assert_eq!(stuck.unschedulable.as_deref(), Some(gpu));
         let said = "model.gguf fetched\nerror: model.gguf has sha256 aa, not bb: it is not what was asked for, and is not kept\n";
         let fetch = trouble(&json!({"initContainerStatuses": [{"name": "fetch", "image": "i", "imageID": "",

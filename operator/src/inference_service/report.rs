@@ -7,7 +7,7 @@ use aistack_api::traffic::CanaryPhase;
 use super::control::{Found, RouteFound};
 use super::validate::{Serving, Source};
 use super::version::Version;
-use super::{ApiKey, ValidatedInferenceService, route};
+use super::{ApiKey, ValidatedInferenceService, preload, route};
 use crate::kernel::apply::Applied;
 use crate::kernel::child::{ChildKind, Pods, Progress};
 use crate::kernel::conditions::{Because, Extra, Report, Scaled};
@@ -72,6 +72,7 @@ pub(super) fn of_versions(
         report.degraded = report.degraded.or_else(|| is_bad.then(|| because.clone()));
     }
     trouble(&mut report, found);
+    let is_preloaded = preload::tell(&mut report, service, &found.preloads, applied);
     routed(&mut report, service, found);
     report.extra.extend(conditions(service, serving, found, applied, &all));
     if let Some((because, _)) = canary {
@@ -83,6 +84,10 @@ pub(super) fn of_versions(
         report.extra.push(Extra { kind: "CanaryTaken", is_so, because });
     }
     report.look_again = look_again(service, serving, found, is_asleep, report.ready.0);
+    if !is_preloaded {
+        // What keeps a fetch from its end is told by no watch.
+        report.look_again = report.look_again.min(Some(PROBED)).or(Some(PROBED));
+    }
     report.scaled = Scaled {
         replicas: all.replicas,
         ready_replicas: all.ready,

@@ -1,7 +1,7 @@
 //! What the operator makes: the kinds, and what it keeps in mind of each object.
 
 use aistack_crds::{InferenceService, KVCluster, Kind, VectorCollection};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
@@ -38,6 +38,8 @@ pub enum ChildKind {
     StatefulSet,
     /// Pods that are all alike.
     Deployment,
+    /// A pod on every node.
+    DaemonSet,
     /// Pods that end.
     Job,
     /// Jobs at their times.
@@ -64,6 +66,7 @@ impl ChildKind {
         Self::Certificate,
         Self::StatefulSet,
         Self::Deployment,
+        Self::DaemonSet,
         Self::Job,
         Self::CronJob,
         Self::PersistentVolumeClaim,
@@ -84,6 +87,7 @@ impl ChildKind {
             Self::Certificate => "Certificate",
             Self::StatefulSet => "StatefulSet",
             Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
             Self::Job => "Job",
             Self::CronJob => "CronJob",
             Self::PersistentVolumeClaim => "PersistentVolumeClaim",
@@ -110,6 +114,7 @@ impl ChildKind {
             Self::Certificate => ApiResource::erase::<Certificate>(&()),
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::DaemonSet => ApiResource::erase::<DaemonSet>(&()),
             Self::Job => ApiResource::erase::<Job>(&()),
             Self::CronJob => ApiResource::erase::<CronJob>(&()),
             Self::PersistentVolumeClaim => ApiResource::erase::<PersistentVolumeClaim>(&()),
@@ -254,7 +259,7 @@ pub enum Progress {
     Autoscaler(Option<String>),
 }
 
-/// Pods of a StatefulSet or Deployment.
+/// Pods of a StatefulSet, Deployment or DaemonSet, which wants one on each node that may have one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
     /// Whether the status is about the present spec.
@@ -329,6 +334,7 @@ impl Progress {
     pub fn of(kind: ChildKind, object: &Value) -> Self {
         match kind {
             ChildKind::StatefulSet | ChildKind::Deployment => Self::Pods(pods(object)),
+            ChildKind::DaemonSet => Self::Pods(a_node(object)),
             ChildKind::Job => Self::Job(job(object)),
             ChildKind::CronJob => Self::Times(last_time(object)),
             ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
@@ -362,14 +368,33 @@ fn is_true(condition: Option<&Value>) -> bool {
     condition.is_some_and(|condition| condition["status"] == "True")
 }
 
+fn count(object: &Value, pointer: &str) -> i32 {
+    i32::try_from(number(object, pointer)).unwrap_or(i32::MAX)
+}
+
+fn is_current(object: &Value) -> bool {
+    number(object, "/status/observedGeneration") == number(object, "/metadata/generation")
+}
+
+fn a_node(object: &Value) -> Pods {
+    Pods {
+        is_current: is_current(object),
+        wanted: count(object, "/status/desiredNumberScheduled"),
+        replicas: count(object, "/status/currentNumberScheduled"),
+        ready: count(object, "/status/numberReady"),
+        updated: count(object, "/status/updatedNumberScheduled"),
+        ..Pods::default()
+    }
+}
+
 fn pods(object: &Value) -> Pods {
-    let count = |pointer: &str| i32::try_from(number(object, pointer)).unwrap_or(i32::MAX);
+    let count = |pointer: &str| count(object, pointer);
     let failure = condition(object, "ReplicaFailure")
         .filter(|condition| condition["status"] == "True")
         .and_then(|condition| condition["message"].as_str())
         .map(str::to_owned);
     Pods {
-        is_current: number(object, "/status/observedGeneration") == number(object, "/metadata/generation"),
+        is_current: is_current(object),
         wanted: object
             .pointer("/spec/replicas")
             .and_then(Value::as_i64)
@@ -433,7 +458,7 @@ fn own(object: &Value) -> OwnProgress {
     let ready = condition(object, "Ready");
     let said =
         |field: &str| ready.and_then(|ready| ready[field].as_str()).map(str::to_owned).unwrap_or_default();
-    let is_current = number(object, "/status/observedGeneration") == number(object, "/metadata/generation");
+    let is_current = is_current(object);
     OwnProgress {
         is_ready: is_current && is_true(ready),
         is_stalled: is_current && is_true(condition(object, "Stalled")),

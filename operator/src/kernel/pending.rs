@@ -49,6 +49,11 @@ fn selector(manifest: &Manifest) -> Option<String> {
     Some(labels.collect::<Vec<_>>().join(","))
 }
 
+/// What the scheduler says of a pod; what it says of preemption is about others.
+pub(crate) fn without_preemption(said: &str) -> &str {
+    said.split(". preemption").next().unwrap_or(said).trim_end_matches('.')
+}
+
 /// Why no node takes a pod, when the scheduler said so.
 pub(crate) fn unschedulable(pod: &Pod) -> Option<String> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
@@ -56,9 +61,7 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<String> {
     if scheduled.status != "False" {
         return None;
     }
-    // What it says of preemption is about others.
-    let said = scheduled.message.as_deref().unwrap_or("the scheduler does not say why");
-    let said = said.split(". preemption").next().unwrap_or(said).trim_end_matches('.');
+    let said = without_preemption(scheduled.message.as_deref().unwrap_or("the scheduler does not say why"));
     let name = pod.metadata.name.as_deref().unwrap_or("a pod");
     Some(format!("{name} fits on no node: {said}"))
 }

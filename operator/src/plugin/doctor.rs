@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
 
-use super::{Output, Place, PluginError, condition, counted, short};
+use super::{Output, Place, PluginError, condition, counted, is_paused, short};
 use crate::kernel::lease::{LABEL, WATCHED};
 
 /// One thing that was looked at.
@@ -25,8 +25,12 @@ struct Finding {
 
 pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError> {
     let mut findings = vec![kinds(place).await, operator(place).await];
-    if findings[0].is_well {
-        objects(place, &mut findings).await?;
+    // Kinds that are there are looked at, of whatever version; what keeps them from being listed is said once.
+    if let Err(error) = objects(place, &mut findings).await
+        && findings[0].is_well
+    {
+        let (what, says) = ("objects".to_owned(), error.message);
+        findings.push(Finding { what, is_well: false, says, fix: String::new() });
     }
     if output == Output::Json {
         println!("{}", serde_json::to_string_pretty(&findings).unwrap_or_default());
@@ -70,8 +74,8 @@ async fn kinds(place: &Place) -> Finding {
     }
     let (is_well, says) = match (missing.is_empty(), old.is_empty()) {
         (true, true) => (true, "all seven, of this version".to_owned()),
-        (true, false) => (false, format!("{} are of another version than this program", old.join(", "))),
-        _ => (false, format!("{} are not installed", missing.join(", "))),
+        (true, false) => (false, format!("of another version than this program: {}", old.join(", "))),
+        _ => (false, format!("not installed: {}", missing.join(", "))),
     };
     let fix = if is_well { "" } else { "helm upgrade --install aistack-crds charts/aistack-crds" };
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
@@ -125,7 +129,15 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
     for (kind, object) in &all {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let what = format!("{}/{name}", short(*kind));
-        let bad = ["Degraded", "Scheduled", "ModelVerified", "Autoscaling", "Routed", "Supported"];
+        let bad = [
+            "Degraded",
+            "Scheduled",
+            "ModelVerified",
+            "ModelPreloaded",
+            "Autoscaling",
+            "Routed",
+            "Supported",
+        ];
         let said: Vec<(&str, &str)> = bad
             .into_iter()
             .filter_map(|kind| condition(object, kind).map(|said| (kind, said)))
@@ -135,6 +147,12 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
             .map(|(_, (_, reason, message))| (reason, message))
             .collect();
         match (condition(object, "Ready"), said.first()) {
+            (None, _) if is_paused(object) => findings.push(Finding {
+                what: what.clone(),
+                is_well: false,
+                says: "paused before anything was made of it".to_owned(),
+                fix: format!("kubectl aistack resume {what}"),
+            }),
             (None, _) => findings.push(Finding {
                 what,
                 is_well: false,
@@ -179,6 +197,7 @@ fn fix(reason: &str, what: &str) -> String {
             "kubectl get nodes -L nvidia.com/gpu.product; ask for less, or add such a node".to_owned()
         }
         "FetchFailed" => format!("kubectl aistack logs {what}; correct spec.model.uri or sha256"),
+        "EngineFailed" => format!("kubectl aistack logs {what}"),
         "CanaryRolledBack" => "kubectl aistack rollback takes it out; a new version begins anew".to_owned(),
         "NoMetric" => {
             "set scaling.metric: cpu, or install an adapter for custom metrics (docs/operator.md)".to_owned()

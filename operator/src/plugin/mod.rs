@@ -17,7 +17,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt as _};
 use serde_json::Value;
 
+use crate::inference_service::PRELOAD;
 use crate::kernel::apply::said;
+use crate::kernel::reconcile::PAUSED;
 
 /// Stacks on a cluster: one look, and the few things to do by hand.
 #[derive(Debug, Parser)]
@@ -300,16 +302,32 @@ pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<(&'a str, &
     Some((text("status"), text("reason"), text("message")))
 }
 
+/// Whether somebody asked the operator to leave it alone.
+pub(crate) fn is_paused(object: &Value) -> bool {
+    object.pointer("/metadata/annotations").is_some_and(|set| set[PAUSED] == "true")
+}
+
 /// Labels that select the pods of an object: all of a stack's, or its own.
 pub(crate) fn pods_of(kind: Kind, object: &Value) -> String {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     match kind {
         Kind::AIStack => format!("app.kubernetes.io/part-of={name}"),
-        _ => object
-            .pointer("/status/selector")
-            .and_then(Value::as_str)
-            .map_or_else(|| format!("app.kubernetes.io/instance={name}"), str::to_owned),
+        Kind::InferenceService => with_preloads(&own(object, name)),
+        _ => own(object, name),
     }
+}
+
+fn own(object: &Value, name: &str) -> String {
+    let selector = object.pointer("/status/selector").and_then(Value::as_str);
+    selector.map_or_else(|| format!("app.kubernetes.io/instance={name}"), str::to_owned)
+}
+
+/// The same, and those that only bring the weights to their nodes: no Service and no autoscaler counts them.
+fn with_preloads(selector: &str) -> String {
+    const NAME: &str = "app.kubernetes.io/name=";
+    let Some((before, rest)) = selector.split_once(NAME) else { return selector.to_owned() };
+    let (engine, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+    format!("{before}app.kubernetes.io/name in ({engine},{PRELOAD}){after}")
 }
 
 /// Runs a command.
@@ -338,6 +356,7 @@ pub(crate) fn counted(counts: &BTreeMap<String, usize>) -> String {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use serde_json::json;
 
     use super::*;
 
@@ -349,6 +368,25 @@ mod tests {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(examples.contains(&format!("kubectl aistack {}", sub.get_name())), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn pods_of_a_service_are_its_engines_and_its_preloads() {
+        let table = [
+            (json!({}), "app.kubernetes.io/instance=chat"),
+            (
+                json!({"status": {"selector": "app.kubernetes.io/instance=chat,app.kubernetes.io/name=vllm"}}),
+                "app.kubernetes.io/instance=chat,app.kubernetes.io/name in (vllm,preload)",
+            ),
+            (
+                json!({"status": {"selector": "app.kubernetes.io/name=vllm,app.kubernetes.io/instance in (a-v1,a-v2)"}}),
+                "app.kubernetes.io/name in (vllm,preload),app.kubernetes.io/instance in (a-v1,a-v2)",
+            ),
+        ];
+        for (mut object, selector) in table {
+            object["metadata"] = json!({"name": "chat"});
+            assert_eq!(pods_of(Kind::InferenceService, &object), selector);
         }
     }
 

@@ -12,6 +12,7 @@ use clap::Args;
 use futures::{Stream, StreamExt as _};
 use http::Method;
 use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{encode, file_segments, name_segment};
 use super::{CliError, HubClient, output};
@@ -29,6 +30,18 @@ pub struct Fetch {
     /// Folder that gets the files.
     #[arg(long, value_name = "FOLDER")]
     into: PathBuf,
+}
+
+/// Until it is told to end: a container's first process is ended by no signal that it does not ask for.
+pub async fn wait() -> Result<(), CliError> {
+    let hear =
+        |kind| signal(kind).map_err(|error| CliError::Failed(format!("signals cannot be heard: {error}")));
+    let (mut terminate, mut interrupt) = (hear(SignalKind::terminate())?, hear(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn digest(given: &str) -> Result<String, String> {

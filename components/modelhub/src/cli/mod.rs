@@ -109,6 +109,9 @@ enum Command {
                       credentials from the usual environment variables."
     )]
     Fetch(fetch::Fetch),
+    /// Do nothing until told to end: what keeps a pod on its node whose work was a fetch
+    #[command(after_help = "Example:\n  modelhub wait")]
+    Wait,
     /// API keys: create, list, revoke
     #[command(
         subcommand,
@@ -210,6 +213,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Rag(command) => rag::run(command, &client()?, output).await,
         Command::Traffic(command) => traffic::run(command, &client()?, output).await,
         Command::Fetch(command) => fetch::run(&command, &client()?).await,
+        Command::Wait => fetch::wait().await,
         Command::Keys(command) => keys::run(command, &client()?, output).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "modelhub", &mut std::io::stdout());

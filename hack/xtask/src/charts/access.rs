@@ -119,6 +119,7 @@ const CHILDREN: &[(&str, &str, &str)] = &[
     ("Certificate", "cert-manager.io", "certificates"),
     ("StatefulSet", "apps", "statefulsets"),
     ("Deployment", "apps", "deployments"),
+    ("DaemonSet", "apps", "daemonsets"),
     ("Job", "batch", "jobs"),
     ("CronJob", "batch", "cronjobs"),
     ("KVCluster", "platform.dev", "kvclusters"),
