@@ -56,7 +56,7 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ConfigMap,
         Self::Secret,
         Self::Service,
