@@ -150,7 +150,8 @@ pub struct TrafficState {
     pub canary: Option<CanaryState>,
     /// Requests that wait for a target, in all gateways as far as known.
     pub held: u64,
-    /// Milliseconds since the last request, in all gateways as far as known; absent when none is remembered.
+    /// Milliseconds since the last request came or its reply ended, 0 while one is in flight, in all gateways as far as known; absent
+    /// when none is remembered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_ms: Option<u64>,
 }

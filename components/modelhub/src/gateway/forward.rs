@@ -169,7 +169,10 @@ impl Gateway {
     ) -> Result<Response<Body>, ApiError> {
         let route = self.route(call.model)?;
         let started = Instant::now();
-        let sent = self.send_with_retries(&call, &route).await;
+        // Whoever puts models to sleep must know of it until its reply is over.
+        let in_flight = route.split.as_ref().map(|split| split.room.begin());
+        let number = in_flight.as_ref().map_or(0, |request| request.number);
+        let sent = self.send_with_retries(&call, &route, number).await;
         let (response, running, stats) = match sent {
             Ok(sent) => sent,
             Err(error) => {
@@ -184,7 +187,7 @@ impl Gateway {
         parts.headers.remove("keep-alive");
         parts.version = http::Version::HTTP_11;
         let idle = Duration::from_millis(self.limits.idle_timeout_ms);
-        let held = Held::new(admission, running, stats);
+        let held = Held::new(admission, running, stats, in_flight);
         let body = MeteredBody::new(body, &call, parts.status, started, &route, idle, held);
         Ok(Response::from_parts(parts, Body::new(body)))
     }
@@ -221,13 +224,16 @@ impl Gateway {
         if status.is_success() { Ok(body) } else { Err(engine_error(model, status, &body)) }
     }
 
-    async fn send_with_retries(&self, call: &Call<'_>, route: &Arc<ModelRoute>) -> Result<Sent, ApiError> {
+    async fn send_with_retries(
+        &self,
+        call: &Call<'_>,
+        route: &Arc<ModelRoute>,
+        number: u64,
+    ) -> Result<Sent, ApiError> {
         self.budget.lock().request();
         let mut route = route.clone();
         let turn = route.turn.fetch_add(1, Ordering::Relaxed);
-        let mut number = 0;
         if let Some(split) = &route.split {
-            number = split.room.note(crate::now_ms());
             self.copy_to_shadows(call, split, number);
         }
         let mut order = Self::order(call, &route, number);

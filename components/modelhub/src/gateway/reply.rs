@@ -13,7 +13,7 @@ use super::engines::{ModelRoute, Running};
 use super::forward::Call;
 use super::keys::Admission;
 use super::metrics::ModelMetrics;
-use super::traffic::TargetStats;
+use super::traffic::{InFlight, TargetStats};
 use super::usage::Meter;
 
 /// Why a reply broke off.
@@ -42,12 +42,18 @@ pub struct Held {
     admission: Option<Admission>,
     stats: Option<Arc<TargetStats>>,
     _running: Running,
+    _in_flight: Option<InFlight>,
 }
 
 impl Held {
-    /// The caller's place, the engine's, and where the end is noted, of a model that is shared among versions.
-    pub fn new(admission: Option<Admission>, running: Running, stats: Option<Arc<TargetStats>>) -> Self {
-        Self { admission, stats, _running: running }
+    /// The caller's place, the engine's, where the end is noted, of a model that is shared among versions, and its request.
+    pub fn new(
+        admission: Option<Admission>,
+        running: Running,
+        stats: Option<Arc<TargetStats>>,
+        in_flight: Option<InFlight>,
+    ) -> Self {
+        Self { admission, stats, _running: running, _in_flight: in_flight }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Routes that are set at run time, in front of real HTTP upstreams and a real store.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aistack_api::traffic::TrafficState;
@@ -247,6 +248,52 @@ async fn requests_wait_while_a_model_rests_and_are_served_when_it_wakes() {
     assert_eq!(counts, BTreeMap::from([((200, false), 50), ((503, true), 30)]));
     eventually("nobody waits", || async { state(&other, model).await.held == 0 }).await;
     assert_eq!(ask(&hub, model, "s").await.text, "awake");
+    hub.delete(&format!("/api/v1/traffic/{model}")).await;
+}
+
+/// Asks and says how the stream begins; reading on, or dropping it, is the caller's.
+async fn stream(hub: &Hub, model: &str) -> reqwest::Response {
+    let body = json!({"model": model, "messages": [], "stream": true});
+    let request = hub.client.post(format!("{}/v1/chat/completions", hub.url)).json(&body);
+    let mut reply = request.send().await.expect("the gateway answers");
+    assert!(reply.chunk().await.expect("a piece").is_some());
+    reply
+}
+
+#[tokio::test]
+async fn a_model_is_not_idle_while_a_reply_streams_however_it_ends() {
+    let (kv, model) = (processes::kv().await, leaked("m"));
+    let engine = Engine::start(model, Manner::Hang).await;
+    let (hub, other) = (hub_on(&kv).await, hub_on(&kv).await);
+    put(&hub, model, &json!({"targets": [target("1", &engine.url, 1)], "hold": {"deadline_ms": LONG_MS, "max_requests": 1}}))
+        .await;
+    let idle = |hub| async move { state(hub, model).await.idle_ms };
+    let (one, two) = (stream(&hub, model).await, stream(&hub, model).await);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(idle(&hub).await, Some(0), "two replies stream");
+    eventually("the other gateway knows", || async { idle(&other).await == Some(0) }).await;
+    drop(one);
+    eventually("a client that goes away ends it", || async { engine.open.load(Ordering::SeqCst) == 1 }).await;
+    // Longer than a gateway's word is kept back, and than it would be believed if it were not said again.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(17) {
+        assert_eq!((idle(&hub).await, idle(&other).await), (Some(0), Some(0)), "one reply streams still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(two);
+    eventually("nothing is in flight", || async { idle(&hub).await > Some(0) }).await;
+    assert!(idle(&hub).await < Some(15_000), "it counts from the end");
+    eventually("the other gateway knows", || async { idle(&other).await > Some(0) }).await;
+
+    // An upstream that breaks off ends it as well.
+    engine.set(Manner::Die);
+    let mut broken = stream(&hub, model).await;
+    while let Ok(Some(_)) = broken.chunk().await {}
+    eventually("nothing is in flight", || async { idle(&hub).await > Some(0) }).await;
+    // And one that is told no.
+    engine.set(Manner::Fail(400));
+    assert_eq!(ask(&hub, model, "s").await.status, 400);
+    eventually("nothing is in flight", || async { idle(&hub).await > Some(0) }).await;
     hub.delete(&format!("/api/v1/traffic/{model}")).await;
 }
 

@@ -25,6 +25,9 @@ pub(super) struct Record {
 pub(super) struct Activity {
     pub(super) last_request_ms: u64,
     pub(super) held: u64,
+    /// A gateway of before says nothing of them.
+    #[serde(default)]
+    pub(super) in_flight: u64,
     pub(super) at_ms: u64,
 }
 
@@ -87,14 +90,15 @@ impl Known {
     pub(super) fn news(&self, now: u64) -> Option<Activity> {
         self.split.hold?;
         let room = &self.split.room;
-        let (last, held) = (room.last_request_ms()?, room.held());
+        let (last, held, in_flight) = (room.last_request_ms(now)?, room.held(), room.in_flight());
         let is_new = match self.noted {
             None => true,
             Some(noted) => {
                 let is_old = now.saturating_sub(noted.at_ms) >= NOTED_MS;
-                (noted.held == 0) != (held == 0) || is_old && (noted.last_request_ms != last || held > 0)
+                let is_busy = held > 0 || in_flight > 0 || noted.in_flight > 0;
+                (noted.held == 0) != (held == 0) || is_old && (noted.last_request_ms != last || is_busy)
             }
         };
-        is_new.then_some(Activity { last_request_ms: last, held, at_ms: now })
+        is_new.then_some(Activity { last_request_ms: last, held, in_flight, at_ms: now })
     }
 }

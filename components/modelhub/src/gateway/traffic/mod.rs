@@ -15,7 +15,7 @@ mod target;
 
 pub use door::router;
 pub use metrics::TrafficMetrics;
-pub use room::Waiting;
+pub use room::{InFlight, Waiting};
 pub use routes::Traffic;
 pub use split::SESSION_HEADER;
 pub use target::{Split, TargetStats};

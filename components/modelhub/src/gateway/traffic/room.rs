@@ -16,7 +16,9 @@ pub struct Room {
     held: AtomicU64,
     /// Requests so far.
     requests: AtomicU64,
-    /// When the last request came, Unix milliseconds; 0 before the first.
+    /// Those whose reply is not over.
+    in_flight: AtomicU64,
+    /// When one came or ended last, Unix milliseconds; 0 before the first.
     last_request_ms: AtomicU64,
     metrics: RoomMetrics,
     /// Told when somebody begins to wait.
@@ -37,16 +39,23 @@ impl Room {
         Self {
             held: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
             last_request_ms: AtomicU64::new(0),
             metrics,
             entered,
         }
     }
 
-    /// Notes a request, and numbers it.
-    pub fn note(&self, now_ms: u64) -> u64 {
-        self.last_request_ms.store(now_ms, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed)
+    /// Notes a request, and numbers it; it is in flight until that is dropped, with its reply's last byte.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.last_request_ms.fetch_max(crate::now_ms(), Ordering::SeqCst);
+        InFlight { number: self.requests.fetch_add(1, Ordering::Relaxed), room: self.clone() }
+    }
+
+    /// Requests whose reply is not over, those that wait among them.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Requests that wait.
@@ -54,9 +63,13 @@ impl Room {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// When the last request came, Unix milliseconds.
-    pub fn last_request_ms(&self) -> Option<u64> {
-        Some(self.last_request_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    /// When somebody was answered last, Unix milliseconds: now, while a request is in flight.
+    pub fn last_request_ms(&self, now_ms: u64) -> Option<u64> {
+        // In this order: an end is noted before its request is in flight no more.
+        if self.in_flight() > 0 {
+            return Some(now_ms);
+        }
+        Some(self.last_request_ms.load(Ordering::SeqCst)).filter(|at| *at > 0)
     }
 
     /// Lets a request wait that arrived at a time, if there is room.
@@ -85,6 +98,21 @@ impl Room {
 
 fn again(policy: HoldPolicy) -> u64 {
     (policy.deadline_ms / 1000).clamp(1, 30)
+}
+
+/// A request on its way, from its arrival to the end of its reply, whoever ends it.
+#[derive(Debug)]
+pub struct InFlight {
+    /// Which request of its room this is.
+    pub number: u64,
+    room: Arc<Room>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.room.last_request_ms.fetch_max(crate::now_ms(), Ordering::SeqCst);
+        self.room.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A request that waits; dropping it ends that.
@@ -164,5 +192,23 @@ mod tests {
         two.served();
         assert_eq!(three.gave_up().code, "hold_deadline");
         assert_eq!(room.held(), 0);
+    }
+
+    #[test]
+    fn a_room_is_busy_from_a_requests_arrival_to_the_end_of_its_reply() {
+        let metrics = TrafficMetrics::register(&mut Registry::default());
+        let room = Arc::new(Room::new(metrics.of_room("m"), Arc::default()));
+        assert_eq!(room.last_request_ms(7), None, "nobody ever asked");
+        let before = crate::now_ms();
+        let (one, two) = (room.begin(), room.begin());
+        assert_eq!((one.number, two.number), (0, 1));
+        let much_later = before + 3_600_000;
+        drop(one);
+        assert_eq!((room.in_flight(), room.last_request_ms(much_later)), (1, Some(much_later)));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(two);
+        let last = room.last_request_ms(much_later).expect("somebody asked");
+        assert!(last >= before + 20 && last <= crate::now_ms(), "its end counts, not its arrival");
+        assert_eq!(room.in_flight(), 0);
     }
 }

@@ -27,7 +27,7 @@ use crate::now_ms;
 const JUDGED: Duration = Duration::from_millis(500);
 /// How often targets are asked whether they are there while requests wait for them.
 const HURRIED: Duration = Duration::from_millis(50);
-/// For how long a gateway's word that requests wait with it holds.
+/// For how long a gateway's word that requests wait with it, or are in flight, holds.
 const HELD_MS: u64 = 15_000;
 
 /// What a change must find.
@@ -179,10 +179,15 @@ impl Traffic {
         let room = &known.split.room;
         let others = told.iter().filter(|(key, of, _)| of == model && *key != self.activity_key(model));
         let others: Vec<&Activity> = others.map(|(.., activity)| activity).collect();
-        let held = others.iter().filter(|other| now.saturating_sub(other.at_ms) < HELD_MS);
+        let fresh = || others.iter().filter(|other| now.saturating_sub(other.at_ms) < HELD_MS);
+        let busy = fresh().any(|other| other.in_flight > 0).then_some(now);
         let mine = told.iter().find(|(key, ..)| *key == self.activity_key(model)).map(|(.., mine)| mine);
         let last = others.iter().map(|other| other.last_request_ms);
-        let last = last.chain(mine.map(|mine| mine.last_request_ms)).chain(room.last_request_ms()).max();
+        let last = last
+            .chain(mine.map(|mine| mine.last_request_ms))
+            .chain(room.last_request_ms(now))
+            .chain(busy)
+            .max();
         let targets = known.split.targets.iter().map(|target| {
             let (requests, failed) = target.stats.counted();
             let ready = target.engine.healthy();
@@ -202,7 +207,7 @@ impl Traffic {
             route: known.record.route.clone(),
             targets: targets.collect(),
             canary: known.canary(now),
-            held: room.held() + held.map(|other| other.held).sum::<u64>(),
+            held: room.held() + fresh().map(|other| other.held).sum::<u64>(),
             idle_ms: last.map(|last| now.saturating_sub(last)),
         }
     }
