@@ -14,4 +14,5 @@ mod in_place;
 mod logs;
 mod monitor;
 mod objects;
+mod preload;
 mod volumes;
