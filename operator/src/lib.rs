@@ -5,6 +5,7 @@ mod autoscaler;
 pub mod certificate;
 mod compile;
 pub mod document;
+pub mod ending;
 pub mod env_pool;
 pub mod gap;
 pub mod gpu;

@@ -73,7 +73,7 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
             }),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(i64::from(workload.grace_seconds)),
+            termination_grace_period_seconds: Some(i64::from(workload.ending.grace())),
             node_selector: (!overrides.node_selector.is_empty()).then(|| overrides.node_selector.clone()),
             tolerations: (!tolerations.is_empty()).then_some(tolerations),
             priority_class_name: overrides.priority_class_name.clone(),
@@ -146,6 +146,7 @@ fn container(workload: &Workload, data: DataVolume) -> Container {
         startup_probe: Some(startup),
         liveness_probe: Some(live),
         readiness_probe: Some(ready),
+        lifecycle: workload.ending.lifecycle(),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::Manifests;
 use crate::meta::{Image, Owner};
@@ -211,8 +212,8 @@ pub struct Workload {
     pub gpu: Gpu,
     /// Port and path of its probes.
     pub probes: Probes,
-    /// Seconds it gets to drain.
-    pub grace_seconds: u16,
+    /// How its pods end.
+    pub ending: Ending,
     /// Where it may run.
     pub overrides: PodOverrides,
     /// Annotations of the client Service.
@@ -271,7 +272,7 @@ impl Workload {
             resources: ResourceSpec::default(),
             gpu: Gpu::None,
             probes: Probes::admin(60),
-            grace_seconds: 30,
+            ending: Ending::MEMBER,
             overrides: PodOverrides::default(),
             service_annotations: BTreeMap::new(),
             clients_reach: ClientsReach::EveryPod,

@@ -165,6 +165,32 @@ fn every_pod_is_restricted() {
     }
 }
 
+/// What was asked of a pod is answered to its end: it drains for as long as Kubernetes lets it, and ends before it is killed.
+#[test]
+fn every_server_drains_within_its_pods_grace() {
+    let mut seen = std::collections::BTreeMap::new();
+    for name in ["quickstart/stack.yaml", "production.yaml"] {
+        let compiled = example(name);
+        for (pod, template) in pods(&compiled) {
+            let spec = serde_json::to_value(template.spec.as_ref().expect("a pod spec")).expect("plain data");
+            let component = spec["containers"][0]["command"][0].as_str().expect("a program of ours");
+            let config: serde_yaml_ng::Value = file(&compiled, &format!("{component}.yaml"));
+            let drain = config["server"]["limits"]["drain_timeout_ms"].as_u64().unwrap_or(10_000) / 1000;
+            let linger = spec.pointer("/containers/0/lifecycle/preStop/sleep/seconds");
+            let linger = linger.and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let grace = spec["terminationGracePeriodSeconds"].as_u64().expect("a grace");
+            assert!(linger + drain + 5 <= grace, "{pod} of {name}");
+            seen.insert(format!("{component} of {name}"), (linger, drain));
+        }
+    }
+    let of = |who: &str| seen[who];
+    assert_eq!(of("modelhub of quickstart/stack.yaml"), (0, 55), "nobody answers in its place");
+    assert_eq!(of("modelhub of production.yaml"), (3, 52));
+    assert_eq!(of("tinyinfer of production.yaml"), (3, 52));
+    assert_eq!(of("vectorforge of production.yaml"), (0, 55));
+    assert_eq!(of("tinykv of production.yaml"), (0, 10), "its requests are short");
+}
+
 #[test]
 fn every_object_is_labelled_and_every_service_selects_pods() {
     let compiled = example("quickstart/stack.yaml");

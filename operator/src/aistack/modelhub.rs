@@ -8,7 +8,6 @@ use aistack_api::modelhub::{
     ClientTlsConfig, EngineConfig, EngineTask, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig,
     VectorKind,
 };
-use aistack_api::server::ServerConfig;
 use aistack_crds::aistack::ModelHubSpec;
 use aistack_crds::inference_service::Task;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
@@ -16,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::validate::{Kv, ValidatedStack, Vector};
 use super::{HUB, HUB_ADMIN_KEY as ADMIN_KEY, HUB_ADMIN_SECRET as ADMIN_SECRET, HUB_PORT as HTTP_PORT};
+use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::inference_service::{ApiKey, ValidatedInferenceService};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
@@ -61,6 +61,12 @@ enum Keys {
     Generated,
     /// Holders of a key; the administrator's is in a Secret of the user's.
     Given(SecretKeyRef),
+}
+
+impl HubShape {
+    fn ending(&self) -> Ending {
+        if self.replicas > 1 { Ending::ONE_OF_SEVERAL } else { Ending::ALONE }
+    }
 }
 
 /// Reads the hub's part of a stack.
@@ -112,7 +118,7 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
         resources: hub.resources.clone(),
         gpu: Gpu::None,
         probes: Probes::admin(120),
-        grace_seconds: 60,
+        ending: hub.ending(),
         overrides: hub.pod.clone(),
         service_annotations: BTreeMap::from([(ENTRY_ANNOTATION.to_owned(), "http".to_owned())]),
         clients_reach: ClientsReach::EveryPod,
@@ -167,7 +173,7 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
         Keys::Given(secret) => Some(mount("admin-key", secret, secrets)),
     };
     ModelhubConfig {
-        server: ServerConfig::with_admin(any(ADMIN_PORT)),
+        server: hub.ending().server(any(ADMIN_PORT)),
         listen: any(HTTP_PORT),
         listen_grpc: Some(any(GRPC_PORT)),
         kv,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use aistack_api::engine::EngineTask;
-use aistack_api::server::ServerConfig;
 use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_crds::inference_service::{Pooling, Task};
 use aistack_crds::parts::GpuAllocation;
@@ -18,6 +17,7 @@ use super::scaling;
 use super::validate::{Scale, Serving};
 use super::version::Version;
 use super::{ADMIN_PORT, COMPONENT, Engine, GRPC_PORT, HTTP_PORT, ValidatedInferenceService};
+use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::meta::Owner;
@@ -137,7 +137,7 @@ pub(super) fn owner_of(service: &ValidatedInferenceService, version: &Version) -
 fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &Version) -> Workload {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let config = TinyinferConfig {
-        server: ServerConfig::with_admin(any(ADMIN_PORT)),
+        server: Ending::ONE_OF_SEVERAL.server(any(ADMIN_PORT)),
         listen_http: any(HTTP_PORT),
         listen_grpc: any(GRPC_PORT),
         model: fetch::place(service, serving, version).unwrap_or_else(|| service.model.clone()),
@@ -177,7 +177,7 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
         gpu: serving.gpu.clone(),
         // Large weights are read and warmed before the first request.
         probes: Probes::admin(1800),
-        grace_seconds: 60,
+        ending: Ending::ONE_OF_SEVERAL,
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
         clients_reach: ClientsReach::EveryPod,
@@ -265,7 +265,7 @@ fn theirs(
         resources: serving.resources.clone(),
         gpu: serving.gpu.clone(),
         probes: Probes { port: "http", live: "/health", ready: "/health", start_seconds: 1800 },
-        grace_seconds: 60,
+        ending: Ending::ONE_OF_SEVERAL,
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
         clients_reach: ClientsReach::EveryPod,

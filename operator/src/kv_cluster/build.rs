@@ -14,6 +14,7 @@ use super::planner::{self, Kept};
 use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
 use super::{backup, certificate};
+use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::pod::pod_name_env;
@@ -114,6 +115,7 @@ fn config(cluster: &ValidatedKvCluster) -> (ConfigFile, Vec<SecretFile>) {
         ..TinykvConfig::default()
     };
     config.server.admin_listen = any(ADMIN_PORT);
+    config.server.limits.drain_timeout_ms = Ending::MEMBER.drain_ms();
     let secrets = certificates(cluster, &mut config);
     (ConfigFile::yaml(COMPONENT, &config), secrets)
 }
@@ -141,7 +143,7 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
         gpu: Gpu::None,
         // Replay of the log after a crash.
         probes: Probes::admin(600),
-        grace_seconds: 30,
+        ending: Ending::MEMBER,
         overrides: cluster.pod.clone(),
         service_annotations: BTreeMap::new(),
         clients_reach: ClientsReach::EveryPod,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use aistack_api::server::ServerConfig;
 use aistack_api::vectorforge::VectorforgeConfig;
 use aistack_crds::parts::{PodOverrides, ResourceSpec};
 use aistack_crds::vector_collection::{PayloadIndex, VectorQuantization};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::validate::{Hnsw, Quantization};
 use super::{ADMIN_PORT, COMPONENT, GRPC_PORT, Home, REST_PORT, ValidatedVectorCollection};
+use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{COLLECTION_LABEL, Manifests};
 use crate::meta::{Image, Owner};
@@ -124,7 +124,7 @@ pub(crate) struct ServerShape {
 pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let config = VectorforgeConfig {
-        server: ServerConfig::with_admin(any(ADMIN_PORT)),
+        server: Ending::ALONE.server(any(ADMIN_PORT)),
         listen_http: any(REST_PORT),
         listen_grpc: any(GRPC_PORT),
         data_dir: PathBuf::from(DATA_DIR),
@@ -151,7 +151,8 @@ pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
         gpu: shape.gpu.clone(),
         // Opening large collections maps their files and replays the log.
         probes: Probes::admin(600),
-        grace_seconds: 60,
+        // Of several, clients know the first one only.
+        ending: Ending::ALONE,
         overrides: shape.pod.clone(),
         service_annotations: BTreeMap::new(),
         clients_reach: if shape.replicas > 1 { ClientsReach::FirstPod } else { ClientsReach::EveryPod },
