@@ -1,6 +1,6 @@
 //! Changes by hand: each is an edit of an object that kubectl could make as well.
 
-use aistack_crds::inference_service::CanarySpec;
+use aistack_crds::inference_service::{CanarySpec, TrafficTarget};
 use aistack_crds::kv_cluster::KvRestore;
 use aistack_crds::{InferenceService, KVCluster, KVClusterSpec, Kind};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -36,13 +36,13 @@ async fn patch(place: &Place, kind: Kind, name: &str, patch: &Value) -> Result<(
 async fn edit_canary(
     place: &Place,
     name: &str,
-    spec: impl Fn(&CanarySpec) -> Value,
+    spec: impl Fn(&[TrafficTarget], &CanarySpec) -> Value,
 ) -> Result<(String, CanarySpec), PluginError> {
     for _ in 0..TRIES {
         let (object, canary) = service(place, name).await?;
         let name = object.metadata.name.clone().unwrap_or_default();
-        let edit =
-            json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "spec": spec(&canary)});
+        let spec = spec(&object.spec.traffic, &canary);
+        let edit = json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "spec": spec});
         let api = place.of_kind(Kind::InferenceService);
         match api.patch(&name, &PatchParams::default(), &Patch::Merge(&edit)).await {
             Ok(_) => return Ok((name, canary)),
@@ -53,10 +53,30 @@ async fn edit_canary(
     Err(PluginError::failed(format!("{name} was changed by others {TRIES} times meanwhile; try again")))
 }
 
+/// Shares when that version gets every request: headers that choose another, and shadows, stay as they are.
+fn led_to(version: &str, traffic: &[TrafficTarget]) -> Vec<TrafficTarget> {
+    let its = traffic.iter().find(|target| target.version == version);
+    let promoted = TrafficTarget {
+        version: version.to_owned(),
+        percent: 100,
+        headers: its.map(|target| target.headers.clone()).unwrap_or_default(),
+        shadow: false,
+    };
+    let others = traffic.iter().filter(|target| target.version != version);
+    let others = others.filter(|target| target.shadow || !target.headers.is_empty()).cloned();
+    let others = others
+        .map(|target| TrafficTarget { percent: if target.shadow { target.percent } else { 0 }, ..target });
+    std::iter::once(promoted).chain(others).collect()
+}
+
 /// The canary becomes the version.
 pub(super) async fn promote(place: &Place, name: &str) -> Result<(), PluginError> {
-    let spec =
-        |canary: &CanarySpec| json!({"model": {"version": canary.version}, "canary": null, "traffic": null});
+    let spec = |traffic: &[TrafficTarget], canary: &CanarySpec| {
+        let traffic = led_to(&canary.version, traffic);
+        // The version alone needs no share.
+        let traffic = (traffic.len() > 1).then_some(traffic);
+        json!({"model": {"version": canary.version}, "canary": null, "traffic": traffic})
+    };
     let (name, canary) = edit_canary(place, name, spec).await?;
     println!("isvc/{name}: version {} gets every request once its pods are ready", canary.version);
     Ok(())
@@ -64,7 +84,7 @@ pub(super) async fn promote(place: &Place, name: &str) -> Result<(), PluginError
 
 /// The canary goes.
 pub(super) async fn rollback(place: &Place, name: &str) -> Result<(), PluginError> {
-    let (name, canary) = edit_canary(place, name, |_| json!({"canary": null})).await?;
+    let (name, canary) = edit_canary(place, name, |_, _| json!({"canary": null})).await?;
     println!("isvc/{name}: version {} gets no request any more, and its pods go", canary.version);
     Ok(())
 }
@@ -135,5 +155,28 @@ pub(super) async fn restore(
             "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: kubectl aistack restore {name}-restored --from {from}"
         ))),
         Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promotion_leaves_header_routes_and_shadows() {
+        let target = |version: &str, percent: i32, headers: &[(&str, &str)], shadow: bool| TrafficTarget {
+            version: version.to_owned(),
+            percent,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            shadow,
+        };
+        let beta = [("x-beta", "yes")];
+        let before = [target("1", 90, &[], false), target("3", 10, &beta, false), target("4", 50, &[], true)];
+        let after = [target("2", 100, &[], false), target("3", 0, &beta, false), target("4", 50, &[], true)];
+        assert_eq!(led_to("2", &before), after);
+        // The promoted one's own headers stay, and a shadow that is promoted answers.
+        assert_eq!(led_to("3", &before), [target("3", 100, &beta, false), target("4", 50, &[], true)]);
+        assert_eq!(led_to("4", &before), [target("4", 100, &[], false), target("3", 0, &beta, false)]);
+        assert_eq!(led_to("2", &[]), [target("2", 100, &[], false)]);
     }
 }
