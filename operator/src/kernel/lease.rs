@@ -176,27 +176,29 @@ impl Election {
         }
         let left =
             self.settings.deadline.saturating_sub(held.renewed.elapsed()).max(Duration::from_millis(100));
-        let params = PostParams::default();
-        let replaced =
-            tokio::time::timeout(left, self.api.replace(&self.settings.name, &params, &held.lease));
-        match replaced.await {
-            Ok(Ok(lease)) => {
-                held.lease = lease;
+        // One bound for both calls: without an answer to either, another leads soon.
+        let wrote = tokio::time::timeout(left, self.write(&mut held.lease)).await;
+        wrote.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
+    }
+
+    async fn write(&self, held: &mut Lease) -> Result<Option<Lost>, kube::Error> {
+        match self.api.replace(&self.settings.name, &PostParams::default(), held).await {
+            Ok(lease) => {
+                *held = lease;
                 Ok(None)
             }
             // Somebody else wrote it; that may have been anything, such as a label.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
                 let lease = self.api.get(&self.settings.name).await?;
                 let holder =
                     lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
                 if holder != self.settings.identity {
                     return Ok(Some(Lost::Taken { lease: self.settings.name.clone(), holder }));
                 }
-                held.lease = lease;
+                *held = lease;
                 Err(kube::Error::Api(status))
             }
-            Ok(Err(error)) => Err(error),
-            Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+            Err(error) => Err(error),
         }
     }
 
@@ -258,5 +260,36 @@ fn won(written: Result<Lease, kube::Error>) -> Result<Attempt, kube::Error> {
             Ok(Attempt::HeldFor(Duration::from_millis(50)))
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::client::Body;
+
+    use super::*;
+
+    /// Each try is answered with a conflict, and the look at who wrote is never answered.
+    #[tokio::test]
+    async fn a_lease_that_cannot_be_looked_at_is_given_up() {
+        let answer = |request: http::Request<Body>| async move {
+            if request.method() == http::Method::GET {
+                std::future::pending::<()>().await;
+            }
+            let body =
+                serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409});
+            let answer =
+                http::Response::builder().status(409).body(Body::from(body.to_string().into_bytes()));
+            Ok::<_, std::convert::Infallible>(answer.expect("an answer"))
+        };
+        let settings = LeaseSettings {
+            renew: Duration::from_millis(1),
+            deadline: Duration::from_millis(50),
+            ..LeaseSettings::new("n", "me")
+        };
+        let election = Election::new(Client::new(tower::service_fn(answer), "n"), settings);
+        let mut held = Held { lease: election.mine(None), renewed: Instant::now() };
+        let lost = tokio::time::timeout(Duration::from_secs(20), election.keep(&mut held)).await;
+        assert!(matches!(lost, Ok(Lost::Expired { .. })), "{lost:?}");
     }
 }
