@@ -39,11 +39,17 @@ impl Owner {
         LabelSelector { match_labels: Some(self.selector()), match_expressions: None }
     }
 
-    /// All labels.
-    pub fn labels(&self) -> BTreeMap<String, String> {
+    /// Labels of its pods. What they are part of is none: that can change, and every edit of a pod's labels makes pods anew.
+    pub fn pod_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.selector();
-        labels.insert("app.kubernetes.io/part-of".to_owned(), self.part_of.clone());
         labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+        labels
+    }
+
+    /// Labels of its objects.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.pod_labels();
+        labels.insert("app.kubernetes.io/part-of".to_owned(), self.part_of.clone());
         labels
     }
 

@@ -52,7 +52,7 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
     }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(workload.owner.labels()),
+            labels: Some(workload.owner.pod_labels()),
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),

@@ -349,6 +349,26 @@ fn the_quickstart_and_three_nodes_run_on_a_laptop() {
 }
 
 #[test]
+fn a_label_of_what_it_is_part_of_makes_no_pod_anew() {
+    let templates = |labels: &str| -> Vec<String> {
+        let text = format!(
+            "{{apiVersion: platform.dev/v1, kind: KVCluster, metadata: {{name: kv{labels}}}, \
+             spec: {{backup: {{schedule: '0 3 * * *', destination: 's3://b/p'}}}}}}"
+        );
+        let compiled = compile("f.yaml", &text).expect("a KVCluster");
+        let templates = compiled.manifests.0.iter().filter_map(|manifest| match manifest {
+            Manifest::StatefulSet(set) => Some(&set.spec.template),
+            Manifest::CronJob(job) => job.spec.job_template.spec.as_ref().map(|job| &job.template),
+            _ => None,
+        });
+        templates.map(|template| serde_json::to_string(template).expect("plain data")).collect()
+    };
+    let plain = templates("");
+    assert_eq!(plain.len(), 2);
+    assert_eq!(plain, templates(", labels: {app.kubernetes.io/part-of: x}"));
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     let local = |name: &str| -> Vec<String> {
         example(name).gaps_at(Outlet::Local).iter().map(ToString::to_string).collect()

@@ -1,18 +1,30 @@
 //! `logs`: what all pods of an object print, each line with its pod's name.
 
+use aistack_crds::Kind;
 use futures::io::AsyncBufReadExt as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 use kube::api::{ListParams, LogParams};
 
-use super::{Place, PluginError, pods_of};
+use super::{Place, PluginError, pods_of, tree};
 
 pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> Result<(), PluginError> {
     let (kind, object) = place.find(name).await?;
     let pods = place.api::<Pod>();
-    let listed = pods.list(&ListParams::default().labels(&pods_of(kind, &object))).await;
-    let listed = listed.map_err(|error| PluginError::asked("list pods", &error))?.items;
+    let mut selectors = vec![pods_of(kind, &object)];
+    if kind == Kind::AIStack {
+        let parts = place.all().await?;
+        let parts = parts
+            .iter()
+            .filter(|(_, part)| tree::owner(part).as_deref() == object["metadata"]["uid"].as_str());
+        selectors.extend(parts.map(|(kind, part)| pods_of(*kind, part)));
+    }
+    let mut listed = Vec::new();
+    for selector in selectors {
+        let some = pods.list(&ListParams::default().labels(&selector)).await;
+        listed.extend(some.map_err(|error| PluginError::asked("list pods", &error))?.items);
+    }
     if listed.is_empty() {
         return Err(PluginError::failed(format!(
             "{name} has no pods now; kubectl aistack status {name} says why"

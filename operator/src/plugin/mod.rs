@@ -17,6 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt as _};
 use serde_json::Value;
 
+use crate::aistack::{HUB, VECTOR_NAME};
 use crate::inference_service::PRELOAD;
 use crate::kernel::apply::said;
 use crate::kernel::reconcile::PAUSED;
@@ -307,11 +308,14 @@ pub(crate) fn is_paused(object: &Value) -> bool {
     object.pointer("/metadata/annotations").is_some_and(|set| set[PAUSED] == "true")
 }
 
-/// Labels that select the pods of an object: all of a stack's, or its own.
+/// Labels that select the pods of an object itself: of a stack, the servers that have no kind; its parts have selectors of their own.
 pub(crate) fn pods_of(kind: Kind, object: &Value) -> String {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     match kind {
-        Kind::AIStack => format!("app.kubernetes.io/part-of={name}"),
+        Kind::AIStack => {
+            let own = format!("in ({HUB},{VECTOR_NAME})");
+            format!("app.kubernetes.io/name {own},app.kubernetes.io/instance {own}")
+        }
         Kind::InferenceService => with_preloads(&own(object, name)),
         _ => own(object, name),
     }

@@ -105,7 +105,7 @@ fn node(kind: Kind, object: &Value, parts: Vec<Node>) -> Node {
     }
 }
 
-fn owner(object: &Value) -> Option<String> {
+pub(super) fn owner(object: &Value) -> Option<String> {
     let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners.iter().find(|owner| owner["controller"] == true)?;
     owner["uid"].as_str().map(str::to_owned)
@@ -199,10 +199,11 @@ mod tests {
 
     use super::*;
 
-    fn pod(name: &str, instance: &str, ready: &str) -> Pod {
+    fn pod(name: &str, component: &str, instance: &str, ready: &str) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": name, "labels": {
-            "app.kubernetes.io/instance": instance, "app.kubernetes.io/name": "tinyinfer", "app.kubernetes.io/part-of": "s"}},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}})).expect("a pod")
+            "app.kubernetes.io/instance": instance, "app.kubernetes.io/name": component}},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}}))
+        .expect("a pod")
     }
 
     #[test]
@@ -220,8 +221,12 @@ mod tests {
             (Kind::InferenceService, object("chat", ready("2/2 m (1, 2)", both), Some("s"))),
             (Kind::VectorCollection, object("alone", json!({}), None)),
         ];
-        let pods =
-            [pod("a", "chat-v1", "True"), pod("b", "chat-v2", "False"), pod("hub-0", "modelhub", "True")];
+        let pods = [
+            pod("a", "tinyinfer", "chat-v1", "True"),
+            pod("b", "tinyinfer", "chat-v2", "False"),
+            pod("hub-0", "modelhub", "modelhub", "True"),
+            pod("other", "tinykv", "other", "True"),
+        ];
         let expected = "\
 AIStack s                 not yet  Unschedulable: no GPU
 ├─ InferenceService chat  Ready    2/2 m (1, 2)
