@@ -10,6 +10,7 @@ use crate::parts::{
     ClientTlsSpec, GpuSpec, ImageSpec, MODEL_PATTERN, ObjectRef, PodOverrides, ResourceSpec, SecretKeyRef,
     URL_PATTERN, bounded_text, one,
 };
+use crate::rules;
 use crate::status::ScaledStatus;
 
 /// One model behind the OpenAI protocol: a Deployment per version, a Service, and a route in ModelHub.
@@ -82,6 +83,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.pooling) || self.runtime == 'onnx'")
         .message("is for runtime onnx; the others read it off the model, so remove it")
         .field_path(".pooling"),
+    validation = Rule::new("self.runtime != 'onnx' || self.task == 'embed'")
+        .message("needs task embed; write task: embed, or take another runtime to generate or rerank")
+        .field_path(".runtime"),
     validation = Rule::new("self.runtime != 'onnx' || !has(self.model.uri)")
         .message("is one file, and runtime onnx needs the tokenizer beside the weights; push the folder with modelhub models push")
         .field_path(".model.uri"),
@@ -198,6 +202,7 @@ pub struct ModelSpec {
     pub name: String,
     /// Version in the registry. Left out, the newest.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::version())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Where the weights are fetched from, such as `s3://bucket/model.gguf`.
@@ -213,6 +218,7 @@ pub struct ModelSpec {
     pub sha256: Option<String>,
     /// Secret whose keys the fetch sees as environment variables, such as `AWS_ACCESS_KEY_ID`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
 }
@@ -228,6 +234,7 @@ pub struct ModelSpec {
 pub struct ModelCacheSpec {
     /// PersistentVolumeClaim that all pods mount; of a local volume, or one that many nodes may write.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_name: Option<String>,
     /// Folder of each node below `/var/lib/aistack` or `/var/cache/aistack`, writable for user 65532: each node fetches once.
@@ -336,17 +343,19 @@ pub enum ScalingMetric {
 }
 
 /// Share of requests that one version gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficTarget {
     /// Version in the registry.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::version())]
     pub version: String,
     /// Percent of requests; of a shadow, percent of requests copied to it.
     #[schemars(range(min = 0, max = 100))]
     pub percent: i32,
     /// Requests with all of these headers go to this version whatever the percentages say.
     #[schemars(extend("maxProperties" = 8, "additionalProperties" = bounded_text(1024)))]
+    #[x_kube(validation = rules::header_names())]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Copy requests to this version and drop its answers.
@@ -360,6 +369,7 @@ pub struct TrafficTarget {
 pub struct CanarySpec {
     /// Version that takes over.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::version())]
     pub version: String,
     /// Percent of requests at each step, rising to 100.
     #[schemars(length(min = 1, max = 16), inner(range(min = 1, max = 100)))]

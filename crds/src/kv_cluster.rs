@@ -5,34 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{BYTES_PATTERN, ImageSpec, PodOverrides, ResourceSpec, SecretKeyRef, one};
+use crate::rules;
 use crate::status::ScaledStatus;
-
-/// A field of cron: `*`, numbers and ranges, with steps, and commas between.
-macro_rules! field {
-    ($number:literal) => {
-        concat!(item!($number), "(,", item!($number), ")*")
-    };
-}
-macro_rules! item {
-    ($number:literal) => {
-        concat!("([*?]|", $number, "(-", $number, ")?)(/[1-9][0-9]*)?")
-    };
-}
-
-/// What a CronJob takes as its schedule.
-const CRON: &str = concat!(
-    "self.matches('^",
-    field!("[0-5]?[0-9]"),
-    " ",
-    field!("([01]?[0-9]|2[0-3])"),
-    " ",
-    field!("(0?[1-9]|[12][0-9]|3[01])"),
-    " ",
-    field!("(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))"),
-    " ",
-    field!("([0-6]|(?i:sun|mon|tue|wed|thu|fri|sat))"),
-    "$')"
-);
 
 /// A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -73,6 +47,10 @@ const CRON: &str = concat!(
     validation = Rule::new("has(self.restore) == has(oldSelf.restore) && (!has(self.restore) || self.restore.source == oldSelf.restore.source)")
         .message("what a cluster began with cannot change; create a new KVCluster that restores this backup")
         .field_path(".restore"),
+    // The default is let through: volumes of 1Gi with nothing said of the quota are many.
+    validation = Rule::new("self.quota == '2Gi' || quantity(self.quota).compareTo(quantity(self.storage)) <= 0")
+        .message("is above storage: the volume would be full before etcd's alarm says so; lower it, or raise storage")
+        .field_path(".quota"),
 )]
 pub struct KVClusterSpec {
     /// Voters of the Raft group: odd, so that a majority is never a tie. Members are added and removed one at a time.
@@ -85,24 +63,29 @@ pub struct KVClusterSpec {
     pub replicas: i32,
     /// Size of each member's volume. It can grow and never shrinks.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message(Message::Expression(
+    #[x_kube(validation = rules::size(), validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message(Message::Expression(
         "self + ' is smaller than ' + oldSelf + '; a volume can grow but not shrink'".into()
     )))]
     #[serde(default = "default_storage")]
     pub storage: String,
     /// StorageClass of the volumes; left out, the cluster's default. Cannot change.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
     /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_attributes_class_name: Option<String>,
     /// Most bytes the store may hold before writes are refused with etcd's NOSPACE alarm.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[x_kube(validation = rules::size())]
     #[serde(default = "default_quota")]
     pub quota: String,
-    /// Who may connect. Left out, every client that reaches the port.
+    /// Refused: this version makes no users of a manifest. They are made with `etcdctl user add`, `role add` and `auth enable`.
+    #[x_kube(validation = Rule::new("false")
+        .message("is not done by this version, and every client would be let in; remove auth, and make users with etcdctl: user add, role add, auth enable (docs/tinykv.md)"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<KvAuth>,
     /// Encryption of the traffic with clients and, with several replicas, between members. Left out, clear text.
@@ -164,6 +147,7 @@ pub struct KvTls {
     /// name and, with several replicas, for `NAME-0.NAME-members` and so on: members know one another by it, so that it
     /// must allow the authentication of servers and of clients.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
     /// Who signs a certificate that the operator asks cert-manager for, and that cert-manager renews: it writes the Secret `NAME-tls`.
@@ -173,11 +157,12 @@ pub struct KvTls {
 }
 
 /// An issuer of cert-manager, or one that is spoken to as they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KvIssuer {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
     /// `Issuer`, which is of the same namespace, or `ClusterIssuer`; other groups have kinds of their own.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Z][A-Za-z0-9]*$"))]
@@ -195,12 +180,12 @@ pub struct KvIssuer {
 pub struct KvBackup {
     /// Five fields of cron, in UTC: minute, hour, day of the month, month, day of the week, such as `0 3 * * *`.
     #[schemars(length(min = 1, max = 100))]
-    #[x_kube(validation = Rule::new(CRON)
-        .message("is no schedule; write five fields: minute (0-59), hour (0-23), day (1-31), month (1-12), day of the week (0-6, Sunday is 0), for example 0 3 * * *"))]
+    #[x_kube(validation = rules::schedule(), validation = rules::upwards(), validation = rules::comes())]
     pub schedule: String,
     /// Object storage URL that backups are written under, such as `s3://bucket/path`, or `pvc://CLAIM/path` for a volume that is
     /// there already.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+$"))]
+    #[x_kube(validation = rules::place())]
     pub destination: String,
     /// Backups kept; older ones are deleted.
     #[schemars(range(min = 1, max = 1000))]
@@ -208,20 +193,23 @@ pub struct KvBackup {
     pub keep: i32,
     /// Secret with the storage's credentials as environment variables.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
 }
 
 /// Where a KVCluster's first data comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KvRestore {
     /// URL of one backup, such as `s3://bucket/path/NAME.db`, or `pvc://CLAIM/path/NAME.db` for one on a volume that all members can
     /// read. It is read once, by the members that found the cluster.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+[.]db$"))]
+    #[x_kube(validation = rules::place())]
     pub source: String,
     /// Secret with the storage's credentials as environment variables.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
 }

@@ -26,6 +26,7 @@ pub mod inference_service;
 pub mod kv_cluster;
 pub mod parts;
 pub mod reasons;
+mod rules;
 pub mod status;
 pub mod task_set;
 pub mod vector_collection;

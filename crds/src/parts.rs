@@ -7,8 +7,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// Names that Kubernetes takes for labels and annotations.
-const NAMES: &str = "self.all(name, name.matches('^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$'))";
+use crate::rules;
 
 /// A model's name, such as `org/model`. No part begins with a dot: names stand in paths of URLs and of folders.
 pub(crate) const MODEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$";
@@ -65,6 +64,7 @@ pub struct GpuSpec {
     pub count: i32,
     /// Least memory of each GPU, such as `40Gi`.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[x_kube(validation = rules::size())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// Least compute capability, such as `8.0`: the node labels `nvidia.com/gpu.compute.major` and `.minor`.
@@ -113,30 +113,38 @@ pub enum GpuAllocation {
 pub struct PodOverrides {
     /// Labels that a node must carry.
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text(63)))]
+    #[x_kube(validation = rules::labels())]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate.
     #[schemars(schema_with = "bounded_tolerations")]
+    #[x_kube(
+        validation = rules::taints(),
+        validation = rules::exists_alone(),
+        validation = rules::keyed(),
+        validation = rules::seconds_of_evictions(),
+    )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
     /// Name of the PriorityClass of the pods.
     #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
     /// Extra annotations of the pods, for a service mesh or a cost tool.
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text(4096)))]
-    #[x_kube(validation = Rule::new(NAMES)
-        .message("has a name that Kubernetes takes for no annotation; write letters, digits, '-', '_' and '.', after a prefix such as example.com/ if you like"))]
+    #[x_kube(validation = rules::annotations())]
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// Container images of a stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
     /// Registry and path in front of the component's name, such as `registry.example.com/aistack`.
-    #[schemars(length(min = 1, max = 200), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9]$"))]
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(validation = rules::repository())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
     /// Tag of every component; left out, the version of the operator.
@@ -161,24 +169,27 @@ pub enum PullPolicy {
 }
 
 /// A key of a Secret in the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
     /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::secret_key())]
     #[serde(default = "default_secret_key")]
     pub key: String,
 }
 
 /// Certificates for the `https://` address of something that already runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientTlsSpec {
     /// Secret with the CA that signed the server's certificate, under `ca.crt`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub secret_name: String,
     /// Whether that Secret's `tls.crt` and `tls.key` are shown to the server, for servers that ask for a client certificate.
     #[serde(default)]
@@ -210,6 +221,9 @@ fn bounded_tolerations(generator: &mut SchemaGenerator) -> Schema {
             property["maxLength"] = 317.into();
         }
     }
+    item["properties"]["operator"]["enum"] = serde_json::json!(["Exists", "Equal"]);
+    item["properties"]["effect"]["enum"] =
+        serde_json::json!(["", "NoSchedule", "PreferNoSchedule", "NoExecute"]);
     json_schema!({"type": "array", "maxItems": 16, "items": item})
 }
 

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{BYTES_PATTERN, GpuSpec, ImageSpec, ObjectRef, PodOverrides, ResourceSpec, one};
+use crate::rules;
 use crate::status::ScaledStatus;
 
 /// Vectors with payloads that speak Qdrant: a collection on a stack's VectorForge, or a server of its own.
@@ -93,15 +94,17 @@ pub struct VectorCollectionSpec {
     pub payload_indexes: Vec<PayloadIndex>,
     /// Volume of each server, of a collection that has its own. Left out: 8Gi.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
+    #[x_kube(validation = rules::size(), validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<String>,
     /// StorageClass of the volumes; left out, the cluster's default.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
     /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.

@@ -40,11 +40,11 @@ fn messages() {
     );
     refused(
         "{apiVersion: platform.dev/v1, kind: InferenceService, metadata: {name: o}, spec: {model: {name: m}, runtime: onnx}}",
-        "examples/stack.yaml: spec.runtime: ONNX Runtime serves embeddings here, and no text\n  use task: embed, or runtime: tinyinfer or vllm, or run a server yourself and use runtime: external",
+        "examples/stack.yaml: spec.runtime: needs task embed\n  write task: embed, or take another runtime to generate or rerank",
     );
     refused(
         "{apiVersion: platform.dev/v1, kind: KVCluster, metadata: {name: big}, spec: {storage: 99999999Ei}}",
-        "examples/stack.yaml: spec.storage: `99999999Ei` does not fit 64 bits\n  write a size such as 100Gi",
+        "examples/stack.yaml: spec.storage: is nothing, or more than there is\n  write a size above 0 and up to 1Ei, for example 8Gi",
     );
 }
 

@@ -131,8 +131,7 @@ impl Controller for KvController {
         let tls = spec.tls.iter().map(|tls| secret(&secret_of(&object.name_any(), tls)));
         let backup = spec.backup.iter().filter_map(|backup| backup.secret_name.as_deref()).map(secret);
         let restore = spec.restore.iter().filter_map(|restore| restore.secret_name.as_deref()).map(secret);
-        let auth = spec.auth.iter().map(|auth| secret(&auth.root_password.name));
-        tls.chain(backup).chain(restore).chain(auth).collect()
+        tls.chain(backup).chain(restore).collect()
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &KVCluster) -> Result<Found, StepError> {
