@@ -101,7 +101,7 @@ pub fn build(
             selector: owner.label_selector(),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(owner.labels()),
+                    labels: Some(owner.pod_labels()),
                     annotations,
                     ..ObjectMeta::default()
                 }),
