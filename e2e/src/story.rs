@@ -85,6 +85,18 @@ impl Story {
     {
         wait::object(&self.api::<K>(), &self.client, name, what, holds).await
     }
+
+    /// Waits until an object is there no more.
+    pub async fn until_gone<K>(&self, name: &str) -> Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + serde::Serialize
+            + std::fmt::Debug,
+    {
+        wait::gone(&self.api::<K>(), &self.client, name).await
+    }
 }
 
 /// Whether a condition is there for that reason.

@@ -1,6 +1,5 @@
 //! Waiting for something to become so, and saying what there was when it did not.
 
-use std::fmt::Write as _;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -45,19 +44,35 @@ where
     let waited = until(what, || async { Ok(api.get_opt(name).await?.filter(|object| holds(object))) }).await;
     match waited {
         Ok(object) => Ok(object),
-        Err(error) => {
-            let mut told = String::new();
-            match api.get_opt(name).await {
-                Ok(Some(mut object)) => {
-                    object.meta_mut().managed_fields = None;
-                    let _ = writeln!(told, "{}", serde_yaml_ng::to_string(&object).unwrap_or_default());
-                    told += &events(client, &object.namespace().unwrap_or_default(), name).await;
-                }
-                Ok(None) => told += "it does not exist",
-                Err(error) => told += &error.to_string(),
-            }
-            Err(error.context(told))
+        Err(error) => Err(error.context(told(api, client, name).await)),
+    }
+}
+
+/// Waits until an object is there no more; when it stays, it and its Events are told.
+pub async fn gone<K>(api: &Api<K>, client: &Client, name: &str) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
+{
+    let is_gone = || async { Ok(api.get_opt(name).await?.is_none().then_some(())) };
+    match until(&format!("{name} is gone"), is_gone).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(told(api, client, name).await)),
+    }
+}
+
+/// An object as it is, and its Events.
+async fn told<K>(api: &Api<K>, client: &Client, name: &str) -> String
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
+{
+    match api.get_opt(name).await {
+        Ok(Some(mut object)) => {
+            object.meta_mut().managed_fields = None;
+            let about = events(client, &object.namespace().unwrap_or_default(), name).await;
+            format!("{}\n{about}", serde_yaml_ng::to_string(&object).unwrap_or_default())
         }
+        Ok(None) => "it does not exist".to_owned(),
+        Err(error) => error.to_string(),
     }
 }
 

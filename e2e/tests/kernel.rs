@@ -61,8 +61,7 @@ impl Clusters for Story {
             "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
         let maps = self.api::<ConfigMap>();
         maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&child)).await?;
-        wait::until("it is pruned", || async { Ok(maps.get_opt("earlier").await?.is_none().then_some(())) })
-            .await
+        self.until_gone::<ConfigMap>("earlier").await
     }
 }
 
@@ -186,8 +185,7 @@ async fn a_secret_that_only_points_at_an_object_stays() -> Result<()> {
     let ours = json!({"app.kubernetes.io/managed-by": "aistack-operator"});
     secrets.create(&PostParams::default(), &serde_json::from_value(points("ours", ours))?).await?;
     // What carries our label is pruned, so the turn that would have deleted the other one has been.
-    wait::until("ours is pruned", || async { Ok(secrets.get_opt("ours").await?.is_none().then_some(())) })
-        .await?;
+    story.until_gone::<Secret>("ours").await?;
     assert_eq!(secrets.get("theirs").await?.uid(), theirs.uid());
     story.operator.stop().await
 }

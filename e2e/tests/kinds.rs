@@ -3,7 +3,7 @@
 use aistack_crds::{AIStack, EnvPool, InferenceService, KVCluster, Kind, TaskSet, VectorCollection, World};
 use anyhow::{Context as _, Result};
 use e2e::story::says;
-use e2e::{Plane, Story, wait};
+use e2e::{Plane, Story};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -127,10 +127,7 @@ async fn a_stack_becomes_its_children_and_says_in_a_line_how_they_fare() -> Resu
     stacks.patch("all", &PatchParams::default(), &Patch::Merge(&edit)).await?;
     story.until("tinykv", "the edit reaches the child", |kv: &KVCluster| kv.spec.quota == "4Gi").await?;
     story.until("chat", "the model too", |chat: &InferenceService| chat.spec.model.name == "other").await?;
-    wait::until("the child that is wanted no more goes", || async {
-        Ok(services.get_opt("embed").await?.is_none().then_some(()))
-    })
-    .await?;
+    story.until_gone::<InferenceService>("embed").await?;
     assert_eq!(secrets.get("modelhub-admin").await?.data.context("data")?, key, "generated once");
 
     // The end of it: at rest nothing is written.
@@ -223,7 +220,7 @@ async fn a_collection_has_a_server_of_its_own_or_waits_for_a_stacks() -> Result<
     let api = story.api::<VectorCollection>();
     api.patch("shared", &PatchParams::default(), &Patch::Merge(&escape)).await?;
     api.delete("shared", &DeleteParams::default()).await?;
-    wait::until("it is gone", || async { Ok(api.get_opt("shared").await?.is_none().then_some(())) }).await?;
+    story.until_gone::<VectorCollection>("shared").await?;
     story.operator.stop().await
 }
 

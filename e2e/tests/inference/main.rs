@@ -75,10 +75,7 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
     // Taken over by hand all the same: the old version's pods go once requests are led elsewhere, not before.
     bed.apply(&service("talk", "  model: {name: m, version: '2'}\n")).await?;
     bed.until_route("m", "the new version has everything", |route| weights(route) == [("2", 100)]).await?;
-    wait::until("the old version goes", || async {
-        Ok(bed.api::<Deployment>().get_opt("tinyinfer-talk-v1").await?.is_none().then_some(()))
-    })
-    .await?;
+    bed.story.until_gone::<Deployment>("tinyinfer-talk-v1").await?;
     // A new version without steps: the old one serves until the new one can.
     bed.apply(&service("talk", "  model: {name: m, version: '3'}\n")).await?;
     bed.until("tinyinfer-talk-v3", "the next version", |_: &Deployment| true).await?;

@@ -1,7 +1,6 @@
 //! A new version of a model where there is one GPU for both.
 
 use anyhow::{Context as _, Result};
-use e2e::wait;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
@@ -36,10 +35,7 @@ async fn a_version_takes_the_only_gpu_over_where_it_may_and_waits_where_it_may_n
     bed.apply(&service(2, "inPlace")).await?;
     bed.until("vllm-talk-v2", "the second version has the GPU", is_ready).await?;
     bed.until_route("m", "requests are led there", |route| weights(route) == [("2", 100)]).await?;
-    wait::until("the first version goes", || async {
-        Ok(bed.api::<Deployment>().get_opt("vllm-talk-v1").await?.is_none().then_some(()))
-    })
-    .await?;
+    bed.story.until_gone::<Deployment>("vllm-talk-v1").await?;
     bed.until_says("talk", "Ready", "Ready").await?;
     let events = bed.api::<Event>().list(&ListParams::default()).await?.items;
     let told = events.iter().filter(|event| event.reason.as_deref() == Some("MakingRoom")).count();

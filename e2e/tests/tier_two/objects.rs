@@ -78,18 +78,15 @@ async fn volumes_stay_or_go_with_their_owner_as_it_says() -> Result<()> {
         story.until(&format!("data-{name}-0"), "it belongs to its set", owned).await?;
         story.api::<KVCluster>().delete(name, &DeleteParams::default()).await?;
     }
-    let claims = story.api::<PersistentVolumeClaim>();
     for name in &gone {
-        let claim = format!("data-{name}-0");
-        let is_gone = async || Ok(claims.get_opt(&claim).await?.is_none().then_some(()));
-        wait::until(&format!("{claim} goes"), is_gone).await?;
+        story.until_gone::<PersistentVolumeClaim>(&format!("data-{name}-0")).await?;
     }
     let pods = story.api::<Pod>();
     wait::until("no pod is left", || async {
         Ok(pods.list(&ListParams::default()).await?.items.is_empty().then_some(()))
     })
     .await?;
-    let kept = claims.get("data-kept-0").await?;
+    let kept = story.api::<PersistentVolumeClaim>().get("data-kept-0").await?;
     assert!(kept.metadata.deletion_timestamp.is_none(), "{}", json!(kept.metadata));
     story.operator.stop().await
 }

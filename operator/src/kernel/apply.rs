@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::absent::is_unknown;
-use super::child::{APPLIED, ChildKey, ChildKind, Observed, Progress};
+use super::child::{APPLIED, ChildKey, ChildKind, Holder, Observed, Progress};
 use super::claims::{self, Template};
 use super::cluster::Cluster;
 use super::controller::StepError;
@@ -274,16 +274,11 @@ pub async fn look<K: kube::Resource>(
     owner: &K,
     key: &ChildKey,
 ) -> Result<Option<Progress>, StepError> {
-    if let Some(observed) = cluster.children.observed(key) {
-        return Ok(Some(observed.progress));
-    }
-    let live = read_for(cluster, key).await?;
-    let ours = live.filter(|live| {
-        holder(&meta(live)).is_some_and(|holder| Some(&holder.uid) == owner.meta().uid.as_ref())
-    });
-    Ok(ours.map(|live| {
-        let progress = Progress::of(key.kind, &live);
-        cluster.children.keep_read(key, live);
+    let found = find(cluster, key, |holder| Some(&holder.uid) == owner.meta().uid.as_ref()).await?;
+    Ok(found.map(|(progress, read)| {
+        if let Some(live) = read {
+            cluster.children.keep_read(key, live);
+        }
         progress
     }))
 }
@@ -294,20 +289,28 @@ pub async fn look_at_anothers(
     owner: (Kind, &str),
     key: &ChildKey,
 ) -> Result<Option<Progress>, StepError> {
-    // That turn may not have come yet, as after a restart: then nothing is known of what is there.
-    if let Some(observed) = cluster.children.observed(key) {
-        return Ok(Some(observed.progress));
-    }
-    let live = read_for(cluster, key).await?;
-    let theirs = live.filter(|live| {
-        holder(&meta(live)).is_some_and(|holder| {
-            holder.group == GROUP && holder.kind == owner.0.name() && holder.name == owner.1
-        })
-    });
-    Ok(theirs.map(|live| Progress::of(key.kind, &live)))
+    let is_theirs =
+        |holder: &Holder| holder.group == GROUP && holder.kind == owner.0.name() && holder.name == owner.1;
+    Ok(find(cluster, key, is_theirs).await?.map(|(progress, _)| progress))
 }
 
-async fn read_for(cluster: &Cluster, key: &ChildKey) -> Result<Option<Value>, StepError> {
+/// How a child of whoever `is_of` says fares, and what was read for it. Nothing was read of one that has not changed since a turn looked;
+/// after a restart none has.
+async fn find(
+    cluster: &Cluster,
+    key: &ChildKey,
+    is_of: impl Fn(&Holder) -> bool,
+) -> Result<Option<(Progress, Option<Value>)>, StepError> {
+    if let Some(observed) = cluster.children.observed(key) {
+        return Ok(Some((observed.progress, None)));
+    }
+    let live = read_in_step(cluster, key).await?;
+    let live = live.filter(|live| holder(&meta(live)).is_some_and(|holder| is_of(&holder)));
+    Ok(live.map(|live| (Progress::of(key.kind, &live), Some(live))))
+}
+
+/// [`read`], for a step of a kind's own.
+pub(crate) async fn read_in_step(cluster: &Cluster, key: &ChildKey) -> Result<Option<Value>, StepError> {
     read(cluster, key).await.map_err(|error| StepError {
         reason: "ReadFailed",
         message: format!("{key} could not be read: {}", said(&error)),

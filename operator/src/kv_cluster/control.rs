@@ -28,8 +28,6 @@ use crate::report;
 
 /// While something is under way that no watch tells of.
 const SOON: Duration = Duration::from_secs(3);
-/// While no pod is ready, which a watch tells of as soon as one is: only pods that wait and will not come are looked for.
-const ARRIVING: Duration = Duration::from_secs(10);
 /// After a step.
 const NEXT: Duration = Duration::from_millis(300);
 /// At rest: members may elect another leader.
@@ -186,8 +184,7 @@ impl Controller for KvController {
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
             // A watch tells how the pods come and go.
-            Step::Wait(_) | Step::Keep(_) if found.seen.pods.values().any(|seen| seen.pod.is_ready) => SOON,
-            Step::Wait(_) | Step::Keep(_) => ARRIVING,
+            Step::Wait(_) | Step::Keep(_) => SOON,
             // What it did may be seen at once.
             _ => NEXT,
         });

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::ValidatedKvCluster;
 use super::planner::Kept;
 use crate::kernel::ObjectName;
-use crate::kernel::apply::{self, said};
+use crate::kernel::apply;
 use crate::kernel::child::{ChildKey, ChildKind};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
@@ -66,10 +66,7 @@ impl Record {
             kind: ChildKind::ConfigMap,
             object: ObjectName::new(kv.owner.namespace.as_str(), name(&kv.name)),
         };
-        let map = apply::read(cluster, &key).await.map_err(|error| StepError {
-            reason: "ReadFailed",
-            message: format!("{key} could not be read: {}", said(&error)),
-        })?;
+        let map = apply::read_in_step(cluster, &key).await?;
         Ok(map.and_then(|map| serde_json::from_value(map).ok()).and_then(|map| Self::of(&map)))
     }
 

@@ -33,6 +33,10 @@ pub fn tell_writes(figures: &Figures, of: &str, objects: usize, writes: &Writes)
     let each = writes.total() as f64 / objects as f64;
     figures.tell("L1", &format!("{of}: writes by the API server's audit log"), "writes/object", each);
     figures.tell("L1", &format!("{of}: writes that were refused"), "writes", writes.refused as f64);
+    tell_kinds(writes);
+}
+
+fn tell_kinds(writes: &Writes) {
     for (kind, count) in &writes.by_kind {
         eprintln!("    {count:>6} {kind}");
     }
@@ -142,9 +146,7 @@ pub async fn rest(
     figures.tell("L3", &format!("{of}: writes"), "writes", writes.total() as f64);
     figures.tell("L3", &format!("{of}: renewals of the Lease"), "writes", writes.leases as f64);
     figures.tell("L3", &format!("{of}: CPU"), "% of a core", percent);
-    for (kind, count) in &writes.by_kind {
-        eprintln!("    {count:>6} {kind}");
-    }
+    tell_kinds(&writes);
     Ok(())
 }
 
@@ -159,9 +161,7 @@ pub async fn restart(bed: &mut Bed, recipe: &Recipe, figures: &Figures, objects:
     figures.tell("L4", &format!("{of}: ready"), "s", ready.as_secs_f64());
     figures.tell("L4", &format!("{of}: all looked at"), "s", looked.as_secs_f64());
     figures.tell("L4", &format!("{of}: writes"), "writes", writes.total() as f64);
-    for (kind, count) in &writes.by_kind {
-        eprintln!("    {count:>6} {kind}");
-    }
+    tell_kinds(&writes);
     let (now, most) = operator.memory()?;
     figures.tell("L2", &format!("{of}: resident"), "MiB", now);
     figures.tell("L2", &format!("{of}: most resident"), "MiB", most);
