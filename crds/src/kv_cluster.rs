@@ -44,13 +44,17 @@ use crate::status::ScaledStatus;
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
         .message("cannot be added, changed or removed: the storage class of a volume is for ever; create a new KVCluster and restore a backup into it")
         .field_path(".storageClassName"),
-    validation = Rule::new("has(self.restore) == has(oldSelf.restore) && (!has(self.restore) || self.restore.source == oldSelf.restore.source)")
+    validation = Rule::new("!has(self.restore) || (has(oldSelf.restore) && self.restore.source == oldSelf.restore.source)")
         .message("what a cluster began with cannot change; create a new KVCluster that restores this backup")
         .field_path(".restore"),
     // The default is let through: volumes of 1Gi with nothing said of the quota are many.
     validation = Rule::new("self.quota == '2Gi' || quantity(self.quota).compareTo(quantity(self.storage)) <= 0")
         .message("is above storage: the volume would be full before etcd's alarm says so; lower it, or raise storage")
         .field_path(".quota"),
+    // Members that speak TLS and members that do not would have nothing to do with one another while pods are made anew.
+    validation = Rule::new("has(self.tls) == has(oldSelf.tls)")
+        .message("encryption cannot be switched on or off under a group that runs; create a new KVCluster with or without tls and restore a backup into it")
+        .field_path(".tls"),
 )]
 pub struct KVClusterSpec {
     /// Voters of the Raft group: odd, so that a majority is never a tie. Members are added and removed one at a time.
@@ -94,7 +98,8 @@ pub struct KVClusterSpec {
     /// Scheduled copies to object storage or to a volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<KvBackup>,
-    /// The backup that the cluster begins with. Left out, it begins empty. Cannot change.
+    /// The backup that the cluster begins with. Left out, it begins empty. It cannot change, and may be taken away once the cluster is
+    /// ready: until then every pod that starts needs the volume or the Secret that it names. Pods are made anew without it, one by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore: Option<KvRestore>,
     /// CPU and memory of each member.

@@ -60,6 +60,10 @@ pub const REASONS: &[(&str, &str)] = &[
         "cert-manager could not have a certificate signed or renewed; the message is its own",
     ),
     ("Changing", "settings are being changed in place"),
+    (
+        "CollectionLeft",
+        "a VectorCollection was deleted whose collection was on the server before, or is another one by now: it stays there",
+    ),
     ("ClaimRefused", "a claim could not be changed: mostly its StorageClass does not let volumes grow"),
     (
         "CleanUpFailed",

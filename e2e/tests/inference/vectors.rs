@@ -1,5 +1,7 @@
 //! A VectorCollection on a real VectorForge: made, changed in place, and left alone where it cannot be changed.
 
+use std::path::Path;
+
 use aistack_crds::VectorCollection;
 use anyhow::{Context as _, Result};
 use e2e::plane::free_port;
@@ -7,7 +9,7 @@ use e2e::process::Process;
 use e2e::story::says;
 use e2e::wait;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, binary, set, until_ready};
@@ -27,23 +29,88 @@ async fn until_says(bed: &Bed, kind: &str, reason: &str) -> Result<VectorCollect
     bed.until("own", &format!("{kind}: {reason}"), told).await
 }
 
-#[tokio::test]
-async fn settings_are_changed_in_place_and_what_cannot_change_is_said() -> Result<()> {
-    if e2e::Plane::shared().await.is_none() {
-        return Ok(());
-    }
-    let (http, folder) = (reqwest::Client::builder().build()?, tempfile::tempdir()?);
+/// Starts a VectorForge that keeps its data in a folder.
+async fn vectorforge(http: &reqwest::Client, folder: &Path) -> Result<(String, Process)> {
     let (rest, admin) = (free_port()?, free_port()?);
     let local = |port: u16| format!("127.0.0.1:{port}");
     let settings = set(&[
         ("listen_http", local(rest)),
         ("listen_grpc", local(free_port()?)),
         ("server.admin_listen", local(admin)),
-        ("data_dir", folder.path().join("data").display().to_string()),
+        ("data_dir", folder.join("data").display().to_string()),
     ]);
-    let mut process = Process::start(folder.path(), "vectorforge", &binary("vectorforge")?, &settings)?;
-    until_ready(&http, admin, &mut process).await?;
-    let server = format!("http://{}", local(rest));
+    let mut process = Process::start(folder, "vectorforge", &binary("vectorforge")?, &settings)?;
+    until_ready(http, admin, &mut process).await?;
+    Ok((format!("http://{}", local(rest)), process))
+}
+
+/// What Kubernetes would say once the only pod of a StatefulSet is ready.
+async fn come_up(bed: &Bed, name: &str) -> Result<()> {
+    let set = bed.until(name, "its server", |_: &StatefulSet| true).await?;
+    let status = json!({"status": {"observedGeneration": set.metadata.generation, "replicas": 1, "updatedReplicas": 1,
+        "readyReplicas": 1, "availableReplicas": 1}});
+    let sets = bed.api::<StatefulSet>();
+    sets.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_a_collection_that_was_made_for_an_object_goes_with_it() -> Result<()> {
+    if e2e::Plane::shared().await.is_none() {
+        return Ok(());
+    }
+    let (http, folder) = (reqwest::Client::builder().build()?, tempfile::tempdir()?);
+    let (server, process) = vectorforge(&http, folder.path()).await?;
+    let servers = vec![("vectorforge", server.clone(), process)];
+    let Some(bed) = Bed::begin_with("vectors-shared", servers).await? else { return Ok(()) };
+    let is_there = async |name: &str| {
+        let answer = http.get(format!("{server}/collections/{name}")).send().await?;
+        Ok::<bool, anyhow::Error>(answer.status().is_success())
+    };
+    let made = |size: u32| json!({"vectors": {"size": size, "distance": "Cosine"}});
+    for (name, size) in [("theirs", 4), ("another", 8)] {
+        let put = http.put(format!("{server}/collections/{name}")).json(&made(size));
+        put.send().await?.error_for_status()?;
+    }
+    bed.apply(
+        "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: stack}\nspec: {vectorforge: {}}\n",
+    )
+    .await?;
+    come_up(&bed, "vectorforge").await?;
+    for name in ["theirs", "another", "ours"] {
+        bed.apply(&format!(
+            "apiVersion: platform.dev/v1\nkind: VectorCollection\nmetadata: {{name: {name}}}\nspec: {{dimension: 4, stackRef: {{name: stack}}}}\n"
+        ))
+        .await?;
+    }
+    let says_ready = |it: &VectorCollection| {
+        it.status.as_ref().is_some_and(|status| says(&status.conditions, "Ready", "Ready"))
+    };
+    for name in ["theirs", "ours"] {
+        bed.until(name, "it is there", says_ready).await?;
+    }
+    for name in ["theirs", "another", "ours"] {
+        bed.api::<VectorCollection>().delete(name, &DeleteParams::default()).await?;
+        bed.story.until_gone::<VectorCollection>(name).await?;
+        assert_eq!(is_there(name).await?, name != "ours", "{name}");
+    }
+    for name in ["theirs", "another"] {
+        wait::until("an Event tells that it stays", || async {
+            let told = wait::events(&bed.story.client, &bed.story.namespace, name).await;
+            Ok(told.contains("CollectionLeft").then_some(()))
+        })
+        .await?;
+    }
+    bed.story.operator.stop().await
+}
+
+#[tokio::test]
+async fn settings_are_changed_in_place_and_what_cannot_change_is_said() -> Result<()> {
+    if e2e::Plane::shared().await.is_none() {
+        return Ok(());
+    }
+    let (http, folder) = (reqwest::Client::builder().build()?, tempfile::tempdir()?);
+    let (server, process) = vectorforge(&http, folder.path()).await?;
     let servers = vec![("vectorforge-own", server.clone(), process)];
     let Some(bed) = Bed::begin_with("vectors-own", servers).await? else { return Ok(()) };
     let info = || async {
@@ -52,11 +119,7 @@ async fn settings_are_changed_in_place_and_what_cannot_change_is_said() -> Resul
     };
 
     bed.apply(&collection("hnsw: {m: 16}, payloadIndexes: [{field: file, type: keyword}]")).await?;
-    let set = bed.until("vectorforge-own", "its server", |_: &StatefulSet| true).await?;
-    let status = json!({"status": {"observedGeneration": set.metadata.generation, "replicas": 1, "updatedReplicas": 1,
-        "readyReplicas": 1, "availableReplicas": 1}});
-    let sets = bed.api::<StatefulSet>();
-    sets.patch_status("vectorforge-own", &PatchParams::default(), &Patch::Merge(&status)).await?;
+    come_up(&bed, "vectorforge-own").await?;
     until_says(&bed, "SettingsApplied", "Applied").await?;
     assert_eq!(info().await?.pointer("/config/hnsw_config/m"), Some(&json!(16)));
     let points: Vec<Value> =

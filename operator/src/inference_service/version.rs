@@ -32,7 +32,8 @@ impl Version {
         self.name.as_deref().unwrap_or("current")
     }
 
-    /// What is added to the names of its objects: the version itself where that is a name, else the readable part of it and a digest.
+    /// What is added to the names of its objects, 13 characters at most: the version itself where that is a name, else the readable part
+    /// of it and a digest.
     pub fn suffix(&self) -> String {
         let Some(name) = &self.name else { return String::new() };
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -40,7 +41,7 @@ impl Version {
             return format!("-v{name}");
         }
         let readable: String =
-            name.to_lowercase().chars().filter(|c| is_plain(*c)).take(READABLE - 2).collect();
+            name.to_lowercase().chars().filter(|c| is_plain(*c)).take(READABLE / 2).collect();
         let digest = hex::encode(&Sha256::digest(name.as_bytes())[..3]);
         format!("-v{readable}-{digest}")
     }
@@ -62,7 +63,7 @@ mod tests {
         assert_eq!(odd.iter().collect::<std::collections::BTreeSet<_>>().len(), odd.len(), "{odd:?}");
         for suffix in odd {
             let is_label = suffix.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-            assert!(is_label && suffix.len() <= 18 && !suffix.ends_with('-'), "{suffix}");
+            assert!(is_label && suffix.len() <= 13 && !suffix.ends_with('-'), "{suffix}");
         }
     }
 }

@@ -24,6 +24,7 @@ use super::covers::covers;
 use super::created;
 use super::key::ObjectName;
 use super::parent::Parent;
+use super::replicas;
 use super::watch::{ADOPT, adopter, holder};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::MANAGER;
@@ -488,6 +489,9 @@ impl<'a> Child<'a> {
         // Another object that takes this name meanwhile is refused rather than written over.
         wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
         fill_generated(&mut wanted, Some(live));
+        if matches!(self.key.kind, ChildKind::StatefulSet | ChildKind::Deployment) {
+            replicas::carry(live, &mut wanted);
+        }
         let (api, name) = (api_of(self.cluster, self.key), &self.key.object.name);
         if let Some(patch) = created::hand_over(live, &self.wanted) {
             let handed = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;

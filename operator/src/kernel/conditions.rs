@@ -62,7 +62,13 @@ pub struct Report {
     pub look_again: Option<std::time::Duration>,
     /// Another turn will say something else in a moment: not worth a write where something is said already.
     pub is_passing: bool,
+    /// How it fares was not seen in this turn: conditions of the kind's own stay as they are.
+    pub is_unseen: bool,
 }
+
+/// Conditions that every kind has, always or while they are true.
+const COMMON: [&str; 7] =
+    ["Ready", "Progressing", "Degraded", "Available", "Reconciling", "Stalled", "Paused"];
 
 /// Replicas and what goes with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +101,16 @@ impl Report {
             scaled: Scaled::default(),
             look_again: None,
             is_passing: false,
+            is_unseen: false,
         }
+    }
+
+    /// The same of a turn that has not seen how the object fares: that is told as it was seen last.
+    #[must_use]
+    pub fn as_seen_last(self, before: &impl Status) -> Self {
+        let was_available =
+            before.conditions().iter().any(|it| it.type_ == "Available" && it.status == "True");
+        Self { serves: Some(was_available), scaled: before.scaled(), is_unseen: true, ..self }
     }
 
     /// Whether clients are served.
@@ -127,6 +142,10 @@ pub trait Status: Serialize + Default + Clone + PartialEq + Send + Sync {
     fn conditions(&self) -> &[Condition];
     /// The generation that it describes.
     fn observed_generation(&self) -> Option<i64>;
+    /// Replicas and what goes with them, as they were seen last.
+    fn scaled(&self) -> Scaled {
+        Scaled::default()
+    }
     /// A status of conditions and a report.
     fn of(generation: Option<i64>, conditions: Vec<Condition>, report: &Report) -> Self;
     /// The same status with another list of conditions.
@@ -159,6 +178,17 @@ impl Status for ScaledStatus {
 
     fn observed_generation(&self) -> Option<i64> {
         self.observed_generation
+    }
+
+    fn scaled(&self) -> Scaled {
+        Scaled {
+            replicas: self.replicas,
+            ready_replicas: self.ready_replicas,
+            selector: self.selector.clone(),
+            version: self.version.clone(),
+            endpoint: self.endpoint.clone(),
+            members: self.members.clone(),
+        }
     }
 
     fn of(generation: Option<i64>, conditions: Vec<Condition>, report: &Report) -> Self {
@@ -227,6 +257,10 @@ pub fn conditions(
     }
     for extra in &report.extra {
         say(extra.kind, word(extra.is_so), &extra.because);
+    }
+    if report.is_unseen {
+        let is_own = |condition: &&Condition| !COMMON.contains(&condition.type_.as_str());
+        conditions.extend(before.iter().filter(is_own).cloned());
     }
     conditions
 }
@@ -317,6 +351,26 @@ mod tests {
         assert_eq!(times(&third), [3, 3, 1, 3]);
         assert_eq!(second[0].reason, "Two");
         assert_eq!(second[0].observed_generation, Some(2));
+    }
+
+    #[test]
+    fn what_was_not_seen_is_told_as_it_was_seen_last() {
+        let own =
+            Extra { kind: "QuorumHealthy", is_so: Some(true), because: Because::new("MostAnswer", "3 of 3") };
+        let scaled = Scaled { replicas: 3, ready_replicas: 3, ..Scaled::default() };
+        let ready = Report::ready("3/3", Because::new("Ready", "…"));
+        let ready = Report { extra: vec![own], scaled: scaled.clone(), ..ready };
+        let before = ScaledStatus::of(Some(1), conditions(&ready, &[], Some(1), at(1)), &ready);
+        let failed = Report::degraded("no", Because::new("ReadFailed", "no")).as_seen_last(&before);
+        let now = conditions(&failed, before.conditions(), Some(2), at(2));
+        assert_eq!(
+            statuses(&now).join(" "),
+            "Ready=False Progressing=False Degraded=True Available=True QuorumHealthy=True"
+        );
+        assert_eq!(failed.scaled, scaled);
+        let never =
+            Report::degraded("no", Because::new("ReadFailed", "no")).as_seen_last(&ScaledStatus::default());
+        assert!(!never.is_available());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod conditions;
 pub mod controller;
 pub mod covers;
 mod created;
+mod faults;
 mod images;
 pub mod key;
 mod lanes;
@@ -31,6 +32,7 @@ pub mod metrics;
 mod parent;
 pub mod queue;
 pub mod references;
+mod replicas;
 mod share;
 #[cfg(test)]
 mod stub;

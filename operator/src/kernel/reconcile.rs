@@ -15,8 +15,9 @@ use tracing::Instrument as _;
 
 use super::apply::{self, ApplyError, Tried};
 use super::cluster::Cluster;
-use super::conditions::{self, Because, Report, Status};
+use super::conditions::{self, Report, Status};
 use super::controller::{Controller, StepError, Typed};
+use super::faults;
 use super::images;
 use super::key::{Key, ObjectName};
 use super::parent::Parent;
@@ -25,7 +26,6 @@ use super::queue::Outcome;
 use super::references::Reference;
 use super::watch::{self, Objects};
 use crate::outside;
-use crate::problem::Problem;
 
 /// Annotation: nothing is done while it is `"true"`.
 pub const PAUSED: &str = "platform.dev/paused";
@@ -64,17 +64,6 @@ impl ReconcileError {
             Self::Child { source, .. } => source.reason(),
             Self::Status(_) => "StatusFailed",
             Self::Finalizer(_) => "FinalizerFailed",
-        }
-    }
-
-    /// What the object says of it; `None` when it cannot say anything.
-    fn report(&self) -> Option<Report> {
-        match self {
-            Self::Step(step) => {
-                Some(Report::degraded(step.message.clone(), Because::new(step.reason, step.message.clone())))
-            }
-            // The report of that turn has it already.
-            Self::Child { .. } | Self::Status(_) | Self::Finalizer(_) => None,
         }
     }
 
@@ -165,37 +154,37 @@ impl<C: Controller> Turn<'_, C> {
             finalizers.push(finalizer.to_owned());
             self.set_finalizers(finalizers).await?;
         }
-        match self.steps().await {
-            Ok((report, refused)) => {
-                let look_again = report.look_again.unwrap_or(RESYNC);
-                self.say(report).await?;
-                let goes_on = may_act(&refused).then_some(look_again);
-                match refused.into_iter().next() {
-                    Some(source) => Err(ReconcileError::Child { source, look_again: goes_on }),
-                    None => Ok(look_again.mul_f64(0.9 + 0.2 * rand::random::<f64>())),
-                }
-            }
-            Err(error) => {
-                if let Some(report) = error.report() {
-                    self.say(report).await?;
-                }
-                Err(error)
-            }
+        let Ended { report, refused, failed } = self.steps().await;
+        let look_again = report.look_again.unwrap_or(RESYNC);
+        self.say(report).await?;
+        if let Some(step) = failed {
+            return Err(step.into());
+        }
+        let goes_on = faults::may_act(&refused).then_some(look_again);
+        match refused.into_iter().next() {
+            Some(source) => Err(ReconcileError::Child { source, look_again: goes_on }),
+            None => Ok(look_again.mul_f64(0.9 + 0.2 * rand::random::<f64>())),
         }
     }
 
-    /// The steps in their order: what to say, and which children were refused.
-    async fn steps(&self) -> Result<(Report, Vec<ApplyError>), ReconcileError> {
+    /// The steps in their order.
+    async fn steps(&self) -> Ended {
         let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
         let references = controller.references(object);
         let mut missing = missing(cluster, &references);
         cluster.refers(&self.key(), references);
         let found = controller.dereference(cluster, object).instrument(tracing::info_span!("dereference"));
-        let found = outside::step(found).await?;
+        let found = match outside::step(found).await {
+            Ok(found) => found,
+            Err(step) => {
+                let report = Report::degraded(step.message.clone(), faults::because(&step));
+                return Ended { failed: Some(step), ..Ended::of(report.as_seen_last(&self.status())) };
+            }
+        };
         let validated = match controller.validate(object, &found) {
             Ok(validated) => validated,
             // What runs keeps running: a mistake in an edit takes nothing away.
-            Err(problems) => return Ok((invalid(&problems), Vec::new())),
+            Err(problems) => return Ended::of(faults::invalid(&problems).as_seen_last(&self.status())),
         };
         let Tried { applied, refused } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
@@ -215,12 +204,14 @@ impl<C: Controller> Turn<'_, C> {
             }
             None => Tried::default(),
         };
-        if may_act(&refused) {
+        let mut failed = None;
+        if faults::may_act(&refused) {
             let acted = controller.act(cluster, object, &validated, &found, &applied);
-            outside::step(acted.instrument(tracing::info_span!("act"))).await?;
+            failed = outside::step(acted.instrument(tracing::info_span!("act"))).await.err();
         }
-        let report = lacking(controller.report(&validated, &found, &applied), &missing);
-        Ok((beside(report, &refused), refused))
+        let report = faults::lacking(controller.report(&validated, &found, &applied), &missing);
+        let report = faults::beside(report, &refused);
+        Ended { report: failed.iter().fold(report, faults::undone), refused, failed }
     }
 
     fn key(&self) -> Key {
@@ -364,34 +355,19 @@ impl<C: Controller> Turn<'_, C> {
     }
 }
 
-/// Whether the kind's own step may be taken: not by way of a name that is somebody else's.
-fn may_act(refused: &[ApplyError]) -> bool {
-    !refused.iter().any(|error| error.is_foreign() && !error.is_aside())
+/// How the steps of a turn ended.
+struct Ended {
+    report: Report,
+    /// Children that are not as they should be.
+    refused: Vec<ApplyError>,
+    /// A step of the kind's own that failed.
+    failed: Option<StepError>,
 }
 
-/// A report beside children that are not as they should be. What serves without them stays ready.
-fn beside(report: Report, refused: &[ApplyError]) -> Report {
-    let is_leaving = |error: &ApplyError| matches!(error, ApplyError::Leaving { .. });
-    let weight = |error: &&ApplyError| (error.is_aside(), !error.is_stalled(), is_leaving(error));
-    let Some(worst) = refused.iter().min_by_key(weight) else { return report };
-    let said: Vec<String> = refused.iter().map(ApplyError::message).collect();
-    let because = Because::new(worst.reason(), said.join(" | "));
-    let serves = Some(report.is_available());
-    let report = Report { is_passing: false, serves, ..report };
-    if worst.is_aside() {
-        // What does not serve yet may wait for just that.
-        let is_awaited = !report.ready.0 && matches!(worst, ApplyError::NoKind { .. });
-        let ready = if is_awaited { (false, because.clone()) } else { report.ready };
-        return Report { ready, degraded: Some(because), ..report };
+impl Ended {
+    fn of(report: Report) -> Self {
+        Self { report, refused: Vec::new(), failed: None }
     }
-    let report = Report { ready: (false, because.clone()), summary: because.message.clone(), ..report };
-    if is_leaving(worst) {
-        return Report { progressing: Some(because), ..report };
-    }
-    if worst.is_stalled() {
-        return Report { degraded: Some(because), progressing: None, is_stalled: true, ..report };
-    }
-    Report { degraded: Some(because), ..report }
 }
 
 /// Secrets that are referred to and not there.
@@ -404,96 +380,4 @@ fn missing(cluster: &Cluster, references: &[Reference]) -> Vec<String> {
         Reference::Secret(name) | Reference::Object(_, name) => name.name.clone(),
     };
     references.iter().filter(is_missing).map(name).collect()
-}
-
-/// A report of pods that wait for a Secret that is not there says so. What serves without it goes on serving, until its pods start
-/// anew or the time comes for what needs it.
-fn lacking(report: Report, missing: &[String]) -> Report {
-    if missing.is_empty() || report.is_stalled {
-        return report;
-    }
-    let names = missing.join(", ");
-    let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
-    let because = Because::new("SecretMissing", message.clone());
-    if report.ready.0 {
-        return Report { degraded: Some(because), ..report };
-    }
-    let serves = Some(report.is_available());
-    Report { degraded: Some(because.clone()), ready: (false, because), summary: message, serves, ..report }
-}
-
-/// What is wrong with a spec that the API server accepted.
-fn invalid(problems: &[Problem]) -> Report {
-    let said: Vec<String> =
-        problems.iter().map(|problem| problem.to_string().replace("\n  ", "; ")).collect();
-    let message = said.join(" | ");
-    Report::stalled(message.clone(), Because::new("Invalid", message))
-}
-
-#[cfg(test)]
-mod tests {
-    use kube::core::Status as ApiStatus;
-
-    use super::super::child::{ChildKey, ChildKind};
-    use super::*;
-
-    fn child(kind: ChildKind) -> ChildKey {
-        ChildKey { kind, object: ObjectName::new("n", "x") }
-    }
-
-    fn refused(kind: ChildKind) -> ApplyError {
-        let source = Box::new(kube::Error::Api(Box::new(ApiStatus::failure("no", "Invalid"))));
-        ApplyError::Write { child: child(kind), source }
-    }
-
-    fn ready() -> Report {
-        Report::ready("3/3", Because::new("Ready", "all is well"))
-    }
-
-    fn said(report: &Report) -> String {
-        let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
-        let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
-        let stalled = if report.is_stalled { " stalled" } else { "" };
-        format!("{} {} / {progressing} / {degraded}{stalled}", report.ready.0, report.ready.1.reason)
-    }
-
-    #[test]
-    fn what_a_refused_child_takes_away() {
-        let taken = |kind| ApplyError::Taken { child: child(kind), holder: "Deployment y".to_owned() };
-        let leaving = |kind| ApplyError::Leaving { child: child(kind) };
-        let lacking = || ApplyError::NoKind { child: child(ChildKind::Certificate) };
-        use ChildKind::{CronJob, Service, StatefulSet};
-        let table = [
-            (vec![], "true Ready / - / -", true),
-            (vec![refused(CronJob)], "true Ready / - / ApplyFailed", true),
-            (vec![lacking()], "true Ready / - / KindMissing", true),
-            (vec![taken(CronJob)], "true Ready / - / NameTaken", true),
-            (vec![refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", true),
-            (vec![refused(CronJob), taken(Service)], "false NameTaken / - / NameTaken stalled", false),
-            (vec![leaving(Service)], "false StillDeleting / StillDeleting / -", false),
-            (vec![leaving(Service), refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", false),
-        ];
-        for (refused, expected, goes_on) in table {
-            assert_eq!((said(&beside(ready(), &refused)).as_str(), may_act(&refused)), (expected, goes_on));
-        }
-        let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
-        assert_eq!(
-            said(&beside(founding(), &[lacking()])),
-            "false KindMissing / WaitingForPods / KindMissing"
-        );
-        assert_eq!(
-            said(&beside(founding(), &[refused(CronJob)])),
-            "false WaitingForPods / WaitingForPods / ApplyFailed"
-        );
-        let report = beside(ready(), &[refused(ChildKind::CronJob), refused(ChildKind::Service)]);
-        assert_eq!(report.summary, "CronJob x was refused: no | Service x was refused: no");
-    }
-
-    #[test]
-    fn a_missing_secret_takes_nothing_from_what_serves() {
-        let missing = ["key".to_owned()];
-        assert_eq!(said(&lacking(ready(), &missing)), "true Ready / - / SecretMissing");
-        let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
-        assert_eq!(said(&lacking(waiting, &missing)), "false SecretMissing / WaitingForPods / SecretMissing");
-    }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aistack_crds::{AIStack, Kind, VectorCollection};
-use serde_json::Value;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
 
 use super::engine::{self, Collection, Server};
 use super::{COMPONENT, Home, REST_PORT, ValidatedVectorCollection, build, validate};
@@ -22,6 +24,8 @@ use crate::report;
 
 /// Name of the finalizer of a collection on a stack's servers.
 const FINALIZER: &str = "platform.dev/vectorcollection";
+/// Annotation of an object whose collection the operator made, with that object's uid: one that was copied from it made none.
+const MADE: &str = "platform.dev/made-by";
 /// While a server is waited for.
 const SOON: Duration = Duration::from_secs(5);
 /// After a collection was created.
@@ -129,7 +133,11 @@ impl Controller for VectorController {
         }
         let server = at(cluster, &Self::server(object));
         let request = super::build::request(collection);
-        server.settle(&request.name, &request.create, &request.indexes, &found.collection).await
+        server.settle(&request.name, &request.create, &request.indexes, &found.collection).await?;
+        if found.collection == Collection::Absent && object.spec.stack_ref.is_some() {
+            mark(cluster, object).await?;
+        }
+        Ok(())
     }
 
     fn report(&self, collection: &ValidatedVectorCollection, found: &Found, applied: &Applied) -> Report {
@@ -190,8 +198,39 @@ impl Controller for VectorController {
         if is_leaving || cluster.children.meta(&server).is_none() {
             return Ok(());
         }
-        at(cluster, &server).remove(&object.metadata.name.clone().unwrap_or_default()).await
+        let (server, name) = (at(cluster, &server), object.name_any());
+        let there = match server.look(&name).await {
+            Collection::Absent => return Ok(()),
+            Collection::Present(there) => there,
+            // It says why.
+            Collection::NoServer | Collection::Unknown(_) => return server.remove(&name).await,
+        };
+        let is_other = validate(object, "").is_ok_and(|collection| other(&collection, &there).is_some());
+        if is_marked(object) && !is_other {
+            return server.remove(&name).await;
+        }
+        let note = format!(
+            "the collection {name} was not made for this object, and stays on its server with what is in it; to delete it there: DELETE /collections/{name}"
+        );
+        cluster.tell(&object.object_ref(&()), false, "CollectionLeft", note).await;
+        Ok(())
     }
+}
+
+/// Remembers that the collection was made for the object. Made first and remembered then: what is not remembered is never deleted.
+async fn mark(cluster: &Cluster, object: &VectorCollection) -> Result<(), StepError> {
+    let api: Api<VectorCollection> = Api::namespaced(cluster.client.clone(), &report::namespace(object));
+    let uid = &object.metadata.uid;
+    let patch = json!({"metadata": {"uid": uid, "annotations": {MADE: uid}}});
+    let patched = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    patched.map(drop).map_err(|error| StepError {
+        reason: "AnnotateFailed",
+        message: format!("that the collection was made for it could not be noted: {}", apply::said(&error)),
+    })
+}
+
+fn is_marked(object: &VectorCollection) -> bool {
+    object.metadata.uid.as_ref().is_some_and(|uid| object.annotations().get(MADE) == Some(uid))
 }
 
 fn shape(collection: &ValidatedVectorCollection) -> String {
@@ -241,7 +280,7 @@ fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Repor
     let summary = format!("{}, {status}", shape(collection));
     if let Some(what) = other(collection, there) {
         let said = format!(
-            "the server has a collection of this name with {what}; delete it there, or choose another name"
+            "the server has a collection of this name with {what}, which is left alone; delete it there, or choose another name"
         );
         return Report::stalled(summary, Because::new("OtherCollection", said));
     }

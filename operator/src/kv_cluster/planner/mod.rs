@@ -223,6 +223,9 @@ pub fn plan(group: &Group) -> Step {
         let has_been_up = group.recorded.is_some() || group.pods.values().any(|pod| pod.is_ready);
         return Step::Wait(if has_been_up { Waiting::Answer } else { Waiting::Founding });
     }
+    if let Some(all) = group.pods_of_voters(kept) {
+        return Step::Keep(all);
+    }
     if let Some(step) = group.removal_of_the_last(kept) {
         return step;
     }
@@ -280,6 +283,14 @@ impl Group {
     /// Pods of all members.
     fn needed(&self) -> Option<Kept> {
         Some(Kept { first: self.first_member()?, end: self.last_member()?.ordinal + 1 })
+    }
+
+    /// What is to be kept where the pod of a voter is not: the group's volumes are older than its object, which asks for fewer.
+    fn pods_of_voters(&self, kept: Kept) -> Option<Kept> {
+        let ordinals = || self.voters().map(|member| member.ordinal);
+        let (first, last) = (ordinals().min()?, ordinals().max()?);
+        let all = Kept { first: kept.first.min(first), end: kept.end.max(last + 1) };
+        (all != kept).then_some(all)
     }
 
     /// Up for the group and for Kubernetes. Of voters: a learner's pod is never ready, so that no client is led to it.

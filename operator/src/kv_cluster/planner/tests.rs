@@ -197,6 +197,18 @@ fn it_rests_and_waits() {
     check(&[
         ("nothing to do", 3, 3, |_| {}, Step::Rest),
         ("nothing there", 3, 3, |g| (g.kept, g.recorded) = (None, None), Step::Keep(Kept::to(3))),
+        (
+            "made again for fewer over the volumes of more, which are most of the votes",
+            3,
+            1,
+            |g| {
+                g.kept = Some(Kept::to(1));
+                g.members[1].is_up = false;
+                g.members[2].is_up = false;
+                g.members.iter_mut().for_each(|member| member.role = Role::Follower);
+            },
+            Step::Keep(Kept::to(3)),
+        ),
         ("the set is gone and its members are not", 3, 5, |g| g.kept = None, Step::Keep(Kept::to(3))),
         (
             "a pod that is down is replaced by a better one",

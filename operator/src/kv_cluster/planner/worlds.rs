@@ -24,6 +24,7 @@ struct World {
     drained: usize,
     replaced: usize,
     recovered: usize,
+    made_again: usize,
 }
 
 impl World {
@@ -45,6 +46,7 @@ impl World {
             drained: 0,
             replaced: 0,
             recovered: 0,
+            made_again: 0,
         }
     }
 
@@ -72,7 +74,7 @@ impl World {
         let Some(ordinal) = ordinals.get(self.random.random_range(0..ordinals.len().max(1))).copied() else {
             return;
         };
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0 => self.crash(ordinal),
             1 => self.cut_off(ordinal),
             2 => self.group.wanted = [1, 3, 5, 7][self.random.random_range(0..4)],
@@ -86,9 +88,21 @@ impl World {
             6 => self.lose_volume(ordinal),
             7 if self.group.wish.is_none() => self.group.wish = Some(Wish::Replace(ordinal)),
             8 => self.group.kept = None,
+            10 => self.make_again(),
             9 => self.drain(ordinal),
             _ => {}
         }
+    }
+
+    /// The object is deleted and made again for another number, over the volumes that stayed.
+    fn make_again(&mut self) {
+        self.group.pods.clear();
+        self.by_our_hand.clear();
+        self.group.members.iter_mut().for_each(|member| member.is_up = false);
+        self.elect();
+        (self.group.kept, self.group.recorded, self.group.wish) = (None, None, None);
+        self.group.wanted = [1, 3, 5, 7][self.random.random_range(0..4)];
+        self.made_again += 1;
     }
 
     /// A node is drained: the disruption budget has its say, and knows of readiness alone.
@@ -374,7 +388,7 @@ impl World {
 
 #[test]
 fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
-    let (mut rolled, mut drained, mut replaced, mut recovered) = (0, 0, 0, 0);
+    let (mut rolled, mut drained, mut replaced, mut recovered, mut made_again) = (0, 0, 0, 0, 0);
     for seed in 0..1_000 {
         let mut world = World::new(seed);
         for _ in 0..200 {
@@ -407,10 +421,11 @@ fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
         drained += world.drained;
         replaced += world.replaced;
         recovered += world.recovered;
+        made_again += world.made_again;
     }
     println!(
-        "{rolled} pods rolled, {drained} drained, {replaced} volumes given up, {recovered} groups recovered"
+        "{rolled} pods rolled, {drained} drained, {replaced} volumes given up, {recovered} groups recovered, {made_again} made again"
     );
-    let is_busy = rolled > 1_000 && drained > 500 && replaced > 500 && recovered > 50;
-    assert!(is_busy, "{rolled} {drained} {replaced} {recovered}: too quiet");
+    let is_busy = rolled > 1_000 && drained > 500 && replaced > 500 && recovered > 50 && made_again > 500;
+    assert!(is_busy, "{rolled} {drained} {replaced} {recovered} {made_again}: too quiet");
 }

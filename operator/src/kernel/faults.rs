@@ -1,0 +1,155 @@
+//! What a turn's report says beside what went wrong.
+
+use super::apply::ApplyError;
+use super::conditions::{Because, Report};
+use super::controller::StepError;
+use crate::problem::Problem;
+
+/// Why a step failed.
+pub(super) fn because(step: &StepError) -> Because {
+    Because::new(step.reason, step.message.clone())
+}
+
+/// A report of a turn whose own step failed. What is ready while it changes stays so: no client notices that it changes later.
+pub(super) fn undone(report: Report, step: &StepError) -> Report {
+    let serves = Some(report.is_available());
+    let report = Report { is_passing: false, serves, degraded: Some(because(step)), ..report };
+    if report.is_stalled || (report.ready.0 && report.progressing.is_some()) {
+        return report;
+    }
+    Report { ready: (false, because(step)), summary: step.message.clone(), ..report }
+}
+
+/// Whether the kind's own step may be taken: not by way of a name that is somebody else's.
+pub(super) fn may_act(refused: &[ApplyError]) -> bool {
+    !refused.iter().any(|error| error.is_foreign() && !error.is_aside())
+}
+
+/// A report beside children that are not as they should be. What serves without them stays ready.
+pub(super) fn beside(report: Report, refused: &[ApplyError]) -> Report {
+    let is_leaving = |error: &ApplyError| matches!(error, ApplyError::Leaving { .. });
+    let weight = |error: &&ApplyError| (error.is_aside(), !error.is_stalled(), is_leaving(error));
+    let Some(worst) = refused.iter().min_by_key(weight) else { return report };
+    let said: Vec<String> = refused.iter().map(ApplyError::message).collect();
+    let because = Because::new(worst.reason(), said.join(" | "));
+    let serves = Some(report.is_available());
+    let report = Report { is_passing: false, serves, ..report };
+    if worst.is_aside() {
+        // What does not serve yet may wait for just that.
+        let is_awaited = !report.ready.0 && matches!(worst, ApplyError::NoKind { .. });
+        let ready = if is_awaited { (false, because.clone()) } else { report.ready };
+        return Report { ready, degraded: Some(because), ..report };
+    }
+    let report = Report { ready: (false, because.clone()), summary: because.message.clone(), ..report };
+    if is_leaving(worst) {
+        return Report { progressing: Some(because), ..report };
+    }
+    if worst.is_stalled() {
+        return Report { degraded: Some(because), progressing: None, is_stalled: true, ..report };
+    }
+    Report { degraded: Some(because), ..report }
+}
+
+/// A report of pods that wait for a Secret that is not there says so. What serves without it goes on serving, until its pods start
+/// anew or the time comes for what needs it.
+pub(super) fn lacking(report: Report, missing: &[String]) -> Report {
+    if missing.is_empty() || report.is_stalled {
+        return report;
+    }
+    let names = missing.join(", ");
+    let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
+    let because = Because::new("SecretMissing", message.clone());
+    if report.ready.0 {
+        return Report { degraded: Some(because), ..report };
+    }
+    let serves = Some(report.is_available());
+    Report { degraded: Some(because.clone()), ready: (false, because), summary: message, serves, ..report }
+}
+
+/// What is wrong with a spec that the API server accepted.
+pub(super) fn invalid(problems: &[Problem]) -> Report {
+    let said: Vec<String> =
+        problems.iter().map(|problem| problem.to_string().replace("\n  ", "; ")).collect();
+    let message = said.join(" | ");
+    Report::stalled(message.clone(), Because::new("Invalid", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status as ApiStatus;
+
+    use super::super::child::{ChildKey, ChildKind};
+    use super::super::key::ObjectName;
+    use super::*;
+
+    fn child(kind: ChildKind) -> ChildKey {
+        ChildKey { kind, object: ObjectName::new("n", "x") }
+    }
+
+    fn refused(kind: ChildKind) -> ApplyError {
+        let source = Box::new(kube::Error::Api(Box::new(ApiStatus::failure("no", "Invalid"))));
+        ApplyError::Write { child: child(kind), source }
+    }
+
+    fn ready() -> Report {
+        Report::ready("3/3", Because::new("Ready", "all is well"))
+    }
+
+    fn said(report: &Report) -> String {
+        let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+        let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+        let stalled = if report.is_stalled { " stalled" } else { "" };
+        format!("{} {} / {progressing} / {degraded}{stalled}", report.ready.0, report.ready.1.reason)
+    }
+
+    #[test]
+    fn what_a_refused_child_takes_away() {
+        let taken = |kind| ApplyError::Taken { child: child(kind), holder: "Deployment y".to_owned() };
+        let leaving = |kind| ApplyError::Leaving { child: child(kind) };
+        let lacking = || ApplyError::NoKind { child: child(ChildKind::Certificate) };
+        use ChildKind::{CronJob, Service, StatefulSet};
+        let table = [
+            (vec![], "true Ready / - / -", true),
+            (vec![refused(CronJob)], "true Ready / - / ApplyFailed", true),
+            (vec![lacking()], "true Ready / - / KindMissing", true),
+            (vec![taken(CronJob)], "true Ready / - / NameTaken", true),
+            (vec![refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", true),
+            (vec![refused(CronJob), taken(Service)], "false NameTaken / - / NameTaken stalled", false),
+            (vec![leaving(Service)], "false StillDeleting / StillDeleting / -", false),
+            (vec![leaving(Service), refused(StatefulSet)], "false ApplyFailed / - / ApplyFailed", false),
+        ];
+        for (refused, expected, goes_on) in table {
+            assert_eq!((said(&beside(ready(), &refused)).as_str(), may_act(&refused)), (expected, goes_on));
+        }
+        let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
+        assert_eq!(
+            said(&beside(founding(), &[lacking()])),
+            "false KindMissing / WaitingForPods / KindMissing"
+        );
+        assert_eq!(
+            said(&beside(founding(), &[refused(CronJob)])),
+            "false WaitingForPods / WaitingForPods / ApplyFailed"
+        );
+        let report = beside(ready(), &[refused(ChildKind::CronJob), refused(ChildKind::Service)]);
+        assert_eq!(report.summary, "CronJob x was refused: no | Service x was refused: no");
+    }
+
+    #[test]
+    fn what_a_failed_step_takes_away() {
+        let step = StepError { reason: "EvictionRefused", message: "not yet".to_owned() };
+        let rolling = Report { progressing: Some(Because::new("Rolling", "…")), ..ready() };
+        assert_eq!(said(&undone(rolling, &step)), "true Ready / Rolling / EvictionRefused");
+        assert_eq!(said(&undone(ready(), &step)), "false EvictionRefused / - / EvictionRefused");
+        assert!(undone(ready(), &step).is_available());
+        let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
+        assert_eq!(said(&undone(waiting, &step)), "false EvictionRefused / WaitingForPods / EvictionRefused");
+    }
+
+    #[test]
+    fn a_missing_secret_takes_nothing_from_what_serves() {
+        let missing = ["key".to_owned()];
+        assert_eq!(said(&lacking(ready(), &missing)), "true Ready / - / SecretMissing");
+        let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
+        assert_eq!(said(&lacking(waiting, &missing)), "false SecretMissing / WaitingForPods / SecretMissing");
+    }
+}
