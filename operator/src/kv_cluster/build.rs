@@ -40,11 +40,8 @@ pub(super) struct Shape {
 impl Shape {
     /// Before there is anything.
     pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
-        Self {
-            record: Record::founding(cluster),
-            kept: Kept::to(cluster.voters),
-            stay: planner::stay_of(cluster.voters),
-        }
+        let kept = Kept::to(cluster.voters);
+        Self { record: Record::founding(cluster, kept), kept, stay: planner::stay_of(cluster.voters) }
     }
 }
 

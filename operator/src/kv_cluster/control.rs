@@ -101,15 +101,15 @@ impl Found {
     }
 
     fn shape(&self, kv: &ValidatedKvCluster) -> Shape {
-        let founding = Shape::founding(kv);
         let kept = match self.step {
             Step::Keep(kept) => Some(kept),
             Step::Isolate(survivor) => Some(Kept::only(survivor)),
             _ => self.group.kept,
         };
+        let kept = kept.unwrap_or(Kept::to(kv.voters));
         Shape {
-            record: self.record.clone().unwrap_or(founding.record),
-            kept: kept.unwrap_or(founding.kept),
+            record: self.record.clone().unwrap_or_else(|| Record::founding(kv, kept)),
+            kept,
             stay: self.group.pods_that_stay(&self.step),
         }
     }

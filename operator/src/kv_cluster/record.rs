@@ -31,9 +31,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// All that the spec asks for found it.
-    pub(super) fn founding(kv: &ValidatedKvCluster) -> Self {
-        let peers = (0..kv.voters).map(|ordinal| {
+    /// Those that begin found it.
+    pub(super) fn founding(kv: &ValidatedKvCluster, founders: Kept) -> Self {
+        let peers = (founders.first..founders.end).map(|ordinal| {
             let member = kv.member(ordinal);
             format!("{member}={}", kv.peer_url(&member))
         });
@@ -122,7 +122,7 @@ mod tests {
         let mut object = aistack_crds::KVCluster::new("kv", aistack_crds::KVClusterSpec::default());
         object.spec.replicas = 3;
         let kv = super::super::validate(&object, "").expect("valid");
-        let founding = Record::founding(&kv);
+        let founding = Record::founding(&kv, Kept::to(3));
         assert_eq!(founding.peers[2], "kv-2=http://kv-2.kv-members:2380");
         let joining = Record::joining(vec!["kv-1=http://a:1".to_owned(), "kv-2=http://b:1".to_owned()]);
         for (record, kept) in [

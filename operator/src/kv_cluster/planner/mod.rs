@@ -211,7 +211,7 @@ pub enum Waiting {
 /// The one next step.
 pub fn plan(group: &Group) -> Step {
     let Some(kept) = group.kept else {
-        return Step::Keep(group.recorded.unwrap_or(Kept::to(group.wanted)));
+        return Step::Keep(group.recorded.unwrap_or(group.founders()));
     };
     if let Some(Wish::Recover(survivor)) = group.wish {
         return group.recover(survivor, kept);
@@ -283,6 +283,13 @@ impl Group {
     /// Pods of all members.
     fn needed(&self) -> Option<Kept> {
         Some(Kept { first: self.first_member()?, end: self.last_member()?.ordinal + 1 })
+    }
+
+    /// Who begins. Where the first volume is gone and others are there, all of those do: one alone would found a group of nothing beside
+    /// what they have.
+    fn founders(&self) -> Kept {
+        let last = self.claims.keys().next_back().filter(|_| !self.claims.contains_key(&0));
+        Kept::to(last.map_or(self.wanted, |last| self.wanted.max(last + 1)))
     }
 
     /// What is to be kept where the pod of a voter is not: the group's volumes are older than its object, which asks for fewer.

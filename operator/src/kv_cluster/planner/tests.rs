@@ -209,6 +209,16 @@ fn it_rests_and_waits() {
             },
             Step::Keep(Kept::to(3)),
         ),
+        (
+            "made again for one, and the first volume is gone",
+            1,
+            1,
+            |g| {
+                (g.kept, g.recorded) = (None, None);
+                g.claims = [(1, Claim::default()), (2, Claim::default())].into();
+            },
+            Step::Keep(Kept::to(3)),
+        ),
         ("the set is gone and its members are not", 3, 5, |g| g.kept = None, Step::Keep(Kept::to(3))),
         (
             "a pod that is down is replaced by a better one",

@@ -96,6 +96,10 @@ impl World {
 
     /// The object is deleted and made again for another number, over the volumes that stayed.
     fn make_again(&mut self) {
+        // One alone with an empty volume would found a group of its own.
+        if !self.group.voters().any(|first| first.ordinal == 0 && self.has_data(first)) {
+            return;
+        }
         self.group.pods.clear();
         self.by_our_hand.clear();
         self.group.members.iter_mut().for_each(|member| member.is_up = false);
