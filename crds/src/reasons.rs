@@ -60,19 +60,27 @@ pub const REASONS: &[(&str, &str)] = &[
         "cert-manager could not have a certificate signed or renewed; the message is its own",
     ),
     ("Changing", "settings are being changed in place"),
-    (
-        "CollectionLeft",
-        "a VectorCollection was deleted whose collection was on the server before, or is another one by now: it stays there",
-    ),
     ("ClaimRefused", "a claim could not be changed: mostly its StorageClass does not let volumes grow"),
     (
         "CleanUpFailed",
         "what it has outside Kubernetes could not be taken away; `platform.dev/skip-cleanup` lets it go all the same",
     ),
+    (
+        "CollectionLeft",
+        "a VectorCollection was deleted whose collection was on the server before, or is another one by now: it stays there",
+    ),
     ("ComponentMissing", "its component is not part of this version"),
     ("ContainerRefused", "the kubelet cannot make a container: mostly a Secret's key is not there"),
+    (
+        "Contested",
+        "somebody else, such as a second operator that sees the namespace, changes a child back each time that it is applied",
+    ),
     ("Creating", "the collection was created just now"),
     ("DeleteFailed", "something that is to go could not be deleted"),
+    (
+        "DeletionHangs",
+        "a pod or a claim that was to be gone is still there, mostly since its node is lost; the message says what can be done",
+    ),
     ("EngineFailed", "the engine ends again and again, or the server calls the collection red"),
     ("EvictionRefused", "a pod may not go yet: a disruption budget keeps it"),
     ("FetchFailed", "the weights could not be fetched, or are not what they must be"),

@@ -37,6 +37,8 @@ pub struct Surroundings {
     pub(super) has_device_class: bool,
     /// Versions whose pods are not to be there yet: their weights are on no node.
     pub(super) held: Vec<Version>,
+    /// How many pods the present version begins with, where an autoscaler is to have its say later.
+    pub(super) begins_with: Option<i32>,
 }
 
 /// What an InferenceService becomes.
@@ -88,7 +90,10 @@ fn finish(
     spec.replicas = match &serving.scale {
         _ if around.is_asleep => Some(0),
         Scale::Fixed(replicas) => Some(i32::from(*replicas)),
-        Scale::Auto(_) => None,
+        Scale::Auto(bounds) => around
+            .begins_with
+            .filter(|_| *version == service.versions[0])
+            .map(|pods| pods.clamp(bounds.min_replicas.max(1), bounds.max_replicas.max(1))),
     };
     let Some(pod) = &mut spec.template.spec else { return };
     fetch::add(service, serving, version, around.registry.as_ref(), pod);

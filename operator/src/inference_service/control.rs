@@ -2,24 +2,18 @@
 
 use std::sync::Arc;
 
-use aistack_api::traffic::{CanaryPhase, TrafficState};
 use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
-use k8s_openapi::api::resource::v1::DeviceClass;
-use kube::{Api, Resource as _};
+use kube::Resource as _;
 
-use super::build::{Surroundings, build_in, owner_of};
+use super::build::{Surroundings, build_in};
 use super::fetch::Registry;
-use super::pods::{self, Trouble};
-use super::preload::{self, Preload};
-use super::rollout::{self, Crew};
-use super::version::Version;
-use super::{Engine, ValidatedInferenceService, report as said, route, scaling, validate};
+use super::found::{Found, RouteFound};
+use super::{Engine, ValidatedInferenceService, report as said, rollout, route, validate};
 use crate::aistack;
-use crate::gpu::DEVICE_CLASS;
 use crate::hub::{Hub, HubError};
-use crate::kernel::apply::{self, Applied, said as said_by};
-use crate::kernel::child::{ChildKey, ChildKind, Holder, Progress};
+use crate::kernel::apply::Applied;
+use crate::kernel::child::{ChildKey, ChildKind, Holder};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Report;
 use crate::kernel::controller::StepError;
@@ -27,7 +21,7 @@ use crate::kernel::references::Reference;
 use crate::kernel::watch::{Objects, holder};
 use crate::kernel::{Controller, ObjectName};
 use crate::manifest::Manifests;
-use crate::probe::{self, Reached};
+use crate::probe;
 use crate::problem::Problem;
 use crate::report;
 
@@ -40,100 +34,6 @@ pub struct InferenceController {
     stacks: Arc<Objects<AIStack>>,
 }
 
-/// What is there beside the object.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Found {
-    /// Whether a server of somebody else's answers.
-    pub(super) reached: Option<Reached>,
-    /// The ModelHub that leads requests here.
-    pub(super) hub: Option<Hub>,
-    /// What it does with them.
-    pub(super) route: RouteFound,
-    /// All children.
-    children: Vec<ChildKey>,
-    /// Versions with a pod that is ready, and those whose Deployment wants no pods.
-    ready: Vec<Version>,
-    resting: Vec<Version>,
-    /// Whether the present version's Deployment is there.
-    is_built: bool,
-    /// What keeps pods from being ready.
-    pub(super) trouble: Trouble,
-    /// What became of weights that are to be on nodes before pods are.
-    pub(super) preloads: Vec<Preload>,
-    /// Whether the cluster hands GPUs out by claims, where somebody has to know.
-    has_device_class: bool,
-    /// Pods of the version before and of this one, where one takes the other's place.
-    change: Option<(Crew, Crew)>,
-}
-
-/// A route, as ModelHub has it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum RouteFound {
-    /// Nobody was asked.
-    #[default]
-    NotAsked,
-    /// Nobody answered.
-    Away(String),
-    /// There is none.
-    Absent,
-    /// There is one.
-    There(Box<TrafficState>),
-}
-
-impl Found {
-    fn state(&self) -> Option<&TrafficState> {
-        match &self.route {
-            RouteFound::There(state) => Some(state),
-            _ => None,
-        }
-    }
-
-    /// Whether the service is to have no pods.
-    pub(super) fn is_asleep(&self, service: &ValidatedInferenceService) -> bool {
-        let Some(bounds) = service.serving().and_then(|serving| serving.scale.sleeps()) else { return false };
-        let was = self.is_built.then(|| self.resting.contains(&service.versions[0]));
-        // Before there is a route nobody can have asked: a new one begins asleep.
-        if self.route == RouteFound::Absent {
-            return was.unwrap_or(true);
-        }
-        scaling::is_to_sleep(was, self.state(), bounds.idle_seconds)
-    }
-
-    /// Whether ModelHub does with requests what it is to do.
-    pub(super) fn is_routed(&self, service: &ValidatedInferenceService) -> bool {
-        match route::wanted(service) {
-            None => true,
-            Some(wanted) => self.state().is_some_and(|state| state.route == wanted),
-        }
-    }
-
-    /// Somebody else's route for the same model.
-    pub(super) fn taken_by(&self, service: &ValidatedInferenceService) -> Option<&str> {
-        let wanted = route::wanted(service)?;
-        self.state().map(|state| state.route.owner.as_str()).filter(|owner| *owner != wanted.owner)
-    }
-
-    /// Whether the version before still has more pods than the one that takes its place.
-    fn is_outnumbered(&self) -> bool {
-        self.change.as_ref().is_some_and(|(old, new)| old.ready > new.ready)
-    }
-
-    /// Versions that requests must not be led to yet: none of their pods is ready.
-    pub(super) fn awaited<'a>(&self, service: &'a ValidatedInferenceService) -> Vec<&'a Version> {
-        let is_shadow = |version: &&Version| {
-            service.traffic.iter().any(|target| target.shadow && target.version == version.target())
-        };
-        let versions = service.versions.iter().filter(|version| !is_shadow(version));
-        versions.filter(|version| !self.ready.contains(version)).collect()
-    }
-
-    /// What the canary came to.
-    pub(super) fn canary(&self, service: &ValidatedInferenceService) -> Option<CanaryPhase> {
-        service.canary.as_ref()?;
-        self.is_routed(service).then(|| self.state()?.canary.as_ref().map(|state| state.phase)).flatten()
-    }
-}
-
 impl InferenceController {
     /// With the stacks whose ModelHubs lead requests.
     pub fn new(stacks: Arc<Objects<AIStack>>) -> Self {
@@ -143,86 +43,6 @@ impl InferenceController {
     fn stack(&self, object: &InferenceService) -> Option<Arc<AIStack>> {
         let stack = self.stacks.get(&ObjectName::new(report::namespace(object), stack_name(object)?))?;
         (object.spec.stack_ref.is_some() || is_child(object, &stack)).then_some(stack)
-    }
-
-    async fn look(
-        &self,
-        cluster: &Cluster,
-        object: &InferenceService,
-        service: &ValidatedInferenceService,
-        found: &mut Found,
-    ) -> Result<(), StepError> {
-        let namespace = report::namespace(object);
-        let uid = object.metadata.uid.clone().unwrap_or_default();
-        found.children = cluster.children.of(&namespace, &uid).into_iter().map(|(key, _)| key).collect();
-        for (i, version) in service.versions.iter().enumerate() {
-            let name = ObjectName::new(namespace.as_str(), service.workload_name(version));
-            let key = ChildKey { kind: ChildKind::Deployment, object: name };
-            if !found.children.contains(&key) {
-                continue;
-            }
-            let Some(Progress::Pods(pods)) = apply::look(cluster, object, &key).await? else { continue };
-            found.is_built |= i == 0;
-            if pods.ready > 0 {
-                found.ready.push(version.clone());
-            }
-            if pods.wanted == 0 {
-                found.resting.push(version.clone());
-            } else if !pods.is_complete() {
-                let owner = owner_of(service, version);
-                found.trouble = pods::ask(cluster, &owner).await?.or(std::mem::take(&mut found.trouble));
-            }
-        }
-        let is_built = |version: &Version| {
-            let name = service.workload_name(version);
-            found.children.iter().any(|key| key.kind == ChildKind::Deployment && key.object.name == name)
-        };
-        found.preloads = preload::look(cluster, object, service, is_built).await?;
-        if service.serving().is_some_and(|serving| serving.gpu.is_open()) {
-            found.has_device_class = has_device_class(cluster).await?;
-        }
-        if let Some(hub) = found.hub.as_ref().filter(|_| service.needs_route()) {
-            found.route = match hub.route(cluster, &service.model).await {
-                Ok(Some(state)) => RouteFound::There(Box::new(state)),
-                Ok(None) => RouteFound::Absent,
-                Err(error) => RouteFound::Away(error.to_string()),
-            };
-        }
-        self.look_at_change(cluster, service, found).await
-    }
-
-    /// Counts the pods of both versions while one takes the other's place.
-    async fn look_at_change(
-        &self,
-        cluster: &Cluster,
-        service: &ValidatedInferenceService,
-        found: &mut Found,
-    ) -> Result<(), StepError> {
-        if service.rollout != Rollout::InPlace || found.state().is_none() || found.is_routed(service) {
-            return Ok(());
-        }
-        let names: Vec<String> =
-            service.versions.iter().map(|version| service.workload_name(version)).collect();
-        let is_old = |key: &&ChildKey| key.kind == ChildKind::Deployment && !names.contains(&key.object.name);
-        let Some(old) = found.children.iter().find(is_old) else { return Ok(()) };
-        let new = ObjectName::new(old.object.namespace.as_str(), names[0].as_str());
-        let (old, new) = (Crew::of(cluster, &old.object).await?, Crew::of(cluster, &new).await?);
-        found.change = Some((old, new));
-        Ok(())
-    }
-}
-
-/// Whether the cluster has NVIDIA's class of devices. One that the operator may not look at it in, as a namespace's own may not, has
-/// none for it.
-async fn has_device_class(cluster: &Cluster) -> Result<bool, StepError> {
-    let api: Api<DeviceClass> = Api::all(cluster.client.clone());
-    match api.get_opt(DEVICE_CLASS).await {
-        Ok(class) => Ok(class.is_some()),
-        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 404 => Ok(false),
-        Err(error) => Err(StepError {
-            reason: "ReadFailed",
-            message: format!("the DeviceClass {DEVICE_CLASS} could not be read: {}", said_by(&error)),
-        }),
     }
 }
 
@@ -288,7 +108,7 @@ impl Controller for InferenceController {
         found.hub = self.stack(object).and_then(|stack| Hub::of(&stack));
         // What is wrong with it is said by the next step.
         if let Ok(service) = validate(object, "") {
-            self.look(cluster, object, &service, &mut found).await?;
+            found.look(cluster, object, &service).await?;
         }
         Ok(found)
     }
@@ -331,9 +151,10 @@ impl Controller for InferenceController {
             image: hub.image.clone(),
         });
         let (is_asleep, has_device_class) = (found.is_asleep(service), found.has_device_class);
+        let begins_with = found.begins_with();
         let held = found.preloads.iter().filter(|preload| preload.is_awaited);
         let held = held.map(|preload| preload.version.clone()).collect();
-        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class, held }))
+        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class, held, begins_with }))
     }
 
     /// What served until now stays until ModelHub leads requests to what is to serve.

@@ -3,6 +3,7 @@
 mod build;
 mod control;
 mod fetch;
+mod found;
 mod pods;
 mod preload;
 mod report;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aistack_api::traffic::CanaryPhase;
 
-use super::control::{Found, RouteFound};
+use super::found::{Found, RouteFound};
 use super::validate::{Serving, Source};
 use super::version::Version;
 use super::{ApiKey, ValidatedInferenceService, preload, route};
@@ -175,8 +175,13 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
                 (false, Because::new("RouteTaken", said))
             } else {
                 let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
-                let said =
-                    format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", "));
+                let said = match awaited.as_slice() {
+                    [] => "ModelHub leads requests there once it has as many pods as served until now"
+                        .to_owned(),
+                    awaited => {
+                        format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", "))
+                    }
+                };
                 (false, Because::new("WaitingForPods", said))
             }
         }

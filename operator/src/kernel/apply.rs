@@ -2,6 +2,7 @@
 //! what is somebody else's.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use aistack_crds::{GROUP, Kind};
 use base64::Engine as _;
@@ -24,6 +25,7 @@ use super::covers::covers;
 use super::created;
 use super::key::ObjectName;
 use super::parent::Parent;
+use super::patience::Hold;
 use super::replicas;
 use super::watch::{ADOPT, adopter, holder};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
@@ -64,6 +66,15 @@ pub enum ApplyError {
         .child.kind.instead()
     )]
     NoKind {
+        /// Which.
+        child: ChildKey,
+    },
+    /// Somebody else changes it back each time.
+    #[error(
+        "{child} is changed back by somebody else each time that it is applied: another operator of ours that sees this namespace with other \
+         settings, or another controller; kubectl get {child} --show-managed-fields -o yaml tells who. It is tried again less and less often"
+    )]
+    Contested {
         /// Which.
         child: ChildKey,
     },
@@ -117,6 +128,7 @@ impl ApplyError {
             Self::Delete { .. } => "DeleteFailed",
             Self::Taken { .. } | Self::Unowned { .. } => "NameTaken",
             Self::Leaving { .. } => "StillDeleting",
+            Self::Contested { .. } => "Contested",
         }
     }
 
@@ -133,6 +145,7 @@ impl ApplyError {
             | Self::Grow { child, .. }
             | Self::Delete { child, .. }
             | Self::NoKind { child }
+            | Self::Contested { child }
             | Self::Taken { child, .. }
             | Self::Unowned { child, .. }
             | Self::Leaving { child } => child,
@@ -156,7 +169,11 @@ impl ApplyError {
             | Self::Write { source, .. }
             | Self::Grow { source, .. }
             | Self::Delete { source, .. } => !matches!(**source, kube::Error::Api(_)),
-            Self::NoKind { .. } | Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => false,
+            Self::NoKind { .. }
+            | Self::Contested { .. }
+            | Self::Taken { .. }
+            | Self::Unowned { .. }
+            | Self::Leaving { .. } => false,
         }
     }
 
@@ -167,9 +184,11 @@ impl ApplyError {
             Self::Write { child, source } => format!("{child} was refused: {}", said(source)),
             Self::Grow { child, source } => format!("{child} cannot grow: {}", said(source)),
             Self::Delete { child, source } => format!("{child} could not be deleted: {}", said(source)),
-            Self::NoKind { .. } | Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. } => {
-                self.to_string()
-            }
+            Self::NoKind { .. }
+            | Self::Contested { .. }
+            | Self::Taken { .. }
+            | Self::Unowned { .. }
+            | Self::Leaving { .. } => self.to_string(),
         }
     }
 }
@@ -462,6 +481,7 @@ impl<'a> Child<'a> {
 
     /// Makes it; `None` when there is one of that name.
     async fn create(&self) -> Result<Option<Value>, ApplyError> {
+        self.may_try()?;
         let is_there = self.parent.is_there(self.cluster).await;
         if !is_there
             .map_err(|source| ApplyError::Read { child: self.key.clone(), source: Box::new(source) })?
@@ -485,6 +505,7 @@ impl<'a> Child<'a> {
     }
 
     async fn write(&self, live: &Value) -> Result<Value, ApplyError> {
+        self.may_try()?;
         let mut wanted = self.wanted.clone();
         // Another object that takes this name meanwhile is refused rather than written over.
         wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
@@ -500,11 +521,27 @@ impl<'a> Child<'a> {
         let written = api.patch(name, &applying(), &Patch::Apply(&wanted)).await;
         let written = written.map_err(|source| self.refused(source))?;
         tracing::info!(child = %self.key, "applied");
+        self.cluster.patience.wrote(self.key, &self.hash, Instant::now());
         Ok(serde_json::to_value(written).expect("it came as JSON"))
+    }
+
+    /// Not soon after just that was refused, or changed back by somebody else.
+    fn may_try(&self) -> Result<(), ApplyError> {
+        let child = || self.key.clone();
+        match self.cluster.patience.hold(self.key, &self.hash, Instant::now()) {
+            None => Ok(()),
+            Some(Hold::Refused(status)) => {
+                Err(ApplyError::Write { child: child(), source: Box::new(kube::Error::Api(status)) })
+            }
+            Some(Hold::Contested) => Err(ApplyError::Contested { child: child() }),
+        }
     }
 
     fn refused(&self, source: kube::Error) -> ApplyError {
         let child = self.key.clone();
+        if let kube::Error::Api(status) = &source {
+            self.cluster.patience.refused(self.key, &self.hash, status, Instant::now());
+        }
         match source {
             kube::Error::Api(status) if is_unknown(&status) => ApplyError::NoKind { child },
             source => ApplyError::Write { child, source: Box::new(source) },

@@ -16,6 +16,7 @@ use super::backoff::Backoff;
 use super::child::{ChildKey, ChildKind};
 use super::key::{Key, ObjectName};
 use super::metrics::{QueueMetrics, ReconcileMetrics};
+use super::patience::Patience;
 use super::queue::Queue;
 use super::references::{Reference, References};
 use super::watch::{Children, Synced};
@@ -52,6 +53,8 @@ pub struct Cluster {
     pub children: Children,
     /// Who refers to what.
     pub references: References,
+    /// What is not to be tried again at once.
+    pub(super) patience: Patience,
     /// Kinds that there are not.
     pub(super) absent: Absent,
     /// Whether the watches have listed.
@@ -77,6 +80,7 @@ impl Cluster {
             queue: Queue::new(Backoff::default(), queue),
             children: Children::default(),
             references: References::default(),
+            patience: Patience::default(),
             absent: Absent::default(),
             synced: Synced::default(),
             metrics,

@@ -30,6 +30,7 @@ pub mod lease;
 pub mod manager;
 pub mod metrics;
 mod parent;
+mod patience;
 pub mod queue;
 pub mod references;
 mod replicas;

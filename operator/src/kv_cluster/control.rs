@@ -218,6 +218,9 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
         }
         Step::Rest => {}
         Step::Wait(Waiting::Voter(_) | Waiting::Leader) => report.degraded = Some(because),
+        Step::Wait(Waiting::Leaving(_)) if found.seen.overdue.is_some() => {
+            (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
+        }
         _ => report.progressing = Some(because),
     }
     report

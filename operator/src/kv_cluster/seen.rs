@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aistack_crds::KVCluster;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
@@ -25,6 +26,8 @@ pub(super) const CONDEMNED: &str = "platform.dev/condemned";
 
 /// A pod that is not ready for longer than this will hardly become so by itself.
 const LONG: SignedDuration = SignedDuration::from_mins(2);
+/// What is not gone after this much more than the time that it was given hardly goes by itself.
+const MORE: SignedDuration = SignedDuration::from_mins(1);
 /// Why a container that is about to run waits.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -38,6 +41,17 @@ pub(super) struct Seen {
     pub kept: Option<Kept>,
     /// Why a pod finds no node, when the scheduler said so.
     pub unschedulable: Option<String>,
+    /// A pod or a claim that was to be gone long ago.
+    pub overdue: Option<Overdue>,
+}
+
+/// What was to be gone long ago: mostly its node is lost, and nobody is there to end the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// Its kind and name.
+    pub what: String,
+    /// The node of a pod.
+    pub node: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +80,7 @@ pub(super) async fn look(
     let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
         unschedulable: pods.values().find_map(unschedulable),
+        overdue: overdue(pods.values(), claims.values(), Timestamp::now()),
         pods: pods.iter().map(|(ordinal, pod)| (*ordinal, of_pod(pod, &newest))).collect(),
         claim_uids: uids.collect(),
         claims: claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect(),
@@ -127,6 +142,25 @@ fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
         address: status.and_then(|status| status.pod_ip.clone()),
         uid: pod.uid().unwrap_or_default(),
     }
+}
+
+/// Pods first: claims go after them.
+fn overdue<'a>(
+    pods: impl Iterator<Item = &'a KubePod>,
+    claims: impl Iterator<Item = &'a PersistentVolumeClaim>,
+    now: Timestamp,
+) -> Option<Overdue> {
+    let is_late = |meta: &ObjectMeta| {
+        meta.deletion_timestamp.as_ref().is_some_and(|due| now.duration_since(due.0) > MORE)
+    };
+    let pod = |pod: &KubePod| Overdue {
+        what: format!("pod {}", pod.name_any()),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+    };
+    let claim =
+        |claim: &PersistentVolumeClaim| Overdue { what: format!("claim {}", claim.name_any()), node: None };
+    let late = pods.into_iter().find(|pod| is_late(&pod.metadata)).map(pod);
+    late.or_else(|| claims.into_iter().find(|claim| is_late(&claim.metadata)).map(claim))
 }
 
 fn condition<'a>(pod: &'a KubePod, kind: &str) -> Option<&'a PodCondition> {
@@ -212,6 +246,23 @@ mod tests {
             let seen = of_pod(&serde_json::from_value(pod).expect("a pod"), "");
             assert_eq!(seen.pod.is_stuck, expected, "{conditions} {containers}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_is_told_with_its_node() {
+        let due: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let meta = |name: &str| json!({"name": name, "deletionTimestamp": due.to_string()});
+        let pod: KubePod = serde_json::from_value(
+            json!({"metadata": meta("kv-2"), "spec": {"nodeName": "b", "containers": []}}),
+        )
+        .expect("a pod");
+        let claim: PersistentVolumeClaim =
+            serde_json::from_value(json!({"metadata": meta("data-kv-2")})).expect("a claim");
+        let after = |seconds| due.checked_add(SignedDuration::from_secs(seconds)).expect("a time");
+        let told = |pods: &[KubePod], now| overdue(pods.iter(), [&claim].into_iter(), now).map(|it| it.what);
+        assert_eq!(told(std::slice::from_ref(&pod), after(59)), None);
+        assert_eq!(told(std::slice::from_ref(&pod), after(61)).as_deref(), Some("pod kv-2"));
+        assert_eq!(told(&[], after(61)).as_deref(), Some("claim data-kv-2"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::ValidatedKvCluster;
 use super::control::Found;
 use super::planner::{Refusal, Step, Waiting, Wish};
+use super::seen::Overdue;
 use super::wish::REPLACE;
 use crate::kernel::child::Pods;
 use crate::kernel::conditions::Because;
@@ -99,6 +100,23 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
             "CatchingUp",
             format!("{} lags behind; nothing is replaced until it has caught up", pod(ordinal)),
         ),
-        Waiting::Leaving(ordinal) => of("Leaving", format!("what is left of {} goes", pod(ordinal))),
+        Waiting::Leaving(ordinal) => match &found.seen.overdue {
+            Some(overdue) => overdue_words(overdue),
+            None => of("Leaving", format!("what is left of {} goes", pod(ordinal))),
+        },
     }
+}
+
+fn overdue_words(overdue: &Overdue) -> Because {
+    let what = &overdue.what;
+    let said = match &overdue.node {
+        Some(node) => format!(
+            "{what} was to be gone more than a minute ago: its node {node} may be lost. If that machine is off for certain: \
+             kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete {what} --force"
+        ),
+        None => format!(
+            "{what} was to be gone more than a minute ago; kubectl describe {what} tells who keeps it"
+        ),
+    };
+    Because::new("DeletionHangs", said)
 }

@@ -91,7 +91,7 @@ const CALLERS: &[(&str, Calls)] = &[
             ("patch", CLAIMS, &["patch"]),
         ],
     ),
-    ("inference_service/control.rs", &[("get_opt", On::One("resource.k8s.io", "deviceclasses"), &["get"])]),
+    ("inference_service/found.rs", &[("get_opt", On::One("resource.k8s.io", "deviceclasses"), &["get"])]),
     ("inference_service/pods.rs", &[("list", PODS, &["list"])]),
     (
         "inference_service/rollout.rs",
@@ -102,6 +102,7 @@ const CALLERS: &[(&str, Calls)] = &[
         ],
     ),
     ("kv_cluster/wish.rs", &[("patch", On::One("platform.dev", "kvclusters"), &["patch"])]),
+    ("vector_collection/control.rs", &[("patch", On::One("platform.dev", "vectorcollections"), &["patch"])]),
 ];
 
 /// What runs as the person that calls it, with that person's rights.

@@ -1,0 +1,126 @@
+//! Patience with a single child: one that is refused, or that somebody else changes back each time, is not written at every turn of its object.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use kube::core::Status as ApiStatus;
+use parking_lot::Mutex;
+
+use super::backoff::Backoff;
+use super::child::ChildKey;
+
+/// Between tries of a child that was refused.
+const BETWEEN: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_mins(2) };
+/// Writes of the same to the same child, each soon after the one before, until somebody else is at work on it.
+const MANY: u32 = 5;
+/// What soon is.
+const SOON: Duration = Duration::from_mins(1);
+/// As many are remembered before those of long ago are forgotten.
+const MOST: usize = 1_000;
+
+/// Why a child is not written now.
+#[derive(Clone, Debug)]
+pub(super) enum Hold {
+    /// The API server refused just that, with these words.
+    Refused(Box<ApiStatus>),
+    /// It was written so again and again, and was something else each time after.
+    Contested,
+}
+
+struct Tried {
+    /// Hash of what was to be written.
+    hash: String,
+    /// How often in a row it was refused, or written.
+    times: u32,
+    next: Instant,
+    hold: Option<Hold>,
+}
+
+/// What was tried, by child.
+#[derive(Default)]
+pub struct Patience {
+    tried: Mutex<HashMap<ChildKey, Tried>>,
+}
+
+impl Patience {
+    /// Why it is not to be tried at the moment, if it is not.
+    pub(super) fn hold(&self, key: &ChildKey, hash: &str, now: Instant) -> Option<Hold> {
+        let tried = self.tried.lock();
+        let last = tried.get(key).filter(|last| last.hash == hash && now < last.next)?;
+        last.hold.clone()
+    }
+
+    /// The API server refused it. What it may take at the next try, such as a name that is still being deleted, is not remembered.
+    pub(super) fn refused(&self, key: &ChildKey, hash: &str, status: &ApiStatus, now: Instant) {
+        if matches!(status.code, 400 | 403 | 422) {
+            self.note(key, hash, now, |_| Some(Hold::Refused(Box::new(status.clone()))));
+        }
+    }
+
+    /// It was written.
+    pub(super) fn wrote(&self, key: &ChildKey, hash: &str, now: Instant) {
+        self.note(key, hash, now, |times| (times >= MANY).then_some(Hold::Contested));
+    }
+
+    fn note(&self, key: &ChildKey, hash: &str, now: Instant, hold: impl Fn(u32) -> Option<Hold>) {
+        let mut tried = self.tried.lock();
+        if tried.len() > MOST {
+            tried.retain(|_, last| now < last.next + SOON);
+        }
+        let before = tried.get(key).filter(|last| last.hash == hash && now < last.next + SOON);
+        let times = before.map_or(1, |last| last.times.saturating_add(1));
+        let hold = hold(times);
+        let wait = match &hold {
+            None => Duration::ZERO,
+            Some(_) => BETWEEN.wait(times, rand::random()),
+        };
+        tried.insert(key.clone(), Tried { hash: hash.to_owned(), times, next: now + wait, hold });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::child::ChildKind;
+    use super::super::key::ObjectName;
+    use super::*;
+
+    fn key() -> ChildKey {
+        ChildKey { kind: ChildKind::Service, object: ObjectName::new("n", "x") }
+    }
+
+    #[test]
+    fn what_is_refused_is_tried_less_and_less_often_and_something_else_at_once() {
+        let (patience, key, mut now) = (Patience::default(), key(), Instant::now());
+        let mut tries = 0;
+        for _ in 0..600 {
+            if patience.hold(&key, "a", now).is_none() {
+                tries += 1;
+                patience.refused(&key, "a", &ApiStatus::failure("no", "Invalid").with_code(422), now);
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((8..=16).contains(&tries), "{tries} tries in ten minutes");
+        assert!(patience.hold(&key, "b", now).is_none());
+        patience.refused(&key, "b", &ApiStatus::failure("no", "Conflict").with_code(409), now);
+        assert!(patience.hold(&key, "b", now).is_none(), "what may pass is tried again");
+    }
+
+    #[test]
+    fn who_writes_against_somebody_else_gives_way_for_a_while() {
+        let (patience, key, mut now) = (Patience::default(), key(), Instant::now());
+        let mut writes = 0;
+        for _ in 0..600 {
+            if patience.hold(&key, "a", now).is_none() {
+                writes += 1;
+                patience.wrote(&key, "a", now);
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((8..=20).contains(&writes), "{writes} writes in ten minutes");
+        now += Duration::from_mins(10);
+        for _ in 1..MANY {
+            patience.wrote(&key, "a", now);
+            assert!(patience.hold(&key, "a", now).is_none(), "long after, it is no quarrel");
+        }
+    }
+}
