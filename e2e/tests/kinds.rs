@@ -89,6 +89,14 @@ async fn hostile_sizes_and_forbidden_changes_are_refused() -> Result<()> {
         (json!({"spec": {"storageClassName": "slow"}}), "the storage class of a volume is for ever"),
         (json!({"spec": {"storageClassName": null}}), "cannot be added, changed or removed"),
         (json!({"spec": {"replicas": 4}}), "4 is even"),
+        (
+            json!({"spec": {"tls": {"secretName": "tls"}}}),
+            "encryption cannot be switched on or off under a group",
+        ),
+        (
+            json!({"spec": {"restore": {"source": "pvc://backups/b"}}}),
+            "what a cluster began with cannot change",
+        ),
     ] {
         let told = api.patch("thing", &PatchParams::default(), &Patch::Merge(&change)).await;
         let told = told.expect_err(word).to_string();
