@@ -68,6 +68,8 @@ pub(super) struct Pods {
     /// Namespaces whose pods run no processes.
     stood_in: Mutex<HashSet<String>>,
     tasks: Mutex<JoinSet<()>>,
+    /// Who writes the names of a namespace's hosts: one who began earlier must not end later.
+    names: Mutex<()>,
 }
 
 impl Pods {
@@ -79,6 +81,7 @@ impl Pods {
             folder: folder.to_owned(),
             count: AtomicU32::new(0),
             live: Mutex::default(),
+            names: Mutex::default(),
             stood_in: Mutex::default(),
             tasks: Mutex::default(),
         }
@@ -339,6 +342,7 @@ impl Pods {
 
     /// What the headless Services of a namespace answer, ready or not.
     fn name_hosts(&self, namespace: &str) {
+        let _alone = self.names.lock();
         let mut text = "127.0.0.1 localhost\n".to_owned();
         for live in self.live(namespace) {
             let owner = live.name.rsplit_once('-').map_or(live.name.as_str(), |(owner, _)| owner);

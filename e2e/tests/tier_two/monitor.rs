@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event as Told;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, LogParams};
 use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -132,5 +132,22 @@ pub async fn until_at_rest(story: &Story, cluster: &str, voters: usize) -> Resul
             && status.members.len() == voters
             && status.ready_replicas == i32::try_from(voters).unwrap_or(0)
     };
-    wait::object(&story.api(), &story.client, cluster, &what, rests).await
+    match wait::object(&story.api(), &story.client, cluster, &what, rests).await {
+        Ok(rests) => Ok(rests),
+        Err(error) => Err(error.context(last_words(story).await)),
+    }
+}
+
+/// What the pods printed last.
+async fn last_words(story: &Story) -> String {
+    let pods: Api<Pod> = story.api();
+    let tail = LogParams { tail_lines: Some(15), ..LogParams::default() };
+    let mut words = String::new();
+    for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+        let name = pod.name_any();
+        let said = pods.logs(&name, &tail).await.unwrap_or_else(|error| error.to_string());
+        let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+        words += &format!("{name}, {phase}:\n{said}\n");
+    }
+    words
 }
