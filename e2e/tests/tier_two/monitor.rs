@@ -1,6 +1,7 @@
 //! Watches over what the operator's hand takes away: never two voters at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use aistack_crds::KVCluster;
@@ -147,7 +148,7 @@ async fn last_words(story: &Story) -> String {
         let name = pod.name_any();
         let said = pods.logs(&name, &tail).await.unwrap_or_else(|error| error.to_string());
         let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-        words += &format!("{name}, {phase}:\n{said}\n");
+        let _ = writeln!(words, "{name}, {phase}:\n{said}");
     }
     words
 }
