@@ -201,6 +201,20 @@ pub struct KvBackup {
     #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
+    /// Restores the newest backup now and then, into a pod that goes again, and tells whether a cluster could begin with it. Left
+    /// out, nobody knows before it is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<KvDrill>,
+}
+
+/// Restore drills of a KVCluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvDrill {
+    /// Five fields of cron, in UTC, such as `0 5 * * 0`: some time after a backup.
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(validation = rules::schedule(), validation = rules::upwards(), validation = rules::comes())]
+    pub schedule: String,
 }
 
 /// Where a KVCluster's first data comes from.

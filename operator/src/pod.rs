@@ -20,6 +20,8 @@ use crate::workload::{CONFIG_DIR, DATA_DIR, MODELS_DIR, MODELS_VOLUME, SecretFil
 
 /// Name of a pod's own volume.
 pub(crate) const DATA_VOLUME: &str = "data";
+/// Name of what goes with a pod.
+const SCRATCH_VOLUME: &str = "tmp";
 /// Annotation that changes with the configuration, so that a changed file rolls the pods.
 const CONFIG_HASH: &str = "platform.dev/config-hash";
 /// The `nonroot` user of distroless images.
@@ -231,7 +233,7 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 fn mounts(workload: &Workload, data: DataVolume) -> Vec<VolumeMount> {
-    let mut mounts = vec![mount("tmp", "/tmp", false)];
+    let mut mounts = vec![mount(SCRATCH_VOLUME, "/tmp", false)];
     if !workload.config.is_empty() {
         mounts.push(mount("config", CONFIG_DIR, true));
     }
@@ -264,6 +266,15 @@ fn several_gpus(workload: &Workload) -> bool {
     matches!(&workload.gpu, Gpu::Claim(claim) if claim.count > 1)
 }
 
+/// What a pod may put into `/tmp` before it has to go: more would be taken from others on its node.
+pub(crate) fn limit_scratch(spec: &mut PodSpec, most: Quantity) {
+    let mut volumes = spec.volumes.iter_mut().flatten();
+    let scratch = volumes.find(|volume| volume.name == SCRATCH_VOLUME);
+    if let Some(source) = scratch.and_then(|volume| volume.empty_dir.as_mut()) {
+        source.size_limit = Some(most);
+    }
+}
+
 fn volumes(workload: &Workload) -> Vec<Volume> {
     let scratch = |name: &str, medium: Option<&str>| Volume {
         name: name.to_owned(),
@@ -273,7 +284,7 @@ fn volumes(workload: &Workload) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let mut volumes = vec![scratch("tmp", None)];
+    let mut volumes = vec![scratch(SCRATCH_VOLUME, None)];
     if !workload.config.is_empty() {
         volumes.push(Volume {
             name: "config".to_owned(),

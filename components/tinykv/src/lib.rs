@@ -28,6 +28,7 @@ pub mod check;
 pub mod client;
 pub mod compactor;
 pub mod discovery;
+pub mod drill;
 pub mod etcd;
 pub mod flags;
 pub mod gateway;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use tinykv::backup::{Backup, BackupArgs};
 use tinykv::bench::Workload;
 use tinykv::check::{Beyond, Found};
+use tinykv::drill::DrillArgs;
 use tinykv::etcd::ETCD_VERSION;
 use tinykv::flags::Flags;
 use tinykv::gateway::GatewayArgs;
@@ -46,6 +47,8 @@ enum Command {
     Backup(BackupArgs),
     /// Make the data directory of a new cluster's member from such a file; the new members are those of --initial-cluster.
     Restore(RestoreArgs),
+    /// Restore the newest backup of a place into a folder of its own, read all of it back, and say how old it is.
+    Drill(DrillArgs),
     /// Pass clients' connections on to members, as `etcd gateway` does.
     Gateway(GatewayArgs),
     /// Put load on a running cluster, etcd's too, and print its rate and latency.
@@ -67,6 +70,7 @@ const EXAMPLES: &str = "Examples:
   tinykv check --data-dir ./kv                 look for damage; the server must not run
   tinykv backup --endpoints http://127.0.0.1:2379 kv.db
   tinykv restore kv.db --data-dir ./new        then  tinykv --data-dir ./new
+  tinykv drill s3://bucket/kv --max-age-hours 48   could a cluster begin with the newest backup there?
   tinykv bench put --clients 200 --total 100000 --clean
   tinykv bench range --fill --rate 5000 --seconds 30 --serializable
   source <(tinykv completions bash)
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
     }
     match &cli.command {
         Some(Command::Backup(wanted)) => return backup(wanted),
+        Some(Command::Drill(wanted)) => return drill(wanted),
         Some(Command::Gateway(wanted)) => return gateway(wanted, &cli),
         Some(Command::Bench(workload)) => return bench(workload),
         Some(Command::Completions { shell }) => {
@@ -136,7 +141,13 @@ fn main() -> ExitCode {
         Some(Command::Check) => return check(&config),
         Some(Command::Restore(wanted)) => return restore(&config, wanted),
         Some(Command::Log) => return log(&config),
-        Some(Command::Backup(_) | Command::Bench(_) | Command::Gateway(_) | Command::Completions { .. })
+        Some(
+            Command::Backup(_)
+            | Command::Bench(_)
+            | Command::Drill(_)
+            | Command::Gateway(_)
+            | Command::Completions { .. },
+        )
         | None => {}
     }
     if let Err(error) = tinykv::tls::for_clients(&mut config) {
@@ -241,6 +252,16 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
                 contents.rest.leases.len(),
                 contents.rest.auth.users().count(),
             );
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn drill(wanted: &DrillArgs) -> ExitCode {
+    match tinykv::drill::drill(wanted) {
+        Ok(drilled) => {
+            println!("{drilled}");
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error.to_string()),

@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Bytes sent at a time; least that storages take.
 const PART: usize = 8 << 20;
+/// What names of backups begin with.
+const OURS: &str = "tinykv-";
 /// What is done to a backup that is there.
 const READ: &str = "read";
 /// Parts under way at a time.
@@ -106,6 +108,24 @@ fn is_one(path: &str) -> bool {
     File::new(path).extension().is_some_and(|extension| extension == "db")
 }
 
+/// A backup by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The name.
+    pub name: String,
+    /// When it was taken.
+    pub taken: SystemTime,
+}
+
+impl Named {
+    /// `None`: nothing that was put here by this program.
+    fn of(name: &str) -> Option<Self> {
+        let (seconds, _) = name.strip_prefix(OURS)?.split_once('-')?;
+        let taken = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.parse().ok()?))?;
+        is_one(name).then(|| Self { name: name.to_owned(), taken })
+    }
+}
+
 /// A place for backups, or one of them.
 pub struct Shelf {
     store: Arc<dyn ObjectStore>,
@@ -114,8 +134,18 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Opens a URL such as `s3://bucket/path` or `file:///folder`.
+    /// Opens a URL such as `s3://bucket/path` or `file:///folder`; a folder that is not there is made.
     pub fn open(url: &str) -> Result<Self, ShelfError> {
+        let shelf = Self::find(url)?;
+        if url.starts_with("file://") && !is_one(url) {
+            std::fs::create_dir_all(File::new("/").join(shelf.root.as_ref()))
+                .map_err(|error| ShelfError::Place { url: url.to_owned(), reason: error.to_string() })?;
+        }
+        Ok(shelf)
+    }
+
+    /// Opens one to read what is there.
+    pub fn find(url: &str) -> Result<Self, ShelfError> {
         let wrong = |reason: String| ShelfError::Place { url: url.to_owned(), reason };
         if url.contains(['?', '#']) {
             return Err(wrong(
@@ -123,10 +153,6 @@ impl Shelf {
             ));
         }
         let (store, root) = storage::connect(url).map_err(|error| wrong(in_one_line(&error)))?;
-        if url.starts_with("file://") && !is_one(url) {
-            std::fs::create_dir_all(File::new("/").join(root.as_ref()))
-                .map_err(|error| wrong(error.to_string()))?;
-        }
         Ok(Self { store, root, url: url.trim_end_matches('/').to_owned() })
     }
 
@@ -155,7 +181,7 @@ impl Shelf {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         // Of two that are written at once, each has its own: storages mix parts of what has the same name, or refuse them.
         let mark: u32 = rand::random();
-        let name = format!("tinykv-{now:011}-revision-{revision}-{mark:08x}.db");
+        let name = format!("{OURS}{now:011}-revision-{revision}-{mark:08x}.db");
         let mut from = tokio::fs::File::open(file).await.map_err(failed)?;
         let place = self.root.clone().join(name.as_str());
         let put = if from.metadata().await.map_err(failed)?.len() <= PART as u64 {
@@ -177,21 +203,33 @@ impl Shelf {
 
     /// Deletes the oldest but so many; says how many went.
     pub async fn prune(&self, keep: usize) -> Result<usize, ShelfError> {
+        let ours = self.ours().await?;
+        let old = ours.len().saturating_sub(keep.max(1));
+        for path in &ours[..old] {
+            self.store.delete(path).await.map_err(self.refused("delete from"))?;
+        }
+        Ok(old)
+    }
+
+    /// The backup that was taken last.
+    pub async fn newest(&self) -> Result<Option<Named>, ShelfError> {
+        let ours = self.ours().await?;
+        Ok(ours.iter().rev().find_map(|path| path.filename().and_then(Named::of)))
+    }
+
+    /// What was put there, the oldest first.
+    async fn ours(&self) -> Result<Vec<Path>, ShelfError> {
         // What lies in folders below belongs to others.
         let listed = self.store.list_with_delimiter(Some(&self.root)).await.map_err(self.refused("list"))?;
         let mut ours: Vec<Path> = listed
             .objects
             .into_iter()
             .map(|object| object.location)
-            .filter(|path| path.filename().is_some_and(|name| name.starts_with("tinykv-") && is_one(name)))
+            .filter(|path| path.filename().is_some_and(|name| name.starts_with(OURS) && is_one(name)))
             .collect();
         // Names begin with the time.
         ours.sort();
-        let old = ours.len().saturating_sub(keep.max(1));
-        for path in &ours[..old] {
-            self.store.delete(path).await.map_err(self.refused("delete from"))?;
-        }
-        Ok(old)
+        Ok(ours)
     }
 
     /// Takes the backup that the URL names.

@@ -94,3 +94,50 @@ async fn a_backup_is_restored_as_it_was_and_into_an_empty_directory_only() {
     );
     assert!(!ok && said.contains("no identity.json"), "{said}");
 }
+
+fn drill(place: &Path, more: &[&str]) -> (bool, String) {
+    says(tinykv().arg("drill").arg(format!("file://{}", place.display())).args(more))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_tells_whether_a_cluster_could_begin_with_the_newest_backup() {
+    let dir = tempfile::tempdir().expect("dir");
+    let place = dir.path().join("kept");
+    let expect = |more: &[&str], is_well: bool, expected: &[&str]| {
+        let (ok, said) = drill(&place, more);
+        let all = ok == is_well && expected.iter().all(|expected| said.contains(expected));
+        assert!(all, "{expected:?} is expected, and this is said: {said}");
+    };
+    let url = format!("file://{}", place.display());
+    expect(&[], false, &[&url, "there is no backup"]);
+    assert!(!place.exists(), "a drill writes nothing where backups are kept");
+    let (server, mut client) = serve(&dir.path().join("data")).await;
+    for count in 0..3 {
+        client.put(format!("k/{count}"), "x", None).await.expect("put");
+    }
+    client.delete("k/0", None).await.expect("deleted");
+    let (ok, said) = says(tinykv().arg("backup").arg(&url).args(["--endpoints", &server.1]));
+    assert!(ok, "{said}");
+    let newest = fs::read_dir(&place).expect("read").next().expect("a backup").expect("a backup").path();
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    // Older ones and what others put there do not count.
+    fs::write(place.join("tinykv-00000000001-revision-9-00000000.db"), "old").expect("written");
+    fs::write(place.join("tinykv-theirs.db"), "theirs").expect("written");
+    expect(&[], true, &[&name(&newest), "sound", "revision 5, 2 keys, 4 versions", "taken 0 h 0 min ago"]);
+    expect(&["--max-age-hours", "1"], true, &["sound"]);
+    let whole = fs::read(&newest).expect("read");
+
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    for (bytes, expected) in [(&damaged[..], "is damaged"), (&whole[..100], "cut short"), (&[], "cut short")]
+    {
+        fs::write(&newest, bytes).expect("written");
+        expect(&[], false, &["no cluster could begin with the newest backup", &name(&newest), expected]);
+    }
+
+    let old = place.join("tinykv-01600000000-revision-5-00000000.db");
+    fs::remove_file(&newest).expect("removed");
+    fs::write(&old, &whole).expect("written");
+    expect(&[], true, &[&name(&old), "sound"]);
+    expect(&["--max-age-hours", "48"], false, &["too old", &name(&old), "sound", "may be 48 hours old"]);
+}

@@ -72,6 +72,7 @@ async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
         (["logs", "talk"].as_slice(), "has no pods now", 1),
         (&["logs", "nobody"], "nobody is not in namespace isvc-plugin; there are ", 2),
         (&["backup", "tinykv"], "does not say where its backups go", 2),
+        (&["drill", "tinykv"], "has no restore drill", 2),
         (&["restore", "tinykv", "--from", "s3://b/x.db"], "is there and has data of its own", 2),
         (&["pause", "pod/x"], "pod is no kind of ours", 2),
     ] {

@@ -1,5 +1,6 @@
 //! Day two of a KVCluster on processes of TinyKV, while clients write.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use aistack_crds::KVCluster;
@@ -208,25 +209,38 @@ async fn aistack(story: &Story, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(done.stdout)?)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_takes_a_backup_and_begins_another_cluster_with_it() -> Result<()> {
-    let Some((bed, story)) = founded("backups", 1).await? else { return Ok(()) };
+/// Has a Job of a KVCluster's begin; its name.
+pub async fn now(story: &Story, act: &str) -> Result<String> {
+    let said = aistack(story, &[act, "kv"]).await?;
+    let job = said.strip_prefix("kv/kv: job ").and_then(|said| said.split(' ').next());
+    job.map(str::to_owned).with_context(|| format!("no Job is named in {said}"))
+}
+
+pub fn is_done(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|status| status.succeeded == Some(1))
+}
+
+/// A volume for backups: its folder, of which a cluster's are in `kv`.
+pub async fn shelf(bed: &Bed, story: &Story) -> Result<PathBuf> {
     let claims = story.api::<PersistentVolumeClaim>();
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "shelf"},
         "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}});
     let claim = claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
+    Ok(bed.hollow.folder().join("volumes").join(claim.uid().context("a uid")?).join("kv"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_takes_a_backup_and_begins_another_cluster_with_it() -> Result<()> {
+    let Some((bed, story)) = founded("backups", 1).await? else { return Ok(()) };
+    let shelf = shelf(bed, &story).await?;
     let writers = Writers::begin(bed, "backups", 3);
     wait::until("there is something", || async { Ok((writers.done() > 20).then_some(())) }).await?;
     writers.end(bed, "backups").await?;
     edit(&story, json!({"backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv", "keep": 2}}))
         .await?;
     story.until::<CronJob>("kv-backup", "its schedule", |_| true).await?;
-    let said = aistack(&story, &["backup", "kv"]).await?;
-    let job = said.strip_prefix("kv/kv: job ").and_then(|said| said.split(' ').next());
-    let job = job.with_context(|| format!("no Job is named in {said}"))?;
-    let done = |job: &Job| job.status.as_ref().is_some_and(|status| status.succeeded == Some(1));
-    story.until(job, "the backup is taken", done).await?;
-    let shelf = bed.hollow.folder().join("volumes").join(claim.uid().context("a uid")?).join("kv");
+    let job = now(&story, "backup").await?;
+    story.until(&job, "the backup is taken", is_done).await?;
     let taken = std::fs::read_dir(shelf)?.next().context("a backup")??.file_name();
     let source = format!("pvc://shelf/kv/{}", taken.display());
     let said = aistack(&story, &["restore", "copy", "--from", &source]).await?;

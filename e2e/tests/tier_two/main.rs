@@ -6,6 +6,7 @@ mod certificates;
 mod clients;
 mod crowd;
 mod day_two;
+mod drill;
 mod faults;
 #[path = "../inference/bed.rs"]
 #[expect(dead_code, reason = "the other suite asks for more of it")]

@@ -1,10 +1,11 @@
-//! Backups of a KVCluster: a CronJob that takes them, and what founding members begin with.
+//! Backups of a KVCluster: a CronJob that takes them, one that tries the newest, and what founding members begin with.
 
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec};
 use k8s_openapi::api::core::v1::{
     Container, EnvFromSource, PersistentVolumeClaimVolumeSource, PodSpec, SecretEnvSource, Volume,
     VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{COMPONENT, Tls, ValidatedKvCluster};
 use crate::meta::Owner;
@@ -42,7 +43,7 @@ impl Place {
     }
 
     /// Gives a pod what it needs to get there.
-    fn open(&self, spec: &mut PodSpec, container: &mut Container) {
+    fn open(&self, spec: &mut PodSpec, container: &mut Container, access: Access) {
         if let Some(secret) = &self.secret {
             let source = SecretEnvSource { name: secret.clone(), optional: None };
             let source = EnvFromSource { secret_ref: Some(source), ..EnvFromSource::default() };
@@ -60,65 +61,134 @@ impl Place {
             container.volume_mounts.get_or_insert_default().push(VolumeMount {
                 name: VOLUME.to_owned(),
                 mount_path: FOLDER.to_owned(),
+                read_only: (access == Access::Read).then_some(true),
                 ..VolumeMount::default()
             });
         }
     }
 }
 
-/// When backups are taken, and how many are kept.
+/// What a pod does where backups lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// When backups are taken and tried, and how many are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
     pub cron: String,
     pub place: Place,
     pub keep: i32,
+    /// When the newest is restored to see whether it can be.
+    pub drill: Option<String>,
 }
 
-/// The CronJob of a schedule.
-pub(super) fn cron_job(kv: &ValidatedKvCluster, schedule: &Schedule) -> CronJob {
-    let owner = Owner { component: BACKUP.to_owned(), ..kv.owner.clone() };
-    let name = format!("{}-backup", kv.name);
-    let mut workload = Workload::that_ends(name.clone(), owner.clone(), kv.image.clone(), COMPONENT);
-    workload.args = vec![
-        "backup".to_owned(),
-        "--endpoints".to_owned(),
-        kv.endpoint(),
-        "--keep".to_owned(),
-        schedule.keep.to_string(),
-    ];
+/// Name of the CronJob that takes backups.
+pub(super) fn taker(kv: &ValidatedKvCluster) -> String {
+    format!("{}-backup", kv.name)
+}
+
+/// Name of the CronJob that tries them.
+pub(super) fn driller(kv: &ValidatedKvCluster) -> String {
+    format!("{}-drill", kv.name)
+}
+
+/// The CronJobs of a schedule.
+pub(super) fn cron_jobs(kv: &ValidatedKvCluster, schedule: &Schedule) -> Vec<CronJob> {
+    let drill =
+        schedule.drill.as_ref().map(|cron| drilling(kv, schedule, cron).cron_job(kv, &schedule.place));
+    [taking(kv, schedule).cron_job(kv, &schedule.place)].into_iter().chain(drill).collect()
+}
+
+/// What is done with backups at its time.
+struct Chore<'a> {
+    name: String,
+    cron: &'a str,
+    args: Vec<String>,
+    secrets: Vec<SecretFile>,
+    access: Access,
+    /// Bytes that it may put into its own folder; `None`: nobody asks.
+    room: Option<u64>,
+}
+
+fn taking<'a>(kv: &ValidatedKvCluster, schedule: &'a Schedule) -> Chore<'a> {
+    let mut args = ["backup", "--endpoints", &kv.endpoint(), "--keep"].map(str::to_owned).to_vec();
+    args.push(schedule.keep.to_string());
+    let mut secrets = Vec::new();
     if let Tls::Secret(secret) = &kv.tls {
         let file = SecretFile { volume: "tls", secret: secret.clone(), key: "ca.crt".to_owned() };
-        workload.args.extend(["--cacert".to_owned(), file.path()]);
-        workload.secrets.push(file);
+        args.extend(["--cacert".to_owned(), file.path()]);
+        secrets.push(file);
     }
-    workload.args.push(schedule.place.url.clone());
-    workload.overrides = kv.pod.clone();
-    let mut template = pod::template(&workload, DataVolume::None);
-    if let Some(spec) = &mut template.spec {
-        spec.restart_policy = Some("Never".to_owned());
-        let mut containers = std::mem::take(&mut spec.containers);
-        for container in &mut containers {
-            (container.startup_probe, container.liveness_probe, container.readiness_probe) =
-                (None, None, None);
-            schedule.place.open(spec, container);
+    Chore { name: taker(kv), cron: &schedule.cron, args, secrets, access: Access::Write, room: None }
+}
+
+fn drilling<'a>(kv: &ValidatedKvCluster, schedule: &Schedule, cron: &'a str) -> Chore<'a> {
+    let mut args = vec!["drill".to_owned()];
+    if let Some(hours) = hours_between(&schedule.cron) {
+        // One that failed is told of as that; here, that none is taken any more.
+        args.extend(["--max-age-hours".to_owned(), (2 * hours).to_string()]);
+    }
+    // The file, and what a member would have on its volume.
+    let room = Some(kv.claim.size.bytes().saturating_mul(2));
+    Chore { name: driller(kv), cron, args, secrets: Vec::new(), access: Access::Read, room }
+}
+
+impl Chore<'_> {
+    fn cron_job(self, kv: &ValidatedKvCluster, place: &Place) -> CronJob {
+        let owner = Owner { component: BACKUP.to_owned(), ..kv.owner.clone() };
+        let mut workload = Workload::that_ends(self.name.clone(), owner.clone(), kv.image.clone(), COMPONENT);
+        workload.args = self.args;
+        workload.args.push(place.url.clone());
+        workload.secrets = self.secrets;
+        workload.overrides = kv.pod.clone();
+        let mut template = pod::template(&workload, DataVolume::None);
+        if let Some(spec) = &mut template.spec {
+            spec.restart_policy = Some("Never".to_owned());
+            if let Some(room) = self.room {
+                pod::limit_scratch(spec, Quantity(room.to_string()));
+            }
+            let mut containers = std::mem::take(&mut spec.containers);
+            for container in &mut containers {
+                (container.startup_probe, container.liveness_probe, container.readiness_probe) =
+                    (None, None, None);
+                place.open(spec, container, self.access);
+            }
+            spec.containers = containers;
         }
-        spec.containers = containers;
+        let job = JobSpec { backoff_limit: Some(2), template, ..JobSpec::default() };
+        CronJob {
+            metadata: owner.metadata(&self.name),
+            spec: CronJobSpec {
+                schedule: self.cron.to_owned(),
+                time_zone: Some("Etc/UTC".to_owned()),
+                concurrency_policy: Some("Forbid".to_owned()),
+                starting_deadline_seconds: Some(600),
+                successful_jobs_history_limit: Some(1),
+                failed_jobs_history_limit: Some(3),
+                job_template: JobTemplateSpec { spec: Some(job), ..JobTemplateSpec::default() },
+                ..CronJobSpec::default()
+            },
+            ..CronJob::default()
+        }
     }
-    let job = JobSpec { backoff_limit: Some(2), template, ..JobSpec::default() };
-    CronJob {
-        metadata: owner.metadata(&name),
-        spec: CronJobSpec {
-            schedule: schedule.cron.clone(),
-            time_zone: Some("Etc/UTC".to_owned()),
-            concurrency_policy: Some("Forbid".to_owned()),
-            starting_deadline_seconds: Some(600),
-            successful_jobs_history_limit: Some(1),
-            failed_jobs_history_limit: Some(3),
-            job_template: JobTemplateSpec { spec: Some(job), ..JobTemplateSpec::default() },
-            ..CronJobSpec::default()
-        },
-        ..CronJob::default()
-    }
+}
+
+/// Hours that may lie between two times of a schedule, rounded up to what it is: hourly, daily, weekly, monthly. `None`: of certain
+/// months only.
+fn hours_between(cron: &str) -> Option<u64> {
+    let fields: Vec<&str> = cron.split(' ').collect();
+    let [_, hour, day, month, weekday] = fields.as_slice() else { return None };
+    let is_any = |field: &str| matches!(field, "*" | "?");
+    let every = || if is_any(hour) { Some(1) } else { hour.strip_prefix("*/")?.parse().ok() };
+    is_any(month).then_some(match (is_any(day), is_any(weekday)) {
+        (true, true) => every().unwrap_or(24),
+        (true, false) => 7 * 24,
+        // The 31st comes again after two months.
+        (false, _) => 62 * 24,
+    })
 }
 
 /// Has members that found a cluster begin with a backup. Those that have data, or join, pass it by.
@@ -139,7 +209,7 @@ pub(super) fn begin_with(place: &Place, config: &ConfigFile, spec: &mut PodSpec)
         readiness_probe: None,
         ..member.clone()
     };
-    place.open(spec, &mut first);
+    place.open(spec, &mut first, Access::Write);
     spec.init_containers = Some(vec![first]);
 }
 
@@ -156,5 +226,45 @@ mod tests {
         assert_eq!(read("pvc://backups"), claim(""));
         assert_eq!(read("pvc:///path"), None);
         assert_eq!(read("pvc://backups/../x"), None);
+    }
+
+    #[test]
+    fn how_old_the_newest_may_be_follows_from_the_schedule() {
+        let table = [
+            ("*/10 * * * *", Some(1)),
+            ("0 */6 * * *", Some(6)),
+            ("0 3 * * *", Some(24)),
+            ("0 3,15 * * ?", Some(24)),
+            ("0 3 * * 0", Some(7 * 24)),
+            ("0 3 1,15 * *", Some(62 * 24)),
+            ("0 3 */2 * 1", Some(62 * 24)),
+            ("0 3 1 */3 *", None),
+        ];
+        for (cron, expected) in table {
+            assert_eq!(hours_between(cron), expected, "{cron}");
+        }
+    }
+
+    #[test]
+    fn a_drill_reads_what_backups_wrote_and_has_room_for_one() {
+        let text = r#"{"storage": "1.5Gi", "quota": "1Gi", "backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv",
+            "secretName": "keys", "drill": {"schedule": "0 5 * * 0"}}}"#;
+        let object = aistack_crds::KVCluster::new("kv", serde_json::from_str(text).expect("a spec"));
+        let kv = super::super::validate(&object, "").expect("valid");
+        let jobs = cron_jobs(&kv, kv.backup.as_ref().expect("a schedule"));
+        let drill =
+            jobs.iter().find(|job| job.metadata.name.as_deref() == Some("kv-drill")).expect("a drill");
+        assert_eq!((jobs.len(), drill.spec.schedule.as_str()), (2, "0 5 * * 0"));
+        let pod = drill.spec.job_template.spec.as_ref().and_then(|job| job.template.spec.as_ref());
+        let pod = serde_json::to_value(pod).expect("plain data");
+        let container = &pod["containers"][0];
+        let place = format!("file://{FOLDER}/kv");
+        assert_eq!(container["args"], serde_json::json!(["drill", "--max-age-hours", "48", place]));
+        assert_eq!(container["envFrom"][0]["secretRef"]["name"], "keys");
+        let named = |list: &serde_json::Value, name: &str| {
+            list.as_array().into_iter().flatten().find(|it| it["name"] == name).cloned().unwrap_or_default()
+        };
+        assert_eq!(named(&pod["volumes"], "tmp")["emptyDir"]["sizeLimit"], (3_u64 << 30).to_string());
+        assert_eq!(named(&container["volumeMounts"], VOLUME)["readOnly"], true);
     }
 }

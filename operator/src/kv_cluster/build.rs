@@ -76,7 +76,9 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
         }
     }
     if let Some(schedule) = &cluster.backup {
-        manifests.push(backup::cron_job(cluster, schedule));
+        for job in backup::cron_jobs(cluster, schedule) {
+            manifests.push(job);
+        }
     }
     manifests
 }

@@ -14,7 +14,7 @@ use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
 use super::steps::Doer;
 use super::validate::secret_of;
-use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
+use super::{Tls, ValidatedKvCluster, backup, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
 use crate::kernel::child::{ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
@@ -179,7 +179,8 @@ impl Controller for KvController {
         let mut report = certificate::told(said(kv, found, &pods), kv, applied);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
-        report.extra.extend(backed_up(applied));
+        report.extra.extend(backed_up(kv, applied));
+        report.extra.extend(restorable(kv, applied));
         report.extra.extend(found.unheeded.clone().map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
@@ -230,21 +231,33 @@ fn up(group: &Group) -> impl Iterator<Item = &Member> {
     group.members.iter().filter(|member| member.role != Role::Learner && member.is_up)
 }
 
-fn backed_up(applied: &Applied) -> Option<Extra> {
-    let job = applied.of_kind(ChildKind::CronJob).next()?;
-    let Progress::Times(taken) = &job.progress else { return None };
-    let because = match taken {
+fn backed_up(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
+    let (is_so, failed) = last_time(applied, &backup::taker(kv))?;
+    let because = match is_so {
         None => Because::new("NotYet", "no backup was due yet"),
         Some(true) => Because::new("Taken", "the last backup that was due was taken"),
-        Some(false) => {
-            let said = format!(
-                "the last backup failed; look at it: kubectl logs -l job-name --tail 20, Jobs of {}",
-                job.key
-            );
-            Because::new("BackupFailed", said)
-        }
+        Some(false) => Because::new("BackupFailed", format!("the last backup failed; {failed}")),
     };
-    Some(Extra { kind: "BackedUp", is_so: *taken, because })
+    Some(Extra { kind: "BackedUp", is_so, because })
+}
+
+fn restorable(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
+    let (is_so, failed) = last_time(applied, &backup::driller(kv))?;
+    let because = match is_so {
+        None => Because::new("NotYet", "no restore drill was due yet"),
+        Some(true) => {
+            Because::new("DrillPassed", "the last restore drill found a backup that a cluster could begin with")
+        }
+        Some(false) => Because::new("DrillFailed", format!("the last restore drill failed; {failed}")),
+    };
+    Some(Extra { kind: "Restorable", is_so, because })
+}
+
+/// Whether what a CronJob was to do last was done, and where to look if it was not.
+fn last_time(applied: &Applied, job: &str) -> Option<(Option<bool>, String)> {
+    let Progress::Times(done) = applied.progress(ChildKind::CronJob, job)? else { return None };
+    let said = format!("look at it: kubectl logs -l job-name --tail 20, Jobs of CronJob {job}");
+    Some((*done, said))
 }
 
 fn voters(group: &Group) -> usize {
@@ -365,6 +378,42 @@ mod tests {
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
         let progress = Progress::Pods(Pods { is_current, ..Pods::default() });
         Applied(vec![AppliedChild { key, progress }])
+    }
+
+    #[test]
+    fn what_is_said_of_backups_and_drills() {
+        let times = |name: &str, done| AppliedChild {
+            key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
+            progress: Progress::Times(done),
+        };
+        let table: [(&[AppliedChild], &str); 4] = [
+            (&[], ""),
+            (&[times("kv-backup", Some(true))], "BackedUp True Taken"),
+            (
+                &[times("kv-backup", Some(false)), times("kv-drill", None)],
+                "BackedUp False BackupFailed, Restorable Unknown NotYet",
+            ),
+            (
+                &[times("kv-backup", Some(true)), times("kv-drill", Some(false))],
+                "BackedUp True Taken, Restorable False DrillFailed",
+            ),
+        ];
+        for (jobs, expected) in table {
+            let mut applied = seen(true);
+            applied.0.extend_from_slice(jobs);
+            let report = KvController.report(&kv(), &found(group(&[true; 3])), &applied);
+            let of_backups =
+                report.extra.iter().filter(|extra| ["BackedUp", "Restorable"].contains(&extra.kind));
+            let word = |is_so| match is_so {
+                None => "Unknown",
+                Some(true) => "True",
+                Some(false) => "False",
+            };
+            let said = of_backups
+                .map(|extra| format!("{} {} {}", extra.kind, word(extra.is_so), extra.because.reason))
+                .collect::<Vec<_>>();
+            assert_eq!(said.join(", "), expected);
+        }
     }
 
     #[test]

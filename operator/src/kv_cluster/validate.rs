@@ -128,7 +128,8 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
             backup.secret_name.as_ref(),
             &mut problems,
         )?;
-        Some(Schedule { cron: backup.schedule.clone(), place, keep: backup.keep })
+        let drill = backup.drill.as_ref().map(|drill| drill.schedule.clone());
+        Some(Schedule { cron: backup.schedule.clone(), place, keep: backup.keep, drill })
     });
     let restore = spec.restore.as_ref().and_then(|restore| {
         place("spec.restore.source", &restore.source, restore.secret_name.as_ref(), &mut problems)

@@ -103,15 +103,35 @@ pub(super) async fn pause(place: &Place, name: &str, is_paused: bool) -> Result<
 
 /// A backup now: one more Job of the schedule's.
 pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError> {
-    let name = name.strip_prefix("kv/").unwrap_or(name);
-    let (_, object) = place.find(&format!("kv/{name}")).await?;
+    let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup").is_none() {
         return Err(PluginError::refused(format!(
             "KVCluster {name} does not say where its backups go\n  tell it: kubectl patch kv {name} --type merge -p '{{\"spec\":{{\"backup\":{{\"schedule\":\"0 3 * * *\",\"destination\":\"s3://BUCKET/{name}\"}}}}}}'"
         )));
     }
-    let schedule = format!("{name}-backup");
-    let scheduled = place.api::<CronJob>().get(&schedule).await;
+    now(place, name, &format!("{name}-backup"), "takes a backup").await
+}
+
+/// A restore drill now: one more Job of the schedule's.
+pub(super) async fn drill(place: &Place, name: &str) -> Result<(), PluginError> {
+    let (name, object) = kv(place, name).await?;
+    if object.pointer("/spec/backup/drill").is_none() {
+        return Err(PluginError::refused(format!(
+            "KVCluster {name} has no restore drill\n  give it one, beside its backup: kubectl patch kv {name} --type merge -p '{{\"spec\":{{\"backup\":{{\"drill\":{{\"schedule\":\"0 5 * * 0\"}}}}}}}}'"
+        )));
+    }
+    now(place, name, &format!("{name}-drill"), "restores the newest backup and reads it").await
+}
+
+async fn kv<'a>(place: &Place, name: &'a str) -> Result<(&'a str, Value), PluginError> {
+    let name = name.strip_prefix("kv/").unwrap_or(name);
+    let (_, object) = place.find(&format!("kv/{name}")).await?;
+    Ok((name, object))
+}
+
+/// One more Job of a schedule's.
+async fn now(place: &Place, name: &str, schedule: &str, does: &str) -> Result<(), PluginError> {
+    let scheduled = place.api::<CronJob>().get(schedule).await;
     let scheduled =
         scheduled.map_err(|error| PluginError::asked(&format!("read CronJob {schedule}"), &error))?;
     let template = scheduled.spec.job_template;
@@ -125,11 +145,9 @@ pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError>
         status: None,
     };
     let made = place.api::<Job>().create(&PostParams::default(), &job).await;
-    let made = made.map_err(|error| PluginError::asked(&format!("begin a backup of {name}"), &error))?;
+    let made = made.map_err(|error| PluginError::asked(&format!("begin a Job of {schedule}"), &error))?;
     let made = made.metadata.name.unwrap_or_default();
-    println!(
-        "kv/{name}: job {made} takes a backup\n  wait for it: kubectl wait --for=condition=Complete job/{made}"
-    );
+    println!("kv/{name}: job {made} {does}\n  wait for it: kubectl wait --for=condition=Complete job/{made}");
     Ok(())
 }
 

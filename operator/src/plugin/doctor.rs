@@ -137,6 +137,8 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
             "Autoscaling",
             "Routed",
             "Supported",
+            "BackedUp",
+            "Restorable",
         ];
         let said: Vec<(&str, &str)> = bad
             .into_iter()

@@ -106,6 +106,12 @@ pub(crate) enum Command {
         /// The KVCluster.
         name: String,
     },
+    /// Restore the newest backup of a KVCluster now, into a pod that goes again, and see whether it is sound
+    #[command(after_help = "Example:\n  kubectl aistack drill tinykv")]
+    Drill {
+        /// The KVCluster.
+        name: String,
+    },
     /// Make a new KVCluster that begins with a backup
     #[command(
         after_help = "Example:\n  kubectl aistack restore tinykv-restored --from s3://bucket/path/NAME.db --secret storage-keys"
@@ -343,6 +349,7 @@ pub async fn run(cli: Cli) -> Result<(), PluginError> {
         Command::Promote { name } => act::promote(&place, &name).await,
         Command::Rollback { name } => act::rollback(&place, &name).await,
         Command::Backup { name } => act::backup(&place, &name).await,
+        Command::Drill { name } => act::drill(&place, &name).await,
         Command::Restore { name, from, secret, replicas } => {
             act::restore(&place, &name, &from, secret.as_deref(), replicas).await
         }
