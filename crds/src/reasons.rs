@@ -86,7 +86,10 @@ pub const REASONS: &[(&str, &str)] = &[
         "DrillFailed",
         "the last restore drill that was due failed: no backup, a damaged one, or one that is too old; its Job's log says which",
     ),
-    ("DrillPassed", "the last restore drill that was due passed: a cluster could begin with the newest backup"),
+    (
+        "DrillPassed",
+        "the last restore drill that was due passed: a cluster could begin with the newest backup",
+    ),
     ("EngineFailed", "the engine ends again and again, or the server calls the collection red"),
     ("EvictionRefused", "a pod may not go yet: a disruption budget keeps it"),
     ("FetchFailed", "the weights could not be fetched, or are not what they must be"),
@@ -97,6 +100,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Generating", "a Job makes it"),
     ("ImageMissing", "an image cannot be pulled"),
     ("Invalid", "the spec asks for something that cannot be; the message names the field and what to do"),
+    (
+        "InvariantBroken",
+        "members say what must never be, such as two clusters or two members of one number; the message says what and what to do",
+    ),
     ("Issued", "the certificate is in its Secret"),
     ("JobFailed", "the Job that was to make it failed for good"),
     (

@@ -90,7 +90,7 @@ impl Operator {
         let stacks = Arc::<Objects<AIStack>>::default();
         let manager = Manager::new(shared.clone(), ManagerSettings { workers: config.workers, drain })
             .with(StackController, stacks.clone())
-            .with(KvController, Arc::default())
+            .with(KvController::default(), Arc::default())
             .with(InferenceController::new(stacks.clone()), Arc::default())
             .with(VectorController::new(stacks), Arc::default())
             .with(WorldController, Arc::default())

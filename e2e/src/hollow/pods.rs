@@ -267,7 +267,9 @@ impl Pods {
             match boxed.start(container, program).await {
                 Ok(started) => {
                     self.note(boxed.pod, started.id(), false);
-                    let status = self.watch(boxed, container, child.insert(started), restarts).await?;
+                    let started = child.insert(started);
+                    self.report(boxed.pod, boxed.address, State::Running, restarts).await;
+                    let status = self.watch(boxed, container, started, restarts).await?;
                     self.note(boxed.pod, None, false);
                     if ends {
                         self.report(boxed.pod, boxed.address, State::Ended(status), restarts).await;

@@ -12,6 +12,7 @@ mod faults;
 #[expect(dead_code, reason = "the other suite asks for more of it")]
 mod hub;
 mod in_place;
+mod invariants;
 mod logs;
 mod monitor;
 mod objects;

@@ -59,7 +59,7 @@ pub struct Cluster {
     pub(super) absent: Absent,
     /// Whether the watches have listed.
     pub synced: Synced,
-    pub(super) metrics: ReconcileMetrics,
+    pub(crate) metrics: ReconcileMetrics,
     recorder: Recorder,
     /// Secrets whose contents the operator itself needs.
     secrets: Mutex<HashMap<ObjectName, ReadSecret>>,

@@ -40,6 +40,11 @@ struct ByName {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByInvariant {
+    invariant: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRequest {
     method: String,
     code: u16,
@@ -122,6 +127,7 @@ pub struct ReconcileMetrics {
     most: Gauge,
     leads: Family<ByName, Gauge>,
     watch_errors: Family<ByName, Counter>,
+    violations: Family<ByInvariant, Counter>,
 }
 
 impl ReconcileMetrics {
@@ -135,6 +141,7 @@ impl ReconcileMetrics {
             most: Gauge::default(),
             leads: Family::default(),
             watch_errors: Family::default(),
+            violations: Family::default(),
         };
         metrics.registry(|registry| {
             let name = "controller_runtime_reconcile";
@@ -155,6 +162,12 @@ impl ReconcileMetrics {
             registry.register(name, "1 while this process leads", own.leads.clone());
             let name = "watch_errors";
             registry.register(name, "Watches that broke and were begun again", own.watch_errors.clone());
+            let name = "aistack_operator_kv_invariant_violations";
+            registry.register(
+                name,
+                "Looks at a KVCluster that found broken what must always hold",
+                own.violations.clone(),
+            );
         });
         own
     }
@@ -179,6 +192,11 @@ impl ReconcileMetrics {
 
     pub(super) fn leads(&self, leads: bool) {
         self.leads.get_or_create(&ByName { name: "aistack-operator" }).set(i64::from(leads));
+    }
+
+    /// What must hold was found broken.
+    pub(crate) fn violated(&self, invariant: &'static str) {
+        self.violations.get_or_create(&ByInvariant { invariant }).inc();
     }
 
     pub(super) fn watch_broke(&self, name: &'static str) {

@@ -1,15 +1,17 @@
 //! The controller of KVClusters.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aistack_crds::status::{MemberRole, MemberStatus};
 use aistack_crds::{KVCluster, Kind};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::build::{self, Shape};
+use super::invariants::{Memory, Observed, Violation};
 use super::members::{Listing, Members};
-use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Waiting, Wish};
+use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Violated, Waiting, Wish};
 use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
 use super::steps::Doer;
@@ -34,8 +36,10 @@ const NEXT: Duration = Duration::from_millis(300);
 const LATER: Duration = Duration::from_mins(2);
 
 /// The controller.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KvController;
+#[derive(Clone, Debug, Default)]
+pub struct KvController {
+    memory: Arc<Memory>,
+}
 
 /// A group and its next step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,10 @@ pub struct Found {
     record: Option<Record>,
     /// Why what a person asked for cannot be done.
     unheeded: Option<String>,
+    /// What must hold, and does not.
+    pub(super) violations: Vec<Violation>,
+    /// Those of them that are new.
+    news: Vec<Violation>,
 }
 
 impl Found {
@@ -56,24 +64,33 @@ impl Found {
         self.seen.pods.iter().filter_map(address).collect()
     }
 
-    async fn look(cluster: &Cluster, object: &KVCluster, kv: &ValidatedKvCluster) -> Result<Self, StepError> {
+    async fn look(
+        controller: &KvController,
+        cluster: &Cluster,
+        object: &KVCluster,
+        kv: &ValidatedKvCluster,
+    ) -> Result<Self, StepError> {
         certificate::has_its_name(cluster, kv).await?;
         let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
         let listing = match found.addresses() {
             addresses if addresses.is_empty() => Listing::default(),
             addresses => Members::of(cluster, kv, addresses).await?.list().await,
         };
+        controller.hold_to_invariants(object, kv, &listing, &mut found);
+        let violated: Vec<Violated> = found.violations.iter().map(|violation| violation.of).collect();
+        let is_sound = !violated.iter().any(|violated| violated.forbids_steps());
         let mut wish = None;
         match wish::of(object, kv) {
-            Ok(asked) => wish = asked,
+            // Whom it names may be of another cluster.
+            Ok(asked) => wish = asked.filter(|_| is_sound),
             Err(said) => found.unheeded = Some(said),
         }
         let is_recovery = matches!(wish, Some(Wish::Recover(_)));
-        let written =
-            if listing.members.is_empty() || is_recovery { Record::read(cluster, kv).await? } else { None };
+        // Of two clusters, either could be the one that lists its members here.
+        let is_told = !listing.members.is_empty() && is_sound;
+        let written = if !is_told || is_recovery { Record::read(cluster, kv).await? } else { None };
         let forced_from = written.as_ref().and_then(Record::forced_from).map(str::to_owned);
-        found.record =
-            if listing.members.is_empty() { written } else { Some(Record::joining(listing.peers)) };
+        found.record = if is_told { Some(Record::joining(listing.peers)) } else { written };
         let mut pods: BTreeMap<u16, Pod> =
             found.seen.pods.iter().map(|(ordinal, seen)| (*ordinal, seen.pod.clone())).collect();
         if let Some(Wish::Recover(survivor)) = wish {
@@ -92,6 +109,7 @@ impl Found {
             claims: found.seen.claims.clone(),
             members: listing.members,
             wish,
+            violated,
         };
         found.step = planner::plan(&found.group);
         if let (Step::Decline(_), Some(record)) = (&found.step, &mut found.record) {
@@ -115,6 +133,27 @@ impl Found {
     }
 }
 
+impl KvController {
+    /// Compares what is seen with what was seen last.
+    fn hold_to_invariants(
+        &self,
+        object: &KVCluster,
+        kv: &ValidatedKvCluster,
+        listing: &Listing,
+        found: &mut Found,
+    ) {
+        let processes =
+            found.seen.pods.iter().filter_map(|(ordinal, pod)| Some((*ordinal, pod.process.clone()?)));
+        let observed = Observed {
+            processes: processes.collect(),
+            answers: listing.answers.clone(),
+            listed: listing.listed.clone(),
+        };
+        let uid = object.uid().unwrap_or_default();
+        (found.violations, found.news) = self.memory.compare(&uid, &kv.name, &observed, Instant::now());
+    }
+}
+
 impl Controller for KvController {
     type Object = KVCluster;
     type Found = Found;
@@ -135,7 +174,7 @@ impl Controller for KvController {
     async fn dereference(&self, cluster: &Cluster, object: &KVCluster) -> Result<Found, StepError> {
         // What is wrong with a spec is said by `validate`.
         match validate(object, "") {
-            Ok(kv) => Found::look(cluster, object, &kv).await,
+            Ok(kv) => Found::look(self, cluster, object, &kv).await,
             Err(_) => Ok(Found::default()),
         }
     }
@@ -156,6 +195,13 @@ impl Controller for KvController {
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
+        for violation in &found.violations {
+            cluster.metrics.violated(violation.of.name());
+        }
+        for Violation { said, .. } in &found.news {
+            tracing::error!(said, group = ?found.group, "what must hold of a group does not");
+            cluster.tell(&object.object_ref(&()), true, "InvariantBroken", said.clone()).await;
+        }
         // That a group is founded is told by its status alone: it is no change of anything.
         let is_founding = found.group.kept.is_none() && found.group.recorded.is_none();
         if matches!(found.step, Step::Rest | Step::Wait(_))
@@ -177,6 +223,7 @@ impl Controller for KvController {
             _ => Pods::default(),
         };
         let mut report = certificate::told(said(kv, found, &pods), kv, applied);
+        report.degraded = words::broken(found).or(report.degraded);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
         report.extra.extend(backed_up(kv, applied));
@@ -203,7 +250,7 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
     let because = words::doing(kv, found, Some(pods));
     if !group.has_quorum() {
         return match step {
-            Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader) => {
+            Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => {
                 Report::degraded(summary, because)
             }
             _ => Report::progressing(summary, because),
@@ -218,7 +265,7 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
                 Some(Because::new("Rolling", "Kubernetes has not seen the newest template yet"));
         }
         Step::Rest => {}
-        Step::Wait(Waiting::Voter(_) | Waiting::Leader) => report.degraded = Some(because),
+        Step::Wait(Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => report.degraded = Some(because),
         Step::Wait(Waiting::Leaving(_)) if found.seen.overdue.is_some() => {
             (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
         }
@@ -245,9 +292,10 @@ fn restorable(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
     let (is_so, failed) = last_time(applied, &backup::driller(kv))?;
     let because = match is_so {
         None => Because::new("NotYet", "no restore drill was due yet"),
-        Some(true) => {
-            Because::new("DrillPassed", "the last restore drill found a backup that a cluster could begin with")
-        }
+        Some(true) => Because::new(
+            "DrillPassed",
+            "the last restore drill found a backup that a cluster could begin with",
+        ),
         Some(false) => Because::new("DrillFailed", format!("the last restore drill failed; {failed}")),
     };
     Some(Extra { kind: "Restorable", is_so, because })
@@ -365,12 +413,28 @@ mod tests {
         ];
         for (group, expected, summary) in table {
             let found = found(group);
-            let report = KvController.report(&kv(), &found, &seen(true));
+            let report = KvController::default().report(&kv(), &found, &seen(true));
             let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
             let word = if report.ready.0 { "True" } else { "False" };
             let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
             assert_eq!(format!("{word} {} / {progressing} / {degraded}", report.ready.1.reason), expected);
             assert_eq!(report.summary, summary);
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_told_before_all_else_and_clients_are_served_meanwhile() {
+        let broken = |of: Violated| vec![Violation { of, said: format!("{} is broken", of.name()) }];
+        for (of, expected) in [
+            (Violated::MemberName, "True InvariantBroken: member_name is broken"),
+            (Violated::ClusterId, "True InvariantBroken: cluster_id is broken"),
+        ] {
+            let group = Group { violated: vec![of], ..group(&[true, false, true]) };
+            let found = Found { violations: broken(of), ..found(group) };
+            let report = KvController::default().report(&kv(), &found, &seen(true));
+            let degraded = report.degraded.expect("it is");
+            let word = if report.ready.0 { "True" } else { "False" };
+            assert_eq!(format!("{word} {}: {}", degraded.reason, degraded.message), expected);
         }
     }
 
@@ -401,7 +465,7 @@ mod tests {
         for (jobs, expected) in table {
             let mut applied = seen(true);
             applied.0.extend_from_slice(jobs);
-            let report = KvController.report(&kv(), &found(group(&[true; 3])), &applied);
+            let report = KvController::default().report(&kv(), &found(group(&[true; 3])), &applied);
             let of_backups =
                 report.extra.iter().filter(|extra| ["BackedUp", "Restorable"].contains(&extra.kind));
             let word = |is_so| match is_so {
@@ -421,7 +485,7 @@ mod tests {
         let group = group(&[true; 3]);
         let found = found(group);
         for is_current in [true, false] {
-            let report = KvController.report(&kv(), &found, &seen(is_current));
+            let report = KvController::default().report(&kv(), &found, &seen(is_current));
             assert_eq!(report.progressing.is_none(), is_current);
         }
     }
@@ -429,7 +493,7 @@ mod tests {
     #[test]
     fn pods_are_replaced_by_us_and_never_by_kubernetes() {
         let found = Found { step: Step::Keep(Kept { first: 1, end: 3 }), ..found(group(&[true; 3])) };
-        let manifests = KvController.build(&kv(), &found).expect("objects");
+        let manifests = KvController::default().build(&kv(), &found).expect("objects");
         let set = manifests.iter().find_map(|manifest| match manifest {
             Manifest::StatefulSet(set) => Some(set),
             _ => None,

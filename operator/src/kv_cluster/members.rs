@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, MemberAddOptions, TlsOptions};
 
+use super::invariants::Answered;
 use super::planner::{Member, Role, Step};
 use super::{Tls, ValidatedKvCluster};
 use crate::kernel::ObjectName;
@@ -27,6 +28,10 @@ pub(super) struct Listing {
     pub members: Vec<Member>,
     /// All of them, as `name=url`, by name.
     pub peers: Vec<String>,
+    /// All of them, by number and name.
+    pub listed: Vec<(u64, String)>,
+    /// What each pod says of itself.
+    pub answers: BTreeMap<u16, Answered>,
 }
 
 /// A way to the members of a cluster: by the addresses of their pods, which need no name server between.
@@ -90,14 +95,22 @@ impl<'a> Members<'a> {
             };
             // A learner says how it is, and leaves who the others are to those that vote.
             let listed = match client.member_list().await {
-                Ok(list) => list.members().iter().map(named).collect(),
+                Ok(list) => Some(list.members().iter().map(named).collect()),
                 Err(error) if status.is_learner() => {
                     tracing::trace!(ordinal, %error, "a learner lists no members");
-                    Vec::new()
+                    Some(Vec::new())
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    tracing::debug!(ordinal, %error, "a member does not list the others");
+                    None
+                }
             };
-            let own = status.header().map(etcd_client::ResponseHeader::member_id).unwrap_or_default();
+            let header = status.header();
+            let own = Answered {
+                cluster: header.map(etcd_client::ResponseHeader::cluster_id).unwrap_or_default(),
+                member: header.map(etcd_client::ResponseHeader::member_id).unwrap_or_default(),
+                applied: status.raft_applied_index(),
+            };
             Ok::<_, etcd_client::Error>(Answer {
                 own,
                 leader: status.leader(),
@@ -159,10 +172,11 @@ fn refused(what: &str, error: &etcd_client::Error) -> StepError {
 
 /// What one member answered.
 struct Answer {
-    own: u64,
+    own: Answered,
     leader: u64,
     index: u64,
-    listed: Vec<Listed>,
+    /// Who belongs to the group; `None`: it cannot say, so it is of no use to anybody.
+    listed: Option<Vec<Listed>>,
 }
 
 struct Listed {
@@ -182,12 +196,16 @@ impl Listed {
 
 /// Puts the answers together. The list of the one that is furthest on counts.
 fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
-    let lists = answers.values().filter(|answer| !answer.listed.is_empty());
-    let Some(best) = lists.max_by_key(|answer| answer.index) else { return Listing::default() };
+    let own = answers.iter().map(|(ordinal, answer)| (*ordinal, answer.own)).collect();
+    let answers: BTreeMap<u16, &Answer> =
+        answers.iter().filter(|(_, it)| it.listed.is_some()).map(|(ordinal, it)| (*ordinal, it)).collect();
+    let lists = answers.values().filter_map(|answer| Some((answer, answer.listed.as_ref()?)));
+    let best = lists.filter(|(_, listed)| !listed.is_empty()).max_by_key(|(answer, _)| answer.index);
+    let Some((best, listed)) = best else { return Listing { answers: own, ..Listing::default() } };
     let prefix = format!("{cluster}-");
     let member = |listed: &Listed| {
         let ordinal = listed.name().strip_prefix(&prefix)?.parse().ok()?;
-        let answer = answers.get(&ordinal).filter(|answer| answer.own == listed.id);
+        let answer = answers.get(&ordinal).filter(|answer| answer.own.member == listed.id);
         let role = match (listed.is_learner, best.leader == listed.id) {
             (true, _) => Role::Learner,
             (false, true) => Role::Leader,
@@ -197,9 +215,14 @@ fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
         Some(Member { id: listed.id, ordinal, role, is_up: answer.is_some(), lag })
     };
     let mut peers: Vec<String> =
-        best.listed.iter().map(|listed| format!("{}={}", listed.name(), listed.peer_url)).collect();
+        listed.iter().map(|listed| format!("{}={}", listed.name(), listed.peer_url)).collect();
     peers.sort();
-    Listing { members: best.listed.iter().filter_map(member).collect(), peers }
+    Listing {
+        members: listed.iter().filter_map(member).collect(),
+        peers,
+        listed: listed.iter().map(|listed| (listed.id, listed.name().to_owned())).collect(),
+        answers: own,
+    }
 }
 
 #[cfg(test)]
@@ -213,12 +236,13 @@ mod tests {
 
     fn answer(own: u64, index: u64) -> Answer {
         let all = vec![listed(1, "kv-0", false), listed(2, "kv-1", false), listed(3, "", true)];
-        Answer { own, leader: 1, index, listed: all }
+        let own = Answered { cluster: 7, member: own, applied: index };
+        Answer { own, leader: 1, index, listed: Some(all) }
     }
 
     #[test]
     fn answers_become_members() {
-        let learner = Answer { listed: Vec::new(), ..answer(3, 101) };
+        let learner = Answer { listed: Some(Vec::new()), ..answer(3, 101) };
         let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(2, 90)), (2, learner)]);
         let found = listing("kv", &answers);
         assert_eq!(found.peers[2], "kv-2=http://kv-2.kv-members:2380");
@@ -235,5 +259,13 @@ mod tests {
     fn one_that_answers_under_a_foreign_number_is_not_the_member() {
         let answers = BTreeMap::from([(0, answer(1, 100)), (1, answer(77, 90))]);
         assert!(!listing("kv", &answers).members[1].is_up);
+    }
+
+    #[test]
+    fn one_that_cannot_list_the_others_is_away_and_still_says_who_it_is() {
+        let answers = BTreeMap::from([(0, answer(1, 100)), (1, Answer { listed: None, ..answer(2, 900) })]);
+        let found = listing("kv", &answers);
+        assert!(!found.members[1].is_up && found.members[0].lag == 0, "{found:?}");
+        assert_eq!(found.answers[&1], Answered { cluster: 7, member: 2, applied: 900 });
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 mod build;
 mod certificate;
 mod control;
+mod invariants;
 mod members;
 pub mod planner;
 mod record;

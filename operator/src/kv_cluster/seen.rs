@@ -9,8 +9,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 
-use super::ValidatedKvCluster;
+use super::invariants::Process;
 use super::planner::{Claim, Kept, Pod};
+use super::{COMPONENT, ValidatedKvCluster};
 use crate::kernel::apply::{self, said};
 use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
@@ -59,6 +60,8 @@ pub(super) struct SeenPod {
     pub pod: Pod,
     pub address: Option<String>,
     pub uid: String,
+    /// Its process, while it runs and stays.
+    pub process: Option<Process>,
 }
 
 /// Looks.
@@ -141,7 +144,19 @@ fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
         },
         address: status.and_then(|status| status.pod_ip.clone()),
         uid: pod.uid().unwrap_or_default(),
+        process: process(pod),
     }
+}
+
+/// The process of a pod that runs and is to stay.
+fn process(pod: &KubePod) -> Option<Process> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let member = containers.iter().find(|container| container.name == COMPONENT)?;
+    member.state.as_ref()?.running.as_ref()?;
+    Some(Process { pod: pod.uid()?, restarts: member.restart_count })
 }
 
 /// Pods first: claims go after them.

@@ -8,6 +8,12 @@ use super::wish::REPLACE;
 use crate::kernel::child::Pods;
 use crate::kernel::conditions::Because;
 
+/// What must hold and does not, in words; `None`: all of it does.
+pub(super) fn broken(found: &Found) -> Option<Because> {
+    let said: Vec<&str> = found.violations.iter().map(|violation| violation.said.as_str()).collect();
+    (!said.is_empty()).then(|| Because::new("InvariantBroken", said.join(" | ")))
+}
+
 /// What is under way, in words.
 pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>) -> Because {
     let pod = |ordinal: u16| kv.member(ordinal);
@@ -76,6 +82,8 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
             let why = pods.and_then(|pods| pods.failure.clone());
             of("WaitingForPods", why.or_else(|| found.seen.unschedulable.clone()).unwrap_or(said))
         }
+        Waiting::Accord => broken(found)
+            .unwrap_or_else(|| of("InvariantBroken", "the members contradict one another".to_owned())),
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
         }

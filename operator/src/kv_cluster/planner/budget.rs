@@ -11,7 +11,7 @@ impl Group {
     /// Pods that have to be ready for another to be evicted, from before this step on. It counts voters and not pods: a learner's pod is
     /// never ready, and however long it takes or finds no node, one voter may go.
     pub(in crate::kv_cluster) fn pods_that_stay(&self, step: &Step) -> u16 {
-        if self.members.is_empty() {
+        if self.members.is_empty() || !self.is_sound() {
             return stay_of(self.kept.or(self.recorded).map_or(self.wanted, super::Kept::count));
         }
         let count = |found: usize| u16::try_from(found).unwrap_or(u16::MAX);

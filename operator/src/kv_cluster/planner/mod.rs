@@ -128,6 +128,38 @@ pub struct Group {
     pub members: Vec<Member>,
     /// What a person asked for.
     pub wish: Option<Wish>,
+    /// What its members contradict one another in.
+    pub violated: Vec<Violated>,
+}
+
+/// What must hold of a group, and does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violated {
+    /// All members are of one cluster.
+    ClusterId,
+    /// No two members have one number.
+    MemberId,
+    /// Each member is called like a pod of the StatefulSet, and no two are called the same.
+    MemberName,
+    /// What a process has applied, it has applied.
+    AppliedIndex,
+}
+
+impl Violated {
+    /// As metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClusterId => "cluster_id",
+            Self::MemberId => "member_id",
+            Self::MemberName => "member_name",
+            Self::AppliedIndex => "applied_index",
+        }
+    }
+
+    /// Whether who votes cannot be known, so that any step could take the majority away.
+    pub(super) fn forbids_steps(self) -> bool {
+        matches!(self, Self::ClusterId | Self::MemberId)
+    }
 }
 
 /// What to do next.
@@ -206,6 +238,8 @@ pub enum Waiting {
     Lag(u16),
     /// A pod to be gone.
     Leaving(u16),
+    /// Members that are of one cluster, and are told apart.
+    Accord,
 }
 
 /// The one next step.
@@ -213,6 +247,9 @@ pub fn plan(group: &Group) -> Step {
     let Some(kept) = group.kept else {
         return Step::Keep(group.recorded.unwrap_or(group.founders()));
     };
+    if !group.is_sound() {
+        return Step::Wait(Waiting::Accord);
+    }
     if let Some(Wish::Recover(survivor)) = group.wish {
         return group.recover(survivor, kept);
     }
@@ -254,6 +291,11 @@ pub fn plan(group: &Group) -> Step {
 }
 
 impl Group {
+    /// Whether what its members say can be built upon.
+    pub fn is_sound(&self) -> bool {
+        !self.violated.iter().any(|violated| violated.forbids_steps())
+    }
+
     fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.votes())
     }

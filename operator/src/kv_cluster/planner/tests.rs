@@ -499,3 +499,38 @@ fn what_is_left_goes_on_when_a_person_says_so() {
         ),
     ]);
 }
+
+#[test]
+fn nothing_is_done_while_members_contradict_one_another() {
+    type Change = fn(&mut Group);
+    let states: [Change; 6] = [
+        |g| g.wanted = 5,
+        |g| g.wanted = 1,
+        |g| g.pods.values_mut().for_each(|pod| pod.is_newest = false),
+        |g| g.wish = Some(Wish::Replace(1)),
+        |g| {
+            g.wish = Some(Wish::Recover(0));
+            g.members[1].is_up = false;
+            g.members[2].is_up = false;
+        },
+        |g| g.claims.get_mut(&1).expect("claim 1").is_condemned = true,
+    ];
+    for (number, change) in states.iter().enumerate() {
+        let mut group = healthy(3, 3);
+        change(&mut group);
+        let step = plan(&group);
+        assert!(!matches!(step, Step::Rest | Step::Wait(_)), "{number}: {step:?}");
+        let said = |violated: &[Violated]| plan(&Group { violated: violated.to_vec(), ..group.clone() });
+        assert_eq!(said(&[Violated::ClusterId]), Step::Wait(Waiting::Accord), "{number}");
+        assert_eq!(
+            said(&[Violated::MemberName, Violated::MemberId]),
+            Step::Wait(Waiting::Accord),
+            "{number}"
+        );
+        // These cost nobody the majority.
+        assert_eq!(said(&[Violated::MemberName, Violated::AppliedIndex]), step, "{number}");
+    }
+    let alone = Group { violated: vec![Violated::ClusterId], ..healthy(5, 5) };
+    let of_another = Group { members: vec![member(0, Role::Leader)], ..alone };
+    assert_eq!(of_another.pods_that_stay(&plan(&of_another)), 4, "a drain takes one at most");
+}

@@ -1,12 +1,14 @@
 //! A world around the planner: pods die and come back, volumes are lost, leaders change, learners lag, and users change their minds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::tests::{healthy, member, pod};
 use super::*;
+use crate::kv_cluster::invariants::{Answered, Before, Observed, Process};
 
 struct World {
     group: Group,
@@ -20,6 +22,9 @@ struct World {
     /// Pods that have to be ready for a drain to take another.
     stay: u16,
     next_id: u64,
+    /// What the operator has seen of it.
+    looked: Before,
+    looks: u64,
     seed: u64,
     drained: usize,
     replaced: usize,
@@ -42,6 +47,8 @@ impl World {
             burnt,
             stay: voters,
             next_id: 1_000,
+            looked: Before::default(),
+            looks: 0,
             seed,
             drained: 0,
             replaced: 0,
@@ -254,9 +261,28 @@ impl World {
         seen
     }
 
+    /// Whatever goes wrong, and whatever is done about it, members do not contradict one another.
+    fn look(&mut self, group: &Group) {
+        self.looks += 1;
+        let up = || group.members.iter().filter(|member| member.is_up);
+        let answer = |member: &Member| Answered { cluster: 1, member: member.id, applied: self.looks };
+        let process = |member: &Member| Process { pod: member.id.to_string(), restarts: 0 };
+        let listed = group.members.iter().map(|member| (member.id, format!("kv-{}", member.ordinal)));
+        let observed = Observed {
+            processes: up().map(|member| (member.ordinal, process(member))).collect(),
+            answers: up().map(|member| (member.ordinal, answer(member))).collect(),
+            listed: listed.collect(),
+        };
+        let now = Instant::now() + Duration::from_mins(self.looks);
+        self.looked = self.looked.then("kv", &observed, now);
+        let seed = self.seed;
+        assert!(self.looked.violations.is_empty(), "seed {seed}: {:?}: {group:?}", self.looked.violations);
+    }
+
     /// Does what the planner says, and holds it to its word.
     fn step(&mut self) -> Step {
         let before = self.seen();
+        self.look(&before);
         let had_quorum = self.has_quorum();
         let step = plan(&before);
         self.stay = before.pods_that_stay(&step);
