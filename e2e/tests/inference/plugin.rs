@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use aistack_crds::InferenceService;
+use aistack_crds::{AIStack, InferenceService};
 use anyhow::{Context as _, Result};
 use kube::ResourceExt as _;
 use serde_json::Value;
@@ -30,6 +30,8 @@ async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
     let canary = "  model: {name: m, version: '1'}\n  canary: {version: '2', steps: [50, 100]}\n";
     bed.apply(&service("talk", canary)).await?;
     bed.until_says("talk", "Ready", "WaitingForPods").await?;
+    let is_looked_at = |stack: &AIStack| stack.status.as_ref().is_some_and(|status| status.summary.is_some());
+    bed.until("s", "its parts are there, and told of", is_looked_at).await?;
     let (tree, code) = said(&bed, &["status"]).await?;
     assert_eq!(code, 4, "not all is Ready: {tree}");
     for line in ["AIStack s ", "─ KVCluster tinykv ", "InferenceService talk "] {
