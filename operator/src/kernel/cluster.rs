@@ -48,7 +48,7 @@ pub struct Cluster {
     /// What it sees.
     pub scope: Scope,
     /// What is to be reconciled.
-    pub queue: Queue,
+    pub queue: Arc<Queue>,
     /// Children of all objects.
     pub children: Children,
     /// Who refers to what.
@@ -77,7 +77,7 @@ impl Cluster {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             scope,
-            queue: Queue::new(Backoff::default(), queue),
+            queue: Arc::new(Queue::new(Backoff::default(), queue)),
             children: Children::default(),
             references: References::default(),
             patience: Patience::default(),

@@ -1,13 +1,12 @@
 //! The life of the process: watches, leadership, workers, and an orderly end.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aistack_chassis::{Health, Shutdown};
 use aistack_crds::Kind;
-use futures::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::child::ChildKind;
@@ -15,7 +14,10 @@ use super::cluster::{Cluster, Scope};
 use super::controller::{Controller, Typed};
 use super::key::Key;
 use super::lease::{Election, Held, Lost};
+use super::queue::Taken;
 use super::reconcile::Reconciler;
+use super::share::Limits;
+use super::turns;
 use super::watch::{self, Objects};
 
 /// Why the operator ended before it was asked to.
@@ -174,20 +176,15 @@ impl Manager {
     async fn work(&self, shutdown: &Shutdown) {
         // What happened while another led was taken out of nobody's queue, so all of it is still there.
         self.cluster.metrics.workers(self.settings.workers + EDITORS);
-        // Where one namespace is all there is, it has them all.
         let is_shared = self.cluster.scope == Scope::Cluster;
-        self.cluster.queue.share(is_shared.then(|| self.settings.workers.div_ceil(2)));
-        let mut workers = JoinSet::new();
-        for _ in 0..self.settings.workers.max(1) {
-            workers.spawn(worker(self.cluster.clone(), self.controllers.clone(), false));
+        self.cluster.queue.limit(Limits::of(self.settings.workers, EDITORS, is_shared));
+        let turn = |taken: &Taken| turns::of(&self.cluster, &self.controllers, taken);
+        let mut turns = pin!(turns::run(self.cluster.queue.clone(), turn));
+        tokio::select! {
+            () = &mut turns => return,
+            () = shutdown.cancelled() => self.cluster.queue.close(),
         }
-        for _ in 0..EDITORS {
-            workers.spawn(worker(self.cluster.clone(), self.controllers.clone(), true));
-        }
-        shutdown.cancelled().await;
-        self.cluster.queue.close();
-        let drained = async { while workers.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.settings.drain, drained).await.is_err() {
+        if tokio::time::timeout(self.settings.drain, turns).await.is_err() {
             tracing::warn!("reconciliations that would not end are left");
         }
     }
@@ -199,23 +196,5 @@ impl Manager {
                 self.cluster.queue.add(Key::new(*kind, name), super::queue::Priority::Resync);
             }
         }
-    }
-}
-
-async fn worker(cluster: Arc<Cluster>, controllers: HashMap<Kind, Arc<dyn Reconciler>>, is_for_edits: bool) {
-    let next =
-        || async { if is_for_edits { cluster.queue.next_edit().await } else { cluster.queue.next().await } };
-    while let Some(taken) = next().await {
-        let outcome = match controllers.get(&taken.key.kind) {
-            Some(controller) => {
-                let turn = AssertUnwindSafe(controller.reconcile(&cluster, &taken.key.object));
-                turn.catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(object = %taken.key, "a reconciliation panicked");
-                    super::queue::Outcome::Failed
-                })
-            }
-            None => super::queue::Outcome::Gone,
-        };
-        cluster.queue.done(&taken.key, outcome);
     }
 }

@@ -63,6 +63,7 @@ fn seconds() -> Histogram {
 #[derive(Clone, Debug)]
 pub struct QueueMetrics {
     depth: Gauge,
+    outside: Gauge,
     adds: Family<ByController, Counter>,
     retries: Family<ByController, Counter>,
     waited: Histogram,
@@ -72,6 +73,7 @@ impl Default for QueueMetrics {
     fn default() -> Self {
         Self {
             depth: Gauge::default(),
+            outside: Gauge::default(),
             adds: Family::default(),
             retries: Family::default(),
             waited: seconds(),
@@ -85,6 +87,12 @@ impl QueueMetrics {
         let own = Self::default();
         metrics.registry(|registry| {
             registry.register("workqueue_depth", "Objects that wait to be reconciled", own.depth.clone());
+            let name = "workqueue_outside";
+            registry.register(
+                name,
+                "Reconciliations that wait for a server outside, and hold no worker",
+                own.outside.clone(),
+            );
             registry.register("workqueue_adds", "Reconciliations asked for", own.adds.clone());
             registry.register(
                 "workqueue_retries",
@@ -102,6 +110,10 @@ impl QueueMetrics {
 
     pub(super) fn depth(&self, depth: usize) {
         self.depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn outside(&self, turns: usize) {
+        self.outside.set(i64::try_from(turns).unwrap_or(i64::MAX));
     }
 
     pub(super) fn added(&self, kind: Kind) {
@@ -157,7 +169,7 @@ impl ReconcileMetrics {
             let name = "controller_runtime_active_workers";
             registry.register(name, "Reconciliations that run", own.active.clone());
             let name = "controller_runtime_max_concurrent_reconciles";
-            registry.register(name, "Most that may run", own.most.clone());
+            registry.register(name, "Most that may run at workers", own.most.clone());
             let name = "leader_election_master_status";
             registry.register(name, "1 while this process leads", own.leads.clone());
             let name = "watch_errors";

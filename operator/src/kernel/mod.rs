@@ -10,7 +10,8 @@
 //! - At rest nothing is written: an object is applied when what is wanted changed or what is there was changed, and a status
 //!   when it says something else.
 //! - A restart writes nothing either: what was applied is read off the objects, not remembered.
-//! - Nothing waits inside a reconciliation for the world to change; it ends, and a watch or a time begins another.
+//! - Nothing waits inside a reconciliation for the world to change; it ends, and a watch or a time begins another. Who waits for
+//!   an answer from outside holds no worker.
 
 mod absent;
 pub mod apply;
@@ -37,6 +38,7 @@ mod replicas;
 mod share;
 #[cfg(test)]
 mod stub;
+mod turns;
 pub mod watch;
 
 pub(crate) mod pending;

@@ -3,8 +3,8 @@
 //! A key is in the queue at most once and is worked on by one worker at a time; what happens to it meanwhile has it come
 //! again. What a user changed comes before what is new, since that may come by the thousand, new before what a child's change asks
 //! for, and that before what is only looked at again; so that nothing starves, every eighth turn goes to whoever waits longest. Workers
-//! that take nothing but users' changes need not wait for those that are at something longer, and one namespace has some of the workers
-//! at most.
+//! that take nothing but users' changes need not wait for those that are at something longer. A turn that waits outside has no worker,
+//! and one namespace has some at most ([`super::share`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::key::Key;
 use super::lanes::Lanes;
 use super::metrics::QueueMetrics;
-use super::share::Shares;
+use super::share::{Desk, Limits, Shares};
 
 /// Every so many turns the longest waiting comes first.
 const FAIR_TURN: u64 = 8;
@@ -69,12 +69,21 @@ struct Inner {
     /// Not before a time.
     delayed: BTreeSet<(Instant, Key)>,
     due: HashMap<Key, (Instant, Priority)>,
-    /// Being worked on, and the priority with which they are to come again.
-    running: HashMap<Key, Option<Priority>>,
+    /// Being worked on.
+    running: HashMap<Key, Running>,
     shares: Shares,
     failures: HashMap<Key, u32>,
     turns: u64,
     is_closed: bool,
+}
+
+/// A turn.
+#[derive(Debug)]
+struct Running {
+    desk: Desk,
+    is_outside: bool,
+    /// The priority with which it is to come again.
+    again: Option<Priority>,
 }
 
 /// The queue of all kinds.
@@ -94,9 +103,9 @@ impl Queue {
         Self { inner: Mutex::default(), wake: Notify::new(), wake_for_edit: Notify::new(), backoff, metrics }
     }
 
-    /// From now on so many turns of one namespace run at a time.
-    pub(super) fn share(&self, most: Option<usize>) {
-        self.inner.lock().shares.most = most;
+    /// From now on so many turns run at a time.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.inner.lock().shares.limits = limits;
     }
 
     /// Asks for a reconciliation as soon as it is its turn.
@@ -155,6 +164,25 @@ impl Queue {
         }
     }
 
+    /// A turn waits outside: its worker is another's.
+    pub(super) fn left(&self, key: &Key) {
+        self.moved(key, true);
+    }
+
+    /// It waits no more.
+    pub(super) fn came_back(&self, key: &Key) {
+        self.moved(key, false);
+    }
+
+    fn moved(&self, key: &Key, is_outside: bool) {
+        let mut inner = self.inner.lock();
+        inner.moved(key, is_outside);
+        self.metrics.outside(inner.shares.outside());
+        if is_outside {
+            self.changed(&inner);
+        }
+    }
+
     /// Gives a key back.
     pub fn done(&self, key: &Key, outcome: Outcome) {
         let mut inner = self.inner.lock();
@@ -177,6 +205,12 @@ impl Queue {
         self.inner.lock().waiting.len()
     }
 
+    /// Turns that wait outside.
+    #[cfg(test)]
+    pub(super) fn outside(&self) -> usize {
+        self.inner.lock().shares.outside()
+    }
+
     /// Whether nothing is ready and nothing runs.
     pub fn is_idle(&self) -> bool {
         let inner = self.inner.lock();
@@ -197,17 +231,18 @@ impl Queue {
 impl Inner {
     fn add(&mut self, key: Key, priority: Priority, now: Instant) {
         match self.running.get_mut(&key) {
-            Some(again) => *again = (*again).max(Some(priority)),
+            Some(running) => running.again = running.again.max(Some(priority)),
             None => self.make_ready(key, priority, now),
         }
     }
 
     fn done(&mut self, key: &Key, outcome: Outcome, now: Instant, backoff: impl FnOnce(u32) -> Duration) {
-        let again = self.running.remove(key);
-        if again.is_some() {
-            self.shares.ended(&key.object.namespace);
+        self.moved(key, false);
+        let running = self.running.remove(key);
+        if let Some(running) = &running {
+            self.shares.ended(&key.object.namespace, running.desk);
         }
-        let again = again.flatten();
+        let again = running.and_then(|running| running.again);
         let wait = match outcome {
             Outcome::Failed | Outcome::FailedInPart(_) => {
                 let failures = self.failures.entry(key.clone()).or_default();
@@ -232,6 +267,20 @@ impl Inner {
             }
             (_, Some((wait, priority))) => self.delay(key.clone(), now + wait, priority),
             (_, None) => {}
+        }
+    }
+
+    fn moved(&mut self, key: &Key, is_outside: bool) {
+        let Some(running) = self.running.get_mut(key).filter(|running| running.is_outside != is_outside)
+        else {
+            return;
+        };
+        running.is_outside = is_outside;
+        let namespace = &key.object.namespace;
+        if is_outside {
+            self.shares.left(namespace, running.desk);
+        } else {
+            self.shares.came_back(namespace, running.desk);
         }
     }
 
@@ -268,28 +317,34 @@ impl Inner {
 
     fn take(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
+        if !self.shares.has_worker(Desk::All) {
+            return None;
+        }
         self.turns += 1;
-        let has_room = |namespace: &str| self.shares.have_room(namespace, false);
+        let has_room = |namespace: &str| self.shares.have_room(namespace, Desk::All);
         let key = if self.turns.is_multiple_of(FAIR_TURN) {
             self.waiting.oldest(has_room)
         } else {
             self.waiting.most_urgent(Priority::Resync, has_room)
         };
         let key = key.cloned()?;
-        self.hand_out(key, now)
+        self.hand_out(key, Desk::All, now)
     }
 
     fn take_edit(&mut self, now: Instant) -> Option<Taken> {
         self.wake_due(now);
-        let has_room = |namespace: &str| self.shares.have_room(namespace, true);
+        if !self.shares.has_worker(Desk::Edits) {
+            return None;
+        }
+        let has_room = |namespace: &str| self.shares.have_room(namespace, Desk::Edits);
         let key = self.waiting.most_urgent(Priority::Edit, has_room).cloned()?;
-        self.hand_out(key, now)
+        self.hand_out(key, Desk::Edits, now)
     }
 
-    fn hand_out(&mut self, key: Key, now: Instant) -> Option<Taken> {
+    fn hand_out(&mut self, key: Key, desk: Desk, now: Instant) -> Option<Taken> {
         let waiting = self.waiting.remove(&key)?;
-        self.running.insert(key.clone(), None);
-        self.shares.began(&key.object.namespace);
+        self.running.insert(key.clone(), Running { desk, is_outside: false, again: None });
+        self.shares.began(&key.object.namespace, desk);
         Some(Taken { key, priority: waiting.priority, waited: now.saturating_duration_since(waiting.since) })
     }
 }
@@ -446,7 +501,7 @@ mod tests {
     #[test]
     fn one_namespace_does_not_have_all_the_workers() {
         let mut story = Story::new();
-        story.inner.shares.most = Some(2);
+        story.inner.shares.limits.at_work_of_one = Some(2);
         let of = |namespace: &str, name: &str| Key::new(Kind::KVCluster, ObjectName::new(namespace, name));
         for name in ["a", "b", "c", "d"] {
             story.inner.add(of("flood", name), Priority::Edit, story.now);
@@ -470,7 +525,7 @@ mod tests {
     #[test]
     fn a_flood_costs_the_others_one_look() {
         let mut story = Story::new();
-        story.inner.shares.most = Some(2);
+        story.inner.shares.limits.at_work_of_one = Some(2);
         let of = |namespace: &str, name: &str| Key::new(Kind::KVCluster, ObjectName::new(namespace, name));
         for number in 0..1000 {
             story.inner.add(of("flood", &number.to_string()), Priority::Edit, story.now);
@@ -480,7 +535,7 @@ mod tests {
         let looks = std::cell::Cell::new(0);
         let has_room = |namespace: &str| {
             looks.set(looks.get() + 1);
-            story.inner.shares.have_room(namespace, false)
+            story.inner.shares.have_room(namespace, Desk::All)
         };
         assert_eq!(story.inner.waiting.most_urgent(Priority::Resync, has_room), Some(&of("quiet", "x")));
         assert_eq!(story.inner.waiting.oldest(has_room), Some(&of("quiet", "x")));

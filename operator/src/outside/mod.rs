@@ -1,7 +1,8 @@
 //! Calls to servers that are not the API server: those that tenants run, and those that manifests name. Whoever answers may be
 //! hostile, so a call goes where it was sent and nowhere else (there are no redirects and no proxies here), an answer has a most
-//! size, all calls of a step have one patience, and nobody has the operator call its own surroundings.
+//! size, all calls of a step have one patience, a turn that waits holds no worker, and nobody has the operator call its own surroundings.
 
+mod absence;
 mod certificates;
 mod guard;
 mod patience;
@@ -22,6 +23,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 
+pub(crate) use self::absence::turn;
 pub(crate) use self::certificates::Certificates;
 use self::guard::{Guard, NotAdmitted};
 pub(crate) use self::patience::{Late, call, step};

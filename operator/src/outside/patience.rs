@@ -1,10 +1,12 @@
-//! How long a step of a reconciliation may wait for servers that are not ours: one tenant's that never answer must not keep the
-//! workers from everybody else.
+//! How long a step of a reconciliation may wait for servers that are not ours: one tenant's that never answer must not keep its
+//! objects from everything else.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+
+use super::absence::Call;
 
 /// What all calls of one step may take together.
 pub(crate) const STEP: Duration = Duration::from_secs(3);
@@ -34,7 +36,9 @@ pub(crate) async fn call<F: Future>(call: F) -> Result<F::Output, Late> {
         return Err(Late);
     }
     let began = Instant::now();
+    let under_way = Call::begin();
     let ended = timeout(left, call).await;
+    drop(under_way);
     // Outside a step nothing is shared.
     let _ = LEFT.try_with(|left| left.set(left.get().saturating_sub(began.elapsed())));
     ended.map_err(|_| Late)
