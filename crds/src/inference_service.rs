@@ -300,6 +300,9 @@ pub struct ScalingSpec {
     /// Most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
+    /// Who scales.
+    #[serde(default)]
+    pub by: Autoscaler,
     /// What the autoscaler looks at.
     #[serde(default)]
     pub metric: ScalingMetric,
@@ -327,6 +330,18 @@ pub struct ScalingSpec {
     #[schemars(range(min = 1, max = 100000))]
     #[serde(default = "default_max_held")]
     pub max_held: i32,
+}
+
+/// Who scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Autoscaler {
+    /// Kubernetes, by a HorizontalPodAutoscaler.
+    #[default]
+    Hpa,
+    /// KEDA, by a ScaledObject: needs KEDA in the cluster. It asks Prometheus itself for concurrency and tokens, so no adapter is needed,
+    /// and the operator's setting `prometheus_url` is.
+    Keda,
 }
 
 /// What an autoscaler looks at.

@@ -30,7 +30,10 @@ pub const CONDITIONS: &[(&str, &str)] = &[
     ("Scheduled", "InferenceService: `False`: no node takes a pod"),
     ("Routed", "InferenceService: ModelHub leads requests here as the spec says"),
     ("CanaryTaken", "InferenceService: the canary has everything; `False`: nothing any more"),
-    ("Autoscaling", "InferenceService: `False`: the autoscaler does not see what it is to scale by"),
+    (
+        "Autoscaling",
+        "InferenceService: `False`: the autoscaler does not see what it is to scale by; with `scaling.by: keda`, whether KEDA scales",
+    ),
     ("SettingsApplied", "VectorCollection: the graph's settings are those of the spec"),
     ("IndexesMatch", "VectorCollection: `False`: the server has payload indexes that the spec does not name"),
     ("KvStoreReachable", "AIStack: the key-value store of somebody else's answers"),
@@ -153,6 +156,8 @@ pub const REASONS: &[(&str, &str)] = &[
     ("RouteChanged", "somebody changed ModelHub's route meanwhile"),
     ("RouteTaken", "ModelHub has a route of somebody else's for the model; the message says whose"),
     ("Routed", "ModelHub leads requests here"),
+    ("ScaledObjectNotReady", "KEDA does not scale; the message is its own"),
+    ("ScaledObjectReady", "KEDA scales"),
     ("Scaling", "the number of pods changes"),
     ("SecretIncomplete", "a Secret lacks a key"),
     ("SecretMissing", "a Secret that the spec names is not there"),
@@ -172,6 +177,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("VolumesGrow", "a claim asks for more"),
     ("VoterAway", "a voter does not answer"),
     ("WaitingForCertificate", "cert-manager was asked for a certificate, which is not there yet"),
+    ("WaitingForKeda", "KEDA has not said anything of the ScaledObject yet"),
     ("WaitingForParts", "parts of the stack are not ready yet"),
     ("WaitingForPods", "pods are not ready yet"),
 ];

@@ -21,6 +21,7 @@ pub mod bed;
 pub mod crowd;
 pub mod hollow;
 pub mod keys;
+pub mod module;
 pub mod operator;
 pub mod plane;
 pub mod process;

@@ -24,6 +24,7 @@ mod probe;
 pub mod problem;
 mod report;
 pub mod run;
+pub mod scaled_object;
 mod shipped;
 pub mod size;
 pub mod task_set;

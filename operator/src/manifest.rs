@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use crate::certificate::Certificate;
+use crate::scaled_object::ScaledObject;
 
 /// Annotation of a Secret whose named keys are filled with random text once, by whoever applies it.
 pub const GENERATE_ANNOTATION: &str = "platform.dev/generate";
@@ -39,6 +40,8 @@ pub enum Manifest {
     PodDisruptionBudget(Box<PodDisruptionBudget>),
     /// How many pods there are, by what they do.
     HorizontalPodAutoscaler(Box<HorizontalPodAutoscaler>),
+    /// The same, by KEDA.
+    ScaledObject(Box<ScaledObject>),
     /// Devices that each pod claims.
     ResourceClaimTemplate(Box<ResourceClaimTemplate>),
     /// Pods that end.
@@ -67,6 +70,7 @@ impl Manifest {
             Self::DaemonSet(_) => "DaemonSet",
             Self::PodDisruptionBudget(_) => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler(_) => "HorizontalPodAutoscaler",
+            Self::ScaledObject(_) => "ScaledObject",
             Self::ResourceClaimTemplate(_) => "ResourceClaimTemplate",
             Self::Certificate(_) => "Certificate",
             Self::Job(_) => "Job",
@@ -89,6 +93,7 @@ impl Manifest {
             Self::DaemonSet(object) => &object.metadata,
             Self::PodDisruptionBudget(object) => &object.metadata,
             Self::HorizontalPodAutoscaler(object) => &object.metadata,
+            Self::ScaledObject(object) => &object.metadata,
             Self::ResourceClaimTemplate(object) => &object.metadata,
             Self::Certificate(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
@@ -124,6 +129,7 @@ from_object!(
     DaemonSet,
     PodDisruptionBudget,
     HorizontalPodAutoscaler,
+    ScaledObject,
     ResourceClaimTemplate,
     Certificate,
     Job,

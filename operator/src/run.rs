@@ -84,7 +84,9 @@ impl Operator {
         let shared = shared
             .with_addresses(config.addresses.clone())
             .with_local_endpoints(config.local_endpoints)
-            .with_images(config.images.clone());
+            .with_images(config.images.clone())
+            .with_prometheus(config.prometheus_url.clone())
+            .with_store_priority(config.store_priority_class.clone());
         let shared = Arc::new(shared);
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
         let stacks = Arc::<Objects<AIStack>>::default();

@@ -23,6 +23,14 @@ pub struct OperatorConfig {
     pub lease: LeaseConfig,
     /// Images of pods whose manifests name no tag.
     pub images: ImagesConfig,
+    /// PriorityClass of pods that hold data, in TinyKV, VectorForge and ModelHub, whose manifests name none. Absent or empty: none. The
+    /// class must be there, or such pods are not made.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub store_priority_class: Option<String>,
+    /// Address at which KEDA finds Prometheus, such as `http://prometheus.monitoring.svc:9090`: for InferenceServices with `scaling.by: keda`
+    /// that are scaled by requests or tokens. Absent or empty: there is none.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub prometheus_url: Option<String>,
     /// Base URLs to use in place of Services', by `service.namespace`, such as `modelhub.team: http://127.0.0.1:8080`: for an operator
     /// outside the cluster's network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -40,6 +48,8 @@ impl Default for OperatorConfig {
             workers: 8,
             lease: LeaseConfig::default(),
             images: ImagesConfig::default(),
+            store_priority_class: None,
+            prometheus_url: None,
             addresses: BTreeMap::new(),
             local_endpoints: false,
         }
@@ -113,12 +123,19 @@ impl ImagesConfig {
     }
 }
 
+fn is_http(url: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+}
+
 impl OperatorConfig {
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), OperatorConfigError> {
         self.server.validate()?;
         if self.workers == 0 {
             return Err(OperatorConfigError::NoWorkers);
+        }
+        if let Some(url) = self.prometheus_url.as_ref().filter(|url| !is_http(url)) {
+            return Err(OperatorConfigError::Prometheus { url: url.clone() });
         }
         self.images.validate()?;
         let lease = &self.lease;
@@ -145,6 +162,12 @@ pub enum OperatorConfigError {
     /// Nothing would be reconciled.
     #[error("workers is 0, so nothing would be reconciled; leave it out for the default")]
     NoWorkers,
+    /// KEDA could ask nobody.
+    #[error("prometheus_url: {url} is no http:// or https:// address")]
+    Prometheus {
+        /// As written.
+        url: String,
+    },
     /// A digest of an image that no pod runs.
     #[error("images.digests: {component} is no component; those are {}", COMPONENTS.join(", "))]
     UnknownComponent {
@@ -211,6 +234,17 @@ mod tests {
             [(5, 10, 15, true), (1, 2, 3, true), (0, 10, 15, false), (10, 10, 15, false), (5, 15, 15, false)]
         {
             assert_eq!(with(renew, deadline, duration), is_valid, "{renew} {deadline} {duration}");
+        }
+    }
+
+    #[test]
+    fn prometheus_is_an_address_or_nothing() {
+        for (url, is_valid) in
+            [("", true), ("http://p:9090", true), ("https://p", true), ("p:9090", false), ("http://", false)]
+        {
+            let config = serde_json::json!({"prometheus_url": url});
+            let config: OperatorConfig = serde_json::from_value(config).expect("a part is enough");
+            assert_eq!(config.validate().is_ok(), is_valid, "{url}");
         }
     }
 

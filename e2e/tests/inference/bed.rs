@@ -17,6 +17,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
+/// Where KEDA would find Prometheus.
+pub const PROMETHEUS: &str = "http://prometheus.monitoring.svc:9090";
+
 /// Settings as arguments.
 pub fn set(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().flat_map(|(path, value)| ["--set".to_owned(), format!("{path}={value}")]).collect()
@@ -109,6 +112,7 @@ impl Bed {
             OperatorConfig { namespace: Some(namespace.clone()), addresses, ..OperatorConfig::default() };
         config.lease.enabled = false;
         config.local_endpoints = true;
+        config.prometheus_url = Some(PROMETHEUS.to_owned());
         let operator = Running::begin(plane, &config)?;
         wait::until("the operator is ready", || async { Ok(operator.health.is_ready().then_some(())) })
             .await?;

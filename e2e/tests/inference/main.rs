@@ -1,6 +1,7 @@
 //! InferenceServices before a real API server and a real ModelHub: versions, canaries, autoscaling, sleep, devices, and what is said.
 
 mod bed;
+mod keda;
 mod plugin;
 mod preload;
 mod vectors;

@@ -1,18 +1,15 @@
 //! A KVCluster that names an issuer, before the kind of cert-manager: what there is to be signed is asked for, mounted, and goes again.
 //! The kind is cert-manager's own; the test is the issuer.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use aistack_crds::KVCluster;
 use aistack_operator::certificate::Certificate;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::story::says;
-use e2e::{Bed, Story, wait};
+use e2e::{Bed, Story, module, wait};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::certificates::{authority, signed};
 use super::clients::Writers;
@@ -25,20 +22,6 @@ kind: KVCluster
 metadata: {name: kv}
 spec: {replicas: 1, tls: {issuerRef: {name: ca}}}
 ";
-
-/// cert-manager's Certificate, as its release has it.
-fn kind() -> Result<CustomResourceDefinition> {
-    let folder = tempfile::tempdir()?;
-    let asked = ["mod", "download", "-json", MODULE];
-    let got = Command::new("go").args(asked).current_dir(&folder).output().context("run go")?;
-    let told: Value = serde_json::from_slice(&got.stdout).context("go says where a module is")?;
-    let at = PathBuf::from(told["Dir"].as_str().context("the module is there")?);
-    let text = std::fs::read_to_string(at.join("deploy/crds/crd-certificates.yaml"))?;
-    let mut crd: CustomResourceDefinition = serde_yaml_ng::from_str(&text)?;
-    // Those are helm's.
-    crd.metadata.labels = None;
-    Ok(crd)
-}
 
 /// What cert-manager does when an issuer has signed.
 async fn sign(story: &Story, authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> Result<Certificate> {
@@ -80,7 +63,8 @@ async fn an_issuer_signs_for_a_group() -> Result<()> {
     let said = format!("{:?}", kv.status);
     ensure!(said.contains("install cert-manager, or name a Secret"), "{said}");
     let kinds: Api<CustomResourceDefinition> = Api::all(story.client.clone());
-    kinds.create(&PostParams::default(), &kind()?).await?;
+    let kind = module::kind(MODULE, "deploy/crds/crd-certificates.yaml")?;
+    kinds.create(&PostParams::default(), &kind).await?;
     let authority = authority()?;
     let waits = |kv: &KVCluster| has(kv, "Ready", "WaitingForCertificate");
     story.until("kv", "the kind has come, and nobody has signed", waits).await?;

@@ -138,7 +138,8 @@ fn part(child: &AppliedChild) -> Option<Part> {
         | Progress::Job(_)
         | Progress::Times(_)
         | Progress::Certificate(_)
-        | Progress::Autoscaler(_) => return None,
+        | Progress::Autoscaler(_)
+        | Progress::ScaledObject(..) => return None,
         Progress::Pods(pods) => Part {
             is_ready: pods.is_complete(),
             is_broken: pods.failure.is_some(),

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use aistack_api::engine::EngineTask;
 use aistack_api::tinyinfer::TinyinferConfig;
-use aistack_crds::inference_service::{Pooling, Task};
+use aistack_crds::inference_service::{Autoscaler, Pooling, Task};
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
@@ -13,7 +13,7 @@ use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceClaimTemplat
 
 use super::fetch::{self, Registry};
 use super::preload;
-use super::scaling;
+use super::scaling::{self, Keda};
 use super::validate::{Scale, Serving};
 use super::version::Version;
 use super::{ADMIN_PORT, COMPONENT, Engine, GRPC_PORT, HTTP_PORT, ValidatedInferenceService};
@@ -37,6 +37,10 @@ pub struct Surroundings {
     pub(super) has_device_class: bool,
     /// Versions whose pods are not to be there yet: their weights are on no node.
     pub(super) held: Vec<Version>,
+    /// Where KEDA finds Prometheus.
+    pub(super) prometheus: Option<String>,
+    /// Deployments with an autoscaler of Kubernetes': KEDA takes none that has one.
+    pub(super) autoscaled: Vec<String>,
     /// How many pods the present version begins with, where an autoscaler is to have its say later.
     pub(super) begins_with: Option<i32>,
 }
@@ -72,7 +76,10 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
         manifests.append(claims);
         manifests.append(built);
         if let (Scale::Auto(bounds), false) = (&serving.scale, is_held) {
-            manifests.push(scaling::autoscaler(&workload, bounds));
+            let keda = Keda { prometheus: around.prometheus.as_deref(), is_asleep: around.is_asleep };
+            let is_taken = bounds.by == Autoscaler::Keda && around.autoscaled.contains(&workload.name);
+            let scaler = scaling::autoscaler(&workload, bounds, keda).filter(|_| !is_taken);
+            manifests.0.extend(scaler);
         }
     }
     manifests

@@ -9,7 +9,7 @@ use kube::Resource as _;
 use super::build::{Surroundings, build_in};
 use super::fetch::Registry;
 use super::found::{Found, RouteFound};
-use super::{Engine, ValidatedInferenceService, report as said, rollout, route, validate};
+use super::{Engine, ValidatedInferenceService, report as said, rollout, route, scaling, validate};
 use crate::aistack;
 use crate::hub::{Hub, HubError};
 use crate::kernel::apply::Applied;
@@ -99,7 +99,7 @@ impl Controller for InferenceController {
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &InferenceService) -> Result<Found, StepError> {
-        let mut found = Found::default();
+        let mut found = Found::nothing_yet(cluster.prometheus.clone());
         if let Some(endpoint) = &object.spec.endpoint {
             let url = format!("{}/v1/models", endpoint.trim_end_matches('/'));
             let tls = object.spec.tls.as_ref();
@@ -121,6 +121,14 @@ impl Controller for InferenceController {
         let service = validate(object, "")?;
         if let Some(stack) = self.stack(object).filter(|_| service.needs_route()) {
             must_not_take(object, &service.model, &stack).map_err(|problem| vec![problem])?;
+        }
+        let scaling = object.spec.scaling.as_ref();
+        if found.prometheus.is_none() && scaling.is_some_and(scaling::needs_prometheus) {
+            return Err(vec![Problem::new(
+                "spec.scaling.by",
+                "is keda, which asks Prometheus for this metric, and the operator was not told where that is",
+                "set the operator's prometheus_url (config.prometheus_url in the chart's values), or use metric: cpu, or leave by out",
+            )]);
         }
         if !service.needs_route() || found.hub.is_some() {
             return Ok(service);
@@ -154,7 +162,12 @@ impl Controller for InferenceController {
         let begins_with = found.begins_with();
         let held = found.preloads.iter().filter(|preload| preload.is_awaited);
         let held = held.map(|preload| preload.version.clone()).collect();
-        Some(build_in(service, &Surroundings { registry, is_asleep, has_device_class, held, begins_with }))
+        let autoscaled = found.children.iter().filter(|key| key.kind == ChildKind::HorizontalPodAutoscaler);
+        let autoscaled = autoscaled.map(|key| key.object.name.clone()).collect();
+        let prometheus = found.prometheus.clone();
+        let around =
+            Surroundings { registry, is_asleep, has_device_class, held, prometheus, autoscaled, begins_with };
+        Some(build_in(service, &around))
     }
 
     /// What served until now stays until ModelHub leads requests to what is to serve.
@@ -164,7 +177,9 @@ impl Controller for InferenceController {
         }
         // An autoscaler would call back what is to make room.
         let makes_room = service.rollout == Rollout::InPlace;
-        let stays = |key: &&ChildKey| !(makes_room && key.kind == ChildKind::HorizontalPodAutoscaler);
+        let scales =
+            |kind: ChildKind| matches!(kind, ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject);
+        let stays = |key: &&ChildKey| !(makes_room && scales(key.kind));
         found.children.iter().filter(stays).cloned().collect()
     }
 
@@ -315,6 +330,25 @@ mod tests {
         for (meta, spec, is_part) in table {
             let object = service("x", &meta, spec);
             assert_eq!(controller.stack(&object).is_some(), is_part, "{meta} {spec}");
+        }
+    }
+
+    #[test]
+    fn keda_is_not_asked_to_ask_nobody() {
+        let controller = InferenceController::new(Arc::default());
+        let told = Found::nothing_yet(Some("http://prometheus:9090".to_owned()));
+        let table = [
+            ("keda", "concurrency", Found::default(), false),
+            ("keda", "tokens", Found::default(), false),
+            ("keda", "cpu", Found::default(), true),
+            ("hpa", "concurrency", Found::default(), true),
+            ("keda", "concurrency", told, true),
+        ];
+        for (by, metric, found, may) in table {
+            let spec = json!({"model": {"name": "m"}, "resources": {"cpu": "1"},
+                "scaling": {"maxReplicas": 3, "by": by, "metric": metric}});
+            let judged = controller.validate(&service("x", &json!({}), &spec), &found);
+            assert_eq!(judged.is_ok(), may, "{by} {metric}");
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Found {
     resting: Vec<Version>,
     /// Whether the present version's Deployment is there.
     is_built: bool,
+    /// Where KEDA finds Prometheus.
+    pub(super) prometheus: Option<String>,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
     /// What became of weights that are to be on nodes before pods are.
@@ -66,6 +68,11 @@ pub enum RouteFound {
 }
 
 impl Found {
+    /// Before anybody looked; `prometheus` is what the operator was told.
+    pub(super) fn nothing_yet(prometheus: Option<String>) -> Self {
+        Self { prometheus, ..Self::default() }
+    }
+
     fn state(&self) -> Option<&TrafficState> {
         match &self.route {
             RouteFound::There(state) => Some(state),

@@ -270,7 +270,34 @@ fn conditions(
     if let Some(why) = service.versions.iter().find_map(autoscaler) {
         say("Autoscaling", Some(false), "NoMetric", why);
     }
+    extra.extend(scaled_by_keda(service, applied));
     extra
+}
+
+/// What KEDA says of the versions, the worst first.
+fn scaled_by_keda(service: &ValidatedInferenceService, applied: &Applied) -> Option<Extra> {
+    let said = |version: &Version| {
+        let name = service.workload_name(version);
+        match applied.progress(ChildKind::ScaledObject, &name)? {
+            Progress::ScaledObject(is_ready, words) => Some((*is_ready, name, words.clone())),
+            _ => None,
+        }
+    };
+    let worst = |(is_ready, ..): &(Option<bool>, String, String)| match is_ready {
+        Some(false) => 0,
+        None => 1,
+        Some(true) => 2,
+    };
+    let (is_so, name, words) = service.versions.iter().filter_map(said).min_by_key(worst)?;
+    let because = match is_so {
+        Some(true) => Because::new("ScaledObjectReady", format!("KEDA scales by ScaledObject {name}")),
+        Some(false) => Because::new("ScaledObjectNotReady", format!("ScaledObject {name}: {words}")),
+        None => Because::new(
+            "WaitingForKeda",
+            format!("KEDA has said nothing of ScaledObject {name} yet; does it run?"),
+        ),
+    };
+    Some(Extra { kind: "Autoscaling", is_so, because })
 }
 
 /// Whether a pod has the model in its memory, and has answered with it once: an engine is not ready before.

@@ -1,10 +1,14 @@
 //! How many pods there are: the autoscaler's manifest, and when a service goes to sleep and wakes up.
 
+use std::ops::RangeInclusive;
+
 use aistack_api::traffic::TrafficState;
-use aistack_crds::inference_service::{ScalingMetric, ScalingSpec};
+use aistack_crds::inference_service::{Autoscaler, ScalingMetric, ScalingSpec};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 
 use crate::autoscaler;
+use crate::manifest::Manifest;
+use crate::scaled_object::{self, Trigger};
 use crate::workload::Workload;
 
 /// Requests in flight of a pod, running and waiting: what an adapter makes of `vllm:num_requests_running` and
@@ -14,16 +18,67 @@ pub const IN_FLIGHT: &str = "aistack_requests_in_flight";
 /// Tokens a second of a pod: what an adapter makes of `vllm:prompt_tokens_total` and `vllm:generation_tokens_total`.
 pub const TOKENS: &str = "aistack_tokens_per_second";
 
-/// The autoscaler of a workload's Deployment.
-pub fn autoscaler(workload: &Workload, bounds: &ScalingSpec) -> HorizontalPodAutoscaler {
+/// What has KEDA ask Prometheus.
+const RUNNING: [&str; 2] = ["vllm:num_requests_running", "vllm:num_requests_waiting"];
+const COUNTED: [&str; 2] = ["vllm:prompt_tokens_total", "vllm:generation_tokens_total"];
+
+/// What an autoscaler of KEDA's depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Keda<'a> {
+    /// Whom it asks.
+    pub prometheus: Option<&'a str>,
+    /// Whether the service has no pods at the moment.
+    pub is_asleep: bool,
+}
+
+/// The autoscaler of a workload's Deployment; `None` while there is nobody to ask.
+pub fn autoscaler(workload: &Workload, bounds: &ScalingSpec, keda: Keda<'_>) -> Option<Manifest> {
+    // It rests while there are no pods; putting them to sleep and waking them is the operator's.
+    let least = bounds.min_replicas.max(1);
+    let range = least..=bounds.max_replicas;
+    match bounds.by {
+        Autoscaler::Hpa => Some(hpa(workload, bounds, range).into()),
+        Autoscaler::Keda => {
+            let trigger = trigger(workload, bounds, keda.prometheus)?;
+            Some(scaled_object::of(workload, range, trigger, keda.is_asleep).into())
+        }
+    }
+}
+
+/// Whether KEDA would have to ask Prometheus.
+pub fn needs_prometheus(bounds: &ScalingSpec) -> bool {
+    bounds.by == Autoscaler::Keda && bounds.metric != ScalingMetric::Cpu
+}
+
+fn trigger(workload: &Workload, bounds: &ScalingSpec, prometheus: Option<&str>) -> Option<Trigger> {
+    // Those of a Deployment and of no other whose name begins like its.
+    let pods = format!(
+        "{{namespace=\"{}\",pod=~\"{}-[a-z0-9]+-[a-z0-9]+\"}}",
+        workload.owner.namespace, workload.name
+    );
+    let sum = |of: &dyn Fn(&str) -> String, [one, other]: [&str; 2]| {
+        format!("sum({}) + sum({})", of(one), of(other))
+    };
+    let now = |metric: &str| format!("{metric}{pods}");
+    let a_second = |metric: &str| format!("rate({metric}{pods}[1m])");
+    Some(match bounds.metric {
+        ScalingMetric::Concurrency => {
+            Trigger::of_query(prometheus?, sum(&now, RUNNING), bounds.target_concurrency)
+        }
+        ScalingMetric::Tokens => {
+            Trigger::of_query(prometheus?, sum(&a_second, COUNTED), bounds.target_tokens_per_second)
+        }
+        ScalingMetric::Cpu => Trigger::of_cpu(bounds.target_cpu_percent),
+    })
+}
+
+fn hpa(workload: &Workload, bounds: &ScalingSpec, range: RangeInclusive<i32>) -> HorizontalPodAutoscaler {
     let metric = match bounds.metric {
         ScalingMetric::Concurrency => autoscaler::of_pods(IN_FLIGHT, bounds.target_concurrency),
         ScalingMetric::Tokens => autoscaler::of_pods(TOKENS, bounds.target_tokens_per_second),
         ScalingMetric::Cpu => autoscaler::of_cpu(bounds.target_cpu_percent),
     };
-    // It rests while there are no pods; putting them to sleep and waking them is the operator's.
-    let least = bounds.min_replicas.max(1);
-    autoscaler::of(workload, "Deployment", least..=bounds.max_replicas, metric)
+    autoscaler::of(workload, "Deployment", range, metric)
 }
 
 /// Whether a service that may sleep is to sleep. `gateway` is what ModelHub says; `None` when it does not answer.
@@ -45,8 +100,71 @@ pub fn is_to_sleep(was_asleep: Option<bool>, gateway: Option<&TrafficState>, idl
 #[cfg(test)]
 mod tests {
     use aistack_api::traffic::TrafficRoute;
+    use serde_json::{Value, json};
 
+    use super::super::build::{Surroundings, build_in};
+    use super::super::validate;
     use super::*;
+    use crate::scaled_object::PAUSED_REPLICAS;
+
+    fn built(scaling: &Value, around: &Surroundings) -> Vec<(String, Value)> {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+            "metadata": {"name": "talk", "namespace": "team"},
+            "spec": {"model": {"name": "m"}, "resources": {"cpu": "1"}, "scaling": scaling}});
+        let object = serde_json::from_value(object).expect("an InferenceService");
+        let manifests = build_in(&validate(&object, "").expect("valid"), around);
+        let scales = ["HorizontalPodAutoscaler", "ScaledObject"];
+        let scalers = manifests.iter().filter(|manifest| scales.contains(&manifest.kind()));
+        scalers.map(|it| (it.kind().to_owned(), serde_json::to_value(it).expect("plain data"))).collect()
+    }
+
+    #[test]
+    fn keda_is_asked_for_what_an_autoscaler_of_kubernetes_would_do() {
+        let around = Surroundings { prometheus: Some("http://p:9090".to_owned()), ..Surroundings::default() };
+        let of = |metric: &str| {
+            let scaling = json!({"by": "keda", "minReplicas": 0, "maxReplicas": 7, "metric": metric});
+            let mut built = built(&scaling, &around);
+            assert_eq!(built.len(), 1, "one of the two");
+            let (kind, scaled) = built.remove(0);
+            assert_eq!((kind.as_str(), &scaled["apiVersion"]), ("ScaledObject", &json!("keda.sh/v1alpha1")));
+            scaled
+        };
+        let scaled = of("concurrency");
+        assert_eq!(scaled["metadata"]["name"], "tinyinfer-talk");
+        assert_eq!(scaled["metadata"]["annotations"][PAUSED_REPLICAS], Value::Null);
+        let pods = r#"{namespace="team",pod=~"tinyinfer-talk-[a-z0-9]+-[a-z0-9]+"}"#;
+        let query = format!("sum(vllm:num_requests_running{pods}) + sum(vllm:num_requests_waiting{pods})");
+        assert_eq!(
+            scaled["spec"],
+            json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "tinyinfer-talk"},
+                "minReplicaCount": 1, "maxReplicaCount": 7,
+                "triggers": [{"type": "prometheus", "metricType": "AverageValue", "metadata": {
+                    "serverAddress": "http://p:9090", "query": query, "threshold": "8", "ignoreNullValues": "false"}}]})
+        );
+        let tokens = of("tokens")["spec"]["triggers"][0]["metadata"].clone();
+        let query = format!(
+            "sum(rate(vllm:prompt_tokens_total{pods}[1m])) + sum(rate(vllm:generation_tokens_total{pods}[1m]))"
+        );
+        assert_eq!((&tokens["query"], &tokens["threshold"]), (&json!(query), &json!("1000")));
+        let cpu = json!([{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}]);
+        assert_eq!(of("cpu")["spec"]["triggers"], cpu);
+    }
+
+    #[test]
+    fn keda_is_asked_once_nobody_else_scales_and_rests_while_the_service_sleeps() {
+        let prometheus = || Some("http://p:9090".to_owned());
+        let keda = || json!({"by": "keda", "maxReplicas": 3});
+        let taken = Surroundings {
+            prometheus: prometheus(),
+            autoscaled: vec!["tinyinfer-talk".to_owned()],
+            ..Surroundings::default()
+        };
+        assert!(built(&keda(), &taken).is_empty(), "KEDA's webhook refuses what another autoscaler has");
+        assert_eq!(built(&json!({"maxReplicas": 3}), &taken).len(), 1);
+        let asleep = Surroundings { prometheus: prometheus(), is_asleep: true, ..Surroundings::default() };
+        assert_eq!(built(&keda(), &asleep)[0].1["metadata"]["annotations"][PAUSED_REPLICAS], "0");
+        assert!(built(&keda(), &Surroundings::default()).is_empty(), "there is nobody to ask");
+    }
 
     fn state(held: u64, idle_ms: Option<u64>) -> TrafficState {
         TrafficState {

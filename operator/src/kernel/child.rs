@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::key::{Key, ObjectName};
 use crate::certificate::Certificate;
+use crate::scaled_object::ScaledObject;
 
 /// Annotation of a child with the hash of what was applied.
 pub const APPLIED: &str = "platform.dev/applied";
@@ -30,6 +31,8 @@ pub enum ChildKind {
     PodDisruptionBudget,
     /// How many pods there are, by what they do.
     HorizontalPodAutoscaler,
+    /// The same, by KEDA.
+    ScaledObject,
     /// Devices that each pod claims.
     ResourceClaimTemplate,
     /// What cert-manager is asked to have signed, into a Secret.
@@ -56,12 +59,13 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ConfigMap,
         Self::Secret,
         Self::Service,
         Self::PodDisruptionBudget,
         Self::HorizontalPodAutoscaler,
+        Self::ScaledObject,
         Self::ResourceClaimTemplate,
         Self::Certificate,
         Self::StatefulSet,
@@ -83,6 +87,7 @@ impl ChildKind {
             Self::Service => "Service",
             Self::PodDisruptionBudget => "PodDisruptionBudget",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::ScaledObject => "ScaledObject",
             Self::ResourceClaimTemplate => "ResourceClaimTemplate",
             Self::Certificate => "Certificate",
             Self::StatefulSet => "StatefulSet",
@@ -110,6 +115,7 @@ impl ChildKind {
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
             Self::HorizontalPodAutoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+            Self::ScaledObject => ApiResource::erase::<ScaledObject>(&()),
             Self::ResourceClaimTemplate => ApiResource::erase::<ResourceClaimTemplate>(&()),
             Self::Certificate => ApiResource::erase::<Certificate>(&()),
             Self::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
@@ -138,7 +144,11 @@ impl ChildKind {
     pub fn is_aside(self) -> bool {
         matches!(
             self,
-            Self::PodDisruptionBudget | Self::HorizontalPodAutoscaler | Self::CronJob | Self::Certificate
+            Self::PodDisruptionBudget
+                | Self::HorizontalPodAutoscaler
+                | Self::ScaledObject
+                | Self::CronJob
+                | Self::Certificate
         )
     }
 
@@ -148,6 +158,7 @@ impl ChildKind {
             Self::Certificate => {
                 "install cert-manager, or name a Secret that has a certificate: spec.tls.secretName in place of issuerRef"
             }
+            Self::ScaledObject => "install KEDA, or leave spec.scaling.by out",
             Self::ResourceClaimTemplate => {
                 "use Kubernetes 1.34 or newer, or spec.gpu.allocation: devicePlugin"
             }
@@ -257,6 +268,8 @@ pub enum Progress {
     Certificate(Issue),
     /// An autoscaler: why it does not scale, if it says so.
     Autoscaler(Option<String>),
+    /// KEDA's, by its own condition: whether it scales, `None` before KEDA said so, and its words.
+    ScaledObject(Option<bool>, String),
 }
 
 /// Pods of a StatefulSet, Deployment or DaemonSet, which wants one on each node that may have one.
@@ -342,6 +355,11 @@ impl Progress {
             }
             ChildKind::Certificate => Self::Certificate(issue(object)),
             ChildKind::HorizontalPodAutoscaler => Self::Autoscaler(idle_autoscaler(object)),
+            ChildKind::ScaledObject => {
+                let ready = condition(object, "Ready").filter(|ready| ready["status"] != "Unknown");
+                let said = ready.and_then(|ready| ready["message"].as_str()).unwrap_or_default();
+                Self::ScaledObject(ready.map(|ready| ready["status"] == "True"), said.to_owned())
+            }
             ChildKind::ConfigMap
             | ChildKind::ResourceClaimTemplate
             | ChildKind::Secret

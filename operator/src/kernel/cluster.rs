@@ -67,6 +67,10 @@ pub struct Cluster {
     /// The way to what is not the API server.
     pub(crate) outside: Outside,
     pub(super) images: ImagesConfig,
+    /// Where KEDA finds Prometheus.
+    pub(crate) prometheus: Option<String>,
+    /// PriorityClass of stores whose manifests name none.
+    pub(super) store_priority: Option<String>,
 }
 
 impl Cluster {
@@ -88,6 +92,8 @@ impl Cluster {
             addresses: BTreeMap::new(),
             outside: Outside::new(false),
             images: ImagesConfig::default(),
+            prometheus: None,
+            store_priority: None,
         }
     }
 
@@ -95,6 +101,18 @@ impl Cluster {
     #[must_use]
     pub fn with_images(self, images: ImagesConfig) -> Self {
         Self { images, ..self }
+    }
+
+    /// With the address at which KEDA finds Prometheus.
+    #[must_use]
+    pub fn with_prometheus(self, prometheus: Option<String>) -> Self {
+        Self { prometheus, ..self }
+    }
+
+    /// With a PriorityClass for stores whose manifests name none.
+    #[must_use]
+    pub fn with_store_priority(self, store_priority: Option<String>) -> Self {
+        Self { store_priority, ..self }
     }
 
     /// With addresses to use in place of Services', by `service.namespace`.

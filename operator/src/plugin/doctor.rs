@@ -201,6 +201,9 @@ fn fix(reason: &str, what: &str) -> String {
         "FetchFailed" => format!("kubectl aistack logs {what}; correct spec.model.uri or sha256"),
         "EngineFailed" => format!("kubectl aistack logs {what}"),
         "CanaryRolledBack" => "kubectl aistack rollback takes it out; a new version begins anew".to_owned(),
+        "ScaledObjectNotReady" | "WaitingForKeda" => {
+            "kubectl describe scaledobject, and the log of keda-operator; or leave scaling.by out".to_owned()
+        }
         "NoMetric" => {
             "set scaling.metric: cpu, or install an adapter for custom metrics (docs/operator.md)".to_owned()
         }

@@ -116,6 +116,7 @@ const CHILDREN: &[(&str, &str, &str)] = &[
     ("PersistentVolumeClaim", "", "persistentvolumeclaims"),
     ("PodDisruptionBudget", "policy", "poddisruptionbudgets"),
     ("HorizontalPodAutoscaler", "autoscaling", "horizontalpodautoscalers"),
+    ("ScaledObject", "keda.sh", "scaledobjects"),
     ("ResourceClaimTemplate", "resource.k8s.io", "resourceclaimtemplates"),
     ("Certificate", "cert-manager.io", "certificates"),
     ("StatefulSet", "apps", "statefulsets"),
