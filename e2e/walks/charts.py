@@ -47,7 +47,7 @@ VALUES = [
     ], 0),
     ("nothing that can be left out", [
         "--set", "rbac.create=false", "--set", "serviceAccount.create=false", "--set", "networkPolicy.enabled=false",
-        "--set", "podDisruptionBudget.enabled=false", "--set", "admissionPolicies.enabled=false",
+        "--set", "podDisruptionBudget.enabled=false", "--set", "admissionPolicies.enabled=false", "--set", "storePriority.create=false",
     ], 0),
     ("no replicas", ["--set", "replicas=0"], 1),
     ("a word that is no value", ["--set", "replica=3"], 1),
@@ -56,6 +56,7 @@ VALUES = [
     ("an address without a port", ["--set", "config.server.admin_listen=0.0.0.0"], 1),
     ("a component's digest that is none", ["--set", "components.digests.tinykv=latest"], 1),
     ("a digest of what is no component", ["--set", "components.digests.etcd=sha256:" + "a" * 64], 1),
+    ("a priority that is the system's", ["--set", "storePriority.value=2000000000"], 1),
     ("settings of the operator that the chart sets", ["--set", "config.namespace=team"], 1),
 ]
 
@@ -75,7 +76,7 @@ def templates():
 def check_objects(name, objects):
     kinds = {one["kind"] for one in objects}
     if name == "namespaced":
-        cluster = {kind for kind in kinds if kind.startswith(("Cluster", "Validating"))}
+        cluster = {kind for kind in kinds if kind.startswith(("Cluster", "Validating", "Priority"))}
         assert not cluster, f"nothing of the cluster in namespaced mode, but {cluster}"
     if name == "every switch":
         wanted = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
@@ -89,6 +90,12 @@ def check_objects(name, objects):
                  if one["kind"] == "NetworkPolicy" and {"ports": [{"port": 4317}]} in one["spec"].get("egress", [])]
         inside = "aistack-operator-stacks-inside"
         assert sorted(sends) == [(SYSTEM, "aistack-operator"), ("blue", inside), ("team", inside)], f"traces get out: {sends}"
+    classes = [one for one in objects if one["kind"] == "PriorityClass"]
+    config = next(one for one in objects if one["kind"] == "ConfigMap" and "aistack-operator.yaml" in one["data"])
+    named = yaml.safe_load(config["data"]["aistack-operator.yaml"]).get("store_priority_class")
+    is_made = name not in ("namespaced", "nothing that can be left out")
+    assert [one["metadata"]["name"] for one in classes] == ([named] if is_made else []), f"{name}: stores are told of the class that there is: {named}"
+    assert all(one["value"] < 1_000_000_000 and one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for one in classes)
     for one in objects:
         template = one.get("spec", {}).get("template", {}).get("spec") if one["kind"] == "Deployment" else None
         if template and name == "every switch":

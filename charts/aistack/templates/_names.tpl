@@ -59,6 +59,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- with (.Values.components).repository }}{{- $_ := set $images "repository" . -}}{{- end -}}
 {{- with (.Values.components).digests }}{{- $_ := set $images "digests" . -}}{{- end -}}
 {{- with $images }}{{- $_ := set $known "images" . -}}{{- end -}}
+{{- if include "aistack.storePriority" . }}{{- $_ := set $known "store_priority_class" .Values.storePriority.name -}}{{- end -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $known) -}}
 {{- end -}}
 
@@ -73,6 +74,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- if kindIs "invalid" $enabled -}}
 {{- if not .Values.watch.namespace -}}true{{- end -}}
 {{- else if $enabled -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether the release makes the PriorityClass of stores: "true" or nothing. */}}
+{{- define "aistack.storePriority" -}}
+{{- /* Values that a release before this one kept (--reuse-values) have none, and then no pod is made anew. */ -}}
+{{- with .Values.storePriority -}}
+{{- if kindIs "invalid" .create -}}
+{{- if not $.Values.watch.namespace -}}true{{- end -}}
+{{- else if .create -}}true{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Whether objects of Prometheus's operator are wanted. Given: context, value, kind. */}}

@@ -36,6 +36,7 @@ pub mod queue;
 pub mod references;
 mod replicas;
 mod share;
+mod stores;
 #[cfg(test)]
 mod stub;
 mod turns;

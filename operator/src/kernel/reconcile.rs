@@ -24,6 +24,7 @@ use super::parent::Parent;
 use super::pending;
 use super::queue::Outcome;
 use super::references::Reference;
+use super::stores;
 use super::watch::{self, Objects};
 use crate::outside;
 
@@ -189,6 +190,7 @@ impl<C: Controller> Turn<'_, C> {
         let Tried { applied, refused } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
+                stores::settle(cluster.store_priority.as_deref(), &mut manifests);
                 // What a Certificate is to bring is awaited with it.
                 missing.retain(|secret| !manifests.bring(secret));
                 let kept = controller.kept(&validated, &found);
