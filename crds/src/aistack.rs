@@ -11,6 +11,7 @@ use crate::parts::{
     BYTES_PATTERN, ClientTlsSpec, ImageSpec, MODEL_PATTERN, PodOverrides, ResourceSpec, SecretKeyRef,
     URL_PATTERN, one,
 };
+use crate::rules;
 use crate::status::BasicStatus;
 
 /// A whole AI platform: each part is one of ours, or a server that already runs and speaks the same protocol.
@@ -33,6 +34,7 @@ use crate::status::BasicStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 30")
         .message("metadata.name is longer than 30 characters; names of pods and Services are made from it"),
+    validation = rules::service_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{ImageSpec, ObjectRef, PodOverrides, ResourceSpec, URL_PATTERN, one};
+use crate::rules;
 use crate::status::ScaledStatus;
 
 /// A pool of environments: each episode acts in its own fork of a world.
@@ -35,6 +36,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+    validation = rules::service_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -44,6 +44,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+    validation = rules::service_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -35,9 +35,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
-    // A name with dots would have a certificate made out to a host that is none of the cluster's.
-    validation = Rule::new("!has(self.spec.tls) || !has(self.spec.tls.issuerRef) || !self.metadata.name.contains('.')")
-        .message("metadata.name has a dot, so no certificate is made out to it; use lower-case letters, digits and -"),
+    validation = rules::service_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

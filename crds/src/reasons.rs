@@ -141,6 +141,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("NotReadyYet", "a new member answers, and its pod is about to be ready"),
     ("NotYet", "no backup, or no restore drill, was due yet"),
     ("OtherCollection", "the server has a collection of this name with another shape; it is not touched"),
+    (
+        "PartDegraded",
+        "a part of the stack does its work, and something of it is wrong; the message has its own words",
+    ),
     ("PartFailed", "a part of the stack will not become ready by itself"),
     ("PodsRefused", "Kubernetes does not make the pods; the message is its own"),
     ("Preloaded", "every node that may run its pods has the weights"),
@@ -180,4 +184,5 @@ pub const REASONS: &[(&str, &str)] = &[
     ("WaitingForKeda", "KEDA has not said anything of the ScaledObject yet"),
     ("WaitingForParts", "parts of the stack are not ready yet"),
     ("WaitingForPods", "pods are not ready yet"),
+    ("WaitingForStack", "the AIStack that it names is not there, or lacks the part that it needs"),
 ];

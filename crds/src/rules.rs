@@ -74,6 +74,20 @@ macro_rules! never {
     };
 }
 
+/// The name of an object that Services and pods are named after. Before Kubernetes 1.34 a Service's begins with a letter.
+pub(crate) fn service_name() -> Rule {
+    Rule::new("self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message(
+        "metadata.name has a dot, or begins with a digit; Services and pods are named after it, so write lower-case letters, digits and '-', beginning with a letter",
+    )
+}
+
+/// The name of an object that pods are named after.
+pub(crate) fn label() -> Rule {
+    Rule::new("!self.metadata.name.contains('.')").message(
+        "metadata.name has a dot; pods are named after it, so write lower-case letters, digits and '-'",
+    )
+}
+
 /// The name of a Secret, a claim or a class.
 pub(crate) fn object_name() -> Rule {
     Rule::new(concat!("self.matches('^", subdomain!(), "$')")).message(

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{ObjectRef, ResourceSpec};
+use crate::rules;
 use crate::status::BasicStatus;
 
 /// Tasks in a world, by level of difficulty, each proved solvable by an oracle.
@@ -29,6 +30,7 @@ use crate::status::BasicStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of Jobs and volumes are made from it"),
+    validation = rules::label(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("cannot change; a task set is made once, so create a new TaskSet"))]

@@ -36,6 +36,7 @@ use crate::status::ScaledStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
+    validation = rules::service_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -70,7 +71,6 @@ pub struct VectorCollectionSpec {
     pub stack_ref: Option<ObjectRef>,
     /// Shards that the points are spread over.
     #[schemars(range(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("self >= oldSelf").message("can grow but not shrink"))]
     #[serde(default = "one")]
     pub shards: i32,
     /// Copies of each shard.
@@ -81,7 +81,7 @@ pub struct VectorCollectionSpec {
     #[schemars(range(min = 1, max = 64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Shape of the proximity graph. Left out, the engine's defaults.
+    /// Shape of the proximity graph. Left out, a new collection has the engine's defaults, and one that is there keeps what it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hnsw: Option<HnswSpec>,
     /// Compressed copies of the vectors for the first pass of a search.

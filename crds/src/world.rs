@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{BYTES_PATTERN, ResourceSpec};
+use crate::rules;
 use crate::status::BasicStatus;
 
 /// A generated world that tasks play in: a database with a schema, rules and seeded data.
@@ -26,6 +27,7 @@ use crate::status::BasicStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of Jobs and volumes are made from it"),
+    validation = rules::label(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("cannot change; a world is made once, so create a new World"))]

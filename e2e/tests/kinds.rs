@@ -217,7 +217,7 @@ async fn a_collection_has_a_server_of_its_own_or_waits_for_a_stacks() -> Result<
     story.until("own", "it waits for its server", told("WaitingForPods")).await?;
     story.until("vectorforge-own", "it has one", |_: &StatefulSet| true).await?;
     story.until("own-collection", "and a request", |_: &ConfigMap| true).await?;
-    story.until("shared", "there is no stack", told("Invalid")).await?;
+    story.until("shared", "there is no stack", told("WaitingForStack")).await?;
     let stack =
         "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: later}\nspec: {vectorforge: {}}\n";
     story.apply(stack).await?;

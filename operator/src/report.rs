@@ -10,7 +10,7 @@ use crate::kernel::conditions::{Because, Extra, Report};
 use crate::meta::{Image, Owner};
 
 /// While pods are waited for: the scheduler may say why there is no room.
-const PENDING: Duration = Duration::from_secs(5);
+pub(crate) const PENDING: Duration = Duration::from_secs(5);
 
 /// The namespace of an object that a watch told of.
 pub(crate) fn namespace<K: Resource>(object: &K) -> String {

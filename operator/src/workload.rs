@@ -218,21 +218,7 @@ pub struct Workload {
     pub overrides: PodOverrides,
     /// Annotations of the client Service.
     pub service_annotations: BTreeMap<String, String>,
-    /// Which pods the client Service leads to.
-    pub clients_reach: ClientsReach,
 }
-
-/// Which pods a client Service leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientsReach {
-    /// Any of them: they answer alike.
-    EveryPod,
-    /// The first one only: the others know nothing of its data.
-    FirstPod,
-}
-
-/// Label that Kubernetes gives to the pods of a StatefulSet.
-const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 /// How a component's health is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,7 +261,6 @@ impl Workload {
             ending: Ending::MEMBER,
             overrides: PodOverrides::default(),
             service_annotations: BTreeMap::new(),
-            clients_reach: ClientsReach::EveryPod,
         }
     }
 
@@ -370,9 +355,7 @@ impl Workload {
             metadata.annotations = Some(self.service_annotations.clone());
         }
         let ports = self.service_ports(|port| port.reach == Reach::Clients);
-        let only_first = self.clients_reach == ClientsReach::FirstPod;
-        let selector = only_first.then(|| BTreeMap::from([(POD_INDEX.to_owned(), "0".to_owned())]));
-        self.service(metadata, ports, ServiceSpec { selector, ..ServiceSpec::default() })
+        self.service(metadata, ports, ServiceSpec::default())
     }
 
     fn headless_service(&self, name: &str) -> Service {
@@ -386,10 +369,8 @@ impl Workload {
         self.service(self.owner.metadata(name), ports, spec)
     }
 
-    fn service(&self, metadata: ObjectMeta, ports: Vec<ServicePort>, mut spec: ServiceSpec) -> Service {
-        let mut selector = self.owner.selector();
-        selector.append(&mut spec.selector.take().unwrap_or_default());
-        let spec = ServiceSpec { selector: Some(selector), ports: Some(ports), ..spec };
+    fn service(&self, metadata: ObjectMeta, ports: Vec<ServicePort>, spec: ServiceSpec) -> Service {
+        let spec = ServiceSpec { selector: Some(self.owner.selector()), ports: Some(ports), ..spec };
         Service { metadata, spec: Some(spec), ..Service::default() }
     }
 

@@ -107,6 +107,9 @@ pub const COMPONENTS: [&str; 4] = ["tinykv", "vectorforge", "tinyinfer", "modelh
 
 impl ImagesConfig {
     fn validate(&self) -> Result<(), OperatorConfigError> {
+        if let Some(repository) = self.repository.as_ref().filter(|repository| !is_repository(repository)) {
+            return Err(OperatorConfigError::Repository { repository: repository.clone() });
+        }
         for (component, digest) in &self.digests {
             if !COMPONENTS.contains(&component.as_str()) {
                 return Err(OperatorConfigError::UnknownComponent { component: component.clone() });
@@ -127,6 +130,35 @@ fn is_http(url: &str) -> bool {
     ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
 }
 
+/// Whether it is a registry and path, as the kinds' `image.repository`.
+fn is_repository(text: &str) -> bool {
+    let mut parts = text.split('/');
+    let host = parts.next().unwrap_or_default();
+    let (host, port) = host.split_once(':').unwrap_or((host, "0"));
+    let ends_well = |part: &str| {
+        let ends = part.bytes().next().zip(part.bytes().last());
+        ends.is_some_and(|(first, last)| first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric())
+    };
+    let is_host = ends_well(host)
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    let is_part = |part: &str| {
+        ends_well(part)
+            && part.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-')
+            })
+    };
+    is_host && port.parse::<u16>().is_ok() && parts.all(is_part)
+}
+
+/// Whether a namespace can have that name: a label of RFC 1123.
+fn is_label(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| is_inner(byte) || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 impl OperatorConfig {
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), OperatorConfigError> {
@@ -136,6 +168,9 @@ impl OperatorConfig {
         }
         if let Some(url) = self.prometheus_url.as_ref().filter(|url| !is_http(url)) {
             return Err(OperatorConfigError::Prometheus { url: url.clone() });
+        }
+        if let Some(namespace) = self.namespace.as_ref().filter(|namespace| !is_label(namespace)) {
+            return Err(OperatorConfigError::Namespace { namespace: namespace.clone() });
         }
         self.images.validate()?;
         let lease = &self.lease;
@@ -167,6 +202,23 @@ pub enum OperatorConfigError {
     Prometheus {
         /// As written.
         url: String,
+    },
+    /// There is no such namespace.
+    #[error(
+        "namespace: {namespace:?} is no name of a namespace; write lower-case letters, digits and '-', 63 at most"
+    )]
+    Namespace {
+        /// As written.
+        namespace: String,
+    },
+    /// No image has such a name.
+    #[error(
+        "images.repository: {repository:?} is no registry and path; write them in lower case, without a scheme and with single slashes, for \
+         example registry.example.com:5000/aistack"
+    )]
+    Repository {
+        /// As written.
+        repository: String,
     },
     /// A digest of an image that no pod runs.
     #[error("images.digests: {component} is no component; those are {}", COMPONENTS.join(", "))]
@@ -262,6 +314,35 @@ mod tests {
     fn an_empty_namespace_is_all_of_them() {
         let config: OperatorConfig = serde_json::from_str(r#"{"namespace": ""}"#).expect("it is a text");
         assert_eq!(config, OperatorConfig::default());
+    }
+
+    #[test]
+    fn names_that_nothing_can_have_are_refused() {
+        let namespace = |name: &str| {
+            let named = OperatorConfig { namespace: Some(name.to_owned()), ..OperatorConfig::default() };
+            named.validate().is_ok()
+        };
+        for (name, is_valid) in
+            [("team", true), ("a-1", true), ("Bad_NS", false), ("-a", false), ("a.b", false), ("", false)]
+        {
+            assert_eq!(namespace(name), is_valid, "{name}");
+        }
+        let repository = |name: &str| {
+            let mut config = OperatorConfig::default();
+            config.images.repository = Some(name.to_owned());
+            config.validate().is_ok()
+        };
+        for (name, is_valid) in [
+            ("aistack", true),
+            ("registry.example.com:5000/team/aistack", true),
+            ("Foo/Bar", false),
+            ("https://registry.example.com", false),
+            ("a//b", false),
+            ("a/", false),
+            ("a:port/b", false),
+        ] {
+            assert_eq!(repository(name), is_valid, "{name}");
+        }
     }
 
     #[test]

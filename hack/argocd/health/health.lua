@@ -31,7 +31,8 @@ if holds("Stalled") then
   health.status = "Degraded"
   health.message = said("Stalled")
 elseif holds("Ready") then
-  health.status = "Healthy"
+  -- What was there before answers while a change is carried out: the next wave waits until it is.
+  health.status = holds("Reconciling") and "Progressing" or "Healthy"
   health.message = obj.status.summary or is["Ready"].message
   -- It answers, but something that it needs or was asked for is not as it should be: a person should look, nothing has to stop.
   if holds("Degraded") then

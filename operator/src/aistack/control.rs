@@ -6,7 +6,7 @@ use aistack_crds::{AIStack, Kind};
 
 use super::{ValidatedStack, build, validate};
 use crate::kernel::apply::{Applied, AppliedChild};
-use crate::kernel::child::Progress;
+use crate::kernel::child::{Pods, Progress, Said};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
@@ -104,6 +104,9 @@ impl Controller for StackController {
         let mut report = summed_up(&parts(applied), found);
         report.extra = found.iter().map(External::condition).collect();
         report.look_again = (!found.is_empty()).then_some(PROBED);
+        if applied.0.iter().any(awaits_pods) {
+            report.look_again = Some(report::PENDING);
+        }
         report::with_gaps(report, stack.gaps())
     }
 }
@@ -119,12 +122,18 @@ impl External {
 }
 
 /// A part of a stack and how it fares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Part {
     name: String,
     is_ready: bool,
+    /// Nothing more will happen until somebody changes something.
     is_broken: bool,
+    /// Why it is not ready, in a word or a sentence.
     why: String,
+    /// What is under way, be it ready or not.
+    progressing: Option<Said>,
+    /// What is wrong, be it ready or not.
+    degraded: Option<Said>,
 }
 
 fn parts(applied: &Applied) -> Vec<Part> {
@@ -140,48 +149,95 @@ fn part(child: &AppliedChild) -> Option<Part> {
         | Progress::Certificate(_)
         | Progress::Autoscaler(_)
         | Progress::ScaledObject(..) => return None,
-        Progress::Pods(pods) => Part {
-            is_ready: pods.is_complete(),
-            is_broken: pods.failure.is_some(),
-            why: pods.failure.clone().unwrap_or(format!("{} of {} pods are ready", pods.ready, pods.wanted)),
-            name,
-        },
+        Progress::Pods(pods) => of_pods(name, pods),
         Progress::Ours(own) => Part {
             is_ready: own.is_ready,
             is_broken: own.is_stalled,
-            why: if own.reason.is_empty() { "just created".to_owned() } else { own.reason.clone() },
+            why: if own.said.reason.is_empty() { "just created".to_owned() } else { own.said.reason.clone() },
+            progressing: own.progressing.clone(),
+            degraded: own.degraded.clone(),
             name,
         },
     })
 }
 
+fn of_pods(name: String, pods: &Pods) -> Part {
+    let counted = format!("{} of {} pods are ready", pods.ready, pods.wanted);
+    let unschedulable = pods.unschedulable.clone();
+    let degraded = unschedulable.map(|message| Said { reason: "Unschedulable".to_owned(), message });
+    let why = degraded.as_ref().map(|said| said.message.clone());
+    Part {
+        is_ready: pods.is_complete(),
+        is_broken: pods.failure.is_some(),
+        why: pods.failure.clone().or(why).unwrap_or(counted),
+        progressing: None,
+        degraded,
+        name,
+    }
+}
+
+/// The scheduler tells nobody why it finds no room for pods of the stack's own.
+fn awaits_pods(child: &AppliedChild) -> bool {
+    matches!(&child.progress, Progress::Pods(pods) if !pods.is_complete())
+}
+
+/// A line for several parts.
+fn joined<'a>(parts: &'a [Part], said: impl Fn(&'a Part) -> Option<String>) -> Option<String> {
+    let said: Vec<String> =
+        parts.iter().filter_map(|part| Some(format!("{}: {}", part.name, said(part)?))).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
 fn summed_up(parts: &[Part], externals: &[External]) -> Report {
-    let away: Vec<&External> = externals.iter().filter(|external| external.reached != Reached::Yes).collect();
-    let waiting: Vec<&Part> = parts.iter().filter(|part| !part.is_ready).collect();
+    let away: Vec<String> = externals
+        .iter()
+        .filter(|external| external.reached != Reached::Yes)
+        .map(|external| format!("{}: unreachable", external.endpoint))
+        .collect();
+    let waiting = |part: &Part| (!part.is_ready).then(|| part.why.clone());
     let all = parts.len() + externals.len();
-    let ready = all - waiting.len() - away.len();
-    let named = waiting.iter().map(|part| format!("{}: {}", part.name, part.why));
-    let named: Vec<String> =
-        named.chain(away.iter().map(|external| format!("{}: unreachable", external.endpoint))).collect();
-    if named.is_empty() {
-        return Report::ready(
-            format!("Ready {ready}/{all}"),
+    let ready = all - parts.iter().filter(|part| !part.is_ready).count() - away.len();
+    let unready: Vec<String> = joined(parts, waiting).into_iter().chain(away.iter().cloned()).collect();
+    let mut report = if unready.is_empty() {
+        let troubled = |part: &Part| part.degraded.as_ref().map(|said| said.reason.clone());
+        let moving = |part: &Part| part.progressing.as_ref().map(|said| said.reason.clone());
+        let but = joined(parts, |part| troubled(part).or_else(|| moving(part)));
+        let but = but.map_or(String::new(), |but| format!("; {but}"));
+        Report::ready(
+            format!("Ready {ready}/{all}{but}"),
             Because::new("Ready", format!("all {all} parts are ready")),
-        );
-    }
-    let summary = format!("{ready}/{all} ready; {}", named.join("; "));
-    let message = named.join("; ");
-    if waiting.iter().any(|part| part.is_broken) {
-        return Report::degraded(summary, Because::new("PartFailed", message));
-    }
-    if waiting.is_empty() {
-        return Report::degraded(summary, Because::new("Unreachable", message));
-    }
-    let mut report = Report::progressing(summary, Because::new("WaitingForParts", message.clone()));
-    if !away.is_empty() {
-        report.degraded = Some(Because::new("Unreachable", message));
-    }
+        )
+    } else {
+        let reason = if parts.iter().any(|part| part.is_broken) {
+            "PartFailed"
+        } else if parts.iter().all(|part| part.is_ready) {
+            "Unreachable"
+        } else {
+            "WaitingForParts"
+        };
+        let unready = unready.join("; ");
+        let summary = format!("{ready}/{all} ready; {unready}");
+        let mut report = Report::ready(summary, Because::new(reason, unready));
+        report.ready.0 = false;
+        report
+    };
+    report.progressing = joined(parts, |part| match &part.progressing {
+        Some(said) if part.is_ready => Some(format!("{}, {}", said.reason, said.message)),
+        _ => waiting(part).filter(|_| !part.is_broken),
+    })
+    .map(|message| Because::new("WaitingForParts", message));
+    report.degraded = wrong(parts, &away);
     report
+}
+
+/// What is wrong with parts, the worst first.
+fn wrong(parts: &[Part], away: &[String]) -> Option<Because> {
+    let failed = joined(parts, |part| part.is_broken.then(|| part.why.clone()));
+    let failed = failed.map(|message| Because::new("PartFailed", message));
+    let away = (!away.is_empty()).then(|| Because::new("Unreachable", away.join("; ")));
+    let troubled =
+        joined(parts, |part| part.degraded.as_ref().map(|said| format!("{}, {}", said.reason, said.message)));
+    failed.or(away).or_else(|| troubled.map(|message| Because::new("PartDegraded", message)))
 }
 
 #[cfg(test)]
@@ -189,33 +245,61 @@ mod tests {
     use super::*;
 
     fn part(name: &str, is_ready: bool, is_broken: bool) -> Part {
-        Part { name: name.to_owned(), is_ready, is_broken, why: "WaitingForPods".to_owned() }
+        Part {
+            name: name.to_owned(),
+            is_ready,
+            is_broken,
+            why: "WaitingForPods".to_owned(),
+            ..Part::default()
+        }
+    }
+
+    fn said(reason: &str) -> Said {
+        Said { reason: reason.to_owned(), message: "…".to_owned() }
     }
 
     #[test]
     fn one_line_sums_up_a_stack() {
         let etcd =
             |reached| External { condition: "KvStoreReachable", endpoint: "http://e".to_owned(), reached };
+        let ready = || part("tinykv", true, false);
+        let rolling = Part { progressing: Some(said("Rolling")), ..part("chat", true, false) };
+        let stuck = Part { degraded: Some(said("Unschedulable")), ..rolling.clone() };
         let table = [
-            (vec![part("tinykv", true, false), part("chat", true, false)], vec![], "Ready 2/2", "Ready"),
+            (vec![ready(), part("chat", true, false)], vec![], "Ready 2/2", "Ready - -"),
+            (vec![ready(), rolling], vec![], "Ready 2/2; chat: Rolling", "Ready WaitingForParts -"),
             (
-                vec![part("tinykv", true, false), part("chat", false, false)],
+                vec![ready(), stuck],
+                vec![],
+                "Ready 2/2; chat: Unschedulable",
+                "Ready WaitingForParts PartDegraded",
+            ),
+            (
+                vec![ready(), part("chat", false, false)],
                 vec![],
                 "1/2 ready; chat: WaitingForPods",
-                "WaitingForParts",
+                "WaitingForParts WaitingForParts -",
             ),
-            (vec![part("tinykv", false, true)], vec![], "0/1 ready; tinykv: WaitingForPods", "PartFailed"),
+            (
+                vec![part("tinykv", false, true)],
+                vec![],
+                "0/1 ready; tinykv: WaitingForPods",
+                "PartFailed - PartFailed",
+            ),
             (
                 vec![part("chat", true, false)],
                 vec![etcd(Reached::No("refused".to_owned()))],
                 "1/2 ready; http://e: unreachable",
-                "Unreachable",
+                "Unreachable - Unreachable",
             ),
-            (vec![part("chat", true, false)], vec![etcd(Reached::Yes)], "Ready 2/2", "Ready"),
+            (vec![part("chat", true, false)], vec![etcd(Reached::Yes)], "Ready 2/2", "Ready - -"),
         ];
-        for (parts, externals, summary, reason) in table {
+        for (parts, externals, summary, reasons) in table {
             let report = summed_up(&parts, &externals);
-            assert_eq!((report.summary.as_str(), report.ready.1.reason), (summary, reason));
+            let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+            let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+            assert_eq!(report.summary, summary);
+            assert_eq!(format!("{} {progressing} {degraded}", report.ready.1.reason), reasons);
         }
     }
 }

@@ -22,8 +22,8 @@ use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::{Image, Owner};
 use crate::pod::pod_name_env;
 use crate::workload::{
-    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, ENTRY_ANNOTATION, Port, Probes, Reach,
-    SecretFile, Workload,
+    ADMIN_PORT as ADMIN, Claim, ConfigFile, DATA_DIR, ENTRY_ANNOTATION, Port, Probes, Reach, SecretFile,
+    Workload,
 };
 
 /// Port of metrics and health.
@@ -121,7 +121,6 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
         ending: hub.ending(),
         overrides: hub.pod.clone(),
         service_annotations: BTreeMap::from([(ENTRY_ANNOTATION.to_owned(), "http".to_owned())]),
-        clients_reach: ClientsReach::EveryPod,
     };
     manifests.append(workload.stateful(&hub.claim));
     manifests

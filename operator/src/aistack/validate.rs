@@ -175,7 +175,7 @@ impl Reading<'_> {
             self.gaps.push(Gap::everywhere(
                 "spec.vectorforge.replicas",
                 format!(
-                    "servers of this version do not share collections, so {} would hold different points",
+                    "servers of this version do not share collections, so one runs, not {}",
                     own.replicas
                 ),
                 "use replicas: 1",
@@ -194,7 +194,6 @@ impl Reading<'_> {
         ServerShape {
             name: VECTOR_NAME.to_owned(),
             owner: self.owner(vector_collection::COMPONENT),
-            replicas: u16::try_from(own.replicas).unwrap_or(1),
             image: Image::of(vector_collection::COMPONENT, &self.stack.spec.image),
             resources: own.resources.clone(),
             gpu: Gpu::None,

@@ -22,9 +22,7 @@ use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::meta::Owner;
 use crate::pod::pod_name_env;
-use crate::workload::{
-    ADMIN_PORT as ADMIN, ClientsReach, ConfigFile, MODELS_DIR, Port, Probes, Reach, Workload,
-};
+use crate::workload::{ADMIN_PORT as ADMIN, ConfigFile, MODELS_DIR, Port, Probes, Reach, Workload};
 
 /// What is known beside the spec when a service is built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,7 +190,6 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
         ending: Ending::ONE_OF_SEVERAL,
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
-        clients_reach: ClientsReach::EveryPod,
     }
 }
 
@@ -280,6 +277,5 @@ fn theirs(
         ending: Ending::ONE_OF_SEVERAL,
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
-        clients_reach: ClientsReach::EveryPod,
     }
 }

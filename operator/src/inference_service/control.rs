@@ -149,7 +149,8 @@ impl Controller for InferenceController {
             Some(name) => format!("needs ModelHub, and AIStack {name} has none"),
         };
         let fix = "name an AIStack with a modelhub under spec.stackRef";
-        Err(vec![Problem::new(path, what, fix)])
+        let problem = Problem::new(path, what, fix);
+        Err(vec![if stack_name(object).is_some() { problem.awaited() } else { problem }])
     }
 
     fn build(&self, service: &ValidatedInferenceService, found: &Found) -> Option<Manifests> {

@@ -1,6 +1,6 @@
 //! Why pods that are not ready are not: what the scheduler, the fetch and the engine say.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 
 use super::fetch::FETCH;
@@ -8,7 +8,7 @@ use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Because;
 use crate::kernel::controller::StepError;
-use crate::kernel::pending::without_preemption;
+use crate::kernel::pending::{ended, without_preemption};
 use crate::meta::Owner;
 use crate::report;
 
@@ -60,35 +60,6 @@ pub fn of(pod: &Pod) -> Trouble {
             .map(|condition| without_preemption(condition.message.as_deref().unwrap_or_default()).to_owned()),
         fetch: fetch.and_then(ended).map(|because| because.message),
         engine,
-    }
-}
-
-/// Why a container does not run. One that did what it was to do once failed in vain at most.
-fn ended(container: &ContainerStatus) -> Option<Because> {
-    let state = container.state.as_ref()?;
-    if state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0) {
-        return None;
-    }
-    let waiting = state.waiting.as_ref();
-    let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
-        state.as_ref().and_then(|state| state.terminated.clone()).filter(|ended| ended.exit_code != 0)
-    };
-    let last = terminated(&container.state).or_else(|| terminated(&container.last_state));
-    let words = last.map(|ended| {
-        let words = ended.message.unwrap_or_default();
-        let words = words.trim().lines().last().unwrap_or_default().trim().to_owned();
-        if words.is_empty() { format!("it ended with exit code {}", ended.exit_code) } else { words }
-    });
-    match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName") => {
-            let image = &container.image;
-            Some(Because::new("ImageMissing", format!("the image {image} cannot be pulled")))
-        }
-        Some("CreateContainerConfigError") => {
-            let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
-            Some(Because::new("ContainerRefused", message))
-        }
-        _ => words.map(|words| Because::new("EngineFailed", words)),
     }
 }
 

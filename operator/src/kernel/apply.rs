@@ -23,6 +23,7 @@ use super::cluster::Cluster;
 use super::controller::StepError;
 use super::covers::covers;
 use super::created;
+use super::held;
 use super::key::ObjectName;
 use super::parent::Parent;
 use super::patience::Hold;
@@ -234,6 +235,8 @@ pub struct Tried {
     pub applied: Applied,
     /// What went wrong.
     pub refused: Vec<ApplyError>,
+    /// Whether a change waits for a Secret.
+    pub is_held: bool,
 }
 
 /// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`. What served goes
@@ -250,6 +253,7 @@ pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests, kept:
         tried.applied.0.extend(settled.progress.map(|progress| AppliedChild { key, progress }));
         let is_silence = settled.failure.as_ref().is_some_and(ApplyError::is_silence);
         tried.refused.extend(settled.failure);
+        tried.is_held |= settled.is_held;
         if is_silence {
             return tried;
         }
@@ -265,15 +269,17 @@ struct Settled {
     /// How it fares, where it is there.
     progress: Option<Progress>,
     failure: Option<ApplyError>,
+    /// It stays as it is for now.
+    is_held: bool,
 }
 
 impl Settled {
     fn well(progress: Progress) -> Self {
-        Self { progress: Some(progress), failure: None }
+        Self { progress: Some(progress), failure: None, is_held: false }
     }
 
     fn failed(failure: ApplyError) -> Self {
-        Self { progress: None, failure: Some(failure) }
+        Self { progress: None, failure: Some(failure), is_held: false }
     }
 }
 
@@ -413,6 +419,8 @@ impl<'a> Child<'a> {
         claims::keep_templates(&mut self.wanted, &live);
         let now = if applied_hash(&live) == self.hash && covers(&live, &self.wanted) {
             live
+        } else if held::is_held(&self.wanted, &Progress::of(self.key.kind, &live), &self.parent.lacks) {
+            return Settled { is_held: true, ..Settled::well(Progress::of(self.key.kind, &live)) };
         } else {
             match self.write(&live).await {
                 Ok(written) => written,
@@ -421,13 +429,14 @@ impl<'a> Child<'a> {
                     return Settled {
                         progress: Some(Progress::of(self.key.kind, &live)),
                         failure: Some(error),
+                        is_held: false,
                     };
                 }
             }
         };
         let grown = claims::grow(self.cluster, self.parent, self.key, &now, &self.claims).await;
         let progress = self.observe(&now, matches!(grown, Ok(true)));
-        Settled { progress: Some(progress), failure: grown.err() }
+        Settled { progress: Some(progress), failure: grown.err(), is_held: false }
     }
 
     /// What is there; what no watch told of is hardly there, so it is made without a look.

@@ -321,12 +321,21 @@ pub struct OwnProgress {
     pub is_ready: bool,
     /// Nothing more will happen until somebody changes something.
     pub is_stalled: bool,
-    /// Reason of its condition Ready.
+    /// What it says in its condition Ready.
+    pub said: Said,
+    /// What is under way, if anything is.
+    pub progressing: Option<Said>,
+    /// What is wrong, if anything is.
+    pub degraded: Option<Said>,
+}
+
+/// A condition's reason and message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// In CamelCase; empty: nothing was said.
     pub reason: String,
-    /// Message of the same.
+    /// For people.
     pub message: String,
-    /// Its line for people.
-    pub summary: String,
 }
 
 /// A certificate.
@@ -473,16 +482,19 @@ fn last_time(object: &Value) -> Option<bool> {
 }
 
 fn own(object: &Value) -> OwnProgress {
-    let ready = condition(object, "Ready");
-    let said =
-        |field: &str| ready.and_then(|ready| ready[field].as_str()).map(str::to_owned).unwrap_or_default();
+    let said = |condition: &Value| {
+        let field = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        Said { reason: field("reason"), message: field("message") }
+    };
+    let while_so = |kind: &str| condition(object, kind).filter(|it| it["status"] == "True").map(said);
     let is_current = is_current(object);
+    let ready = condition(object, "Ready");
     OwnProgress {
         is_ready: is_current && is_true(ready),
         is_stalled: is_current && is_true(condition(object, "Stalled")),
-        reason: said("reason"),
-        message: said("message"),
-        summary: text(object, "/status/summary").to_owned(),
+        said: ready.map(said).unwrap_or_default(),
+        progressing: while_so("Progressing"),
+        degraded: while_so("Degraded"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cluster as controllers see it: a client with its scope, and the caches.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use aistack_api::operator::ImagesConfig;
@@ -223,11 +224,15 @@ impl Cluster {
 
     /// Tells of something that happened to an object. That it could not be told is no failure of what happened.
     pub async fn tell(&self, about: &ObjectReference, is_bad: bool, reason: &str, note: String) {
+        // The recorder counts Events as one when all but their notes are the same: what happened to another pod would not be told.
+        let mut words = DefaultHasher::new();
+        note.hash(&mut words);
+        let words = words.finish();
         let event = Event {
             type_: if is_bad { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             note: Some(note),
-            action: "Reconcile".to_owned(),
+            action: format!("Reconcile-{words:016x}"),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, about).await {

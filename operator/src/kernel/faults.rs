@@ -1,7 +1,7 @@
 //! What a turn's report says beside what went wrong.
 
 use super::apply::ApplyError;
-use super::conditions::{Because, Report};
+use super::conditions::{Because, Report, Status};
 use super::controller::StepError;
 use crate::problem::Problem;
 
@@ -51,8 +51,8 @@ pub(super) fn beside(report: Report, refused: &[ApplyError]) -> Report {
 }
 
 /// A report of pods that wait for a Secret that is not there says so. What serves without it goes on serving, until its pods start
-/// anew or the time comes for what needs it.
-pub(super) fn lacking(report: Report, missing: &[String]) -> Report {
+/// anew or the time comes for what needs it; a change that is held back until then is under way.
+pub(super) fn lacking(report: Report, missing: &[String], is_held: bool) -> Report {
     if missing.is_empty() || report.is_stalled {
         return report;
     }
@@ -60,18 +60,26 @@ pub(super) fn lacking(report: Report, missing: &[String]) -> Report {
     let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
     let because = Because::new("SecretMissing", message.clone());
     if report.ready.0 {
-        return Report { degraded: Some(because), ..report };
+        let progressing = if is_held { Some(because.clone()) } else { report.progressing };
+        return Report { degraded: Some(because), progressing, ..report };
     }
     let serves = Some(report.is_available());
     Report { degraded: Some(because.clone()), ready: (false, because), summary: message, serves, ..report }
 }
 
-/// What is wrong with a spec that the API server accepted.
-pub(super) fn invalid(problems: &[Problem]) -> Report {
+/// What is wrong with a spec that the API server accepted. What another object would mend is waited for.
+pub(super) fn invalid(problems: &[Problem], before: &impl Status) -> Report {
     let said: Vec<String> =
         problems.iter().map(|problem| problem.to_string().replace("\n  ", "; ")).collect();
     let message = said.join(" | ");
-    Report::stalled(message.clone(), Because::new("Invalid", message))
+    if problems.iter().all(|problem| problem.is_awaited) {
+        let because = Because::new("WaitingForStack", message.clone());
+        let report = Report::progressing(message, because.clone());
+        let report = Report { degraded: Some(because), ..report }.as_seen_last(before);
+        // What was said of the two together is so no more.
+        return Report { is_unseen: false, ..report };
+    }
+    Report::stalled(message.clone(), Because::new("Invalid", message)).as_seen_last(before)
 }
 
 #[cfg(test)]
@@ -146,10 +154,28 @@ mod tests {
     }
 
     #[test]
+    fn what_another_object_would_mend_is_waited_for() {
+        let problem = || Problem::new("spec.stackRef", "needs ModelHub, and there is no AIStack s", "make it");
+        let before = aistack_crds::status::BasicStatus::default();
+        let waits = invalid(&[problem().awaited()], &before);
+        assert_eq!(said(&waits), "false WaitingForStack / WaitingForStack / WaitingForStack");
+        let both = invalid(&[problem().awaited(), problem()], &before);
+        assert_eq!(said(&both), "false Invalid / - / Invalid stalled");
+    }
+
+    #[test]
     fn a_missing_secret_takes_nothing_from_what_serves() {
         let missing = ["key".to_owned()];
-        assert_eq!(said(&lacking(ready(), &missing)), "true Ready / - / SecretMissing");
+        assert_eq!(said(&lacking(ready(), &missing, false)), "true Ready / - / SecretMissing");
+        assert_eq!(
+            said(&lacking(ready(), &missing, true)),
+            "true Ready / SecretMissing / SecretMissing",
+            "a change waits"
+        );
         let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
-        assert_eq!(said(&lacking(waiting, &missing)), "false SecretMissing / WaitingForPods / SecretMissing");
+        assert_eq!(
+            said(&lacking(waiting, &missing, false)),
+            "false SecretMissing / WaitingForPods / SecretMissing"
+        );
     }
 }

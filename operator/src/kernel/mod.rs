@@ -24,6 +24,7 @@ pub mod controller;
 pub mod covers;
 mod created;
 mod faults;
+mod held;
 mod images;
 pub mod key;
 mod lanes;

@@ -17,6 +17,8 @@ pub struct Parent {
     pub reference: OwnerReference,
     /// Whether this is its first turn.
     pub is_new: bool,
+    /// Secrets that it refers to and that are not there.
+    pub lacks: Vec<String>,
 }
 
 impl Parent {
@@ -81,7 +83,7 @@ mod tests {
                 uid: "1".to_owned(),
                 ..OwnerReference::default()
             };
-            let parent = Parent { namespace: "n".to_owned(), reference, is_new };
+            let parent = Parent { namespace: "n".to_owned(), reference, is_new, lacks: Vec::new() };
             let name = ObjectMeta { name: Some("kv-config".to_owned()), ..ObjectMeta::default() };
             let mut wanted = Manifests::default();
             wanted.push(ConfigMap { metadata: name, ..ConfigMap::default() });

@@ -1,11 +1,12 @@
 //! Pods that find no node: what the scheduler says of them.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
 
 use super::apply::{Applied, AppliedChild, ApplyError};
 use super::child::Progress;
 use super::cluster::Cluster;
+use super::conditions::Because;
 use super::parent::Parent;
 use crate::manifest::{Manifest, Manifests};
 
@@ -66,6 +67,46 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<String> {
     Some(format!("{name} fits on no node: {said}"))
 }
 
+/// Why a container does not run. One that did what it was to do once failed in vain at most.
+pub(crate) fn ended(container: &ContainerStatus) -> Option<Because> {
+    let state = container.state.as_ref()?;
+    if state.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0) {
+        return None;
+    }
+    let waiting = state.waiting.as_ref();
+    let terminated = |state: &Option<ContainerState>| {
+        state.as_ref().and_then(|state| state.terminated.clone()).filter(|ended| ended.exit_code != 0)
+    };
+    let last = terminated(&container.state).or_else(|| terminated(&container.last_state));
+    let words = last.map(|ended| {
+        let words = ended.message.unwrap_or_default();
+        let words = words.trim().lines().last().unwrap_or_default().trim().to_owned();
+        if words.is_empty() { format!("it ended with exit code {}", ended.exit_code) } else { words }
+    });
+    match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName") => {
+            let image = &container.image;
+            Some(Because::new("ImageMissing", format!("the image {image} cannot be pulled")))
+        }
+        Some("CreateContainerConfigError") => {
+            let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
+            Some(Because::new("ContainerRefused", message))
+        }
+        _ => words.map(|words| Because::new("EngineFailed", words)),
+    }
+}
+
+/// What keeps a pod from running, as far as Kubernetes says so: the scheduler, or whoever starts its containers.
+pub(crate) fn kept_away(pod: &Pod) -> Option<String> {
+    let containers = || {
+        let status = pod.status.as_ref()?;
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let because = all.filter(|container| !container.ready).find_map(ended)?;
+        Some(format!("{}: {}", pod.metadata.name.as_deref().unwrap_or("a pod"), because.message))
+    };
+    unschedulable(pod).or_else(containers)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -86,5 +127,22 @@ mod tests {
             Some("p fits on no node: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
         );
         assert_eq!(unschedulable(&pod("True", "")), None);
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_running_is_told() {
+        let told = |state: serde_json::Value, is_ready: bool| {
+            let pod = json!({"metadata": {"name": "kv-2"}, "status": {"containerStatuses": [{"name": "tinykv",
+                "image": "x/tinykv:9", "imageID": "", "ready": is_ready, "restartCount": 0, "state": state}]}});
+            kept_away(&serde_json::from_value(pod).expect("a pod"))
+        };
+        let waits = |reason: &str| json!({"waiting": {"reason": reason}});
+        let pull = Some("kv-2: the image x/tinykv:9 cannot be pulled".to_owned());
+        assert_eq!(told(waits("ErrImagePull"), false), pull);
+        assert_eq!(told(waits("ImagePullBackOff"), false), pull, "it says the same all the time");
+        assert_eq!(told(waits("ContainerCreating"), false), None);
+        assert_eq!(told(json!({"running": {}}), true), None);
+        let ended = json!({"terminated": {"exitCode": 1, "message": "starting\nerror: no key\n"}});
+        assert_eq!(told(ended, false).as_deref(), Some("kv-2: error: no key"));
     }
 }

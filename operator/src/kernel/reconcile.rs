@@ -177,24 +177,21 @@ impl<C: Controller> Turn<'_, C> {
         let found = controller.dereference(cluster, object).instrument(tracing::info_span!("dereference"));
         let found = match outside::step(found).await {
             Ok(found) => found,
-            Err(step) => {
-                let report = Report::degraded(step.message.clone(), faults::because(&step));
-                return Ended { failed: Some(step), ..Ended::of(report.as_seen_last(&self.status())) };
-            }
+            Err(step) => return self.failed(step),
         };
         let validated = match controller.validate(object, &found) {
             Ok(validated) => validated,
             // What runs keeps running: a mistake in an edit takes nothing away.
-            Err(problems) => return Ended::of(faults::invalid(&problems).as_seen_last(&self.status())),
+            Err(problems) => return Ended::of(faults::invalid(&problems, &self.status())),
         };
-        let Tried { applied, refused } = match controller.build(&validated, &found) {
+        let Tried { applied, refused, is_held } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
                 stores::settle(cluster.store_priority.as_deref(), &mut manifests);
                 // What a Certificate is to bring is awaited with it.
                 missing.retain(|secret| !manifests.bring(secret));
                 let kept = controller.kept(&validated, &found);
-                let parent = self.parent();
+                let parent = Parent { lacks: missing.clone(), ..self.parent() };
                 let mut tried = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
                     .await;
@@ -211,9 +208,15 @@ impl<C: Controller> Turn<'_, C> {
             let acted = controller.act(cluster, object, &validated, &found, &applied);
             failed = outside::step(acted.instrument(tracing::info_span!("act"))).await.err();
         }
-        let report = faults::lacking(controller.report(&validated, &found, &applied), &missing);
+        let report = faults::lacking(controller.report(&validated, &found, &applied), &missing, is_held);
         let report = faults::beside(report, &refused);
         Ended { report: failed.iter().fold(report, faults::undone), refused, failed }
+    }
+
+    /// A turn that could not see how the object fares.
+    fn failed(&self, step: StepError) -> Ended {
+        let report = Report::degraded(step.message.clone(), faults::because(&step));
+        Ended { failed: Some(step), ..Ended::of(report.as_seen_last(&self.status())) }
     }
 
     fn key(&self) -> Key {
@@ -225,7 +228,7 @@ impl<C: Controller> Turn<'_, C> {
         let namespace = self.object.namespace().unwrap_or_default();
         // A status that nobody wrote yet says -1.
         let is_new = self.status().observed_generation().is_none_or(|generation| generation < 0);
-        Parent { namespace, reference, is_new }
+        Parent { namespace, reference, is_new, lacks: Vec::new() }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

@@ -19,8 +19,7 @@ use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::pod::pod_name_env;
 use crate::workload::{
-    ADMIN_PORT as ADMIN, ClientsReach, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach, SecretFile,
-    Workload,
+    ADMIN_PORT as ADMIN, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach, SecretFile, Workload,
 };
 
 /// The variable that holds a member's name, which is its pod's.
@@ -145,7 +144,6 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
         ending: Ending::MEMBER,
         overrides: cluster.pod.clone(),
         service_annotations: BTreeMap::new(),
-        clients_reach: ClientsReach::EveryPod,
     }
 }
 

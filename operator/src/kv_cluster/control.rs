@@ -249,12 +249,11 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
     let summary = format!("{up}/{} voters{leader}", kv.voters);
     let because = words::doing(kv, found, Some(pods));
     if !group.has_quorum() {
-        return match step {
-            Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => {
-                Report::degraded(summary, because)
-            }
-            _ => Report::progressing(summary, because),
-        };
+        if matches!(step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord)) {
+            return Report::degraded(summary, because);
+        }
+        let degraded = found.seen.why_any_is_away().map(|_| because.clone());
+        return Report { degraded, ..Report::progressing(summary, because) };
     }
     let mut report =
         Report::ready(summary, Because::new("Ready", format!("{up} of {} voters answer", voters(group))));
@@ -265,7 +264,14 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
                 Some(Because::new("Rolling", "Kubernetes has not seen the newest template yet"));
         }
         Step::Rest => {}
-        Step::Wait(Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => report.degraded = Some(because),
+        Step::Wait(Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => {
+            // It goes on when the pods are there: until then the group is not as its spec asks for.
+            report.progressing = (!pods.is_complete()).then(|| because.clone());
+            report.degraded = Some(because);
+        }
+        Step::Wait(Waiting::Learner(ordinal)) if found.seen.why_away(*ordinal).is_some() => {
+            (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
+        }
         Step::Wait(Waiting::Leaving(_)) if found.seen.overdue.is_some() => {
             (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
         }

@@ -54,10 +54,12 @@ impl<'a> Members<'a> {
             step_error("ReadFailed", format!("Secret {name} could not be read: {}", said(&error)))
         })?;
         let authority = authority.ok_or_else(|| {
-            step_error(
-                "SecretIncomplete",
-                format!("Secret {name} has no ca.crt; put the CA of the certificate there"),
-            )
+            if cluster.has_secret(&secret) {
+                let said = format!("Secret {name} has no ca.crt; put the CA of the certificate there");
+                return step_error("SecretIncomplete", said);
+            }
+            let said = format!("Secret {name} is not in this namespace, so no member can be asked how it fares");
+            step_error("SecretMissing", said)
         })?;
         Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority)) })
     }

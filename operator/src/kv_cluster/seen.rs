@@ -17,7 +17,7 @@ use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 use crate::kernel::key::ObjectName;
-use crate::kernel::pending::unschedulable;
+use crate::kernel::pending::kept_away;
 use crate::kernel::watch::holder;
 
 /// Label that a StatefulSet's pods carry with the revision that they were made from.
@@ -40,8 +40,6 @@ pub(super) struct Seen {
     /// Which claims those are: another of the same name is not the one that was looked at.
     pub claim_uids: BTreeMap<u16, String>,
     pub kept: Option<Kept>,
-    /// Why a pod finds no node, when the scheduler said so.
-    pub unschedulable: Option<String>,
     /// A pod or a claim that was to be gone long ago.
     pub overdue: Option<Overdue>,
 }
@@ -62,6 +60,20 @@ pub(super) struct SeenPod {
     pub uid: String,
     /// Its process, while it runs and stays.
     pub process: Option<Process>,
+    /// What keeps it from running, as far as Kubernetes says so.
+    pub kept_away: Option<String>,
+}
+
+impl Seen {
+    /// Why a pod does not run, as far as Kubernetes says so.
+    pub fn why_away(&self, ordinal: u16) -> Option<&str> {
+        self.pods.get(&ordinal)?.kept_away.as_deref()
+    }
+
+    /// The same of the first that does not.
+    pub fn why_any_is_away(&self) -> Option<&str> {
+        self.pods.values().find_map(|pod| pod.kept_away.as_deref())
+    }
 }
 
 /// Looks.
@@ -82,7 +94,6 @@ pub(super) async fn look(
     let claims = claims(cluster, kv, set.is_none()).await?;
     let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
-        unschedulable: pods.values().find_map(unschedulable),
         overdue: overdue(pods.values(), claims.values(), Timestamp::now()),
         pods: pods.iter().map(|(ordinal, pod)| (*ordinal, of_pod(pod, &newest))).collect(),
         claim_uids: uids.collect(),
@@ -145,6 +156,7 @@ fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
         address: status.and_then(|status| status.pod_ip.clone()),
         uid: pod.uid().unwrap_or_default(),
         process: process(pod),
+        kept_away: if is_ready { None } else { kept_away(pod) },
     }
 }
 

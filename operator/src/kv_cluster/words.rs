@@ -80,30 +80,29 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
             let ready = pods.map_or(0, |pods| pods.ready);
             let said = format!("{ready} of {} pods are ready", kv.voters);
             let why = pods.and_then(|pods| pods.failure.clone());
-            of("WaitingForPods", why.or_else(|| found.seen.unschedulable.clone()).unwrap_or(said))
+            of(
+                "WaitingForPods",
+                why.or_else(|| found.seen.why_any_is_away().map(str::to_owned)).unwrap_or(said),
+            )
         }
         Waiting::Accord => broken(found)
             .unwrap_or_else(|| of("InvariantBroken", "the members contradict one another".to_owned())),
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
         }
-        Waiting::Voter(ordinal) => of(
-            "VoterAway",
-            format!(
-                "{0} does not answer, or its pod is not ready; no other voter is touched until it is back. If its volume is lost: \
-                 kubectl annotate kv {1} \
-                 {REPLACE}={0}",
-                pod(ordinal),
-                kv.name
-            ),
-        ),
+        Waiting::Voter(ordinal) => {
+            of("VoterAway", voter_away(kv, &pod(ordinal), found.seen.why_away(ordinal)))
+        }
         Waiting::Readiness(ordinal) => {
             of("NotReadyYet", format!("{} answers, and its pod is about to be ready", pod(ordinal)))
         }
         Waiting::Leader => of("NoLeader", "the members have no leader at the moment".to_owned()),
-        Waiting::Learner(ordinal) => {
-            of("CatchingUp", format!("{} takes the data before it gets its vote", pod(ordinal)))
-        }
+        Waiting::Learner(ordinal) => match found.seen.why_away(ordinal) {
+            Some(why) => {
+                of("WaitingForPods", format!("{why}; it gets its vote once it runs and has the data"))
+            }
+            None => of("CatchingUp", format!("{} takes the data before it gets its vote", pod(ordinal))),
+        },
         Waiting::Lag(ordinal) => of(
             "CatchingUp",
             format!("{} lags behind; nothing is replaced until it has caught up", pod(ordinal)),
@@ -113,6 +112,16 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
             None => of("Leaving", format!("what is left of {} goes", pod(ordinal))),
         },
     }
+}
+
+/// A volume is given up only where nothing else is known to be the cause.
+fn voter_away(kv: &ValidatedKvCluster, pod: &str, why: Option<&str>) -> String {
+    let said = why.map_or_else(|| format!("{pod} does not answer, or its pod is not ready"), str::to_owned);
+    let said = format!("{said}; no other voter is touched until it is back");
+    if why.is_some_and(|why| !why.contains("olume")) {
+        return said;
+    }
+    format!("{said}. If its volume is lost: kubectl annotate kv {} {REPLACE}={pod}", kv.name)
 }
 
 fn overdue_words(overdue: &Overdue) -> Because {

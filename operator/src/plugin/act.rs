@@ -21,7 +21,8 @@ async fn service(place: &Place, name: &str) -> Result<(InferenceService, CanaryS
         .map_err(|error| PluginError::failed(format!("InferenceService {name} cannot be read: {error}")))?;
     let Some(canary) = object.spec.canary.clone() else {
         return Err(PluginError::refused(format!(
-            "InferenceService {name} has no canary\n  give it one: kubectl patch isvc {name} --type merge -p '{{\"spec\":{{\"canary\":{{\"version\":\"2\"}}}}}}'"
+            "InferenceService {name} has no canary\n  give it one: kubectl patch isvc {name} -n {} --type merge -p '{{\"spec\":{{\"canary\":{{\"version\":\"2\"}}}}}}'",
+            place.namespace
         )));
     };
     Ok((object, canary))
@@ -106,7 +107,8 @@ pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError>
     let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup").is_none() {
         return Err(PluginError::refused(format!(
-            "KVCluster {name} does not say where its backups go\n  tell it: kubectl patch kv {name} --type merge -p '{{\"spec\":{{\"backup\":{{\"schedule\":\"0 3 * * *\",\"destination\":\"s3://BUCKET/{name}\"}}}}}}'"
+            "KVCluster {name} does not say where its backups go\n  tell it: kubectl patch kv {name} -n {} --type merge -p '{{\"spec\":{{\"backup\":{{\"schedule\":\"0 3 * * *\",\"destination\":\"s3://BUCKET/{name}\"}}}}}}'",
+            place.namespace
         )));
     }
     now(place, name, &format!("{name}-backup"), "takes a backup").await
@@ -117,7 +119,8 @@ pub(super) async fn drill(place: &Place, name: &str) -> Result<(), PluginError> 
     let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup/drill").is_none() {
         return Err(PluginError::refused(format!(
-            "KVCluster {name} has no restore drill\n  give it one, beside its backup: kubectl patch kv {name} --type merge -p '{{\"spec\":{{\"backup\":{{\"drill\":{{\"schedule\":\"0 5 * * 0\"}}}}}}}}'"
+            "KVCluster {name} has no restore drill\n  give it one, beside its backup: kubectl patch kv {name} -n {} --type merge -p '{{\"spec\":{{\"backup\":{{\"drill\":{{\"schedule\":\"0 5 * * 0\"}}}}}}}}'",
+            place.namespace
         )));
     }
     now(place, name, &format!("{name}-drill"), "restores the newest backup and reads it").await
@@ -147,7 +150,10 @@ async fn now(place: &Place, name: &str, schedule: &str, does: &str) -> Result<()
     let made = place.api::<Job>().create(&PostParams::default(), &job).await;
     let made = made.map_err(|error| PluginError::asked(&format!("begin a Job of {schedule}"), &error))?;
     let made = made.metadata.name.unwrap_or_default();
-    println!("kv/{name}: job {made} {does}\n  wait for it: kubectl wait --for=condition=Complete job/{made}");
+    println!(
+        "kv/{name}: job {made} {does}\n  wait for it: kubectl wait -n {} --for=condition=Complete job/{made}",
+        place.namespace
+    );
     Ok(())
 }
 
@@ -165,12 +171,14 @@ pub(super) async fn restore(
     match place.api::<KVCluster>().create(&PostParams::default(), &KVCluster::new(name, spec)).await {
         Ok(_) => {
             println!(
-                "kv/{name}: begins with {from}\n  wait for it: kubectl wait --for=condition=Ready kv/{name}"
+                "kv/{name}: begins with {from}\n  wait for it: kubectl wait -n {} --for=condition=Ready kv/{name}",
+                place.namespace
             );
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Err(PluginError::refused(format!(
-            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: kubectl aistack restore {name}-restored --from {from}"
+            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: kubectl aistack restore {name}-restored -n {} --from {from}",
+            place.namespace
         ))),
         Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
     }

@@ -32,9 +32,7 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
         let (what, says) = ("objects".to_owned(), error.message);
         findings.push(Finding { what, is_well: false, says, fix: String::new() });
     }
-    if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&findings).unwrap_or_default());
-    } else {
+    if !output.prints(&findings) {
         for finding in &findings {
             let mark = if finding.is_well { "ok   " } else { "wrong" };
             println!("{mark}  {}: {}", finding.what, finding.says);
@@ -139,6 +137,8 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
             "Supported",
             "BackedUp",
             "Restorable",
+            "Certified",
+            "QuorumHealthy",
         ];
         let said: Vec<(&str, &str)> = bad
             .into_iter()
@@ -153,7 +153,7 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
                 what: what.clone(),
                 is_well: false,
                 says: "paused before anything was made of it".to_owned(),
-                fix: format!("kubectl aistack resume {what}"),
+                fix: format!("kubectl aistack resume {what} -n {}", place.namespace),
             }),
             (None, _) => findings.push(Finding {
                 what,
@@ -166,7 +166,10 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
                 what: what.clone(),
                 is_well: false,
                 says: format!("{reason}: {message}"),
-                fix: format!("kubectl aistack status {what}; kubectl aistack logs {what}"),
+                fix: format!(
+                    "kubectl aistack status {what} -n {0}; kubectl aistack logs {what} -n {0}",
+                    place.namespace
+                ),
             }),
             (Some(_), Some(_)) => {
                 let mut told: Vec<String> =
@@ -176,7 +179,7 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
                     what: what.clone(),
                     is_well: false,
                     says: told.join(" | "),
-                    fix: fix(said[0].0, &what),
+                    fix: fix(said[0], &format!("{what} -n {}", place.namespace)),
                 });
             }
         }
@@ -193,10 +196,13 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
     Ok(())
 }
 
-fn fix(reason: &str, what: &str) -> String {
+fn fix((reason, message): (&str, &str), what: &str) -> String {
     match reason {
-        "Unschedulable" => {
+        "Unschedulable" if message.contains("gpu") => {
             "kubectl get nodes -L nvidia.com/gpu.product; ask for less, or add such a node".to_owned()
+        }
+        "Unschedulable" => {
+            "kubectl describe nodes tells what they have left; ask for less, or add one".to_owned()
         }
         "FetchFailed" => format!("kubectl aistack logs {what}; correct spec.model.uri or sha256"),
         "EngineFailed" => format!("kubectl aistack logs {what}"),

@@ -27,7 +27,8 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
     }
     if listed.is_empty() {
         return Err(PluginError::failed(format!(
-            "{name} has no pods now; kubectl aistack status {name} says why"
+            "{name} has no pods now; kubectl aistack status {name} -n {} says why",
+            place.namespace
         )));
     }
     let mut streams = Vec::new();
@@ -51,7 +52,8 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
     }
     if streams.is_empty() {
         return Err(PluginError::failed(format!(
-            "no container of {name} has begun; kubectl aistack status {name} says why"
+            "no container of {name} has begun; kubectl aistack status {name} -n {} says why",
+            place.namespace
         )));
     }
     let count = streams.len();

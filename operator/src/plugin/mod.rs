@@ -62,6 +62,20 @@ pub(crate) enum Output {
     Table,
     /// For programs.
     Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+impl Output {
+    /// Prints for programs, if that is how to print.
+    fn prints(self, what: &impl serde::Serialize) -> bool {
+        match self {
+            Self::Table => return false,
+            Self::Json => println!("{}", serde_json::to_string_pretty(what).unwrap_or_default()),
+            Self::Yaml => print!("{}", serde_yaml_ng::to_string(what).unwrap_or_default()),
+        }
+        true
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,8 +32,8 @@ pub(super) async fn run(place: &Place, name: Option<&str>, output: Output) -> Re
         let found = pick(&roots, kind.name(), &wanted).cloned();
         roots = found.into_iter().collect();
     }
-    if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&roots).unwrap_or_default());
+    if output.prints(&roots) {
+        // Programs look at the exit code, too.
     } else if roots.is_empty() {
         println!(
             "namespace {} has no objects of ours; apply one: kubectl apply -f stack.yaml",

@@ -18,9 +18,7 @@ use crate::gpu::Gpu;
 use crate::manifest::{COLLECTION_LABEL, Manifests};
 use crate::meta::{Image, Owner};
 use crate::pod::pod_name_env;
-use crate::workload::{
-    ADMIN_PORT as ADMIN, Claim, ClientsReach, ConfigFile, DATA_DIR, Port, Probes, Reach, Workload,
-};
+use crate::workload::{ADMIN_PORT as ADMIN, Claim, ConfigFile, DATA_DIR, Port, Probes, Reach, Workload};
 
 /// A collection as it is asked for: what is sent to `PUT /collections/{name}`, and to `PUT /collections/{name}/index`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,7 +50,6 @@ pub fn build(collection: &ValidatedVectorCollection) -> Manifests {
         let shape = ServerShape {
             name: format!("{COMPONENT}-{}", collection.name),
             owner: collection.owner.clone(),
-            replicas: own.replicas,
             image: own.image.clone(),
             resources: own.resources.clone(),
             gpu: own.gpu.clone(),
@@ -108,8 +105,6 @@ pub(crate) struct ServerShape {
     pub(crate) name: String,
     /// Whom it belongs to.
     pub(crate) owner: Owner,
-    /// Servers.
-    pub(crate) replicas: u16,
     /// Image.
     pub(crate) image: Image,
     /// CPU and memory.
@@ -134,7 +129,8 @@ pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
     Workload {
         name: shape.name.clone(),
         owner: shape.owner.clone(),
-        replicas: shape.replicas,
+        // Servers of this version do not share collections: nobody would be led to a second one.
+        replicas: 1,
         image: shape.image.clone(),
         command: vec![COMPONENT.to_owned()],
         args: vec!["--config".to_owned(), config.path()],
@@ -151,11 +147,9 @@ pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
         gpu: shape.gpu.clone(),
         // Opening large collections maps their files and replays the log.
         probes: Probes::admin(600),
-        // Of several, clients know the first one only.
         ending: Ending::ALONE,
         overrides: shape.pod.clone(),
         service_annotations: BTreeMap::new(),
-        clients_reach: if shape.replicas > 1 { ClientsReach::FirstPod } else { ClientsReach::EveryPod },
     }
     .stateful(claim)
 }

@@ -111,7 +111,7 @@ impl Controller for VectorController {
                 Some(_) => return Ok(validated),
             };
             let fix = "create it, or remove stackRef for a server of the collection's own";
-            return Err(vec![Problem::new("spec.stackRef.name", what, fix)]);
+            return Err(vec![Problem::new("spec.stackRef.name", what, fix).awaited()]);
         }
         Ok(validated)
     }

@@ -42,7 +42,6 @@ pub enum Home {
 /// Servers of a collection's own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwnServer {
-    pub(super) replicas: u16,
     pub(super) claim: Claim,
     pub(super) image: Image,
     pub(super) resources: ResourceSpec,
@@ -98,7 +97,6 @@ pub fn validate(
     let home = match &spec.stack_ref {
         Some(stack) => Home::Stack(stack.name.clone()),
         None => Home::Own(Box::new(OwnServer {
-            replicas: u16::try_from(spec.replicas.unwrap_or(1)).unwrap_or(1),
             claim: Claim {
                 size: storage,
                 class: StorageClass::of(spec.storage_class_name.as_ref()),
@@ -142,9 +140,7 @@ fn gaps(collection: &VectorCollection) -> Vec<Gap> {
     wants(
         replicas > 1,
         "spec.replicas",
-        format!(
-            "servers of this version do not share collections, so {replicas} would hold different points"
-        ),
+        format!("servers of this version do not share collections, so one runs, not {replicas}"),
         "use replicas: 1",
         &mut gaps,
     );
