@@ -160,6 +160,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("RouteChanged", "somebody changed ModelHub's route meanwhile"),
     ("RouteTaken", "ModelHub has a route of somebody else's for the model; the message says whose"),
     ("Routed", "ModelHub leads requests here"),
+    ("Running", "a backup or a restore drill is under way"),
     ("ScaledObjectNotReady", "KEDA does not scale; the message is its own"),
     ("ScaledObjectReady", "KEDA scales"),
     ("Scaling", "the number of pods changes"),

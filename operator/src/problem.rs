@@ -23,7 +23,13 @@ pub struct Problem {
 impl Problem {
     /// A problem with a field.
     pub fn new(path: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { object: String::new(), path: path.into(), what: what.into(), fix: fix.into(), is_awaited: false }
+        Self {
+            object: String::new(),
+            path: path.into(),
+            what: what.into(),
+            fix: fix.into(),
+            is_awaited: false,
+        }
     }
 
     /// Another object that comes later would mend it.
@@ -42,7 +48,13 @@ impl Problem {
     /// The messages of the CRD rules are one line; what stands after the first `; ` is why and what to do.
     pub(crate) fn from_violation(object: &str, violation: Violation) -> Self {
         let (what, fix) = violation.message.split_once("; ").unwrap_or((&violation.message, ""));
-        Self { object: object.to_owned(), what: what.to_owned(), fix: fix.to_owned(), path: violation.path, is_awaited: false }
+        Self {
+            object: object.to_owned(),
+            what: what.to_owned(),
+            fix: fix.to_owned(),
+            path: violation.path,
+            is_awaited: false,
+        }
     }
 }
 

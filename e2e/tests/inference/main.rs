@@ -232,12 +232,12 @@ async fn what_needs_a_gateway_says_so_without_one() -> Result<()> {
     bed.apply(&alone("sleepy", "  model: {name: m}\n  scaling: {minReplicas: 0, maxReplicas: 3}\n")).await?;
     bed.apply(&alone("split", "  model: {name: m, version: '1'}\n")).await?;
     bed.apply(&service("lost", "  model: {name: m}\n").replace("{name: s}", "{name: elsewhere}")).await?;
-    for (name, words) in [
-        ("sleepy", "spec.scaling.minReplicas: needs a stack's ModelHub"),
-        ("split", "spec.model.version: needs a stack's ModelHub"),
-        ("lost", "there is no AIStack elsewhere"),
+    for (name, reason, words) in [
+        ("sleepy", "Invalid", "spec.scaling.minReplicas: needs a stack's ModelHub"),
+        ("split", "Invalid", "spec.model.version: needs a stack's ModelHub"),
+        ("lost", "WaitingForStack", "there is no AIStack elsewhere"),
     ] {
-        let told = bed.until_says(name, "Ready", "Invalid").await?;
+        let told = bed.until_says(name, "Ready", reason).await?;
         let message = &told.status.context("a status")?.conditions[0].message;
         assert!(message.contains(words), "{name}: {message}");
     }

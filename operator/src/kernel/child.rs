@@ -260,8 +260,8 @@ pub enum Progress {
     Pods(Pods),
     /// A Job.
     Job(JobProgress),
-    /// Jobs at their times: whether the last one succeeded, `None` before the first.
-    Times(Option<bool>),
+    /// Jobs at their times.
+    Times(Times),
     /// A kind of ours, by its own conditions.
     Ours(OwnProgress),
     /// A certificate, as cert-manager says.
@@ -303,6 +303,23 @@ impl Pods {
             && self.ready == self.wanted
             && self.updated == self.wanted
     }
+}
+
+/// Jobs at their times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Times {
+    /// None was due yet.
+    #[default]
+    NotYet,
+    /// One runs; whether one succeeded before.
+    Runs {
+        /// Whether one did.
+        after_success: bool,
+    },
+    /// The last one succeeded.
+    Done,
+    /// The last one failed.
+    Failed,
 }
 
 /// A Job.
@@ -466,18 +483,18 @@ fn job(object: &Value) -> JobProgress {
     }
 }
 
-/// Whether what a CronJob was to do last was done; `None` before the first time.
-fn last_time(object: &Value) -> Option<bool> {
+/// How it went with what a CronJob was to do last.
+fn last_time(object: &Value) -> Times {
     let at = |pointer: &str| Some(text(object, pointer)).filter(|text| !text.is_empty());
-    let scheduled = at("/status/lastScheduleTime")?;
+    let Some(scheduled) = at("/status/lastScheduleTime") else { return Times::NotYet };
+    let succeeded = at("/status/lastSuccessfulTime");
     let is_running =
         object.pointer("/status/active").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
     // Times of one form are in the order of their text.
-    match at("/status/lastSuccessfulTime") {
-        Some(succeeded) if succeeded >= scheduled => Some(true),
-        Some(_) if is_running => Some(true),
-        None if is_running => None,
-        _ => Some(false),
+    match succeeded {
+        Some(succeeded) if succeeded >= scheduled => Times::Done,
+        _ if is_running => Times::Runs { after_success: succeeded.is_some() },
+        _ => Times::Failed,
     }
 }
 
@@ -544,16 +561,23 @@ mod tests {
     #[test]
     fn what_was_due_was_done_or_not() {
         let table = [
-            (json!({}), None),
-            (json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "active": [{}]}), None),
-            (json!({"lastScheduleTime": "2026-01-02T00:00:00Z"}), Some(false)),
+            (json!({}), Times::NotYet),
+            (
+                json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "active": [{}]}),
+                Times::Runs { after_success: false },
+            ),
+            (json!({"lastScheduleTime": "2026-01-02T00:00:00Z"}), Times::Failed),
             (
                 json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z"}),
-                Some(true),
+                Times::Done,
             ),
             (
                 json!({"lastScheduleTime": "2026-01-03T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z"}),
-                Some(false),
+                Times::Failed,
+            ),
+            (
+                json!({"lastScheduleTime": "2026-01-03T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z", "active": [{}]}),
+                Times::Runs { after_success: true },
             ),
         ];
         for (status, expected) in table {

@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn what_another_object_would_mend_is_waited_for() {
-        let problem = || Problem::new("spec.stackRef", "needs ModelHub, and there is no AIStack s", "make it");
+        let problem =
+            || Problem::new("spec.stackRef", "needs ModelHub, and there is no AIStack s", "make it");
         let before = aistack_crds::status::BasicStatus::default();
         let waits = invalid(&[problem().awaited()], &before);
         assert_eq!(said(&waits), "false WaitingForStack / WaitingForStack / WaitingForStack");

@@ -68,6 +68,10 @@ impl Place {
     }
 }
 
+/// Seconds after which a backup or a drill has failed. One that hangs, on a claim or an image that is not there, would keep all later
+/// ones from being begun.
+const LONGEST: i64 = 60 * 60;
+
 /// What a pod does where backups lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
@@ -158,7 +162,12 @@ impl Chore<'_> {
             }
             spec.containers = containers;
         }
-        let job = JobSpec { backoff_limit: Some(2), template, ..JobSpec::default() };
+        let job = JobSpec {
+            backoff_limit: Some(2),
+            active_deadline_seconds: Some(LONGEST),
+            template,
+            ..JobSpec::default()
+        };
         CronJob {
             metadata: owner.metadata(&self.name),
             spec: CronJobSpec {

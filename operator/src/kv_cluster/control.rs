@@ -18,7 +18,7 @@ use super::steps::Doer;
 use super::validate::secret_of;
 use super::{Tls, ValidatedKvCluster, backup, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
-use crate::kernel::child::{ChildKind, Pods, Progress};
+use crate::kernel::child::{ChildKind, Pods, Progress, Times};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report, Scaled};
 use crate::kernel::controller::StepError;
@@ -249,7 +249,8 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
     let summary = format!("{up}/{} voters{leader}", kv.voters);
     let because = words::doing(kv, found, Some(pods));
     if !group.has_quorum() {
-        if matches!(step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord)) {
+        if matches!(step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord))
+        {
             return Report::degraded(summary, because);
         }
         let degraded = found.seen.why_any_is_away().map(|_| because.clone());
@@ -285,33 +286,41 @@ fn up(group: &Group) -> impl Iterator<Item = &Member> {
 }
 
 fn backed_up(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
-    let (is_so, failed) = last_time(applied, &backup::taker(kv))?;
-    let because = match is_so {
-        None => Because::new("NotYet", "no backup was due yet"),
-        Some(true) => Because::new("Taken", "the last backup that was due was taken"),
-        Some(false) => Because::new("BackupFailed", format!("the last backup failed; {failed}")),
+    let (times, failed) = last_time(applied, &backup::taker(kv))?;
+    let (is_so, reason, said) = match times {
+        Times::NotYet => (None, "NotYet", "no backup was due yet".to_owned()),
+        Times::Runs { after_success: false } => {
+            (None, "Running", "the first backup is being taken".to_owned())
+        }
+        Times::Runs { after_success: true } => {
+            (Some(true), "Running", "a backup is being taken; there are earlier ones".to_owned())
+        }
+        Times::Done => (Some(true), "Taken", "the last backup that was due was taken".to_owned()),
+        Times::Failed => (Some(false), "BackupFailed", format!("the last backup failed; {failed}")),
     };
-    Some(Extra { kind: "BackedUp", is_so, because })
+    Some(Extra { kind: "BackedUp", is_so, because: Because::new(reason, said) })
 }
 
 fn restorable(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
-    let (is_so, failed) = last_time(applied, &backup::driller(kv))?;
-    let because = match is_so {
-        None => Because::new("NotYet", "no restore drill was due yet"),
-        Some(true) => Because::new(
-            "DrillPassed",
-            "the last restore drill found a backup that a cluster could begin with",
-        ),
-        Some(false) => Because::new("DrillFailed", format!("the last restore drill failed; {failed}")),
+    let (times, failed) = last_time(applied, &backup::driller(kv))?;
+    let passed = "the last restore drill found a backup that a cluster could begin with";
+    let (is_so, reason, said) = match times {
+        Times::NotYet => (None, "NotYet", "no restore drill was due yet".to_owned()),
+        Times::Runs { after_success: false } => (None, "Running", "the first restore drill runs".to_owned()),
+        Times::Runs { after_success: true } => {
+            (Some(true), "Running", "a restore drill runs; one passed before".to_owned())
+        }
+        Times::Done => (Some(true), "DrillPassed", passed.to_owned()),
+        Times::Failed => (Some(false), "DrillFailed", format!("the last restore drill failed; {failed}")),
     };
-    Some(Extra { kind: "Restorable", is_so, because })
+    Some(Extra { kind: "Restorable", is_so, because: Because::new(reason, said) })
 }
 
-/// Whether what a CronJob was to do last was done, and where to look if it was not.
-fn last_time(applied: &Applied, job: &str) -> Option<(Option<bool>, String)> {
-    let Progress::Times(done) = applied.progress(ChildKind::CronJob, job)? else { return None };
+/// How it went with what a CronJob was to do last, and where to look if it failed.
+fn last_time(applied: &Applied, job: &str) -> Option<(Times, String)> {
+    let Progress::Times(times) = applied.progress(ChildKind::CronJob, job)? else { return None };
     let said = format!("look at it: kubectl logs -l job-name --tail 20, Jobs of CronJob {job}");
-    Some((*done, said))
+    Some((*times, said))
 }
 
 fn voters(group: &Group) -> usize {
@@ -456,16 +465,23 @@ mod tests {
             key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
             progress: Progress::Times(done),
         };
-        let table: [(&[AppliedChild], &str); 4] = [
+        let table: [(&[AppliedChild], &str); 5] = [
             (&[], ""),
-            (&[times("kv-backup", Some(true))], "BackedUp True Taken"),
+            (&[times("kv-backup", Times::Done)], "BackedUp True Taken"),
             (
-                &[times("kv-backup", Some(false)), times("kv-drill", None)],
+                &[times("kv-backup", Times::Failed), times("kv-drill", Times::NotYet)],
                 "BackedUp False BackupFailed, Restorable Unknown NotYet",
             ),
             (
-                &[times("kv-backup", Some(true)), times("kv-drill", Some(false))],
+                &[times("kv-backup", Times::Done), times("kv-drill", Times::Failed)],
                 "BackedUp True Taken, Restorable False DrillFailed",
+            ),
+            (
+                &[
+                    times("kv-backup", Times::Runs { after_success: false }),
+                    times("kv-drill", Times::Runs { after_success: true }),
+                ],
+                "BackedUp Unknown Running, Restorable True Running",
             ),
         ];
         for (jobs, expected) in table {

@@ -58,7 +58,8 @@ impl<'a> Members<'a> {
                 let said = format!("Secret {name} has no ca.crt; put the CA of the certificate there");
                 return step_error("SecretIncomplete", said);
             }
-            let said = format!("Secret {name} is not in this namespace, so no member can be asked how it fares");
+            let said =
+                format!("Secret {name} is not in this namespace, so no member can be asked how it fares");
             step_error("SecretMissing", said)
         })?;
         Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority)) })
