@@ -38,7 +38,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- default (include "aistack.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- /* The account that every pod of the namespace has must not get the operator's rights. */ -}}
-{{- required "serviceAccount.create is false, so name the one that is there: serviceAccount.name" .Values.serviceAccount.name -}}
+{{- if and .Values.rbac.create (not .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create is false, so say who gets the operator's rights: serviceAccount.name" -}}
+{{- end -}}
+{{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 
