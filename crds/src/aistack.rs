@@ -105,7 +105,7 @@ pub struct AIStackSpec {
     /// Images of all components.
     #[serde(default)]
     pub image: ImageSpec,
-    /// Volumes when the stack is deleted.
+    /// Volumes when the stack is deleted. Set late, `Delete` takes those of the pods that there are; what a larger group left before stays.
     #[serde(default)]
     pub retention: Retention,
 }

@@ -59,7 +59,7 @@ pub struct KVClusterSpec {
     #[schemars(range(min = 1, max = 7))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(Message::Expression(
         // Spelled out: the API server estimates string(int) as unbounded and would refuse the kind for its cost.
-        "self == 2 ? '2 is even; a Raft cluster of 2 survives no failure; use 1 (laptop) or 3, 5, 7' : self == 4 ? '4 is even; a Raft cluster of 4 survives no more failures than one of 3; use 1 (laptop) or 3, 5, 7' : '6 is even; a Raft cluster of 6 survives no more failures than one of 5; use 1 (laptop) or 3, 5, 7'".into()
+        "self < 1 ? 'is no number of voters; use 1 (laptop) or 3, 5, 7' : self == 2 ? '2 is even; a Raft cluster of 2 survives no failure; use 1 (laptop) or 3, 5, 7' : self == 4 ? '4 is even; a Raft cluster of 4 survives no more failures than one of 3; use 1 (laptop) or 3, 5, 7' : '6 is even; a Raft cluster of 6 survives no more failures than one of 5; use 1 (laptop) or 3, 5, 7'".into()
     )))]
     #[serde(default = "one")]
     pub replicas: i32,

@@ -57,6 +57,14 @@ VALUES = [
     ("a component's digest that is none", ["--set", "components.digests.tinykv=latest"], 1),
     ("a digest of what is no component", ["--set", "components.digests.etcd=sha256:" + "a" * 64], 1),
     ("a priority that is the system's", ["--set", "storePriority.value=2000000000"], 1),
+    ("an address that only the pod itself reaches", ["--set", "config.server.admin_listen=127.0.0.1:8090"], 1),
+    ("a setting that the operator lacks", ["--set", "config.nosuch=5"], 1),
+    ("a Lease that ends before it is renewed", ["--set", "config.lease.duration_seconds=5"], 1),
+    ("a certificate without its key", ["--set", "config.server.tls.cert_file=/x"], 1),
+    ("images that have no such name", ["--set", "components.repository=Foo/Bar"], 1),
+    ("a name that objects cannot have", ["--set", "nameOverride=Foo_Bar"], 1),
+    ("the account of every pod with the operator's rights", ["--set", "serviceAccount.create=false"], 1),
+    ("labels that the operator is found by", ["--set-json", 'podLabels={"app.kubernetes.io/name":"foo","team":"a"}'], 0),
     ("settings of the operator that the chart sets", ["--set", "config.namespace=team"], 1),
 ]
 

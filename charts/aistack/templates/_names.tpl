@@ -55,6 +55,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 
 {{/* The operator's settings, with what the chart knows. */}}
 {{- define "aistack.config" -}}
+{{- /* Two could lead at once, or none for long: the operator would not begin. */ -}}
+{{- $times := dict "renew_seconds" 5 "deadline_seconds" 10 "duration_seconds" 15 -}}
+{{- $times = mergeOverwrite $times (.Values.config.lease | default dict) -}}
+{{- if or (ge (int $times.renew_seconds) (int $times.deadline_seconds)) (ge (int $times.deadline_seconds) (int $times.duration_seconds)) -}}
+{{- fail (printf "config.lease: renew_seconds %v, deadline_seconds %v and duration_seconds %v must rise in this order" $times.renew_seconds $times.deadline_seconds $times.duration_seconds) -}}
+{{- end -}}
 {{- $lease := dict "namespace" .Release.Namespace "name" (include "aistack.fullname" .) -}}
 {{- $known := dict "lease" $lease -}}
 {{- with .Values.watch.namespace }}{{- $_ := set $known "namespace" . -}}{{- end -}}

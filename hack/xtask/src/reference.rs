@@ -25,11 +25,21 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(pages.into_iter().map(|(name, text)| (root.join(format!("docs/reference/{name}.md")), text)).collect())
 }
 
-fn page<C: JsonSchema + Serialize + Default>(name: &str, prefix: &str) -> Result<(String, String)> {
+/// Paths of the operator's settings.
+pub fn settings_of_the_operator() -> Result<Vec<String>> {
+    Ok(rows::<OperatorConfig>()?.into_iter().map(|row| row.path).collect())
+}
+
+fn rows<C: JsonSchema + Serialize + Default>() -> Result<Vec<Row>> {
     let schema = serde_json::to_value(schema_for!(C))?;
     let defaults = serde_json::to_value(C::default())?;
     let mut rows = Vec::new();
-    walk(&schema, &schema, &defaults, "", &mut rows).with_context(|| format!("configuration of {name}"))?;
+    walk(&schema, &schema, &defaults, "", &mut rows)?;
+    Ok(rows)
+}
+
+fn page<C: JsonSchema + Serialize + Default>(name: &str, prefix: &str) -> Result<(String, String)> {
+    let rows = rows::<C>().with_context(|| format!("configuration of {name}"))?;
     let mut text = format!(
         "# Configuration of {name}\n\n\
          Generated from `components/api` by `cargo xtask gen`. Do not edit.\n\n\

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -25,6 +26,7 @@ struct Finding {
 
 pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError> {
     let mut findings = vec![kinds(place).await, operator(place).await];
+    findings.extend(namespace(place).await);
     // Kinds that are there are looked at, of whatever version; what keeps them from being listed is said once.
     if let Err(error) = objects(place, &mut findings).await
         && findings[0].is_well
@@ -119,6 +121,19 @@ async fn operator(place: &Place) -> Finding {
                 .to_owned(),
         },
     }
+}
+
+/// A namespace that is not there has nothing wrong in it.
+async fn namespace(place: &Place) -> Option<Finding> {
+    let api: Api<Namespace> = Api::all(place.client.clone());
+    // Not everybody may look.
+    let is_missing = matches!(api.get_opt(&place.namespace).await, Ok(None));
+    is_missing.then(|| Finding {
+        what: "namespace".to_owned(),
+        is_well: false,
+        says: format!("there is no namespace {}", place.namespace),
+        fix: "kubectl get namespaces".to_owned(),
+    })
 }
 
 async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), PluginError> {

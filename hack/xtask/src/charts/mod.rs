@@ -4,6 +4,7 @@ mod access;
 mod figures;
 mod kinds;
 mod policies;
+mod settings;
 
 use std::path::Path;
 
@@ -18,7 +19,8 @@ pub fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     versions(root, findings)?;
     access::check(root, findings)?;
     policies::check(root, findings)?;
-    figures::check(root, findings)
+    figures::check(root, findings)?;
+    settings::check(root, findings)
 }
 
 /// Both charts have the version of the workspace, which is that of the images.
