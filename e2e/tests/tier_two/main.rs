@@ -17,4 +17,5 @@ mod logs;
 mod monitor;
 mod objects;
 mod preload;
+mod stuck;
 mod volumes;

@@ -1,0 +1,139 @@
+//! Changes that cannot be carried out: what serves goes on serving, and whoever waits for the change is told that it is not done, and why.
+
+use aistack_crds::{AIStack, KVCluster};
+use anyhow::{Context as _, Result};
+use e2e::{Bed, Story, story::says};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt as _;
+use kube::api::PostParams;
+use serde_json::json;
+
+use super::day_two::founded;
+use super::monitor::until_at_rest;
+
+fn message<'a>(conditions: &'a [Condition], kind: &str) -> &'a str {
+    conditions.iter().find(|it| it.type_ == kind && it.status == "True").map_or("", |it| it.message.as_str())
+}
+
+fn of_stack(stack: &AIStack) -> &[Condition] {
+    stack.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_that_finds_no_node_says_so_and_takes_no_second_voter() -> Result<()> {
+    let Some((_, story)) = founded("stuck", 3).await? else { return Ok(()) };
+    story.edit::<KVCluster>("kv", &json!({"spec": {"pod": {"nodeSelector": {"there": "is-none"}}}})).await?;
+    let is_told = |kv: &KVCluster| {
+        let Some(status) = &kv.status else { return false };
+        let conditions = &status.conditions;
+        says(conditions, "Degraded", "VoterAway")
+            && message(conditions, "Degraded").contains("fits on no node")
+            && !message(conditions, "Degraded").contains("replace-member")
+            && !message(conditions, "Progressing").is_empty()
+            && !message(conditions, "Reconciling").is_empty()
+            && !message(conditions, "Available").is_empty()
+    };
+    story.until::<KVCluster>("kv", "it tells what its pod waits for", is_told).await?;
+    let pods = story.api::<Pod>().list(&kube::api::ListParams::default()).await?.items;
+    let selected = pods.iter().filter(|pod| {
+        pod.spec
+            .as_ref()
+            .and_then(|spec| spec.node_selector.as_ref())
+            .is_some_and(|it| it.contains_key("there"))
+    });
+    assert_eq!(selected.count(), 1, "one voter is taken, and no other");
+    story.edit::<KVCluster>("kv", &json!({"spec": {"pod": {"nodeSelector": null}}})).await?;
+    until_at_rest(&story, "kv", 3).await?;
+    // A member that fits on no node is no member that catches up.
+    story
+        .edit::<KVCluster>(
+            "kv",
+            &json!({"spec": {"replicas": 5, "pod": {"nodeSelector": {"there": "is-none"}}}}),
+        )
+        .await?;
+    let waits = |kv: &KVCluster| {
+        let conditions = kv.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+        message(conditions, "Degraded").contains("fits on no node")
+            && message(conditions, "Progressing").contains("fits on no node")
+    };
+    story.until::<KVCluster>("kv", "it tells why it does not grow", waits).await?;
+    story.edit::<KVCluster>("kv", &json!({"spec": {"pod": {"nodeSelector": null}}})).await?;
+    until_at_rest(&story, "kv", 5).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_stack_tells_of_a_change_that_its_child_cannot_carry_out() -> Result<()> {
+    let Some(bed) = Bed::shared() else { return Ok(()) };
+    if let Err(why) = &bed.processes {
+        eprintln!("{why}: not run");
+        return Ok(());
+    }
+    let story = Story::on(&bed.plane, "stuck-child").await?;
+    let stack = |kv: &str| {
+        format!(
+            "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {{name: s}}\nspec: {{tinykv: {{{kv}}}}}\n"
+        )
+    };
+    story.apply(&stack("")).await?;
+    let is_ready = |stack: &AIStack| {
+        let conditions = of_stack(stack);
+        says(conditions, "Ready", "Ready") && message(conditions, "Progressing").is_empty()
+    };
+    story.until("s", "it serves", is_ready).await?;
+    story.apply(&stack("replicas: 3, pod: {nodeSelector: {there: is-none}}")).await?;
+    let is_told = |stack: &AIStack| {
+        let conditions = of_stack(stack);
+        says(conditions, "Degraded", "PartDegraded")
+            && message(conditions, "Degraded").contains("fits on no node")
+            && message(conditions, "Progressing").starts_with("tinykv: ")
+            && !message(conditions, "Reconciling").is_empty()
+            && !message(conditions, "Available").is_empty()
+    };
+    let told = story.until("s", "it tells of its child", is_told).await?;
+    let summary = told.status.and_then(|status| status.summary).context("a line")?;
+    assert!(summary.contains("tinykv: WaitingForPods"), "{summary}");
+    story.apply(&stack("")).await?;
+    story.until("s", "it is taken back", is_ready).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
+    let Some(bed) = Bed::shared() else { return Ok(()) };
+    let story = Story::on(&bed.plane, "no-secret").await?;
+    let secret = |name: &str| -> Result<Secret> {
+        Ok(serde_json::from_value(json!({"metadata": {"name": name}, "stringData": {"key": "k"}}))?)
+    };
+    let secrets = story.api::<Secret>();
+    secrets.create(&PostParams::default(), &secret("there")?).await?;
+    story
+        .apply(
+            "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: s}\nspec: {tinykv: {}, vectorforge: {}, inference: {type: vllm, model: m}, modelhub: {secretRef: {name: there, key: key}}}\n",
+        )
+        .await?;
+    let is_up = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True")
+    };
+    let before = story.until::<Pod>("modelhub-0", "it serves", is_up).await?;
+    let name = |name: &str| json!({"spec": {"modelhub": {"secretRef": {"name": name}}}});
+    story.edit::<AIStack>("s", &name("mistyped")).await?;
+    let is_told = |stack: &AIStack| {
+        let conditions = of_stack(stack);
+        says(conditions, "Degraded", "SecretMissing") && !message(conditions, "Progressing").is_empty()
+    };
+    story.until("s", "it tells what it waits for", is_told).await?;
+    story.operator.until_reconciled(story.operator.reconciled() + 3).await?;
+    let now = story.api::<Pod>().get("modelhub-0").await?;
+    assert_eq!(
+        (now.uid(), now.metadata.deletion_timestamp.is_none()),
+        (before.uid(), true),
+        "the hub serves"
+    );
+    secrets.create(&PostParams::default(), &secret("mistyped")?).await?;
+    let is_new = |pod: &Pod| pod.uid() != before.uid() && is_up(pod);
+    story.until::<Pod>("modelhub-0", "it has the new one", is_new).await?;
+    story.operator.stop().await
+}
