@@ -68,9 +68,13 @@ pub(super) fn told(mut report: Report, kv: &ValidatedKvCluster, applied: &Applie
         return report;
     };
     let certified = certified(issue, &name(&kv.name));
-    if certified.is_so != Some(true) && !report.is_available() && report.degraded.is_none() {
-        report.ready = (false, certified.because.clone());
-        report.progressing = Some(certified.because.clone());
+    if certified.is_so != Some(true) && !report.is_available() {
+        // Pods that do not start may wait for just that.
+        report.degraded = report.degraded.filter(|because| because.reason != "WaitingForPods");
+        if report.degraded.is_none() {
+            report.ready = (false, certified.because.clone());
+            report.progressing = Some(certified.because.clone());
+        }
     }
     if let (Some(failure), None) = (&issue.failure, &report.degraded) {
         report.degraded = Some(Because::new("CertificateFailed", failure.clone()));
@@ -158,8 +162,11 @@ mod tests {
         let issuing = json!({"type": "Issuing", "status": "True", "reason": "DoesNotExist", "message": "…"});
         let serves = || Report::ready("3/3", Because::new("Ready", "…"));
         let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "…"));
+        let kept_away = || Report { degraded: Some(Because::new("WaitingForPods", "…")), ..founding() };
         let table = [
             (founding(), json!([]), "WaitingForCertificate WaitingForCertificate - None"),
+            (kept_away(), json!([]), "WaitingForCertificate WaitingForCertificate - None"),
+            (kept_away(), json!([ready("True")]), "WaitingForPods WaitingForPods WaitingForPods Some(true)"),
             (
                 founding(),
                 json!([ready("False"), issuing]),
