@@ -29,10 +29,11 @@ start() { # NAME COMMAND…
 echo '-- Argo CD: built once, redis beside it'
 sum=$(cat e2e/peers/argocd/run/{go.mod,go.sum,main.go} | sha256sum | cut -c1-16)
 argocd=$cache/argocd-$sum
-if [ ! -x "$argocd/argocd" ]; then
-  mkdir -p "$argocd"
-  (cd e2e/peers/argocd/run && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$argocd/argocd" .)
-  for name in argocd-application-controller argocd-repo-server; do ln -sf argocd "$argocd/$name"; done
+if [ ! -e "$argocd" ]; then
+  # Whole or not at all: whoever is stopped in the middle leaves nothing that the next one takes for built.
+  (cd e2e/peers/argocd/run && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/argocd/argocd" .)
+  for name in argocd-application-controller argocd-repo-server; do ln -s argocd "$work/argocd/$name"; done
+  mv "$work/argocd" "$argocd"
 fi
 redis=$(hack/plane/packages.sh redis-server)
 crds=$(cd e2e/peers/argocd/run && go list -m -f '{{.Dir}}' github.com/argoproj/argo-cd/v3)/manifests/crds

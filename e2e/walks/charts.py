@@ -105,9 +105,13 @@ def check_objects(name, objects):
     assert [one["metadata"]["name"] for one in classes] == ([named] if is_made else []), f"{name}: stores are told of the class that there is: {named}"
     assert all(one["value"] < 1_000_000_000 and one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for one in classes)
     for one in objects:
-        template = one.get("spec", {}).get("template", {}).get("spec") if one["kind"] == "Deployment" else None
-        if template and name == "every switch":
-            assert template["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
+        if one["kind"] == "Deployment":
+            template, selected = one["spec"]["template"], one["spec"]["selector"]["matchLabels"]
+            labels = template["metadata"]["labels"]
+            assert selected.items() <= labels.items(), f"{name}: {selected} finds pods with {labels}"
+            assert name != "labels that the operator is found by" or labels["team"] == "a", labels
+            if name == "every switch":
+                assert template["spec"]["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
         assert "AIStack" not in kinds, "a chart installs no stack"
 
 
