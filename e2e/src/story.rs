@@ -77,11 +77,7 @@ impl Story {
     /// Waits until an object is as `holds` says.
     pub async fn until<K>(&self, name: &str, what: &str, holds: impl Fn(&K) -> bool) -> Result<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + serde::Serialize
-            + std::fmt::Debug,
+        K: wait::Told + Resource<Scope = NamespaceResourceScope>,
     {
         wait::object(&self.api::<K>(), &self.client, name, what, holds).await
     }
@@ -89,11 +85,7 @@ impl Story {
     /// Waits until an object is there no more.
     pub async fn until_gone<K>(&self, name: &str) -> Result<()>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + serde::Serialize
-            + std::fmt::Debug,
+        K: wait::Told + Resource<Scope = NamespaceResourceScope>,
     {
         wait::gone(&self.api::<K>(), &self.client, name).await
     }

@@ -30,17 +30,25 @@ where
     }
 }
 
+/// Objects that can be waited for, and told of.
+pub trait Told:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize
+{
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize> Told
+    for K
+{
+}
+
 /// Waits until an object is as `holds` says; when it does not come to that, the object and its Events are told.
-pub async fn object<K>(
+pub async fn object<K: Told>(
     api: &Api<K>,
     client: &Client,
     name: &str,
     what: &str,
     holds: impl Fn(&K) -> bool,
-) -> Result<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
-{
+) -> Result<K> {
     let waited = until(what, || async { Ok(api.get_opt(name).await?.filter(|object| holds(object))) }).await;
     match waited {
         Ok(object) => Ok(object),
@@ -49,10 +57,7 @@ where
 }
 
 /// Waits until an object is there no more; when it stays, it and its Events are told.
-pub async fn gone<K>(api: &Api<K>, client: &Client, name: &str) -> Result<()>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
-{
+pub async fn gone<K: Told>(api: &Api<K>, client: &Client, name: &str) -> Result<()> {
     let is_gone = || async { Ok(api.get_opt(name).await?.is_none().then_some(())) };
     match until(&format!("{name} is gone"), is_gone).await {
         Ok(()) => Ok(()),
@@ -61,10 +66,7 @@ where
 }
 
 /// An object as it is, and its Events.
-async fn told<K>(api: &Api<K>, client: &Client, name: &str) -> String
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + serde::Serialize,
-{
+async fn told<K: Told>(api: &Api<K>, client: &Client, name: &str) -> String {
     match api.get_opt(name).await {
         Ok(Some(mut object)) => {
             object.meta_mut().managed_fields = None;

@@ -39,7 +39,7 @@ fn fare(summary: String, pods: &Pods) -> Report {
     if let Some(failure) = &pods.failure {
         return Report::degraded(summary, Because::new("PodsRefused", failure.clone()));
     }
-    let said = format!("{} of {} pods are ready", pods.ready, pods.wanted);
+    let said = pods.counted();
     if pods.is_complete() {
         return Report::ready(summary, Because::new("Ready", said));
     }

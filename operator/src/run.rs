@@ -85,7 +85,6 @@ impl Operator {
             .with_addresses(config.addresses.clone())
             .with_local_endpoints(config.local_endpoints)
             .with_images(config.images.clone())
-            .with_prometheus(config.prometheus_url.clone())
             .with_store_priority(config.store_priority_class.clone());
         let shared = Arc::new(shared);
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
@@ -93,7 +92,7 @@ impl Operator {
         let manager = Manager::new(shared.clone(), ManagerSettings { workers: config.workers, drain })
             .with(StackController, stacks.clone())
             .with(KvController::default(), Arc::default())
-            .with(InferenceController::new(stacks.clone()), Arc::default())
+            .with(InferenceController::new(stacks.clone(), config.prometheus_url.clone()), Arc::default())
             .with(VectorController::new(stacks), Arc::default())
             .with(WorldController, Arc::default())
             .with(TaskController, Arc::default())

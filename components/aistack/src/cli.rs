@@ -221,12 +221,7 @@ fn url(given: &str) -> Result<String, String> {
 
 /// A stack's name is a folder's as well, so nothing else than a name may come through.
 fn stack_name(given: &str) -> Result<String, String> {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_label = (1..=63).contains(&given.len())
-        && given.bytes().all(inner)
-        && !given.starts_with('-')
-        && !given.ends_with('-');
-    if is_label {
+    if aistack_api::operator::is_label(given) {
         return Ok(given.to_owned());
     }
     Err("a stack's name is the metadata.name of its manifest: up to 63 lower-case letters, digits and '-'"

@@ -150,8 +150,8 @@ fn is_repository(text: &str) -> bool {
     is_host && port.parse::<u16>().is_ok() && parts.all(is_part)
 }
 
-/// Whether a namespace can have that name: a label of RFC 1123.
-fn is_label(text: &str) -> bool {
+/// Whether a namespace and most other objects can have that name: a label of RFC 1123.
+pub fn is_label(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| is_inner(byte) || byte == b'-')

@@ -136,6 +136,13 @@ struct Part {
     degraded: Option<Said>,
 }
 
+impl Part {
+    /// What it waits for, where it is not ready.
+    fn waits(&self) -> Option<String> {
+        (!self.is_ready).then(|| self.why.clone())
+    }
+}
+
 fn parts(applied: &Applied) -> Vec<Part> {
     applied.0.iter().filter_map(part).collect()
 }
@@ -162,14 +169,13 @@ fn part(child: &AppliedChild) -> Option<Part> {
 }
 
 fn of_pods(name: String, pods: &Pods) -> Part {
-    let counted = format!("{} of {} pods are ready", pods.ready, pods.wanted);
     let unschedulable = pods.unschedulable.clone();
     let degraded = unschedulable.map(|message| Said { reason: "Unschedulable".to_owned(), message });
     let why = degraded.as_ref().map(|said| said.message.clone());
     Part {
         is_ready: pods.is_complete(),
         is_broken: pods.failure.is_some(),
-        why: pods.failure.clone().or(why).unwrap_or(counted),
+        why: pods.failure.clone().or(why).unwrap_or_else(|| pods.counted()),
         progressing: None,
         degraded,
         name,
@@ -194,40 +200,39 @@ fn summed_up(parts: &[Part], externals: &[External]) -> Report {
         .filter(|external| external.reached != Reached::Yes)
         .map(|external| format!("{}: unreachable", external.endpoint))
         .collect();
-    let waiting = |part: &Part| (!part.is_ready).then(|| part.why.clone());
-    let all = parts.len() + externals.len();
-    let ready = all - parts.iter().filter(|part| !part.is_ready).count() - away.len();
-    let unready: Vec<String> = joined(parts, waiting).into_iter().chain(away.iter().cloned()).collect();
-    let mut report = if unready.is_empty() {
-        let troubled = |part: &Part| part.degraded.as_ref().map(|said| said.reason.clone());
-        let moving = |part: &Part| part.progressing.as_ref().map(|said| said.reason.clone());
-        let but = joined(parts, |part| troubled(part).or_else(|| moving(part)));
-        let but = but.map_or(String::new(), |but| format!("; {but}"));
-        Report::ready(
-            format!("Ready {ready}/{all}{but}"),
-            Because::new("Ready", format!("all {all} parts are ready")),
-        )
-    } else {
-        let reason = if parts.iter().any(|part| part.is_broken) {
-            "PartFailed"
-        } else if parts.iter().all(|part| part.is_ready) {
-            "Unreachable"
-        } else {
-            "WaitingForParts"
-        };
-        let unready = unready.join("; ");
-        let summary = format!("{ready}/{all} ready; {unready}");
-        let mut report = Report::ready(summary, Because::new(reason, unready));
-        report.ready.0 = false;
-        report
-    };
-    report.progressing = joined(parts, |part| match &part.progressing {
+    let progressing = joined(parts, |part| match &part.progressing {
         Some(said) if part.is_ready => Some(format!("{}, {}", said.reason, said.message)),
-        _ => waiting(part).filter(|_| !part.is_broken),
-    })
-    .map(|message| Because::new("WaitingForParts", message));
-    report.degraded = wrong(parts, &away);
-    report
+        _ => part.waits().filter(|_| !part.is_broken),
+    });
+    Report {
+        progressing: progressing.map(|message| Because::new("WaitingForParts", message)),
+        degraded: wrong(parts, &away),
+        ..standing(parts, &away, parts.len() + externals.len())
+    }
+}
+
+/// Whether all of it is ready, in a line and in conditions.
+fn standing(parts: &[Part], away: &[String], all: usize) -> Report {
+    let unready: Vec<String> = joined(parts, Part::waits).into_iter().chain(away.iter().cloned()).collect();
+    if unready.is_empty() {
+        let said = |part: &Part| {
+            let said = part.degraded.as_ref().or(part.progressing.as_ref())?;
+            Some(said.reason.clone())
+        };
+        let but = joined(parts, said).map_or(String::new(), |but| format!("; {but}"));
+        let because = Because::new("Ready", format!("all {all} parts are ready"));
+        return Report::ready(format!("Ready {all}/{all}{but}"), because);
+    }
+    let reason = if parts.iter().any(|part| part.is_broken) {
+        "PartFailed"
+    } else if parts.iter().all(|part| part.is_ready) {
+        "Unreachable"
+    } else {
+        "WaitingForParts"
+    };
+    let ready = all - parts.iter().filter(|part| !part.is_ready).count() - away.len();
+    let unready = unready.join("; ");
+    Report::progressing(format!("{ready}/{all} ready; {unready}"), Because::new(reason, unready))
 }
 
 /// What is wrong with parts, the worst first.

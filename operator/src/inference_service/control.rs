@@ -32,12 +32,13 @@ const FINALIZER: &str = "platform.dev/inferenceservice";
 #[derive(Clone, Debug, Default)]
 pub struct InferenceController {
     stacks: Arc<Objects<AIStack>>,
+    prometheus: Option<String>,
 }
 
 impl InferenceController {
-    /// With the stacks whose ModelHubs lead requests.
-    pub fn new(stacks: Arc<Objects<AIStack>>) -> Self {
-        Self { stacks }
+    /// With the stacks whose ModelHubs lead requests, and the address at which KEDA finds Prometheus.
+    pub fn new(stacks: Arc<Objects<AIStack>>, prometheus: Option<String>) -> Self {
+        Self { stacks, prometheus }
     }
 
     fn stack(&self, object: &InferenceService) -> Option<Arc<AIStack>> {
@@ -99,7 +100,7 @@ impl Controller for InferenceController {
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &InferenceService) -> Result<Found, StepError> {
-        let mut found = Found::nothing_yet(cluster.prometheus.clone());
+        let mut found = Found::default();
         if let Some(endpoint) = &object.spec.endpoint {
             let url = format!("{}/v1/models", endpoint.trim_end_matches('/'));
             let tls = object.spec.tls.as_ref();
@@ -123,7 +124,7 @@ impl Controller for InferenceController {
             must_not_take(object, &service.model, &stack).map_err(|problem| vec![problem])?;
         }
         let scaling = object.spec.scaling.as_ref();
-        if found.prometheus.is_none() && scaling.is_some_and(scaling::needs_prometheus) {
+        if self.prometheus.is_none() && scaling.is_some_and(scaling::needs_prometheus) {
             return Err(vec![Problem::new(
                 "spec.scaling.by",
                 "is keda, which asks Prometheus for this metric, and the operator was not told where that is",
@@ -165,7 +166,7 @@ impl Controller for InferenceController {
         let held = held.map(|preload| preload.version.clone()).collect();
         let autoscaled = found.children.iter().filter(|key| key.kind == ChildKind::HorizontalPodAutoscaler);
         let autoscaled = autoscaled.map(|key| key.object.name.clone()).collect();
-        let prometheus = found.prometheus.clone();
+        let prometheus = self.prometheus.clone();
         let around =
             Surroundings { registry, is_asleep, has_device_class, held, prometheus, autoscaled, begins_with };
         Some(build_in(service, &around))
@@ -318,7 +319,7 @@ mod tests {
     fn a_service_is_part_of_the_stack_that_made_it_or_that_it_names() {
         let stacks = Arc::<Objects<AIStack>>::default();
         stacks.insert(stack("u"));
-        let controller = InferenceController::new(stacks);
+        let controller = InferenceController::new(stacks, None);
         let spec = json!({"model": {"name": "m"}});
         let named = json!({"model": {"name": "m"}, "stackRef": {"name": "prod"}});
         let table = [
@@ -336,19 +337,19 @@ mod tests {
 
     #[test]
     fn keda_is_not_asked_to_ask_nobody() {
-        let controller = InferenceController::new(Arc::default());
-        let told = Found::nothing_yet(Some("http://prometheus:9090".to_owned()));
+        let told = Some("http://prometheus:9090".to_owned());
         let table = [
-            ("keda", "concurrency", Found::default(), false),
-            ("keda", "tokens", Found::default(), false),
-            ("keda", "cpu", Found::default(), true),
-            ("hpa", "concurrency", Found::default(), true),
+            ("keda", "concurrency", None, false),
+            ("keda", "tokens", None, false),
+            ("keda", "cpu", None, true),
+            ("hpa", "concurrency", None, true),
             ("keda", "concurrency", told, true),
         ];
-        for (by, metric, found, may) in table {
+        for (by, metric, prometheus, may) in table {
+            let controller = InferenceController::new(Arc::default(), prometheus);
             let spec = json!({"model": {"name": "m"}, "resources": {"cpu": "1"},
                 "scaling": {"maxReplicas": 3, "by": by, "metric": metric}});
-            let judged = controller.validate(&service("x", &json!({}), &spec), &found);
+            let judged = controller.validate(&service("x", &json!({}), &spec), &Found::default());
             assert_eq!(judged.is_ok(), may, "{by} {metric}");
         }
     }

@@ -38,8 +38,6 @@ pub struct Found {
     resting: Vec<Version>,
     /// Whether the present version's Deployment is there.
     is_built: bool,
-    /// Where KEDA finds Prometheus.
-    pub(super) prometheus: Option<String>,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
     /// What became of weights that are to be on nodes before pods are.
@@ -68,11 +66,6 @@ pub enum RouteFound {
 }
 
 impl Found {
-    /// Before anybody looked; `prometheus` is what the operator was told.
-    pub(super) fn nothing_yet(prometheus: Option<String>) -> Self {
-        Self { prometheus, ..Self::default() }
-    }
-
     fn state(&self) -> Option<&TrafficState> {
         match &self.route {
             RouteFound::There(state) => Some(state),
@@ -180,16 +173,22 @@ impl Found {
         self.look_at_change(cluster, service).await
     }
 
+    /// Deployments of versions that the spec names no more.
+    fn former(&self, service: &ValidatedInferenceService) -> Vec<ChildKey> {
+        let names: Vec<String> =
+            service.versions.iter().map(|version| service.workload_name(version)).collect();
+        let is_former =
+            |key: &&ChildKey| key.kind == ChildKind::Deployment && !names.contains(&key.object.name);
+        self.children.iter().filter(is_former).cloned().collect()
+    }
+
     async fn look_at_outgoing(
         &mut self,
         cluster: &Cluster,
         object: &InferenceService,
         service: &ValidatedInferenceService,
     ) -> Result<(), StepError> {
-        let names: Vec<String> =
-            service.versions.iter().map(|version| service.workload_name(version)).collect();
-        let is_old = |key: &&ChildKey| key.kind == ChildKind::Deployment && !names.contains(&key.object.name);
-        for key in self.children.iter().filter(is_old) {
+        for key in &self.former(service) {
             if let Some(Progress::Pods(pods)) = apply::look(cluster, object, key).await? {
                 self.outgoing.push(pods);
             }
@@ -206,11 +205,9 @@ impl Found {
         if service.rollout != Rollout::InPlace || self.state().is_none() || self.is_routed(service) {
             return Ok(());
         }
-        let names: Vec<String> =
-            service.versions.iter().map(|version| service.workload_name(version)).collect();
-        let is_old = |key: &&ChildKey| key.kind == ChildKind::Deployment && !names.contains(&key.object.name);
-        let Some(old) = self.children.iter().find(is_old) else { return Ok(()) };
-        let new = ObjectName::new(old.object.namespace.as_str(), names[0].as_str());
+        let former = self.former(service);
+        let Some(old) = former.first() else { return Ok(()) };
+        let new = ObjectName::new(old.object.namespace.as_str(), service.workload_name(&service.versions[0]));
         let (old, new) = (Crew::of(cluster, &old.object).await?, Crew::of(cluster, &new).await?);
         self.change = Some((old, new));
         Ok(())

@@ -419,24 +419,21 @@ impl<'a> Child<'a> {
         claims::keep_templates(&mut self.wanted, &live);
         let now = if applied_hash(&live) == self.hash && covers(&live, &self.wanted) {
             live
-        } else if held::is_held(&self.wanted, &Progress::of(self.key.kind, &live), &self.parent.lacks) {
-            return Settled { is_held: true, ..Settled::well(Progress::of(self.key.kind, &live)) };
         } else {
+            let progress = Progress::of(self.key.kind, &live);
+            let is_held = held::is_held(&self.wanted, &progress, &self.parent.lacks);
+            let as_it_was = Settled { is_held, ..Settled::well(progress) };
+            if is_held {
+                return as_it_was;
+            }
             match self.write(&live).await {
                 Ok(written) => written,
-                // It goes on as it was.
-                Err(error) => {
-                    return Settled {
-                        progress: Some(Progress::of(self.key.kind, &live)),
-                        failure: Some(error),
-                        is_held: false,
-                    };
-                }
+                Err(error) => return Settled { failure: Some(error), ..as_it_was },
             }
         };
         let grown = claims::grow(self.cluster, self.parent, self.key, &now, &self.claims).await;
         let progress = self.observe(&now, matches!(grown, Ok(true)));
-        Settled { progress: Some(progress), failure: grown.err(), is_held: false }
+        Settled { failure: grown.err(), ..Settled::well(progress) }
     }
 
     /// What is there; what no watch told of is hardly there, so it is made without a look.

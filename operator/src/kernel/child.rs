@@ -303,6 +303,11 @@ impl Pods {
             && self.ready == self.wanted
             && self.updated == self.wanted
     }
+
+    /// How many serve, in words.
+    pub fn counted(&self) -> String {
+        format!("{} of {} pods are ready", self.ready, self.wanted)
+    }
 }
 
 /// Jobs at their times.

@@ -68,8 +68,6 @@ pub struct Cluster {
     /// The way to what is not the API server.
     pub(crate) outside: Outside,
     pub(super) images: ImagesConfig,
-    /// Where KEDA finds Prometheus.
-    pub(crate) prometheus: Option<String>,
     /// PriorityClass of stores whose manifests name none.
     pub(super) store_priority: Option<String>,
 }
@@ -93,7 +91,6 @@ impl Cluster {
             addresses: BTreeMap::new(),
             outside: Outside::new(false),
             images: ImagesConfig::default(),
-            prometheus: None,
             store_priority: None,
         }
     }
@@ -102,12 +99,6 @@ impl Cluster {
     #[must_use]
     pub fn with_images(self, images: ImagesConfig) -> Self {
         Self { images, ..self }
-    }
-
-    /// With the address at which KEDA finds Prometheus.
-    #[must_use]
-    pub fn with_prometheus(self, prometheus: Option<String>) -> Self {
-        Self { prometheus, ..self }
     }
 
     /// With a PriorityClass for stores whose manifests name none.

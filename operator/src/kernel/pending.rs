@@ -1,4 +1,4 @@
-//! Pods that find no node: what the scheduler says of them.
+//! Pods that do not run: what the scheduler says of them, and whoever starts their containers.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::api::{Api, ListParams};

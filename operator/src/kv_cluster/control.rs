@@ -16,9 +16,9 @@ use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
 use super::steps::Doer;
 use super::validate::secret_of;
-use super::{Tls, ValidatedKvCluster, backup, certificate, validate, wish, words};
+use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
-use crate::kernel::child::{ChildKind, Pods, Progress, Times};
+use crate::kernel::child::{ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report, Scaled};
 use crate::kernel::controller::StepError;
@@ -222,12 +222,12 @@ impl Controller for KvController {
             Some(Progress::Pods(pods)) => pods.clone(),
             _ => Pods::default(),
         };
-        let mut report = certificate::told(said(kv, found, &pods), kv, applied);
+        let mut report =
+            certificate::told(said(kv, found, &pods, certificate::awaited(kv, applied)), kv, applied);
         report.degraded = words::broken(found).or(report.degraded);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
-        report.extra.extend(backed_up(kv, applied));
-        report.extra.extend(restorable(kv, applied));
+        report.extra.extend(words::of_backups(kv, applied));
         report.extra.extend(found.unheeded.clone().map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
@@ -241,7 +241,8 @@ impl Controller for KvController {
     }
 }
 
-fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
+/// What is said of the members; `uncertified`: they wait for the certificate, if they do not start.
+fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option<Because>) -> Report {
     let Found { group, step, .. } = found;
     let up = up(group).count();
     let leader = group.members.iter().find(|member| member.role == Role::Leader);
@@ -252,6 +253,9 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
         if matches!(step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord))
         {
             return Report::degraded(summary, because);
+        }
+        if let Some(because) = uncertified {
+            return Report::progressing(summary, because);
         }
         let degraded = found.seen.why_any_is_away().map(|_| because.clone());
         return Report { degraded, ..Report::progressing(summary, because) };
@@ -283,44 +287,6 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Report {
 
 fn up(group: &Group) -> impl Iterator<Item = &Member> {
     group.members.iter().filter(|member| member.role != Role::Learner && member.is_up)
-}
-
-fn backed_up(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
-    let (times, failed) = last_time(applied, &backup::taker(kv))?;
-    let (is_so, reason, said) = match times {
-        Times::NotYet => (None, "NotYet", "no backup was due yet".to_owned()),
-        Times::Runs { after_success: false } => {
-            (None, "Running", "the first backup is being taken".to_owned())
-        }
-        Times::Runs { after_success: true } => {
-            (Some(true), "Running", "a backup is being taken; there are earlier ones".to_owned())
-        }
-        Times::Done => (Some(true), "Taken", "the last backup that was due was taken".to_owned()),
-        Times::Failed => (Some(false), "BackupFailed", format!("the last backup failed; {failed}")),
-    };
-    Some(Extra { kind: "BackedUp", is_so, because: Because::new(reason, said) })
-}
-
-fn restorable(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Extra> {
-    let (times, failed) = last_time(applied, &backup::driller(kv))?;
-    let passed = "the last restore drill found a backup that a cluster could begin with";
-    let (is_so, reason, said) = match times {
-        Times::NotYet => (None, "NotYet", "no restore drill was due yet".to_owned()),
-        Times::Runs { after_success: false } => (None, "Running", "the first restore drill runs".to_owned()),
-        Times::Runs { after_success: true } => {
-            (Some(true), "Running", "a restore drill runs; one passed before".to_owned())
-        }
-        Times::Done => (Some(true), "DrillPassed", passed.to_owned()),
-        Times::Failed => (Some(false), "DrillFailed", format!("the last restore drill failed; {failed}")),
-    };
-    Some(Extra { kind: "Restorable", is_so, because: Because::new(reason, said) })
-}
-
-/// How it went with what a CronJob was to do last, and where to look if it failed.
-fn last_time(applied: &Applied, job: &str) -> Option<(Times, String)> {
-    let Progress::Times(times) = applied.progress(ChildKind::CronJob, job)? else { return None };
-    let said = format!("look at it: kubectl logs -l job-name --tail 20, Jobs of CronJob {job}");
-    Some((*times, said))
 }
 
 fn voters(group: &Group) -> usize {
@@ -368,9 +334,11 @@ fn scaled(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Scaled {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::kernel::apply::AppliedChild;
-    use crate::kernel::child::ChildKey;
+    use crate::kernel::child::{ChildKey, Times};
     use crate::manifest::Manifest;
 
     fn kv() -> ValidatedKvCluster {
@@ -450,6 +418,69 @@ mod tests {
             let degraded = report.degraded.expect("it is");
             let word = if report.ready.0 { "True" } else { "False" };
             assert_eq!(format!("{word} {}: {}", degraded.reason, degraded.message), expected);
+        }
+    }
+
+    #[test]
+    fn pods_that_do_not_start_may_wait_for_the_certificate() {
+        let certificate = |conditions| {
+            let object = json!({"spec": {"secretName": "kv-tls"}, "status": {"conditions": conditions}});
+            let progress = Progress::of(ChildKind::Certificate, &object);
+            let key = ChildKey { kind: ChildKind::Certificate, object: ObjectName::new("n", "kv-tls") };
+            Applied(vec![AppliedChild { key, progress }])
+        };
+        let ready = |is_so: &str| json!({"type": "Ready", "status": is_so, "message": "as it is"});
+        let failed =
+            json!({"type": "Issuing", "status": "False", "reason": "Failed", "message": "no such issuer"});
+        let issuing = json!({"type": "Issuing", "status": "True", "reason": "DoesNotExist", "message": "…"});
+        let serves = || found(group(&[true; 3]));
+        let founding = || found(Group { members: vec![], ..group(&[false; 3]) });
+        let kept_away = || {
+            let mut found = founding();
+            let pod = SeenPod {
+                pod: found.group.pods[&0].clone(),
+                address: None,
+                uid: String::new(),
+                process: None,
+                kept_away: Some("kv-0 fits on no node".to_owned()),
+            };
+            found.seen.pods.insert(0, pod);
+            found
+        };
+        let one_is_away = || found(group(&[true, false, false]));
+        let awaited = "WaitingForCertificate WaitingForCertificate";
+        let table = [
+            (founding(), json!([]), format!("{awaited} - None")),
+            (kept_away(), json!([]), format!("{awaited} - None")),
+            (
+                kept_away(),
+                json!([ready("True")]),
+                "WaitingForPods WaitingForPods WaitingForPods Some(true)".to_owned(),
+            ),
+            (founding(), json!([ready("False"), issuing]), format!("{awaited} - Some(false)")),
+            (founding(), json!([ready("False"), failed]), format!("{awaited} CertificateFailed Some(false)")),
+            (founding(), json!([ready("True")]), "WaitingForPods WaitingForPods - Some(true)".to_owned()),
+            (one_is_away(), json!([]), "VoterAway - VoterAway None".to_owned()),
+            (serves(), json!([ready("True")]), "Ready - - Some(true)".to_owned()),
+            (serves(), json!([ready("True"), failed]), "Ready - CertificateFailed Some(true)".to_owned()),
+            (serves(), json!([ready("False")]), "Ready - - Some(false)".to_owned()),
+        ];
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "KVCluster", "metadata": {"name": "kv", "namespace": "n"},
+            "spec": {"replicas": 3, "tls": {"issuerRef": {"name": "ca", "kind": "ClusterIssuer"}}}});
+        let kv = validate(&serde_json::from_value(object).expect("a KVCluster"), "").expect("valid");
+        for (found, status, expected) in table {
+            let mut applied = seen(true);
+            applied.0.extend(certificate(status.clone()).0);
+            let report = KvController::default().report(&kv, &found, &applied);
+            let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+            let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+            let certified =
+                report.extra.iter().find(|extra| extra.kind == "Certified").expect("it is told of");
+            assert_eq!(
+                format!("{} {progressing} {degraded} {:?}", report.ready.1.reason, certified.is_so),
+                expected,
+                "{status}"
+            );
         }
     }
 

@@ -1,17 +1,70 @@
 //! A step in words: of conditions and of Events.
 
-use super::ValidatedKvCluster;
 use super::control::Found;
 use super::planner::{Refusal, Step, Waiting, Wish};
 use super::seen::Overdue;
 use super::wish::REPLACE;
-use crate::kernel::child::Pods;
-use crate::kernel::conditions::Because;
+use super::{ValidatedKvCluster, backup};
+use crate::kernel::apply::Applied;
+use crate::kernel::child::{ChildKind, Pods, Progress, Times};
+use crate::kernel::conditions::{Because, Extra};
 
 /// What must hold and does not, in words; `None`: all of it does.
 pub(super) fn broken(found: &Found) -> Option<Because> {
     let said: Vec<&str> = found.violations.iter().map(|violation| violation.said.as_str()).collect();
     (!said.is_empty()).then(|| Because::new("InvariantBroken", said.join(" | ")))
+}
+
+/// How it went with the last backup and the last restore drill, of those that there are.
+pub(super) fn of_backups(kv: &ValidatedKvCluster, applied: &Applied) -> impl Iterator<Item = Extra> {
+    let told = [BACKUPS.of(applied, &backup::taker(kv)), DRILLS.of(applied, &backup::driller(kv))];
+    told.into_iter().flatten()
+}
+
+/// What is said of a CronJob's last time, by how it went.
+struct TimesWords {
+    condition: &'static str,
+    not_yet: &'static str,
+    first: &'static str,
+    again: &'static str,
+    done: (&'static str, &'static str),
+    failed: (&'static str, &'static str),
+}
+
+const BACKUPS: TimesWords = TimesWords {
+    condition: "BackedUp",
+    not_yet: "no backup was due yet",
+    first: "the first backup is being taken",
+    again: "a backup is being taken; there are earlier ones",
+    done: ("Taken", "the last backup that was due was taken"),
+    failed: ("BackupFailed", "the last backup failed"),
+};
+
+const DRILLS: TimesWords = TimesWords {
+    condition: "Restorable",
+    not_yet: "no restore drill was due yet",
+    first: "the first restore drill runs",
+    again: "a restore drill runs; one passed before",
+    done: ("DrillPassed", "the last restore drill found a backup that a cluster could begin with"),
+    failed: ("DrillFailed", "the last restore drill failed"),
+};
+
+impl TimesWords {
+    /// What to say of CronJob `job`, and where to look if it failed.
+    fn of(&self, applied: &Applied, job: &str) -> Option<Extra> {
+        let Progress::Times(times) = applied.progress(ChildKind::CronJob, job)? else { return None };
+        let (is_so, reason, said) = match times {
+            Times::NotYet => (None, "NotYet", self.not_yet),
+            Times::Runs { after_success: false } => (None, "Running", self.first),
+            Times::Runs { after_success: true } => (Some(true), "Running", self.again),
+            Times::Done => (Some(true), self.done.0, self.done.1),
+            Times::Failed => (Some(false), self.failed.0, self.failed.1),
+        };
+        let look = format!("; look at it: kubectl logs -l job-name --tail 20, Jobs of CronJob {job}");
+        let look = if *times == Times::Failed { look.as_str() } else { "" };
+        let because = Because::new(reason, format!("{said}{look}"));
+        Some(Extra { kind: self.condition, is_so, because })
+    }
 }
 
 /// What is under way, in words.
@@ -118,7 +171,9 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
 fn voter_away(kv: &ValidatedKvCluster, pod: &str, why: Option<&str>) -> String {
     let said = why.map_or_else(|| format!("{pod} does not answer, or its pod is not ready"), str::to_owned);
     let said = format!("{said}; no other voter is touched until it is back");
-    if why.is_some_and(|why| !why.contains("olume")) {
+    // Whoever names a cause says it in a sentence only; of a lost volume the scheduler says "volume node affinity conflict" or
+    // "persistentvolumeclaim not found", the kubelet "MountVolume" and "FailedMount".
+    if why.is_some_and(|why| !why.to_lowercase().contains("volume")) {
         return said;
     }
     format!("{said}. If its volume is lost: kubectl annotate kv {} {REPLACE}={pod}", kv.name)

@@ -32,16 +32,16 @@ pub(super) async fn run(place: &Place, name: Option<&str>, output: Output) -> Re
         let found = pick(&roots, kind.name(), &wanted).cloned();
         roots = found.into_iter().collect();
     }
-    if output.prints(&roots) {
-        // Programs look at the exit code, too.
-    } else if roots.is_empty() {
+    let is_printed = output.prints(&roots);
+    if roots.is_empty() && !is_printed {
         println!(
             "namespace {} has no objects of ours; apply one: kubectl apply -f stack.yaml",
             place.namespace
         );
-    } else {
+    } else if !is_printed {
         print!("{}", drawn(&roots));
     }
+    // Programs look at the exit code, whatever is printed.
     if roots.iter().all(|root| root.ready) {
         return Ok(());
     }
