@@ -96,7 +96,8 @@ pub struct KVClusterSpec {
     /// Scheduled copies to object storage or to a volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<KvBackup>,
-    /// The backup that the cluster begins with. Left out, it begins empty. It cannot change, and may be taken away once the cluster is
+    /// The backup that the cluster begins with. Left out, it begins empty, or with the volumes that an earlier cluster of its name left;
+    /// a backup is never restored over these (`RestoreRefused`). It cannot change, and may be taken away once the cluster is
     /// ready: until then every pod that starts needs the volume or the Secret that it names. Pods are made anew without it, one by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore: Option<KvRestore>,

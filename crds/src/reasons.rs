@@ -155,6 +155,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Recovered", "a group whose majority was lost goes on from one member"),
     ("Recovering", "the same, under way"),
     ("Restarted", "a pod starts anew"),
+    (
+        "RestoreRefused",
+        "volumes of an earlier cluster of this name are there: a backup is never restored over them; the message says what can be done",
+    ),
     ("Rolling", "pods are made anew from the newest template"),
     ("RolloutRefused", "a pod of the version before could not be taken away"),
     ("RouteChanged", "somebody changed ModelHub's route meanwhile"),

@@ -380,6 +380,12 @@ def main():
     assert not names("validatingadmissionpolicies", "default")
     assert names("stack", "team") == {"aistack.platform.dev/walk"}, "what people made stays"
     passed("uninstalled: the kinds and what people made stay")
+    kubectl("create", "namespace", "moved")
+    helm("install", "kinds", str(CHARTS / "aistack-crds"), "--take-ownership")
+    helm("install", "platform", str(CHARTS / "aistack"), "-n", "moved")
+    helm("upgrade", "platform", str(CHARTS / "aistack"), "-n", "moved")
+    assert names("priorityclass", "default") >= {"priorityclass.scheduling.k8s.io/aistack-store"}, "stores go on naming it"
+    passed("installed again under other names and in another namespace, beside what stayed")
 
 
 main()

@@ -126,6 +126,8 @@ impl External {
 struct Part {
     name: String,
     is_ready: bool,
+    /// Clients are served, be it ready or not.
+    is_available: bool,
     /// Nothing more will happen until somebody changes something.
     is_broken: bool,
     /// Why it is not ready, in a word or a sentence.
@@ -159,6 +161,7 @@ fn part(child: &AppliedChild) -> Option<Part> {
         Progress::Pods(pods) => of_pods(name, pods),
         Progress::Ours(own) => Part {
             is_ready: own.is_ready,
+            is_available: own.is_available,
             is_broken: own.is_stalled,
             why: if own.said.reason.is_empty() { "just created".to_owned() } else { own.said.reason.clone() },
             progressing: own.progressing.clone(),
@@ -174,6 +177,7 @@ fn of_pods(name: String, pods: &Pods) -> Part {
     let why = degraded.as_ref().map(|said| said.message.clone());
     Part {
         is_ready: pods.is_complete(),
+        is_available: pods.ready > 0,
         is_broken: pods.failure.is_some(),
         why: pods.failure.clone().or(why).unwrap_or_else(|| pods.counted()),
         progressing: None,
@@ -205,6 +209,7 @@ fn summed_up(parts: &[Part], externals: &[External]) -> Report {
         _ => part.waits().filter(|_| !part.is_broken),
     });
     Report {
+        serves: Some(away.is_empty() && parts.iter().all(|part| part.is_available)),
         progressing: progressing.map(|message| Because::new("WaitingForParts", message)),
         degraded: wrong(parts, &away),
         ..standing(parts, &away, parts.len() + externals.len())

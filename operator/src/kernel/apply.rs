@@ -73,7 +73,8 @@ pub enum ApplyError {
     /// Somebody else changes it back each time.
     #[error(
         "{child} is changed back by somebody else each time that it is applied: another operator of ours that sees this namespace with other \
-         settings, or another controller; kubectl get {child} --show-managed-fields -o yaml tells who. It is tried again less and less often"
+         settings, or another controller; kubectl get {child} --show-managed-fields -o yaml tells who. It is tried again less and less often, up to \
+         six hours apart, and at once when this object is edited"
     )]
     Contested {
         /// Which.

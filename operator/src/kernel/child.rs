@@ -341,6 +341,8 @@ pub struct JobProgress {
 pub struct OwnProgress {
     /// Ready, for the present spec.
     pub is_ready: bool,
+    /// Clients are served, be it ready or not.
+    pub is_available: bool,
     /// Nothing more will happen until somebody changes something.
     pub is_stalled: bool,
     /// What it says in its condition Ready.
@@ -513,6 +515,7 @@ fn own(object: &Value) -> OwnProgress {
     let ready = condition(object, "Ready");
     OwnProgress {
         is_ready: is_current && is_true(ready),
+        is_available: is_true(condition(object, "Available")) || is_true(ready),
         is_stalled: is_current && is_true(condition(object, "Stalled")),
         said: ready.map(said).unwrap_or_default(),
         progressing: while_so("Progressing"),

@@ -6,7 +6,7 @@ use aistack_crds::KVCluster;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use super::invariants::Process;
@@ -92,6 +92,9 @@ pub(super) async fn look(
     let uid = cluster.children.meta(&key).map(|meta| meta.uid);
     let pods = pods(cluster, kv, uid.as_deref()).await?;
     let claims = claims(cluster, kv, set.is_none()).await?;
+    if kv.restore.is_some() && set.is_none() {
+        has_nothing_left(object, claims.values())?;
+    }
     let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
         overdue: overdue(pods.values(), claims.values(), Timestamp::now()),
@@ -235,6 +238,25 @@ async fn claims(
     }
 }
 
+/// A volume with data is never restored over: members that found one would go on with it, and the backup would be forgotten.
+fn has_nothing_left<'a>(
+    object: &KVCluster,
+    claims: impl Iterator<Item = &'a PersistentVolumeClaim>,
+) -> Result<(), StepError> {
+    let since = object.metadata.creation_timestamp.as_ref();
+    let is_older = |claim: &&PersistentVolumeClaim| claim.metadata.creation_timestamp.as_ref() < since;
+    let left: Vec<String> = claims.filter(is_older).map(ResourceExt::name_any).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "spec.restore asks for a backup, and volumes of an earlier cluster of this name are there, whose data the members would go on with. If \
+         that is to go: kubectl delete pvc {}; if it is to stay: take spec.restore away, or restore under another name",
+        left.join(" ")
+    );
+    Err(StepError { reason: "RestoreRefused", message })
+}
+
 fn carries(claim: &PersistentVolumeClaim, labels: &BTreeMap<String, String>) -> bool {
     labels.iter().all(|(key, value)| claim.labels().get(key) == Some(value))
 }
@@ -290,6 +312,23 @@ mod tests {
         assert_eq!(told(std::slice::from_ref(&pod), after(59)), None);
         assert_eq!(told(std::slice::from_ref(&pod), after(61)).as_deref(), Some("pod kv-2"));
         assert_eq!(told(&[], after(61)).as_deref(), Some("claim data-kv-2"));
+    }
+
+    #[test]
+    fn a_backup_is_not_restored_over_what_an_earlier_cluster_left() {
+        let claim = |name: &str, created: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}}))
+                .expect("a claim")
+        };
+        let object: KVCluster =
+            serde_json::from_value(json!({"apiVersion": "platform.dev/v1", "kind": "KVCluster",
+            "metadata": {"name": "kv", "creationTimestamp": "2026-01-02T00:00:00Z"}, "spec": {}}))
+            .expect("a KVCluster");
+        let own = claim("data-kv-0", "2026-01-02T00:00:00Z");
+        let left = [claim("data-kv-1", "2026-01-01T23:59:59Z"), claim("data-kv-2", "2025-01-01T00:00:00Z")];
+        assert!(has_nothing_left(&object, [&own].into_iter()).is_ok());
+        let refused = has_nothing_left(&object, left.iter().chain([&own])).expect_err("two are left");
+        assert!(refused.message.contains("kubectl delete pvc data-kv-1 data-kv-2;"), "{}", refused.message);
     }
 
     #[test]

@@ -27,8 +27,14 @@ struct TimesWords {
     not_yet: &'static str,
     first: &'static str,
     again: &'static str,
-    done: (&'static str, &'static str),
-    failed: (&'static str, &'static str),
+    done: Outcome,
+    failed: Outcome,
+}
+
+/// What came of it, in a word and in words.
+struct Outcome {
+    reason: &'static str,
+    said: &'static str,
 }
 
 const BACKUPS: TimesWords = TimesWords {
@@ -36,8 +42,8 @@ const BACKUPS: TimesWords = TimesWords {
     not_yet: "no backup was due yet",
     first: "the first backup is being taken",
     again: "a backup is being taken; there are earlier ones",
-    done: ("Taken", "the last backup that was due was taken"),
-    failed: ("BackupFailed", "the last backup failed"),
+    done: Outcome { reason: "Taken", said: "the last backup that was due was taken" },
+    failed: Outcome { reason: "BackupFailed", said: "the last backup failed" },
 };
 
 const DRILLS: TimesWords = TimesWords {
@@ -45,8 +51,11 @@ const DRILLS: TimesWords = TimesWords {
     not_yet: "no restore drill was due yet",
     first: "the first restore drill runs",
     again: "a restore drill runs; one passed before",
-    done: ("DrillPassed", "the last restore drill found a backup that a cluster could begin with"),
-    failed: ("DrillFailed", "the last restore drill failed"),
+    done: Outcome {
+        reason: "DrillPassed",
+        said: "the last restore drill found a backup that a cluster could begin with",
+    },
+    failed: Outcome { reason: "DrillFailed", said: "the last restore drill failed" },
 };
 
 impl TimesWords {
@@ -57,8 +66,8 @@ impl TimesWords {
             Times::NotYet => (None, "NotYet", self.not_yet),
             Times::Runs { after_success: false } => (None, "Running", self.first),
             Times::Runs { after_success: true } => (Some(true), "Running", self.again),
-            Times::Done => (Some(true), self.done.0, self.done.1),
-            Times::Failed => (Some(false), self.failed.0, self.failed.1),
+            Times::Done => (Some(true), self.done.reason, self.done.said),
+            Times::Failed => (Some(false), self.failed.reason, self.failed.said),
         };
         let look = format!("; look at it: kubectl logs -l job-name --tail 20, Jobs of CronJob {job}");
         let look = if *times == Times::Failed { look.as_str() } else { "" };

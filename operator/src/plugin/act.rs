@@ -4,12 +4,15 @@ use aistack_crds::inference_service::{CanarySpec, TrafficTarget};
 use aistack_crds::kv_cluster::KvRestore;
 use aistack_crds::{InferenceService, KVCluster, KVClusterSpec, Kind};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::ResourceExt;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Place, PluginError, short};
 use crate::kernel::reconcile::PAUSED;
+use crate::kv_cluster;
 
 /// How often an edit is decided anew when others write meanwhile.
 const TRIES: usize = 16;
@@ -166,6 +169,7 @@ pub(super) async fn restore(
     replicas: i32,
 ) -> Result<(), PluginError> {
     let name = name.strip_prefix("kv/").unwrap_or(name);
+    nothing_is_left(place, name).await?;
     let restore = KvRestore { source: from.to_owned(), secret_name: secret.map(str::to_owned) };
     let spec = KVClusterSpec { replicas, restore: Some(restore), ..KVClusterSpec::default() };
     match place.api::<KVCluster>().create(&PostParams::default(), &KVCluster::new(name, spec)).await {
@@ -182,6 +186,27 @@ pub(super) async fn restore(
         ))),
         Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
     }
+}
+
+/// Says before it is tried what the operator would refuse. Who may not look at claims is told by the operator alone.
+async fn nothing_is_left(place: &Place, name: &str) -> Result<(), PluginError> {
+    let api = place.api::<KVCluster>();
+    let members = ListParams::default().labels(&format!(
+        "app.kubernetes.io/name={},app.kubernetes.io/instance={name}",
+        kv_cluster::COMPONENT
+    ));
+    let claims = place.api::<PersistentVolumeClaim>().list_metadata(&members).await;
+    let left: Vec<String> = claims.iter().flatten().map(ResourceExt::name_any).collect();
+    let is_there = api.get_metadata_opt(name).await.is_ok_and(|found| found.is_some());
+    if left.is_empty() || is_there {
+        return Ok(());
+    }
+    Err(PluginError::refused(format!(
+        "volumes of an earlier KVCluster {name} are there, whose data it would go on with\n  restore under another name: kubectl aistack restore {name}-restored …\n  \
+         or give them up for good: kubectl delete pvc -n {} {}",
+        place.namespace,
+        left.join(" ")
+    )))
 }
 
 #[cfg(test)]

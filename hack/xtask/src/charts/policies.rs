@@ -19,6 +19,10 @@ const VALIDATE: &str = "operator/src/inference_service/validate.rs";
 struct Fields {
     secrets: BTreeSet<String>,
     #[serde(default)]
+    recipients: BTreeSet<String>,
+    #[serde(default)]
+    others: BTreeSet<String>,
+    #[serde(default)]
     issuers: BTreeSet<String>,
     repositories: BTreeSet<String>,
     replicas: BTreeSet<String>,
@@ -55,6 +59,13 @@ pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
             .with_context(|| format!("{plural} has a spec"))?;
         let mut fields = Fields::default();
         walk(spec, "spec", &mut fields);
+        if !fields.secrets.is_empty() {
+            let others = written.get(plural).map(|fields| fields.others.clone()).unwrap_or_default();
+            let all = spec["properties"].as_object().into_iter().flatten();
+            let all = all.map(|(name, _)| format!("spec.{name}"));
+            // Who adds a field has to say which of the two it is.
+            (fields.others, fields.recipients) = all.partition(|field| others.contains(field));
+        }
         if fields != Fields::default() {
             expected.insert(plural.to_owned(), fields);
         }
