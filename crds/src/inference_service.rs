@@ -211,6 +211,7 @@ pub struct ModelSpec {
         length(min = 1, max = 1024),
         regex(pattern = "^(s3|gs|az|https?|file|hf|modelhub)://[^\\s]+$")
     )]
+    #[x_kube(validation = rules::no_password())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
     /// SHA-256 that the file at `uri` must have, in hex. Without it the file is taken as it comes, and a condition says so.

@@ -189,7 +189,7 @@ pub struct KvBackup {
     /// Object storage URL that backups are written under, such as `s3://bucket/path`, or `pvc://CLAIM/path` for a volume that is
     /// there already.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+$"))]
-    #[x_kube(validation = rules::place())]
+    #[x_kube(validation = rules::place(), validation = rules::no_password())]
     pub destination: String,
     /// Backups kept; older ones are deleted.
     #[schemars(range(min = 1, max = 1000))]
@@ -223,7 +223,7 @@ pub struct KvRestore {
     /// URL of one backup, such as `s3://bucket/path/NAME.db`, or `pvc://CLAIM/path/NAME.db` for one on a volume that all members can
     /// read. It is read once, by the members that found the cluster.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+[.]db$"))]
-    #[x_kube(validation = rules::place())]
+    #[x_kube(validation = rules::place(), validation = rules::no_password())]
     pub source: String,
     /// Secret with the storage's credentials as environment variables.
     #[schemars(length(min = 1, max = 253))]

@@ -183,6 +183,13 @@ pub(crate) fn place() -> Rule {
     .message("names no claim, or leaves it; write pvc://CLAIM/path, with the name of a PersistentVolumeClaim of this namespace and without ..")
 }
 
+/// Addresses become arguments of containers, and are told when nobody answers there.
+pub(crate) fn no_password() -> Rule {
+    Rule::new("!self.matches('^(s3|gs|az|https?)://[^/]*@')").message(
+        "has a user or a password before an '@', which everybody would see who sees the pods; take them out, and put them into the Secret that secretName names",
+    )
+}
+
 /// What a CronJob takes as its schedule.
 pub(crate) fn schedule() -> Rule {
     Rule::new(concat!(

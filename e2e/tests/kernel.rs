@@ -2,8 +2,10 @@
 //! here, no garbage is collected and no pod runs; what is left is what the kernel itself does.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aistack_api::operator::OperatorConfig;
+use aistack_crds::kv_cluster::KvRestore;
 use aistack_crds::{KVCluster, KVClusterSpec};
 use anyhow::{Context as _, Result};
 use e2e::{Plane, Running, Story, wait};
@@ -205,6 +207,27 @@ async fn a_volume_of_somebody_elses_is_not_used() -> Result<()> {
     // As a claim of an earlier cluster of this name is: that one is taken up again.
     let ours = json!({"metadata": {"labels": {"app.kubernetes.io/name": "tinykv", "app.kubernetes.io/instance": "kv"}}});
     story.edit::<PersistentVolumeClaim>("data-kv-0", &ours).await?;
+    story.says("kv", "WaitingForPods").await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_backup_is_not_restored_over_volumes_that_are_there() -> Result<()> {
+    let Some(story) = Story::begin("left").await? else { return Ok(()) };
+    let left = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data-kv-0",
+        "labels": {"app.kubernetes.io/name": "tinykv", "app.kubernetes.io/instance": "kv"}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let claims = story.api::<PersistentVolumeClaim>();
+    claims.create(&PostParams::default(), &serde_json::from_value(left)?).await?;
+    // The API server tells when something was made in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let restore = Some(KvRestore { source: "pvc://shelf/kv.db".to_owned(), secret_name: None });
+    story.create("kv", KVClusterSpec { restore, ..three() }).await?;
+    let kv = story.says("kv", "RestoreRefused").await?;
+    let message = &kv.status.as_ref().context("a status")?.conditions[0].message;
+    assert!(message.contains("kubectl delete pvc data-kv-0"), "{message}");
+    assert!(story.api::<StatefulSet>().get_opt("kv").await?.is_none(), "nothing would mount it");
+    story.edit::<KVCluster>("kv", &json!({"spec": {"restore": null}})).await?;
     story.says("kv", "WaitingForPods").await?;
     story.operator.stop().await
 }

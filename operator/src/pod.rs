@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
+use crate::ending::Ending;
 use crate::gpu::{Gpu, GpuClaim};
 use crate::workload::{CONFIG_DIR, DATA_DIR, MODELS_DIR, MODELS_VOLUME, SecretFile, Workload};
 
@@ -36,6 +37,17 @@ pub(crate) enum DataVolume {
     None,
 }
 
+/// Pods of which there may be several: they keep apart from one another. However many there are now, for a template that went by their
+/// number would have all of them made anew when it changes.
+pub(crate) fn kept_apart(workload: &Workload, data: DataVolume) -> PodTemplateSpec {
+    let mut template = template(workload, data);
+    if let Some(spec) = template.spec.as_mut().filter(|_| workload.ending != Ending::ALONE) {
+        spec.affinity.get_or_insert_default().pod_anti_affinity = Some(apart(workload));
+        spec.topology_spread_constraints = Some(vec![spread(workload)]);
+    }
+    template
+}
+
 /// The pods of a workload.
 pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec {
     let overrides = &workload.overrides;
@@ -45,13 +57,10 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
     if workload.gpu != Gpu::None {
         tolerations.push(GpuClaim::toleration());
     }
-    let mut affinity = match &workload.gpu {
+    let affinity = match &workload.gpu {
         Gpu::None => None,
         Gpu::Claim(claim) => claim.affinity(),
     };
-    if workload.replicas > 1 {
-        affinity.get_or_insert_default().pod_anti_affinity = Some(apart(workload));
-    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(workload.owner.pod_labels()),
@@ -80,7 +89,6 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
             tolerations: (!tolerations.is_empty()).then_some(tolerations),
             priority_class_name: overrides.priority_class_name.clone(),
             affinity,
-            topology_spread_constraints: (workload.replicas > 1).then(|| vec![spread(workload)]),
             ..PodSpec::default()
         }),
     }

@@ -294,7 +294,7 @@ impl Workload {
                 }),
                 persistent_volume_claim_retention_policy: claim.map(Claim::retention),
                 volume_claim_templates: claim.map(|claim| vec![self.claim_template(claim)]),
-                template: pod::template(
+                template: pod::kept_apart(
                     self,
                     claim.map_or(pod::DataVolume::None, |_| pod::DataVolume::Claim),
                 ),
@@ -323,7 +323,7 @@ impl Workload {
                         max_unavailable: Some(IntOrString::Int(i32::from(self.gpu != Gpu::None))),
                     }),
                 }),
-                template: pod::template(self, pod::DataVolume::None),
+                template: pod::kept_apart(self, pod::DataVolume::None),
                 ..DeploymentSpec::default()
             },
             ..Deployment::default()

@@ -168,6 +168,13 @@ async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirm
         }
     };
     story.until::<KVCluster>("kv", "most are away", told_so("TooFewAnswer")).await?;
+    let way_out = |kv: &KVCluster| {
+        let conditions = kv.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .filter(|it| it.type_ == "Degraded" && it.reason == "NoQuorum")
+            .any(|it| it.message.contains("platform.dev/recover-from=kv-1"))
+    };
+    story.until::<KVCluster>("kv", "it says who could go on alone", way_out).await?;
     annotate(&story, json!({"platform.dev/recover-from": "kv-1"})).await?;
     story.until::<KVCluster>("kv", "it asks to be sure", told_so("NotHeeded")).await?;
     annotate(&story, json!({"platform.dev/accept-data-loss": "kv"})).await?;

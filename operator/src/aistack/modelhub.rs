@@ -63,11 +63,8 @@ enum Keys {
     Given(SecretKeyRef),
 }
 
-impl HubShape {
-    fn ending(&self) -> Ending {
-        if self.replicas > 1 { Ending::ONE_OF_SEVERAL } else { Ending::ALONE }
-    }
-}
+/// Of one as of several, so that their number may change and no pod is made anew for it.
+const ENDING: Ending = Ending::ONE_OF_SEVERAL;
 
 /// Reads the hub's part of a stack.
 pub(super) fn shape(hub: &ModelHubSpec, owner: Owner, image: Image, claim: Claim) -> HubShape {
@@ -118,7 +115,7 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
         resources: hub.resources.clone(),
         gpu: Gpu::None,
         probes: Probes::admin(120),
-        ending: hub.ending(),
+        ending: ENDING,
         overrides: hub.pod.clone(),
         service_annotations: BTreeMap::from([(ENTRY_ANNOTATION.to_owned(), "http".to_owned())]),
     };
@@ -172,7 +169,7 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
         Keys::Given(secret) => Some(mount("admin-key", secret, secrets)),
     };
     ModelhubConfig {
-        server: hub.ending().server(any(ADMIN_PORT)),
+        server: ENDING.server(any(ADMIN_PORT)),
         listen: any(HTTP_PORT),
         listen_grpc: Some(any(GRPC_PORT)),
         kv,

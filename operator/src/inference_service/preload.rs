@@ -279,8 +279,9 @@ mod tests {
         );
         for ((_, set), (_, deployment)) in sets.iter().zip(&deployments) {
             let (pod, engines) = (&set["template"]["spec"], &deployment["template"]["spec"]);
-            for same in ["nodeSelector", "tolerations", "affinity", "securityContext"] {
-                assert!(pod[same] == engines[same] && !pod[same].is_null(), "{same}: {pod}");
+            for same in ["/nodeSelector", "/tolerations", "/affinity/nodeAffinity", "/securityContext"] {
+                let found = pod.pointer(same).unwrap_or_else(|| panic!("{same}: {pod}"));
+                assert_eq!(Some(found), engines.pointer(same), "{same}");
             }
             for same in ["image", "args", "volumeMounts", "securityContext", "command"] {
                 assert_eq!(pod["initContainers"][0][same], engines["initContainers"][0][same], "{same}");

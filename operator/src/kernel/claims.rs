@@ -74,12 +74,16 @@ pub(super) async fn grow(
         .await
         .map_err(|source| ApplyError::Read { child: set.clone(), source: Box::new(source) })?;
     let (mut are_all, mut failure) = (true, None);
+    let number = |pointer: &str| live.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    let first = number("/spec/ordinals/start");
+    let kept = first..first + number("/spec/replicas");
     for claim in &list.items {
         let name = claim.name_any();
-        let Some(template) = changed.iter().find(|template| is_of(&name, &template.name, &set.object.name))
-        else {
-            continue;
+        let is_its = |template: &&&Template| {
+            // What a pod left that is no more is nobody's to grow.
+            ordinal(&name, &template.name, &set.object.name).is_some_and(|ordinal| kept.contains(&ordinal))
         };
+        let Some(template) = changed.iter().find(is_its) else { continue };
         match lacks(claim, template) {
             Lack::Nothing => {}
             Lack::Volume => are_all = false,
@@ -102,11 +106,11 @@ pub(super) async fn grow(
     failure.map_or(Ok(are_all), Err)
 }
 
-/// Whether a claim is one that a StatefulSet made from a template: `TEMPLATE-SET-ORDINAL`.
-fn is_of(claim: &str, template: &str, set: &str) -> bool {
-    let rest = claim.strip_prefix(template).and_then(|rest| rest.strip_prefix('-'));
-    let ordinal = rest.and_then(|rest| rest.strip_prefix(set)).and_then(|rest| rest.strip_prefix('-'));
-    ordinal.is_some_and(|ordinal| ordinal.parse::<u16>().is_ok())
+/// The pod of a claim that a StatefulSet made from a template: `TEMPLATE-SET-ORDINAL`.
+fn ordinal(claim: &str, template: &str, set: &str) -> Option<u64> {
+    let rest = claim.strip_prefix(template)?.strip_prefix('-')?;
+    let ordinal: u16 = rest.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
+    Some(ordinal.into())
 }
 
 /// What a claim lacks.
@@ -181,14 +185,14 @@ mod tests {
 
     #[test]
     fn only_claims_of_the_set_are_its_own() {
-        for (name, is_its) in [
-            ("data-kv-0", true),
-            ("data-kv-12", true),
-            ("data-kv-x", false),
-            ("data-kv-2-0", false),
-            ("data-kv", false),
+        for (name, expected) in [
+            ("data-kv-0", Some(0)),
+            ("data-kv-12", Some(12)),
+            ("data-kv-x", None),
+            ("data-kv-2-0", None),
+            ("data-kv", None),
         ] {
-            assert_eq!(is_of(name, "data", "kv"), is_its, "{name}");
+            assert_eq!(ordinal(name, "data", "kv"), expected, "{name}");
         }
     }
 

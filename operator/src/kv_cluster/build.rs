@@ -123,7 +123,7 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
     Workload {
         name: cluster.name.clone(),
         owner: cluster.owner.clone(),
-        // More than one at any time, so that the pods are spread whatever becomes of it.
+        // More than one at any time: a group that shrinks to one has a budget until the others are gone.
         replicas: cluster.voters.max(2),
         image: cluster.image.clone(),
         command: vec![COMPONENT.to_owned()],

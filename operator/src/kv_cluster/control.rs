@@ -228,7 +228,7 @@ impl Controller for KvController {
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
         report.extra.extend(words::of_backups(kv, applied));
-        report.extra.extend(found.unheeded.clone().map(wish::unheeded));
+        report.extra.extend(found.unheeded.clone().or_else(|| words::waits(kv, found)).map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
             // A watch tells how the pods come and go.
@@ -381,7 +381,7 @@ mod tests {
         let table = [
             (group(&[true, true, true]), "True Ready / - / -", "3/3 voters, leader kv-0"),
             (group(&[true, false, true]), "True Ready / - / VoterAway", "2/3 voters, leader kv-0"),
-            (group(&[true, false, false]), "False VoterAway / - / VoterAway", "1/3 voters, leader kv-0"),
+            (group(&[true, false, false]), "False NoQuorum / - / NoQuorum", "1/3 voters, leader kv-0"),
             (
                 Group { members: vec![], ..group(&[false; 3]) },
                 "False WaitingForPods / WaitingForPods / -",
@@ -403,6 +403,18 @@ mod tests {
             assert_eq!(format!("{word} {} / {progressing} / {degraded}", report.ready.1.reason), expected);
             assert_eq!(report.summary, summary);
         }
+    }
+
+    #[test]
+    fn without_a_quorum_the_way_out_is_told_and_what_was_asked_for_is_not_forgotten() {
+        let asked = Group { wish: Some(Wish::Replace(1)), ..group(&[true, false, false]) };
+        let report = KvController::default().report(&kv(), &found(asked), &seen(true));
+        let said = report.degraded.expect("it is").message;
+        let way_out = "platform.dev/recover-from=kv-0 platform.dev/accept-data-loss=kv";
+        assert!(said.contains("(kv-1, kv-2)") && said.contains(way_out), "{said}");
+        let wish = report.extra.iter().find(|extra| extra.kind == "WishHeeded").expect("it is told of");
+        let asked = "platform.dev/replace-member=kv-1 waits: most voters are away";
+        assert!(wish.because.message.starts_with(asked), "{}", wish.because.message);
     }
 
     #[test]
@@ -460,7 +472,7 @@ mod tests {
             (founding(), json!([ready("False"), issuing]), format!("{awaited} - Some(false)")),
             (founding(), json!([ready("False"), failed]), format!("{awaited} CertificateFailed Some(false)")),
             (founding(), json!([ready("True")]), "WaitingForPods WaitingForPods - Some(true)".to_owned()),
-            (one_is_away(), json!([]), "VoterAway - VoterAway None".to_owned()),
+            (one_is_away(), json!([]), "NoQuorum - NoQuorum None".to_owned()),
             (serves(), json!([ready("True")]), "Ready - - Some(true)".to_owned()),
             (serves(), json!([ready("True"), failed]), "Ready - CertificateFailed Some(true)".to_owned()),
             (serves(), json!([ready("False")]), "Ready - - Some(false)".to_owned()),

@@ -1,9 +1,9 @@
 //! A step in words: of conditions and of Events.
 
 use super::control::Found;
-use super::planner::{Refusal, Step, Waiting, Wish};
+use super::planner::{Refusal, Role, Step, Waiting, Wish};
 use super::seen::Overdue;
-use super::wish::REPLACE;
+use super::wish::{ACCEPT, RECOVER, REPLACE};
 use super::{ValidatedKvCluster, backup};
 use crate::kernel::apply::Applied;
 use crate::kernel::child::{ChildKind, Pods, Progress, Times};
@@ -152,6 +152,9 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
         }
+        Waiting::Voter(_) | Waiting::Leader if !found.group.has_quorum() => {
+            of("NoQuorum", without_quorum(kv, found))
+        }
         Waiting::Voter(ordinal) => {
             of("VoterAway", voter_away(kv, &pod(ordinal), found.seen.why_away(ordinal)))
         }
@@ -180,12 +183,45 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
 fn voter_away(kv: &ValidatedKvCluster, pod: &str, why: Option<&str>) -> String {
     let said = why.map_or_else(|| format!("{pod} does not answer, or its pod is not ready"), str::to_owned);
     let said = format!("{said}; no other voter is touched until it is back");
-    // Whoever names a cause says it in a sentence only; of a lost volume the scheduler says "volume node affinity conflict" or
-    // "persistentvolumeclaim not found", the kubelet "MountVolume" and "FailedMount".
-    if why.is_some_and(|why| !why.to_lowercase().contains("volume")) {
+    if why.is_some_and(is_of_something_else) {
         return said;
     }
     format!("{said}. If its volume is lost: kubectl annotate kv {} {REPLACE}={pod}", kv.name)
+}
+
+/// Most voters are away: one of them has to come back, or a person says who goes on alone.
+fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
+    let voters = || found.group.members.iter().filter(|member| member.role != Role::Learner);
+    let away = || voters().filter(|member| !member.is_up);
+    let why: Vec<&str> = away().filter_map(|member| found.seen.why_away(member.ordinal)).collect();
+    let names: Vec<String> = away().map(|member| kv.member(member.ordinal)).collect();
+    let said = match why.first() {
+        Some(why) => format!("most voters are away ({}; {why})", names.join(", ")),
+        None => format!("most voters are away ({})", names.join(", ")),
+    };
+    let said = format!("{said}: nothing is read or written until enough of them are back");
+    let survivor = voters().filter(|member| member.is_up).min_by_key(|member| (member.lag, member.ordinal));
+    match survivor {
+        Some(survivor) if !why.into_iter().any(is_of_something_else) => format!(
+            "{said}. If their volumes are lost for good: kubectl annotate kv {0} {RECOVER}={1} {ACCEPT}={0}, and {1} goes on with what it has",
+            kv.name,
+            kv.member(survivor.ordinal)
+        ),
+        _ => said,
+    }
+}
+
+/// Whether what keeps a pod away has nothing to do with its volume. Whoever names a cause says it in a sentence only: of a lost volume the
+/// scheduler says "volume node affinity conflict" or "persistentvolumeclaim not found", the kubelet "MountVolume" and "FailedMount".
+fn is_of_something_else(why: &str) -> bool {
+    !why.to_lowercase().contains("volume")
+}
+
+/// What a person asked for that has to wait.
+pub(super) fn waits(kv: &ValidatedKvCluster, found: &Found) -> Option<String> {
+    let (Some(Wish::Replace(ordinal)), Step::Wait(_)) = (&found.group.wish, &found.step) else { return None };
+    let because = doing(kv, found, None);
+    Some(format!("{REPLACE}={} waits: {}", kv.member(*ordinal), because.message))
 }
 
 fn overdue_words(overdue: &Overdue) -> Because {

@@ -81,6 +81,15 @@ async fn kinds(place: &Place) -> Finding {
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
 }
 
+/// How long ago the holder of a Lease was heard of in seconds, whether it leads, and which Lease that is; `None`: nobody holds it.
+fn heard_of(lease: &Lease) -> Option<(i64, bool, String)> {
+    let spec = lease.spec.as_ref()?;
+    spec.holder_identity.as_ref().filter(|holder| !holder.is_empty())?;
+    let age = Timestamp::now().as_second() - spec.renew_time.as_ref()?.0.as_second();
+    let leads = age <= i64::from(spec.lease_duration_seconds.unwrap_or(15)) * 2;
+    Some((age, leads, format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())))
+}
+
 /// The Leases of operators that look after this namespace, wherever those are.
 async fn operator(place: &Place) -> Finding {
     let what = "operator".to_owned();
@@ -97,17 +106,20 @@ async fn operator(place: &Place) -> Finding {
         let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
         watched.is_empty() || watched == place.namespace
     });
-    let renewed = ours.filter_map(|lease| {
-        let spec = lease.spec.as_ref()?;
-        spec.holder_identity.clone().filter(|holder| !holder.is_empty())?;
-        let renewed = spec.renew_time.as_ref()?.0;
-        Some((Timestamp::now().as_second() - renewed.as_second(), spec.lease_duration_seconds.unwrap_or(15)))
-    });
-    match renewed.min() {
-        Some((age, duration)) if age <= i64::from(duration) * 2 => {
+    let heard_of: Vec<(i64, bool, String)> = ours.filter_map(heard_of).collect();
+    let leaders: Vec<&str> =
+        heard_of.iter().filter(|(_, leads, _)| *leads).map(|(_, _, lease)| lease.as_str()).collect();
+    match heard_of.iter().map(|(age, ..)| *age).min() {
+        Some(_) if leaders.len() > 1 => Finding {
+            what,
+            is_well: false,
+            says: format!("several lead that see namespace {}: {}", place.namespace, leaders.join(", ")),
+            fix: "helm list -A; uninstall all but one: each changes back what the others make".to_owned(),
+        },
+        Some(_) if !leaders.is_empty() => {
             Finding { what, is_well: true, says: "one leads".to_owned(), fix: String::new() }
         }
-        Some((age, _)) => Finding {
+        Some(age) => Finding {
             what,
             is_well: false,
             says: format!("the last one that led was heard of {age} s ago"),
