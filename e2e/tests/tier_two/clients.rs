@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 /// How long one try may take: a machine that stalls fails nothing.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Within this much a process that was killed is gone.
+const DYING: Duration = Duration::from_millis(300);
 /// Between two operations of a client: it is the steps that are tried, not the store's speed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -26,8 +28,8 @@ struct Counts {
     /// Operations whose retry failed although the member that it went to stayed as it was.
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
-    /// Whether an election may meet both tries.
-    forgives_elections: bool,
+    /// Whether faults of the test's own happen: an election may meet both tries, and a kill any of them.
+    is_beside_faults: bool,
     /// The authority of the members' certificates, where they talk by TLS.
     authority: Option<String>,
 }
@@ -36,7 +38,7 @@ impl Counts {
     /// Whether a retry's failure is no step's of ours.
     fn forgives(&self, error: &anyhow::Error) -> bool {
         let said = format!("{error:#}");
-        self.forgives_elections && (said.contains("leader changed") || said.contains("no leader"))
+        self.is_beside_faults && (said.contains("leader changed") || said.contains("no leader"))
     }
 
     async fn connect(&self, member: &Live) -> Result<Client> {
@@ -83,7 +85,7 @@ impl Writers {
 
     /// The same beside faults: whom a fault takes the leader from may ask twice before there is another.
     pub fn begin_beside_faults(bed: &'static Bed, namespace: &str, count: usize) -> Self {
-        Self::begin_with(bed, namespace, count, Counts { forgives_elections: true, ..Counts::default() })
+        Self::begin_with(bed, namespace, count, Counts { is_beside_faults: true, ..Counts::default() })
     }
 
     /// As where nothing happens but planned steps, of a cluster whose certificates that authority signed. They connect anew now and then.
@@ -204,6 +206,10 @@ async fn write(
                     tried = Some(member);
                 }
                 Err(error) => {
+                    if counts.is_beside_faults {
+                        // A process that is killed closes its sockets one after the other.
+                        tokio::time::sleep(DYING).await;
+                    }
                     if is_as_it_was(bed, &namespace, &member).await {
                         counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
                     }
