@@ -69,6 +69,7 @@ async fn mixed_objects_become_ready_through_edits_a_death_and_a_hand_over_and_th
     let (scaled, second) = join(scale_all(&edits, &crowd, 1), died).await;
     scaled?;
     let operator = second?;
+    wait::until("the second one leads", || async { Ok(operator.leads().then_some(())) }).await?;
     census.until_all_settled(crowd.len() + CHILDREN, patience).await?;
 
     // The next one waits, leads when this one goes, and carries on.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aistack_crds::status::{MemberRole, MemberStatus};
+use aistack_crds::status::{MemberRole, MemberStatus, ScaledStatus};
 use aistack_crds::{KVCluster, Kind};
 use kube::{Resource as _, ResourceExt as _};
 
@@ -42,7 +42,7 @@ pub struct KvController {
 }
 
 /// A group and its next step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
     pub(super) group: Group,
     pub(super) step: Step,
@@ -55,6 +55,8 @@ pub struct Found {
     pub(super) violations: Vec<Violation>,
     /// Those of them that are new.
     news: Vec<Violation>,
+    /// Why no member could be asked, and what was said when one could: no step is taken, and all else is.
+    unasked: Option<(Because, ScaledStatus)>,
 }
 
 impl Found {
@@ -74,7 +76,16 @@ impl Found {
         let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
         let listing = match found.addresses() {
             addresses if addresses.is_empty() => Listing::default(),
-            addresses => Members::of(cluster, kv, addresses).await?.list().await,
+            addresses => match Members::of(cluster, kv, addresses).await {
+                Ok(members) => members.list().await,
+                // The Certificate that is to bring it may be a child that is not there yet.
+                Err(StepError { reason: "SecretMissing", message }) => {
+                    let before = object.status.clone().unwrap_or_default();
+                    found.unasked = Some((Because::new("SecretMissing", message), before));
+                    Listing::default()
+                }
+                Err(error) => return Err(error),
+            },
         };
         controller.hold_to_invariants(object, kv, &listing, &mut found);
         let violated: Vec<Violated> = found.violations.iter().map(|violation| violation.of).collect();
@@ -82,7 +93,7 @@ impl Found {
         let mut wish = None;
         match wish::of(object, kv) {
             // Whom it names may be of another cluster.
-            Ok(asked) => wish = asked.filter(|_| is_sound),
+            Ok(asked) => wish = asked.filter(|_| is_sound && found.unasked.is_none()),
             Err(said) => found.unheeded = Some(said),
         }
         let is_recovery = matches!(wish, Some(Wish::Recover(_)));
@@ -111,7 +122,10 @@ impl Found {
             wish,
             violated,
         };
-        found.step = planner::plan(&found.group);
+        found.step = match &found.unasked {
+            None => planner::plan(&found.group),
+            Some(_) => Step::Wait(Waiting::Answer),
+        };
         if let (Step::Decline(_), Some(record)) = (&found.step, &mut found.record) {
             record.unforce();
         }
@@ -222,8 +236,17 @@ impl Controller for KvController {
             Some(Progress::Pods(pods)) => pods.clone(),
             _ => Pods::default(),
         };
-        let mut report =
-            certificate::told(said(kv, found, &pods, certificate::awaited(kv, applied)), kv, applied);
+        let uncertified = certificate::awaited(kv, applied);
+        if let Some((because, before)) = &found.unasked {
+            let summary = |because: &Because| because.message.clone();
+            let report = match uncertified {
+                Some(because) => Report::progressing(summary(&because), because),
+                None => Report::degraded(summary(because), because.clone()),
+            };
+            let report = Report { look_again: Some(SOON), ..report.as_seen_last(before) };
+            return report::with_gaps(certificate::told(report, kv, applied), kv.gaps());
+        }
+        let mut report = certificate::told(said(kv, found, &pods, uncertified), kv, applied);
         report.degraded = words::broken(found).or(report.degraded);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
@@ -430,6 +453,22 @@ mod tests {
             let degraded = report.degraded.expect("it is");
             let word = if report.ready.0 { "True" } else { "False" };
             assert_eq!(format!("{word} {}: {}", degraded.reason, degraded.message), expected);
+        }
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_asked_is_told_of_as_it_was_seen_last() {
+        for served in [true, false] {
+            let word = if served { "True" } else { "False" };
+            let before: ScaledStatus = serde_json::from_value(json!({"replicas": 3, "readyReplicas": 3, "conditions": [
+                {"type": "Available", "status": word, "reason": "Serves", "message": "…", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}))
+            .expect("a status");
+            let unasked = Some((Because::new("SecretMissing", "Secret kv-tls is not there"), before));
+            let blind = Found { unasked, step: Step::Wait(Waiting::Answer), ..found(Group::default()) };
+            let report = KvController::default().report(&kv(), &blind, &seen(true));
+            let degraded = report.degraded.as_ref().map(|because| because.reason);
+            assert_eq!((report.is_available(), degraded), (served, Some("SecretMissing")));
+            assert_eq!((report.ready.0, report.scaled.ready_replicas), (false, 3));
         }
     }
 
