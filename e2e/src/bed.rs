@@ -30,6 +30,16 @@ impl Bed {
         SHARED.get_or_init(|| begin().expect("a test bed")).as_ref()
     }
 
+    /// The same, for a test whose pods of TinyKV have to be processes.
+    pub fn of_processes() -> Option<&'static Self> {
+        let bed = Self::shared()?;
+        if let Err(why) = &bed.processes {
+            eprintln!("{why}: not run");
+            return None;
+        }
+        Some(bed)
+    }
+
     fn begin() -> Result<Option<Self>> {
         if Plane::programs()?.is_none() {
             eprintln!("no Go toolchain to build the control plane with: not run");

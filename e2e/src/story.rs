@@ -95,3 +95,8 @@ impl Story {
 pub fn says(conditions: &[Condition], kind: &str, reason: &str) -> bool {
     conditions.iter().any(|condition| condition.type_ == kind && condition.reason == reason)
 }
+
+/// What a condition says while it is true; empty, while it is not.
+pub fn message<'a>(conditions: &'a [Condition], kind: &str) -> &'a str {
+    conditions.iter().find(|it| it.type_ == kind && it.status == "True").map_or("", |it| it.message.as_str())
+}

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use aistack_crds::KVCluster;
 use anyhow::{Context as _, Result, ensure};
+use e2e::story::{message, says};
 use e2e::{Bed, Story, wait};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -19,11 +20,7 @@ use super::monitor::{Monitor, told, until_at_rest};
 
 /// Begins a story with a cluster that rests; `None` where nothing can run.
 pub async fn founded(name: &str, voters: usize) -> Result<Option<(&'static Bed, Story)>> {
-    let Some(bed) = Bed::shared() else { return Ok(None) };
-    if let Err(why) = &bed.processes {
-        eprintln!("{why}: not run");
-        return Ok(None);
-    }
+    let Some(bed) = Bed::of_processes() else { return Ok(None) };
     let story = Story::on(&bed.plane, name).await?;
     let text = format!(
         "apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {{name: kv}}\nspec: {{replicas: {voters}, storage: 1Gi}}\n"
@@ -137,12 +134,13 @@ async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirm
     let Some((bed, story)) = founded("lost", 3).await? else { return Ok(()) };
     let writers = Writers::begin_beside_faults(bed, "lost", 5);
     let lost = lose(bed, &story, "kv-1").await?;
-    let away = |kv: &KVCluster| {
-        let conditions = kv.status.iter().flat_map(|status| &status.conditions);
-        conditions
-            .filter(|it| it.type_ == "Degraded" && it.reason == "VoterAway")
-            .any(|it| it.message.contains("platform.dev/replace-member=kv-1"))
+    let advised = |reason: &'static str, advice: &'static str| {
+        move |kv: &KVCluster| {
+            let conditions = kv.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+            says(conditions, "Degraded", reason) && message(conditions, "Degraded").contains(advice)
+        }
     };
+    let away = advised("VoterAway", "platform.dev/replace-member=kv-1");
     story.until::<KVCluster>("kv", "it says what to do", away).await?;
     annotate(&story, json!({"platform.dev/replace-member": "kv-1"})).await?;
     wait::until("its claim is another", || async {
@@ -168,12 +166,7 @@ async fn lost_volumes_are_given_up_by_name_and_a_lost_majority_only_when_confirm
         }
     };
     story.until::<KVCluster>("kv", "most are away", told_so("TooFewAnswer")).await?;
-    let way_out = |kv: &KVCluster| {
-        let conditions = kv.status.iter().flat_map(|status| &status.conditions);
-        conditions
-            .filter(|it| it.type_ == "Degraded" && it.reason == "NoQuorum")
-            .any(|it| it.message.contains("platform.dev/recover-from=kv-1"))
-    };
+    let way_out = advised("NoQuorum", "platform.dev/recover-from=kv-1");
     story.until::<KVCluster>("kv", "it says who could go on alone", way_out).await?;
     annotate(&story, json!({"platform.dev/recover-from": "kv-1"})).await?;
     story.until::<KVCluster>("kv", "it asks to be sure", told_so("NotHeeded")).await?;
