@@ -81,7 +81,8 @@ pub(super) async fn grow(
         let name = claim.name_any();
         let is_its = |template: &&&Template| {
             // What a pod left that is no more is nobody's to grow.
-            ordinal(&name, &template.name, &set.object.name).is_some_and(|ordinal| kept.contains(&ordinal))
+            ordinal(&name, &template.name, &set.object.name)
+                .is_some_and(|ordinal| kept.contains(&u64::from(ordinal)))
         };
         let Some(template) = changed.iter().find(is_its) else { continue };
         match lacks(claim, template) {
@@ -107,10 +108,9 @@ pub(super) async fn grow(
 }
 
 /// The pod of a claim that a StatefulSet made from a template: `TEMPLATE-SET-ORDINAL`.
-fn ordinal(claim: &str, template: &str, set: &str) -> Option<u64> {
+pub(crate) fn ordinal(claim: &str, template: &str, set: &str) -> Option<u16> {
     let rest = claim.strip_prefix(template)?.strip_prefix('-')?;
-    let ordinal: u16 = rest.strip_prefix(set)?.strip_prefix('-')?.parse().ok()?;
-    Some(ordinal.into())
+    rest.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
 /// What a claim lacks.

@@ -17,7 +17,7 @@ mod absent;
 pub mod apply;
 pub mod backoff;
 pub mod child;
-mod claims;
+pub(crate) mod claims;
 pub mod cluster;
 pub mod conditions;
 pub mod controller;

@@ -12,7 +12,7 @@ use super::child::ChildKey;
 /// Between tries of a child that was refused.
 const BETWEEN: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_mins(2) };
 /// Between tries of a child that somebody else changes back: each may cost a pod on both sides, and only the other's end helps.
-const AGAINST_ANOTHER: Backoff = Backoff { first: Duration::from_secs(20), most: Duration::from_hours(6) };
+const AGAINST_ANOTHER: Backoff = Backoff { first: Duration::from_mins(5), most: Duration::from_hours(6) };
 /// Writes of the same to the same child, each soon after the one before, until somebody else is at work on it.
 const MANY: u32 = 5;
 /// What soon is.
@@ -75,7 +75,7 @@ impl Patience {
         let wait = match &hold {
             None => Duration::ZERO,
             Some(Hold::Refused(_)) => BETWEEN.wait(times, rand::random()),
-            Some(Hold::Contested) => AGAINST_ANOTHER.wait(times, rand::random()),
+            Some(Hold::Contested) => AGAINST_ANOTHER.wait(times - MANY + 1, rand::random()),
         };
         tried.insert(key.clone(), Tried { hash: hash.to_owned(), times, next: now + wait, hold });
     }

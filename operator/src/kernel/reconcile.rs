@@ -208,7 +208,11 @@ impl<C: Controller> Turn<'_, C> {
             let acted = controller.act(cluster, object, &validated, &found, &applied);
             failed = outside::step(acted.instrument(tracing::info_span!("act"))).await.err();
         }
-        let report = faults::lacking(controller.report(&validated, &found, &applied), &missing, is_held);
+        let mut report = controller.report(&validated, &found, &applied);
+        if report.is_unseen {
+            report = report.as_seen_last(&self.status());
+        }
+        let report = faults::lacking(report, &missing, is_held);
         let report = faults::beside(report, &refused);
         Ended { report: failed.iter().fold(report, faults::undone), refused, failed }
     }

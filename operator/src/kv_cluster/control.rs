@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aistack_crds::status::{MemberRole, MemberStatus, ScaledStatus};
+use aistack_crds::status::{MemberRole, MemberStatus};
 use aistack_crds::{KVCluster, Kind};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::build::{self, Shape};
 use super::invariants::{Memory, Observed, Violation};
-use super::members::{Listing, Members};
+use super::members::{self, Listing, Members};
 use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Violated, Waiting, Wish};
 use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
@@ -42,7 +42,7 @@ pub struct KvController {
 }
 
 /// A group and its next step.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub(super) group: Group,
     pub(super) step: Step,
@@ -55,8 +55,8 @@ pub struct Found {
     pub(super) violations: Vec<Violation>,
     /// Those of them that are new.
     news: Vec<Violation>,
-    /// Why no member could be asked, and what was said when one could: no step is taken, and all else is.
-    unasked: Option<(Because, ScaledStatus)>,
+    /// Why no member could be asked: no step is taken, and all else is.
+    unasked: Option<Because>,
 }
 
 impl Found {
@@ -76,15 +76,13 @@ impl Found {
         let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
         let listing = match found.addresses() {
             addresses if addresses.is_empty() => Listing::default(),
-            addresses => match Members::of(cluster, kv, addresses).await {
-                Ok(members) => members.list().await,
+            addresses => match members::lacks_secret(cluster, kv) {
+                None => Members::of(cluster, kv, addresses).await?.list().await,
                 // The Certificate that is to bring it may be a child that is not there yet.
-                Err(StepError { reason: "SecretMissing", message }) => {
-                    let before = object.status.clone().unwrap_or_default();
-                    found.unasked = Some((Because::new("SecretMissing", message), before));
+                lacks => {
+                    found.unasked = lacks;
                     Listing::default()
                 }
-                Err(error) => return Err(error),
             },
         };
         controller.hold_to_invariants(object, kv, &listing, &mut found);
@@ -237,13 +235,13 @@ impl Controller for KvController {
             _ => Pods::default(),
         };
         let uncertified = certificate::awaited(kv, applied);
-        if let Some((because, before)) = &found.unasked {
+        if let Some(because) = &found.unasked {
             let summary = |because: &Because| because.message.clone();
             let report = match uncertified {
                 Some(because) => Report::progressing(summary(&because), because),
                 None => Report::degraded(summary(because), because.clone()),
             };
-            let report = Report { look_again: Some(SOON), ..report.as_seen_last(before) };
+            let report = Report { look_again: Some(SOON), is_unseen: true, ..report };
             return report::with_gaps(certificate::told(report, kv, applied), kv.gaps());
         }
         let mut report = certificate::told(said(kv, found, &pods, uncertified), kv, applied);
@@ -267,7 +265,7 @@ impl Controller for KvController {
 /// What is said of the members; `uncertified`: they wait for the certificate, if they do not start.
 fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option<Because>) -> Report {
     let Found { group, step, .. } = found;
-    let up = up(group).count();
+    let up = up(group);
     let leader = group.members.iter().find(|member| member.role == Role::Leader);
     let leader = leader.map_or(String::new(), |leader| format!(", leader {}-{}", kv.name, leader.ordinal));
     let summary = format!("{up}/{} voters{leader}", kv.voters);
@@ -283,8 +281,10 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
         let degraded = found.seen.why_any_is_away().map(|_| because.clone());
         return Report { degraded, ..Report::progressing(summary, because) };
     }
-    let mut report =
-        Report::ready(summary, Because::new("Ready", format!("{up} of {} voters answer", voters(group))));
+    let mut report = Report::ready(
+        summary,
+        Because::new("Ready", format!("{up} of {} voters answer", group.voters().count())),
+    );
     match step {
         // Which pods are of the newest template is known once Kubernetes has seen it.
         Step::Rest if !pods.is_current => {
@@ -308,25 +308,18 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
     report
 }
 
-fn up(group: &Group) -> impl Iterator<Item = &Member> {
-    group.members.iter().filter(|member| member.role != Role::Learner && member.is_up)
-}
-
-fn voters(group: &Group) -> usize {
-    group.members.iter().filter(|member| member.role != Role::Learner).count()
+fn up(group: &Group) -> usize {
+    group.voters().filter(|member| member.is_up).count()
 }
 
 fn quorum(group: &Group) -> Extra {
-    let voters = voters(group);
+    let voters = group.voters().count();
     let (is_so, because) = if group.members.is_empty() {
         (None, Because::new("NobodyAnswers", "no member says who belongs to the group"))
     } else if group.has_quorum() {
-        (Some(true), Because::new("MostAnswer", format!("{} of {voters} voters answer", up(group).count())))
+        (Some(true), Because::new("MostAnswer", format!("{} of {voters} voters answer", up(group))))
     } else {
-        (
-            Some(false),
-            Because::new("TooFewAnswer", format!("{} of {voters} voters answer", up(group).count())),
-        )
+        (Some(false), Because::new("TooFewAnswer", format!("{} of {voters} voters answer", up(group))))
     };
     Extra { kind: "QuorumHealthy", is_so, because }
 }
@@ -357,6 +350,7 @@ fn scaled(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Scaled {
 
 #[cfg(test)]
 mod tests {
+    use aistack_crds::status::ScaledStatus;
     use serde_json::json;
 
     use super::*;
@@ -463,9 +457,11 @@ mod tests {
             let before: ScaledStatus = serde_json::from_value(json!({"replicas": 3, "readyReplicas": 3, "conditions": [
                 {"type": "Available", "status": word, "reason": "Serves", "message": "…", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}))
             .expect("a status");
-            let unasked = Some((Because::new("SecretMissing", "Secret kv-tls is not there"), before));
+            let unasked = Some(Because::new("SecretMissing", "Secret kv-tls is not there"));
             let blind = Found { unasked, step: Step::Wait(Waiting::Answer), ..found(Group::default()) };
             let report = KvController::default().report(&kv(), &blind, &seen(true));
+            assert!(report.is_unseen, "the kernel tells the rest as it was");
+            let report = report.as_seen_last(&before);
             let degraded = report.degraded.as_ref().map(|because| because.reason);
             assert_eq!((report.is_available(), degraded), (served, Some("SecretMissing")));
             assert_eq!((report.ready.0, report.scaled.ready_replicas), (false, 3));

@@ -11,6 +11,7 @@ use super::{Tls, ValidatedKvCluster};
 use crate::kernel::ObjectName;
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
+use crate::kernel::conditions::Because;
 use crate::kernel::controller::StepError;
 use crate::outside;
 
@@ -19,6 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 fn step_error(reason: &'static str, message: String) -> StepError {
     StepError { reason, message }
+}
+
+/// Why members cannot be asked: the Secret with the authority of their certificates is not there.
+pub(super) fn lacks_secret(cluster: &Cluster, kv: &ValidatedKvCluster) -> Option<Because> {
+    let Tls::Secret(name) = &kv.tls else { return None };
+    let is_there = cluster.has_secret(&ObjectName::new(kv.owner.namespace.as_str(), name.as_str()));
+    (!is_there).then(|| Because::new("SecretMissing", missing(name)))
+}
+
+fn missing(secret: &str) -> String {
+    format!("Secret {secret} is not in this namespace, so no member can be asked how it fares")
 }
 
 /// Who belongs to a group, as whichever of them is furthest says.
@@ -58,9 +70,7 @@ impl<'a> Members<'a> {
                 let said = format!("Secret {name} has no ca.crt; put the CA of the certificate there");
                 return step_error("SecretIncomplete", said);
             }
-            let said =
-                format!("Secret {name} is not in this namespace, so no member can be asked how it fares");
-            step_error("SecretMissing", said)
+            step_error("SecretMissing", missing(name))
         })?;
         Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority)) })
     }

@@ -14,11 +14,13 @@ use super::planner::{Claim, Kept, Pod};
 use super::{COMPONENT, ValidatedKvCluster};
 use crate::kernel::apply::{self, said};
 use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
+use crate::kernel::claims;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
 use crate::kernel::key::ObjectName;
 use crate::kernel::pending::kept_away;
 use crate::kernel::watch::holder;
+use crate::pod::DATA_VOLUME;
 
 /// Label that a StatefulSet's pods carry with the revision that they were made from.
 const REVISION: &str = "controller-revision-hash";
@@ -221,9 +223,7 @@ async fn claims(
     let api: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let asked = if is_new { ListParams::default() } else { selected(kv) };
     let list = api.list(&asked).await.map_err(unread("claims of the volumes"))?;
-    let prefix = kv.claim_name(0);
-    let prefix = prefix.trim_end_matches('0');
-    let ordinal = |claim: &PersistentVolumeClaim| claim.name_any().strip_prefix(prefix)?.parse().ok();
+    let ordinal = |claim: &PersistentVolumeClaim| claims::ordinal(&claim.name_any(), DATA_VOLUME, &kv.name);
     let named = list.items.into_iter().filter_map(|claim| Some((ordinal(&claim)?, claim)));
     let named: BTreeMap<u16, PersistentVolumeClaim> = named.collect();
     match named.values().find(|claim| !carries(claim, &kv.owner.selector())) {

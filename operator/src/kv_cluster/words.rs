@@ -1,7 +1,7 @@
 //! A step in words: of conditions and of Events.
 
 use super::control::Found;
-use super::planner::{Refusal, Role, Step, Waiting, Wish};
+use super::planner::{Refusal, Step, Waiting, Wish};
 use super::seen::Overdue;
 use super::wish::{ACCEPT, RECOVER, REPLACE};
 use super::{ValidatedKvCluster, backup};
@@ -191,8 +191,7 @@ fn voter_away(kv: &ValidatedKvCluster, pod: &str, why: Option<&str>) -> String {
 
 /// Most voters are away: one of them has to come back, or a person says who goes on alone.
 fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
-    let voters = || found.group.members.iter().filter(|member| member.role != Role::Learner);
-    let away = || voters().filter(|member| !member.is_up);
+    let away = || found.group.voters().filter(|member| !member.is_up);
     let why: Vec<&str> = away().filter_map(|member| found.seen.why_away(member.ordinal)).collect();
     let names: Vec<String> = away().map(|member| kv.member(member.ordinal)).collect();
     let said = match why.first() {
@@ -200,7 +199,8 @@ fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
         None => format!("most voters are away ({})", names.join(", ")),
     };
     let said = format!("{said}: nothing is read or written until enough of them are back");
-    let survivor = voters().filter(|member| member.is_up).min_by_key(|member| (member.lag, member.ordinal));
+    let up = found.group.voters().filter(|member| member.is_up);
+    let survivor = up.min_by_key(|member| (member.lag, member.ordinal));
     match survivor {
         Some(survivor) if !why.into_iter().any(is_of_something_else) => format!(
             "{said}. If their volumes are lost for good: kubectl annotate kv {0} {RECOVER}={1} {ACCEPT}={0}, and {1} goes on with what it has",

@@ -169,7 +169,8 @@ pub(super) async fn restore(
     replicas: i32,
 ) -> Result<(), PluginError> {
     let name = name.strip_prefix("kv/").unwrap_or(name);
-    nothing_is_left(place, name).await?;
+    let elsewhere = format!("kubectl aistack restore {name}-restored -n {} --from {from}", place.namespace);
+    nothing_is_left(place, name, &elsewhere).await?;
     let restore = KvRestore { source: from.to_owned(), secret_name: secret.map(str::to_owned) };
     let spec = KVClusterSpec { replicas, restore: Some(restore), ..KVClusterSpec::default() };
     match place.api::<KVCluster>().create(&PostParams::default(), &KVCluster::new(name, spec)).await {
@@ -181,15 +182,14 @@ pub(super) async fn restore(
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Err(PluginError::refused(format!(
-            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: kubectl aistack restore {name}-restored -n {} --from {from}",
-            place.namespace
+            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: {elsewhere}"
         ))),
         Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
     }
 }
 
 /// Says before it is tried what the operator would refuse. Who may not look at claims is told by the operator alone.
-async fn nothing_is_left(place: &Place, name: &str) -> Result<(), PluginError> {
+async fn nothing_is_left(place: &Place, name: &str, elsewhere: &str) -> Result<(), PluginError> {
     let api = place.api::<KVCluster>();
     let members = ListParams::default().labels(&format!(
         "app.kubernetes.io/name={},app.kubernetes.io/instance={name}",
@@ -202,7 +202,7 @@ async fn nothing_is_left(place: &Place, name: &str) -> Result<(), PluginError> {
         return Ok(());
     }
     Err(PluginError::refused(format!(
-        "volumes of an earlier KVCluster {name} are there, whose data it would go on with\n  restore under another name: kubectl aistack restore {name}-restored …\n  \
+        "volumes of an earlier KVCluster {name} are there, whose data it would go on with\n  restore under another name: {elsewhere}\n  \
          or give them up for good: kubectl delete pvc -n {} {}",
         place.namespace,
         left.join(" ")

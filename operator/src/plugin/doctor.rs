@@ -81,13 +81,27 @@ async fn kinds(place: &Place) -> Finding {
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
 }
 
-/// How long ago the holder of a Lease was heard of in seconds, whether it leads, and which Lease that is; `None`: nobody holds it.
-fn heard_of(lease: &Lease) -> Option<(i64, bool, String)> {
-    let spec = lease.spec.as_ref()?;
-    spec.holder_identity.as_ref().filter(|holder| !holder.is_empty())?;
-    let age = Timestamp::now().as_second() - spec.renew_time.as_ref()?.0.as_second();
-    let leads = age <= i64::from(spec.lease_duration_seconds.unwrap_or(15)) * 2;
-    Some((age, leads, format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any())))
+/// What a Lease tells of its holder.
+struct Held {
+    lease: String,
+    /// Seconds since it was renewed.
+    age: i64,
+    leads: bool,
+}
+
+impl Held {
+    /// `None`: nobody holds it.
+    fn of(lease: &Lease) -> Option<Self> {
+        let spec = lease.spec.as_ref()?;
+        spec.holder_identity.as_ref().filter(|holder| !holder.is_empty())?;
+        let age = Timestamp::now().as_second() - spec.renew_time.as_ref()?.0.as_second();
+        let leads = age <= i64::from(spec.lease_duration_seconds.unwrap_or(15)) * 2;
+        Some(Self {
+            lease: format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any()),
+            age,
+            leads,
+        })
+    }
 }
 
 /// The Leases of operators that look after this namespace, wherever those are.
@@ -106,10 +120,9 @@ async fn operator(place: &Place) -> Finding {
         let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
         watched.is_empty() || watched == place.namespace
     });
-    let heard_of: Vec<(i64, bool, String)> = ours.filter_map(heard_of).collect();
-    let leaders: Vec<&str> =
-        heard_of.iter().filter(|(_, leads, _)| *leads).map(|(_, _, lease)| lease.as_str()).collect();
-    match heard_of.iter().map(|(age, ..)| *age).min() {
+    let held: Vec<Held> = ours.filter_map(Held::of).collect();
+    let leaders: Vec<&str> = held.iter().filter(|it| it.leads).map(|it| it.lease.as_str()).collect();
+    match held.iter().map(|it| it.age).min() {
         Some(_) if leaders.len() > 1 => Finding {
             what,
             is_well: false,

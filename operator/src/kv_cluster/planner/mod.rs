@@ -296,7 +296,7 @@ impl Group {
         !self.violated.iter().any(|violated| violated.forbids_steps())
     }
 
-    fn voters(&self) -> impl Iterator<Item = &Member> {
+    pub(in crate::kv_cluster) fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.votes())
     }
 
