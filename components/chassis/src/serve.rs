@@ -142,8 +142,9 @@ async fn serve_all(
 
 fn connection_builder(limits: &Limits, answering: Answering) -> auto::Builder<Answering> {
     const STREAM_WINDOW: u32 = 1 << 20;
-    // Half of it is the budget of h2 for small frames that nobody has read yet; over it the whole connection is closed.
-    const CONNECTION_WINDOW: u32 = 8 << 20;
+    // Half of it is h2's budget for frames that no handler has read yet, of which each costs 256 bytes less its payload; over it the
+    // whole connection is closed. Two streams may be full of gRPC's smallest messages, 15 bytes, while this task alone has run.
+    const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
     let mut builder = auto::Builder::new(answering);
     builder
         .http1()
