@@ -428,6 +428,9 @@ pub enum VectorStoreType {
     validation = Rule::new("!has(self.endpoint) || !(has(self.replicas) || has(self.gpu))")
         .message("is set, so the server already runs; replicas and gpu belong to whoever runs it")
         .field_path(".endpoint"),
+    validation = Rule::new("!has(self.secretRef) || has(self.endpoint)")
+        .message("is the API key of a server that runs already, and vllm without endpoint is run for you and asks for none; give endpoint, or remove it")
+        .field_path(".secretRef"),
     validation = Rule::new("!has(self.tls) || (has(self.endpoint) && self.endpoint.startsWith('https://'))")
         .message("is set, but endpoint is not an https:// address: its traffic would not be encrypted")
         .field_path(".tls"),

@@ -72,6 +72,15 @@ use crate::status::ScaledStatus;
     validation = Rule::new("self.runtime != 'external' || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary) || has(self.modelCache))")
         .message("is external; traffic, canary and modelCache are of pods that run here")
         .field_path(".runtime"),
+    validation = Rule::new("self.runtime != 'external' || !(has(self.model.version) || has(self.model.uri) || has(self.model.secretName))")
+        .message("is external; version, uri and secretName are of weights that are fetched here, and that server has its own")
+        .field_path(".model"),
+    validation = Rule::new("self.runtime != 'external' || !has(self.stackRef) || !(has(self.secretRef) || has(self.tls))")
+        .message("is set beside secretRef or tls, and ModelHub's routes carry neither; name that server under spec.inference of the AIStack, or remove stackRef")
+        .field_path(".stackRef"),
+    validation = Rule::new("!has(self.secretRef) || self.runtime == 'external'")
+        .message("is the API key of a server that runs already, and only runtime external has one; pods that run here ask for none, ModelHub does (modelhub.requireKeys), so remove it")
+        .field_path(".secretRef"),
     validation = Rule::new("!has(self.model.uri) || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
         .message("is one file; traffic and canary are of versions in the registry, so push it with modelhub models push")
         .field_path(".model.uri"),
@@ -103,7 +112,7 @@ use crate::status::ScaledStatus;
 pub struct InferenceServiceSpec {
     /// What is served.
     pub model: ModelSpec,
-    /// AIStack whose ModelHub leads requests here, and in whose registry versions are looked up. Left out: the stack that it is
+    /// AIStack whose ModelHub leads requests here, to an external server's `endpoint` too, and in whose registry versions are looked up. Left out: the stack that it is
     /// a part of, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stack_ref: Option<ObjectRef>,

@@ -190,5 +190,6 @@ pub const REASONS: &[(&str, &str)] = &[
     ("WaitingForKeda", "KEDA has not said anything of the ScaledObject yet"),
     ("WaitingForParts", "parts of the stack are not ready yet"),
     ("WaitingForPods", "pods are not ready yet"),
+    ("WaitingForServer", "requests are led to a server of somebody else's once it answers"),
     ("WaitingForStack", "the AIStack that it names is not there, or lacks the part that it needs"),
 ];

@@ -172,6 +172,9 @@ pub struct TargetState {
     pub requests: u64,
     /// Those of them that failed.
     pub failed: u64,
+    /// Requests among them that the engine refused (4xx).
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// All routes.

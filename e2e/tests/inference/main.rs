@@ -97,6 +97,29 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
 }
 
 #[tokio::test]
+async fn requests_are_led_to_a_server_of_somebody_elses() -> Result<()> {
+    let Some(bed) = Bed::begin("isvc-external").await? else { return Ok(()) };
+    // Any OpenAI server will do; one is at hand.
+    let at = |endpoint: &str| {
+        service("theirs", &format!("  model: {{name: m}}\n  runtime: external\n  endpoint: '{endpoint}'\n"))
+    };
+    bed.apply(&at(&bed.hub)).await?;
+    let state = bed.until_route("m", "its route", |route| weights(route) == [("current", 100)]).await?;
+    assert_eq!(state.route.targets[0].endpoint, bed.hub);
+    bed.until_says("theirs", "Routed", "Routed").await?;
+    bed.until_says("theirs", "Ready", "Reachable").await?;
+    // Another address gets the requests once it answers.
+    bed.apply(&at("http://127.0.0.1:1")).await?;
+    bed.until_says("theirs", "Routed", "WaitingForServer").await?;
+    bed.until_says("theirs", "Degraded", "Unreachable").await?;
+    let route = bed.route("m").await?.context("a route")?.route;
+    assert_eq!(route.targets[0].endpoint, bed.hub);
+    bed.api::<InferenceService>().delete("theirs", &DeleteParams::default()).await?;
+    wait::until("its route is gone", || async { Ok(bed.route("m").await?.is_none().then_some(())) }).await?;
+    bed.story.operator.stop().await
+}
+
+#[tokio::test]
 async fn shares_shadows_and_names_that_are_taken() -> Result<()> {
     let Some(bed) = Bed::begin("isvc-shares").await? else { return Ok(()) };
     let spec = "  model: {name: m}\n  traffic:\n  - {version: '1', percent: 90}\n  - {version: '2', percent: 10, headers: {x-beta: 'yes'}}\n  - {version: '3', percent: 50, shadow: true}\n";

@@ -220,7 +220,7 @@ impl Controller for InferenceController {
 
     fn report(&self, service: &ValidatedInferenceService, found: &Found, applied: &Applied) -> Report {
         let report = match &service.engine {
-            Engine::External(endpoint) => said::external(service, endpoint, found.reached.as_ref()),
+            Engine::External(endpoint) => said::external(service, endpoint, found),
             Engine::Tinyinfer(serving) | Engine::Vllm(serving) | Engine::Onnx(serving, _) => {
                 said::of_versions(service, serving, found, applied)
             }

@@ -109,8 +109,11 @@ impl Found {
         self.outgoing.iter().map(|pods| pods.wanted).max().filter(|_| !self.is_built)
     }
 
-    /// Versions that requests must not be led to yet: none of their pods is ready.
+    /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer.
     pub(super) fn awaited<'a>(&self, service: &'a ValidatedInferenceService) -> Vec<&'a Version> {
+        if service.serving().is_none() {
+            return service.versions.iter().filter(|_| self.reached != Some(Reached::Yes)).collect();
+        }
         let is_shadow = |version: &&Version| {
             service.traffic.iter().any(|target| target.shadow && target.version == version.target())
         };

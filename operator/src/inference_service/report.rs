@@ -22,14 +22,10 @@ const SOON: Duration = Duration::from_secs(5);
 const WAKEFUL: Duration = Duration::from_secs(1);
 
 /// A server of somebody else's is reported, never owned.
-pub(super) fn external(
-    service: &ValidatedInferenceService,
-    endpoint: &str,
-    reached: Option<&Reached>,
-) -> Report {
+pub(super) fn external(service: &ValidatedInferenceService, endpoint: &str, found: &Found) -> Report {
     let key = if *service.secret() == ApiKey::Open { "" } else { ", with a key" };
     let summary = format!("{} at {endpoint}{key}", service.model);
-    let mut report = match reached {
+    let mut report = match &found.reached {
         Some(Reached::Yes) => {
             Report::ready(summary, Because::new("Reachable", format!("{endpoint} answers")))
         }
@@ -39,7 +35,8 @@ pub(super) fn external(
         None => Report::progressing(summary, Because::new("NotAskedYet", format!("{endpoint} is asked"))),
     };
     report.scaled.endpoint = Some(endpoint.to_owned());
-    report.look_again = Some(PROBED);
+    routed(&mut report, service, found);
+    report.look_again = Some(if found.is_routed(service) { PROBED } else { SOON });
     report
 }
 
@@ -174,15 +171,7 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
                 report.is_stalled = true;
                 (false, Because::new("RouteTaken", said))
             } else {
-                let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
-                let said = match awaited.as_slice() {
-                    [] => "ModelHub leads requests there once it has as many pods as served until now"
-                        .to_owned(),
-                    awaited => {
-                        format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", "))
-                    }
-                };
-                (false, Because::new("WaitingForPods", said))
+                (false, unrouted(service, found))
             }
         }
     };
@@ -197,6 +186,20 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
             _ => report.progressing = Some(because),
         }
     }
+}
+
+/// What requests wait for before they are led there.
+fn unrouted(service: &ValidatedInferenceService, found: &Found) -> Because {
+    if service.serving().is_none() {
+        let said = format!("ModelHub leads requests there once {} answers", service.endpoint());
+        return Because::new("WaitingForServer", said);
+    }
+    let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
+    let said = match awaited.as_slice() {
+        [] => "ModelHub leads requests there once it has as many pods as served until now".to_owned(),
+        awaited => format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", ")),
+    };
+    Because::new("WaitingForPods", said)
 }
 
 /// Where a canary is, and whether that is bad.

@@ -88,6 +88,9 @@ mod tests {
         assert_eq!(asleep.hold, Some(HoldPolicy { deadline_ms: 60_000, max_requests: 100 }));
         assert_eq!((asleep.targets[0].name.as_str(), asleep.targets[0].weight), ("current", 100));
         assert_eq!(asleep.targets[0].endpoint, "http://tinyinfer-chat:8000");
+        let theirs = json!({"stackRef": {"name": "prod"}, "runtime": "external", "endpoint": "https://llm.example.com/"});
+        let theirs = route(theirs).expect("a route");
+        assert_eq!(theirs.targets[0].endpoint, "https://llm.example.com");
         let two =
             route(json!({"model": {"version": "1"}, "canary": {"version": "2", "steps": [5, 50, 100]}}));
         let two = two.expect("a route");

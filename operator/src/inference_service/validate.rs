@@ -198,15 +198,15 @@ impl ValidatedInferenceService {
 
     /// URL of a version's OpenAI server, without `/v1`.
     pub(super) fn endpoint_of(&self, version: &Version) -> String {
-        format!("http://{}:{HTTP_PORT}", self.workload_name(version))
+        match &self.engine {
+            Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            _ => format!("http://{}:{HTTP_PORT}", self.workload_name(version)),
+        }
     }
 
     /// URL of the OpenAI server, without `/v1`.
     pub fn endpoint(&self) -> String {
-        match &self.engine {
-            Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            Engine::Tinyinfer(_) | Engine::Vllm(_) | Engine::Onnx(..) => self.endpoint_of(&self.versions[0]),
-        }
+        self.endpoint_of(&self.versions[0])
     }
 }
 
@@ -264,7 +264,7 @@ pub fn validate(
         context_tokens: spec.context_length.and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(0),
         secret: ApiKey::of(spec.secret_ref.as_ref()),
         tls: spec.tls.clone(),
-        is_joined: spec.stack_ref.is_some() && spec.runtime != Runtime::External,
+        is_joined: spec.stack_ref.is_some(),
         versions: versions(service),
         traffic: spec.traffic.clone(),
         canary: spec.canary.clone(),

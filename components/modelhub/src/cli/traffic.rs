@@ -137,12 +137,16 @@ fn shown(state: &TrafficState) -> String {
                 format!("{:.0} %", target.percent)
             };
             let ready = if target.ready { "yes".to_owned() } else { format!("no: {}", target.trouble) };
-            let failed = format!("{}/{}", target.failed, target.requests);
-            vec![target.name.clone(), share, failed, wanted.endpoint.clone(), ready]
+            let count = |count: u64| format!("{count}/{}", target.requests);
+            let (failed, refused) = (count(target.failed), count(target.refused));
+            vec![target.name.clone(), share, failed, refused, wanted.endpoint.clone(), ready]
         })
         .collect();
-    let mut text =
-        format!("{}\n{}", state.model, table(&["version", "share", "failed", "endpoint", "ready"], &rows));
+    let mut text = format!(
+        "{}\n{}",
+        state.model,
+        table(&["version", "share", "failed", "refused", "endpoint", "ready"], &rows)
+    );
     if let (Some(canary), Some(plan)) = (&state.canary, &state.route.canary) {
         let phase = match canary.phase {
             CanaryPhase::Running => format!("step {} of {}", canary.step + 1, plan.steps.len()),

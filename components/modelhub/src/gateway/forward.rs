@@ -18,7 +18,7 @@ use super::keys::Admission;
 use super::metrics::GatewayMetrics;
 use super::reply::{Held, MeteredBody};
 use super::route::{Candidate, RetryBudget, closest, pick};
-use super::traffic::{SESSION_HEADER, Split, TargetStats, TrafficMetrics, Waiting};
+use super::traffic::{Ending, SESSION_HEADER, Split, TargetStats, TrafficMetrics, Waiting};
 use crate::client_tls::explained;
 use crate::error::ApiError;
 
@@ -272,12 +272,12 @@ impl Gateway {
             let alone = outcome.result.is_ok() && (0..route.engines.len()).all(|i| tried.contains(&i));
             if !again || alone {
                 if let (Err(_), Some(stats)) = (&outcome.result, &stats) {
-                    stats.judge(true, None);
+                    stats.judge(Ending::Failed, None);
                 }
                 return outcome.result.map(|response| (response, running, stats));
             }
             if let Some(stats) = &stats {
-                stats.judge(true, None);
+                stats.judge(Ending::Failed, None);
             }
             self.metrics.retried();
             tracing::info!(engine = engine.name, model = call.model, "retrying");

@@ -13,7 +13,7 @@ use super::engines::{ModelRoute, Running};
 use super::forward::Call;
 use super::keys::Admission;
 use super::metrics::ModelMetrics;
-use super::traffic::{InFlight, TargetStats};
+use super::traffic::{Ending, InFlight, TargetStats};
 use super::usage::Meter;
 
 /// Why a reply broke off.
@@ -183,13 +183,16 @@ impl Drop for Account {
 }
 
 impl Account {
-    /// Tells the target how it did. What clients get wrong or break off says nothing of it.
+    /// Tells the target how it did. What clients break off says nothing of it.
     fn judge(&self) {
         let Some(stats) = &self.held.stats else { return };
-        let is_failed = self.status.is_server_error() || self.broken;
-        if is_failed || (self.complete && !self.status.is_client_error()) {
-            let took = self.first_byte.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            stats.judge(is_failed, took);
-        }
+        let ending = match self.status {
+            status if status.is_server_error() || self.broken => Ending::Failed,
+            status if status.is_client_error() => Ending::Refused,
+            _ if self.complete => Ending::Answered,
+            _ => return,
+        };
+        let took = self.first_byte.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        stats.judge(ending, took);
     }
 }

@@ -7,7 +7,7 @@ use aistack_api::traffic::{CanaryPhase, CanaryState, TrafficRoute};
 use serde::{Deserialize, Serialize};
 
 use super::canary::{self, Next};
-use super::target::{CanaryWatch, Split};
+use super::target::{CanaryWatch, Role, Split};
 
 /// How often it is written that requests come.
 const NOTED_MS: u64 = 5_000;
@@ -71,16 +71,19 @@ impl Known {
         let step = state.as_ref().map_or(0, |state| state.step);
         let shares = self.record.route.shares(state.as_ref());
         let canary = self.record.route.canary.as_ref().map(|plan| plan.target.clone());
+        if let Some(watch) = &self.watch {
+            watch.step.store(step, Ordering::Relaxed);
+        }
         let split = &self.split;
         let mut targets = split.targets.clone();
         for (target, percent) in targets.iter_mut().zip(shares) {
             target.percent = percent;
             target.stats.show_percent(percent);
-            let watch = self.watch.clone().filter(|_| canary.as_ref() == Some(&target.name));
-            if let Some(watch) = &watch {
-                watch.step.store(step, Ordering::Relaxed);
-            }
-            target.stats.watch(watch);
+            let is_canary = canary.as_ref() == Some(&target.name);
+            let role = if is_canary { Role::Canary } else { Role::Other };
+            // Nobody waits for a shadow's answers.
+            let watch = self.watch.clone().filter(|_| target.copies.is_none());
+            target.stats.watch(watch.map(|watch| (role, watch)));
         }
         let (model, hold, room) = (split.model.clone(), split.hold, split.room.clone());
         self.split = Arc::new(Split { model, targets, hold, room });

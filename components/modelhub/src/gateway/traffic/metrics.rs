@@ -70,7 +70,7 @@ impl TrafficMetrics {
         };
         registry.register(
             "modelhub_target_requests",
-            "Replies of a version by outcome, those that clients broke off or got wrong left out",
+            "Replies of a version by outcome: ok, failed, refused (4xx); those that clients broke off left out",
             metrics.requests.clone(),
         );
         registry.register(
@@ -114,6 +114,7 @@ impl TrafficMetrics {
         TargetMetrics {
             succeeded: self.requests.get_or_create_owned(&outcome("ok")),
             failed: self.requests.get_or_create_owned(&outcome("failed")),
+            refused: self.requests.get_or_create_owned(&outcome("refused")),
             first_byte: self.first_byte.get_or_create_owned(&labels),
             percent: self.percent.get_or_create_owned(&labels),
         }
@@ -159,6 +160,8 @@ pub struct TargetMetrics {
     pub succeeded: Counter,
     /// Replies that failed on the engine's side.
     pub failed: Counter,
+    /// Requests that the engine refused.
+    pub refused: Counter,
     /// Seconds to the first byte.
     pub first_byte: Histogram,
     /// Its share.

@@ -13,6 +13,7 @@ mod routes;
 mod split;
 mod target;
 
+pub use canary::Ending;
 pub use door::router;
 pub use metrics::TrafficMetrics;
 pub use room::{InFlight, Waiting};

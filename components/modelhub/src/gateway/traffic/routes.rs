@@ -189,7 +189,7 @@ impl Traffic {
             .chain(busy)
             .max();
         let targets = known.split.targets.iter().map(|target| {
-            let (requests, failed) = target.stats.counted();
+            let (requests, failed, refused) = target.stats.counted();
             let ready = target.engine.healthy();
             let trouble = if ready { String::new() } else { target.engine.trouble().to_string() };
             TargetState {
@@ -199,6 +199,7 @@ impl Traffic {
                 trouble,
                 requests,
                 failed,
+                refused,
             }
         });
         TrafficState {

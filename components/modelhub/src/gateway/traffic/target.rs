@@ -10,7 +10,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::canary::{Sample, Watched};
+use super::canary::{Ending, Sample, Watched};
 use super::metrics::TargetMetrics;
 use super::room::Room;
 use super::split;
@@ -36,13 +36,25 @@ impl CanaryWatch {
         Self { plan: plan.clone(), step: AtomicUsize::new(0), watched, alarm }
     }
 
-    fn see(&self, sample: Sample) {
+    fn see(&self, role: Role, sample: Sample) {
         let mut watched = self.watched.lock();
+        if role == Role::Other {
+            return watched.see_other(sample.ending);
+        }
         watched.see(&self.plan, self.step.load(Ordering::Relaxed), sample);
         if watched.verdict(&self.plan).is_some() {
             self.alarm.notify_one();
         }
     }
+}
+
+/// What a target is to a canary that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The canary itself.
+    Canary,
+    /// A version that answers clients beside it.
+    Other,
 }
 
 /// What is counted of a target, for as long as the route names it.
@@ -51,8 +63,9 @@ pub struct TargetStats {
     metrics: TargetMetrics,
     requests: AtomicU64,
     failed: AtomicU64,
-    /// Set while it is a canary.
-    watch: ArcSwapOption<CanaryWatch>,
+    refused: AtomicU64,
+    /// Set while there is a canary.
+    watch: ArcSwapOption<(Role, Arc<CanaryWatch>)>,
 }
 
 impl TargetStats {
@@ -62,36 +75,39 @@ impl TargetStats {
             metrics,
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             watch: ArcSwapOption::empty(),
         }
     }
 
-    /// From now on it is watched as a canary, or no more.
-    pub fn watch(&self, watch: Option<Arc<CanaryWatch>>) {
-        self.watch.store(watch);
+    /// From now on its replies tell of a canary, or no more.
+    pub fn watch(&self, watch: Option<(Role, Arc<CanaryWatch>)>) {
+        self.watch.store(watch.map(Arc::new));
     }
 
     /// Notes how a reply ended.
-    pub fn judge(&self, is_failed: bool, first_byte_ms: Option<u64>) {
+    pub fn judge(&self, ending: Ending, first_byte_ms: Option<u64>) {
+        let (count, told) = match ending {
+            Ending::Answered => (None, &self.metrics.succeeded),
+            Ending::Refused => (Some(&self.refused), &self.metrics.refused),
+            Ending::Failed => (Some(&self.failed), &self.metrics.failed),
+        };
         self.requests.fetch_add(1, Ordering::Relaxed);
-        if is_failed {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            self.metrics.failed.inc();
-        } else {
-            self.metrics.succeeded.inc();
-        }
-        if let Some(ms) = first_byte_ms {
+        count.map(|count| count.fetch_add(1, Ordering::Relaxed));
+        told.inc();
+        if let Some(ms) = first_byte_ms.filter(|_| ending != Ending::Refused) {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of one reply")]
             self.metrics.first_byte.observe(ms as f64 / 1000.0);
         }
-        if let Some(watch) = self.watch.load().as_ref() {
-            watch.see(Sample { is_failed, first_byte_ms });
+        if let Some((role, watch)) = self.watch.load().as_deref() {
+            watch.see(*role, Sample { ending, first_byte_ms });
         }
     }
 
-    /// Judged replies, and the failed ones among them.
-    pub fn counted(&self) -> (u64, u64) {
-        (self.requests.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    /// Judged replies, and the failed and the refused ones among them.
+    pub fn counted(&self) -> (u64, u64, u64) {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(&self.requests), count(&self.failed), count(&self.refused))
     }
 
     /// Shows its share.

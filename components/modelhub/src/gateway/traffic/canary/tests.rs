@@ -23,14 +23,17 @@ impl Dice {
     }
 }
 
+fn sample(is_failed: bool, first_byte_ms: Option<u64>) -> Sample {
+    Sample { ending: if is_failed { Ending::Failed } else { Ending::Answered }, first_byte_ms }
+}
+
 /// A canary whose replies fail and are late at given rates, asked after every reply. Says how it ended and after how many replies.
 fn run(seed: u64, fails: f64, late: f64, replies: u64, plan: &CanaryPlan) -> (CanaryState, u64) {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (mut state, mut watched) = (begin(0), Watched::new(plan));
     for reply in 0..replies {
         let is_late = dice.roll() < late;
-        let sample =
-            Sample { is_failed: dice.roll() < fails, first_byte_ms: Some(if is_late { 900 } else { 100 }) };
+        let sample = sample(dice.roll() < fails, Some(if is_late { 900 } else { 100 }));
         watched.see(plan, state.step, sample);
         // A tenth of a second a reply.
         if let Next::Become(next) = next(plan, &state, &watched, reply * 100) {
@@ -79,10 +82,9 @@ fn a_canary_that_turns_bad_late_is_found_as_fast() {
     let plan = CanaryPlan { step_seconds: 100_000, ..plan() };
     for good in [0, 1_000, 100_000] {
         let (state, mut watched) = (begin(0), Watched::new(&plan));
-        let sample = |is_failed| Sample { is_failed, first_byte_ms: Some(1) };
-        (0..good).for_each(|_| watched.see(&plan, 0, sample(false)));
+        (0..good).for_each(|_| watched.see(&plan, 0, sample(false, Some(1))));
         let found = (1..100).find(|_| {
-            watched.see(&plan, 0, sample(true));
+            watched.see(&plan, 0, sample(true, Some(1)));
             matches!(next(&plan, &state, &watched, 1), Next::Become(_))
         });
         assert!(found.is_some_and(|replies| replies <= 10), "{good} good ones: {found:?}");
@@ -93,7 +95,7 @@ fn a_canary_that_turns_bad_late_is_found_as_fast() {
 fn the_way_of_a_canary_that_is_well() {
     let plan = plan();
     let (mut state, mut watched) = (begin(0), Watched::new(&plan));
-    let ok = Sample { is_failed: false, first_byte_ms: Some(10) };
+    let ok = sample(false, Some(10));
     let mut story = Vec::new();
     for second in 0..=300 {
         if second % 2 == 0 {
@@ -121,13 +123,71 @@ fn without_replies_nothing_is_concluded() {
     let hour = 3_600_000;
     assert_eq!(next(&plan, &state, &watched, hour), Next::Wait("waits at 5 % for 20 replies".into()));
     // Replies of another step do not count for this one.
-    (0..50).for_each(|_| watched.see(&plan, 3, Sample { is_failed: false, first_byte_ms: None }));
+    (0..50).for_each(|_| watched.see(&plan, 3, sample(false, None)));
     assert!(matches!(next(&plan, &state, &watched, hour), Next::Wait(_)));
+}
+
+/// A canary that gets a fifth of the requests and refuses so many of them, beside a version that refuses so many of its own. Says how
+/// it ended after how many requests to it, and how it waits if it did not.
+fn refuse(seed: u64, own: f64, others: f64, requests: u64, plan: &CanaryPlan) -> (Next, u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let (state, mut watched) = (begin(0), Watched::new(plan));
+    let mut mine = 0;
+    for _ in 0..requests {
+        let is_mine = dice.roll() < 0.2;
+        let is_refused = dice.roll() < if is_mine { own } else { others };
+        let ending = if is_refused { Ending::Refused } else { Ending::Answered };
+        if !is_mine {
+            watched.see_other(ending);
+            continue;
+        }
+        mine += 1;
+        watched.see(plan, 0, Sample { ending, first_byte_ms: Some(1) });
+        if watched.verdict(plan).is_some() {
+            break;
+        }
+    }
+    (next(plan, &state, &watched, 1), mine)
+}
+
+#[test]
+fn a_canary_that_refuses_what_others_answer_goes_back() {
+    for (own, others, most) in [(1.0, 0.0, 30), (0.3, 0.0, 60), (0.2, 0.05, 300), (1.0, 0.5, 60)] {
+        let mut seen: Vec<u64> = (0..201)
+            .map(|seed| {
+                let (next, requests) = refuse(seed, own, others, 50_000, &plan());
+                let Next::Become(state) = next else { panic!("{own} {others}: {next:?}") };
+                assert!(
+                    state.phase == CanaryPhase::RolledBack && state.reason.contains("refused"),
+                    "{state:?}"
+                );
+                requests
+            })
+            .collect();
+        seen.sort_unstable();
+        assert!(seen[100] <= most, "{own} {others}: {}", seen[100]);
+    }
+}
+
+#[test]
+fn what_clients_get_wrong_takes_no_canary_back() {
+    for share in [0.0, 0.01, 0.2, 0.9, 1.0] {
+        let worlds = 500;
+        let is_back = |seed: &u64| matches!(refuse(*seed, share, share, 5_000, &plan()).0, Next::Become(_));
+        let back = (0..worlds).filter(is_back).count();
+        assert!(back <= worlds as usize / 100, "{share}: {back} of {worlds}");
+    }
+    // Where nobody else is asked, nobody knows; it does not go on, and says why.
+    let plan = CanaryPlan { step_seconds: 0, ..plan() };
+    let (state, mut watched) = (begin(0), Watched::new(&plan));
+    (0..1000).for_each(|_| watched.see(&plan, 0, Sample { ending: Ending::Refused, first_byte_ms: Some(1) }));
+    let why = "waits at 5 % for 20 replies; its engine refused 1000 of 1000 requests (4xx)";
+    assert_eq!(next(&plan, &state, &watched, 1), Next::Wait(why.into()));
 }
 
 #[test]
 fn the_bounds_at_their_ends() {
-    let bad = Sample { is_failed: true, first_byte_ms: None };
+    let bad = sample(true, None);
     let ends = |permille: u32, replies: u32| {
         let plan = CanaryPlan { max_error_permille: permille, max_first_byte_ms: None, ..plan() };
         let mut watched = Watched::new(&plan);
