@@ -92,12 +92,15 @@ def check_objects(name, objects):
         config = next(one for one in objects if one["kind"] == "ConfigMap" and "aistack-operator.yaml" in one["data"])
         images = yaml.safe_load(config["data"]["aistack-operator.yaml"])["images"]
         assert images == {"repository": "mirror.example.com/ai", "digests": {"tinykv": "sha256:" + "b" * 64}}, images
+        figures(objects)
         policies = [one for one in objects if one["kind"] == "ValidatingAdmissionPolicy"]
         assert any("mirror.example.com/ai" in json.dumps(one) for one in policies), "limits know where images come from"
         sends = [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in objects
                  if one["kind"] == "NetworkPolicy" and {"ports": [{"port": 4317}]} in one["spec"].get("egress", [])]
         inside = "aistack-operator-stacks-inside"
         assert sorted(sends) == [(SYSTEM, "aistack-operator"), ("blue", inside), ("team", inside)], f"traces get out: {sends}"
+    reached = {one["metadata"]["namespace"] for one in objects if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-engines")}
+    assert reached == ({"team", "blue"} if name == "every switch" else set()), f"{name}: engines are open to those who are named, and else to nobody: {reached}"
     classes = [one for one in objects if one["kind"] == "PriorityClass"]
     config = next(one for one in objects if one["kind"] == "ConfigMap" and "aistack-operator.yaml" in one["data"])
     named = yaml.safe_load(config["data"]["aistack-operator.yaml"]).get("store_priority_class")
@@ -113,6 +116,31 @@ def check_objects(name, objects):
             if name == "every switch":
                 assert template["spec"]["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
         assert "AIStack" not in kinds, "a chart installs no stack"
+
+
+def figures(objects):
+    """What alerts and dashboards ask series for, the monitors put on them; those who may read figures reach all that is scraped."""
+    def of(kind):
+        return [one for one in objects if one["kind"] == kind]
+
+    def series(label):
+        return re.sub("[^a-z]", "_", label)
+
+    services, pods = of("ServiceMonitor")[0]["spec"], of("PodMonitor")[0]["spec"]
+    service = next(one for one in of("Service") if services["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items())
+    operators = {f'{series(label)}="{service["metadata"]["labels"][label]}"' for label in services["targetLabels"]}
+    stacks = {f'{series(label)}="{value}"' for label, value in pods["selector"]["matchLabels"].items()}
+    assert {one.split("=")[0] for one in stacks} <= {series(label) for label in pods["podTargetLabels"]}, pods
+    asked = json.dumps([one["spec"] for one in of("PrometheusRule")]) + "".join(
+        text for one in of("ConfigMap") for file, text in one["data"].items() if file.endswith(".json"))
+    asked = {matcher.replace("\\", "") for matcher in re.findall(r'app_kubernetes_io_\w+=\\+"[^"]*\\+"', asked)}
+    assert asked == operators | stacks, f"asked for {asked}, given to the operator's {operators} and to others' {stacks}"
+    admin, http = pods["podMetricsEndpoints"]
+    assert (admin["port"], http["port"]) == ("admin", "http"), pods
+    keep, policies = http["relabelings"][0], [one["spec"] for one in of("NetworkPolicy") if one["metadata"]["name"].endswith("-engines")]
+    label = policies[0]["podSelector"]["matchExpressions"][0]
+    assert keep["sourceLabels"] == ["__meta_kubernetes_pod_label_" + series(label["key"])] and keep["regex"] == "|".join(label["values"]), (keep, label)
+    assert all(one["ingress"][0]["ports"] == [{"port": "http", "protocol": "TCP"}] and one["ingress"][0]["from"] for one in policies), policies
 
 
 def csv():

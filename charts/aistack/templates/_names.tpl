@@ -110,6 +110,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- $all | uniq | toJson -}}
 {{- end -}}
 
+{{/* Names of pods that run somebody else's engine, as JSON: their figures are at the port where clients ask them. */}}
+{{- define "aistack.engines" -}}
+["vllm", "infinity"]
+{{- end -}}
+
 {{/* What Pod Security's level "restricted" asks of a pod. */}}
 {{- define "aistack.podSecurity" -}}
 runAsNonRoot: true

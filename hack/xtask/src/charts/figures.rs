@@ -1,4 +1,5 @@
-//! Alerts and dashboards ask for figures that a component has, and every alert has a page that says what to do.
+//! Alerts and dashboards ask for figures that a component has, and for nobody else's of the same name; every alert has a page that says
+//! what to do.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,8 +15,39 @@ const ALERTS: &str = "charts/aistack/files/alerts.yaml";
 const DASHBOARDS: &str = "charts/aistack/dashboards";
 const RUNBOOKS: &str = "docs/runbooks";
 
-/// Figures whose name another library writes, or Kubernetes.
-const ELSEWHERE: &[&str] = &["up", "process_resident_memory_bytes", "process_cpu_seconds_total"];
+/// How names begin that nobody else gives.
+const OURS: [&str; 2] = ["aistack_", "modelhub_"];
+
+/// Other names are those of controller-runtime, client-go, etcd and vLLM, so others have them too: what tells ours from theirs. The
+/// monitors give these labels, which e2e/walks/charts.py looks at; whoever scrapes by annotations has the pods' labels by the same names.
+const OPERATOR: &str = r#"app_kubernetes_io_name="aistack-operator""#;
+const STACKS: &str = r#"app_kubernetes_io_managed_by="aistack-operator""#;
+
+/// Figures whose own labels say whose they are.
+const SAYS_WHOSE: &[(&str, &str)] = &[("leader_election_master_status", r#"name="aistack-operator""#)];
+
+/// Names that the sources have.
+#[derive(Default)]
+struct Known {
+    stacks: BTreeSet<String>,
+    /// Those of engines among them, which the operator has autoscalers ask for.
+    operator: BTreeSet<String>,
+}
+
+impl Known {
+    /// What tells a figure from others of its name, if there is such a figure.
+    fn whose(&self, name: &str) -> Option<&'static str> {
+        if let Some((_, label)) = SAYS_WHOSE.iter().find(|(figure, _)| *figure == name) {
+            return Some(label);
+        }
+        let stem =
+            ["_total", "_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        let is_in =
+            |names: &BTreeSet<String>| names.contains(name) || stem.is_some_and(|stem| names.contains(stem));
+        let label = if is_in(&self.stacks) { STACKS } else { OPERATOR };
+        (label == STACKS || is_in(&self.operator)).then_some(label)
+    }
+}
 
 /// Runs the checks.
 pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
@@ -65,16 +97,16 @@ pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Names of figures, as the components' sources have them.
-fn known(root: &Path) -> Result<BTreeSet<String>> {
+/// Names of figures, as the sources have them.
+fn known(root: &Path) -> Result<Known> {
     let literal = Regex::new(r#""([a-z][a-z0-9]*[_:][a-z0-9_:]+)""#).context("a pattern")?;
-    let mut known: BTreeSet<String> = ELSEWHERE.iter().map(|name| (*name).to_owned()).collect();
-    for folder in ["components", "operator/src"] {
+    let mut known = Known::default();
+    for (folder, names) in [("operator/src", &mut known.operator), ("components", &mut known.stacks)] {
         for entry in WalkDir::new(root.join(folder)) {
             let entry = entry?;
             if entry.path().extension().is_some_and(|extension| extension == "rs") {
                 let source = std::fs::read_to_string(entry.path())?;
-                known.extend(literal.captures_iter(&source).map(|found| found[1].to_owned()));
+                names.extend(literal.captures_iter(&source).map(|found| found[1].to_owned()));
             }
         }
     }
@@ -97,33 +129,45 @@ fn gather(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn expression(known: &BTreeSet<String>, place: &str, text: &str, findings: &mut Vec<String>) -> Result<()> {
-    for name in figures(text)? {
-        let stem =
-            ["_total", "_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
-        if !known.contains(&name) && !stem.is_some_and(|stem| known.contains(stem)) {
-            findings.push(format!("{place}: no component has the figure {name}"));
+fn expression(known: &Known, place: &str, text: &str, findings: &mut Vec<String>) -> Result<()> {
+    for (name, selector) in figures(text)? {
+        match known.whose(&name) {
+            None => findings.push(format!("{place}: no component has the figure {name}")),
+            Some(whose) if !OURS.iter().any(|ours| name.starts_with(ours)) && !has(&selector, whose) => {
+                findings.push(format!("{place}: others have a figure {name} too; ask for {name}{{{whose}}}"));
+            }
+            Some(_) => {}
         }
     }
     Ok(())
 }
 
-/// Names of figures in an expression: words with an underscore or a colon outside labels, texts and groupings.
-fn figures(text: &str) -> Result<BTreeSet<String>> {
-    if text.starts_with("label_values(") {
-        // A variable: the values that a label of a figure has.
-        let figure = text.trim_start_matches("label_values(").split(',').next().unwrap_or_default();
-        return Ok(BTreeSet::from([figure.trim().to_owned()]));
-    }
-    let noise = Regex::new(
-        r#""[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"#,
+/// Whether a selector has this very matcher: `name="a"` is not in `{app_name="a"}`.
+fn has(selector: &str, matcher: &str) -> bool {
+    selector.trim_matches(['{', '}']).split(',').any(|one| one.trim() == matcher)
+}
+
+/// Figures of an expression with their selectors: words with an underscore or a colon outside texts and groupings.
+fn figures(text: &str) -> Result<BTreeSet<(String, String)>> {
+    let word = Regex::new(
+        r#"(?x)
+        "[^"]*" | '[^']*' | \[[^\]]*\]
+        | \b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)
+        | (?<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?<selector>\{(?:[^"}]|"[^"]*")*\})?"#,
     )
     .context("a pattern")?;
     let functions = ["histogram_quantile", "clamp_max", "count_values"];
-    let word = Regex::new(r"[a-zA-Z_:][a-zA-Z0-9_:]*").context("a pattern")?;
-    let bare = noise.replace_all(text, " ");
-    let names = word.find_iter(&bare).map(|found| found.as_str().to_owned());
-    Ok(names.filter(|name| name.contains(['_', ':']) && !functions.contains(&name.as_str())).collect())
+    // A variable: the values that a label of a figure has.
+    let (text, most) = match text.strip_prefix("label_values(") {
+        Some(figure) => (figure, 1),
+        None => (text, usize::MAX),
+    };
+    let words = word.captures_iter(text).filter_map(|found| {
+        let selector = found.name("selector").map_or("", |selector| selector.as_str());
+        Some((found.name("name")?.as_str().to_owned(), selector.to_owned()))
+    });
+    let figures = words.filter(|(name, _)| name.contains(['_', ':']) && !functions.contains(&name.as_str()));
+    Ok(figures.take(most).collect())
 }
 
 #[cfg(test)]
@@ -132,10 +176,48 @@ mod tests {
 
     #[test]
     fn figures_are_told_from_labels_and_functions() {
-        let text = "histogram_quantile(0.99, sum by (le, app_kubernetes_io_instance) (rate(a_b_bucket{c_d=\"e_f\"}[5m]))) > vllm:g";
-        let found: Vec<_> = figures(text).unwrap().into_iter().collect();
-        assert_eq!(found, ["a_b_bucket", "vllm:g"]);
-        let found: Vec<_> = figures("label_values(a_b, label_c)").unwrap().into_iter().collect();
-        assert_eq!(found, ["a_b"]);
+        let table = [
+            (
+                "histogram_quantile(0.99, sum by (le, app_kubernetes_io_instance) (rate(a_b_bucket{c_d=\"e_f}\"}[5m]))) > vllm:g",
+                &[("a_b_bucket", "{c_d=\"e_f}\"}"), ("vllm:g", "")][..],
+            ),
+            ("label_values(a_b, label_c)", &[("a_b", "")]),
+            ("label_values(a_b{c=\"d\", e=\"f\"}, label_c)", &[("a_b", "{c=\"d\", e=\"f\"}")]),
+        ];
+        for (text, expected) in table {
+            let found = figures(text).unwrap();
+            let found: Vec<_> =
+                found.iter().map(|(name, selector)| (name.as_str(), selector.as_str())).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_figure_that_others_have_too_is_asked_for_as_ours() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let known = Known {
+            stacks: names(&["etcd_b", "modelhub_c", "vllm:d"]),
+            operator: names(&["workqueue_depth", "leader_election_master_status", "vllm:d_total"]),
+        };
+        let table = [
+            ("max(workqueue_depth) > 50", 1),
+            (r#"workqueue_depth{app_kubernetes_io_name="aistack-operator"}"#, 0),
+            (r#"workqueue_depth{job="a", app_kubernetes_io_name="aistack-operator"}"#, 0),
+            (r#"workqueue_depth{name="aistack-operator"}"#, 1),
+            (r#"workqueue_depth{app_kubernetes_io_name!="aistack-operator"}"#, 1),
+            (r#"etcd_b{app_kubernetes_io_managed_by="aistack-operator"} / etcd_b"#, 1),
+            (r#"etcd_b{app_kubernetes_io_name="aistack-operator"}"#, 1),
+            (r#"vllm:d_total{app_kubernetes_io_managed_by="aistack-operator"}"#, 0),
+            (r#"leader_election_master_status{name="aistack-operator"}"#, 0),
+            ("leader_election_master_status", 1),
+            ("label_values(etcd_b, namespace)", 1),
+            ("rate(modelhub_c_total[5m])", 0),
+            ("nobodys_figure", 1),
+        ];
+        for (text, expected) in table {
+            let mut findings = Vec::new();
+            expression(&known, "here", text, &mut findings).unwrap();
+            assert_eq!(findings.len(), expected, "{text}: {findings:?}");
+        }
     }
 }
