@@ -115,7 +115,16 @@ def check_objects(name, objects):
             assert name != "labels that the operator is found by" or labels["team"] == "a", labels
             if name == "every switch":
                 assert template["spec"]["containers"][0]["image"] == "aistack/aistack-operator@sha256:" + "a" * 64
+        assert not list(nulls(one)), f"{name}: {one['kind']}, which an API server refuses: null at {list(nulls(one))}"
         assert "AIStack" not in kinds, "a chart installs no stack"
+
+
+def nulls(value, place=""):
+    """Where a template had nothing to say and said so."""
+    if value is None:
+        yield place
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from nulls(one, f"{place}/{key}")
 
 
 def figures(objects):
