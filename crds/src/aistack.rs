@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::env_pool::InterfacesSpec;
-use crate::inference_service::{FETCHABLE, ModelQuantization, NOT_FETCHED, ScalingSpec};
+use crate::inference_service::{FETCHABLE, ModelQuantization, NOT_FETCHED, Rollout, ScalingSpec};
 use crate::kv_cluster::KVClusterSpec;
 use crate::parts::{
     BYTES_PATTERN, ClientTlsSpec, ImageSpec, MODEL_PATTERN, PodOverrides, ResourceSpec, SecretKeyRef,
@@ -202,6 +202,9 @@ pub struct TinyInferSpec {
     #[schemars(range(min = 1, max = 16))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_count: Option<i32>,
+    /// Where pods of an edit find their place; `inPlace` where there is no second GPU.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// Weight format to load or to convert to at load. Left out, the format of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization: Option<ModelQuantization>,
@@ -460,6 +463,9 @@ pub struct InferenceSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
+    /// Where pods of an edit find their place, when it is run for you; `inPlace` where there is no second GPU.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// Embedding model beside it, served by TinyInfer, for RAG.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedding: Option<EmbeddingSpec>,

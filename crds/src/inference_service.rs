@@ -63,12 +63,24 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.tls) || (has(self.endpoint) && self.endpoint.startsWith('https://'))")
         .message("is set, but endpoint is not an https:// address: its traffic would not be encrypted")
         .field_path(".tls"),
+    validation = Rule::new("!has(self.traffic) || self.traffic.size() == 0 || has(self.model.version) || !self.traffic.all(t, t.shadow)")
+        .message("gives shares to shadows only; name the version that answers, under model.version or with a percent")
+        .field_path(".traffic"),
+    validation = Rule::new("!has(self.traffic) || self.traffic.size() == 0 || !has(self.model.version) || (self.traffic.all(t, t.shadow) ? !self.traffic.exists(t, t.version == self.model.version) : self.traffic.exists(t, !t.shadow && t.version == self.model.version))")
+        .message("is not one of those that traffic gives a share; name one of them, or leave it out")
+        .field_path(".model.version"),
     validation = Rule::new("!has(self.canary) || has(self.model.version) || (has(self.traffic) && self.traffic.size() > 0)")
         .message("has nothing to take over from; name the present version under model.version, or several under traffic")
         .field_path(".canary"),
     validation = Rule::new("!has(self.canary) || !has(self.model.version) || self.canary.version != self.model.version")
         .message("is the version that is served already; name the new one, or remove canary")
         .field_path(".canary.version"),
+    validation = Rule::new("!has(self.canary) || !has(self.traffic) || !self.traffic.exists(t, t.version == self.canary.version)")
+        .message("is among traffic; its share is that of its step, so take it out of traffic")
+        .field_path(".canary.version"),
+    validation = Rule::new("self.runtime != 'onnx' || !has(self.contextLength)")
+        .message("is no setting of runtime onnx, whose server cuts texts at the model's own length; remove it")
+        .field_path(".contextLength"),
     validation = Rule::new("self.runtime != 'external' || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary) || has(self.modelCache))")
         .message("is external; traffic, canary and modelCache are of pods that run here")
         .field_path(".runtime"),
@@ -101,6 +113,9 @@ use crate::status::ScaledStatus;
         .field_path(".model.uri"),
     validation = Rule::new("!has(self.scaling) || self.scaling.metric != 'cpu' || (has(self.resources) && has(self.resources.cpu))")
         .message("is a share of the CPU that a pod requests; set resources.cpu too")
+        .field_path(".scaling.metric"),
+    validation = Rule::new("!has(self.scaling) || self.runtime != 'onnx' || self.scaling.metric == 'cpu'")
+        .message("is cpu for runtime onnx, whose server tells neither how many requests it has nor tokens; write metric: cpu and resources.cpu")
         .field_path(".scaling.metric"),
     validation = Rule::new("self.rollout != 'inPlace' || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
         .message("is inPlace, and traffic and canary need several versions at a time; remove one of the two")
@@ -163,7 +178,7 @@ pub struct InferenceServiceSpec {
     /// How a new version takes over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanarySpec>,
-    /// Where pods of a new version of the model find their place.
+    /// Where pods of a new version of the model find their place, and those of an edit where they hold GPUs.
     #[serde(default)]
     pub rollout: Rollout,
     /// Low-rank adapters served beside the base model, each under its own model name.
@@ -210,7 +225,7 @@ pub struct ModelSpec {
     /// Name that clients put into `model`, and that the registry and the model cache know.
     #[schemars(length(min = 1, max = 128), regex(pattern = MODEL_PATTERN))]
     pub name: String,
-    /// Version in the registry. Left out, the newest.
+    /// Version in the registry. Left out, the engine finds the model by its name, in its image or its cache.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = rules::version())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -430,6 +445,7 @@ pub enum Rollout {
     Beside,
     /// In the place of old ones where there is no other: one old pod goes for each new one that no node has room for. Requests are led
     /// to the new version once it has as many pods as the old one; of a single pod, there is none for as long as the new one starts.
+    /// With GPUs an edit too has each pod go before its successor comes, whether there is room or not.
     InPlace,
 }
 

@@ -62,7 +62,7 @@ pub struct GpuSpec {
     #[schemars(range(min = 1, max = 16))]
     #[serde(default = "one")]
     pub count: i32,
-    /// Least memory of each GPU, such as `40Gi`.
+    /// Least memory of each GPU as it is sold, such as `40Gi`: cards report up to a fifteenth less.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
     #[x_kube(validation = rules::size())]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -42,7 +42,7 @@ pub struct GpuClaim {
     pub product: String,
     /// GPUs a pod holds.
     pub count: u16,
-    /// Least memory of each in MiB; 0 for any.
+    /// Least memory of each in MiB, as the card reports it: an 80 GB H100 has 81,559 MiB, a 24 GB L4 23,034. 0 for any.
     pub memory_mib: u64,
     /// Least compute capability.
     pub compute: Option<Compute>,
@@ -83,21 +83,13 @@ impl Gpu {
     /// Reads a spec; `path` is where the manifest says it.
     pub fn validate(spec: Option<&GpuSpec>, path: &str) -> Result<Self, Problem> {
         let Some(spec) = spec else { return Ok(Self::None) };
-        let memory_mib = match &spec.memory {
-            None => 0,
-            Some(text) => {
-                Size::parse(text)
-                    .ok_or_else(|| {
-                        Problem::new(
-                            format!("{path}.memory"),
-                            format!("`{text}` is no size"),
-                            "write a size such as 40Gi",
-                        )
-                    })?
-                    .bytes()
-                    >> 20
-            }
+        let no_size = |text: &str| {
+            let what = format!("`{text}` is no size");
+            Problem::new(format!("{path}.memory"), what, "write a size such as 40Gi")
         };
+        let sold =
+            spec.memory.as_ref().map(|text| Size::parse(text).ok_or_else(|| no_size(text))).transpose()?;
+        let memory_mib = sold.map_or(0, |sold| (sold.bytes() / 15 * 14) >> 20);
         let count = u16::try_from(spec.count).map_err(|_| {
             Problem::new(
                 format!("{path}.count"),

@@ -13,7 +13,7 @@ use crate::outside::{Certificates, Silence};
 /// What came of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reached {
-    /// It answered, if only that we may not come in.
+    /// It answered as such a server does, if only that we may not come in.
     Yes,
     /// It did not, or said that it cannot serve.
     No(String),
@@ -34,7 +34,7 @@ pub(crate) async fn http(
         },
     };
     match cluster.outside.visit(url, certificates.as_ref()).await {
-        Ok(answer) => judge(answer.status),
+        Ok(answer) => judge(answer.status, url),
         Err(silence) => told(&shown(url), &silence),
     }
 }
@@ -84,12 +84,18 @@ pub(crate) fn shown(url: &str) -> String {
     format!("{scheme}://{}", authority_of(url))
 }
 
-fn judge(status: StatusCode) -> Reached {
+fn judge(status: StatusCode, url: &str) -> Reached {
     if status.is_server_error() {
-        Reached::No("it answers that it cannot serve".to_owned())
-    } else {
-        Reached::Yes
+        return Reached::No("it answers that it cannot serve".to_owned());
     }
+    if status.is_success() || status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+        return Reached::Yes;
+    }
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = rest.find('/').map_or("/", |at| &rest[at..]);
+    Reached::No(format!(
+        "what is there does not answer GET {path} as such a server does; is the address right?"
+    ))
 }
 
 async fn certificates(
@@ -142,10 +148,16 @@ mod tests {
 
     #[test]
     fn who_answers_is_there_unless_it_says_that_it_cannot_serve() {
-        let table = [(200, true), (401, true), (404, true), (500, false), (503, false)];
+        let table =
+            [(200, true), (401, true), (403, true), (302, false), (404, false), (500, false), (503, false)];
         for (code, is_there) in table {
             let status = StatusCode::from_u16(code).expect("a status");
-            assert_eq!(judge(status) == Reached::Yes, is_there, "{code}");
+            assert_eq!(judge(status, "http://h:1/v1/models") == Reached::Yes, is_there, "{code}");
         }
+        let Reached::No(why) = judge(StatusCode::NOT_FOUND, "http://h:1/v1/models") else { panic!("404") };
+        assert_eq!(
+            why,
+            "what is there does not answer GET /v1/models as such a server does; is the address right?"
+        );
     }
 }

@@ -318,9 +318,9 @@ impl Workload {
                 strategy: Some(DeploymentStrategy {
                     type_: Some("RollingUpdate".to_owned()),
                     rolling_update: Some(RollingUpdateDeployment {
-                        // A pod that holds a GPU may have no room for a second one beside it.
-                        max_surge: Some(IntOrString::Int(i32::from(self.gpu == Gpu::None))),
-                        max_unavailable: Some(IntOrString::Int(i32::from(self.gpu != Gpu::None))),
+                        // A mistake in an edit takes nothing away.
+                        max_surge: Some(IntOrString::Int(1)),
+                        max_unavailable: Some(IntOrString::Int(0)),
                     }),
                 }),
                 template: pod::kept_apart(self, pod::DataVolume::None),

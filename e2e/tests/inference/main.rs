@@ -114,8 +114,13 @@ async fn requests_are_led_to_a_server_of_somebody_elses() -> Result<()> {
     bed.until_says("theirs", "Degraded", "Unreachable").await?;
     let route = bed.route("m").await?.context("a route")?.route;
     assert_eq!(route.targets[0].endpoint, bed.hub);
-    bed.api::<InferenceService>().delete("theirs", &DeleteParams::default()).await?;
+    // The route goes with the reference to the stack, and nothing of it is left to bar the name.
+    let alone = json!([{"op": "remove", "path": "/spec/stackRef"}]);
+    let patch = Patch::Json::<()>(serde_json::from_value(alone)?);
+    bed.api::<InferenceService>().patch("theirs", &PatchParams::default(), &patch).await?;
     wait::until("its route is gone", || async { Ok(bed.route("m").await?.is_none().then_some(())) }).await?;
+    bed.api::<InferenceService>().delete("theirs", &DeleteParams::default()).await?;
+    bed.story.until_gone::<InferenceService>("theirs").await?;
     bed.story.operator.stop().await
 }
 
@@ -207,21 +212,40 @@ async fn what_keeps_pods_away_is_said_and_devices_are_claimed() -> Result<()> {
     let Some(bed) = Bed::begin("isvc-gpu").await? else { return Ok(()) };
     let spec = "  model: {name: m}\n  runtime: vllm\n  gpu: {product: nvidia-h200, count: 2, memory: 80Gi, allocation: dra}\n";
     bed.apply(&service("big", spec)).await?;
-    let template = bed.until("vllm-big-gpu", "a claim's template", |_: &ResourceClaimTemplate| true).await?;
-    let template = serde_json::to_value(template.spec.as_ref().and_then(|spec| spec.spec.as_ref()))?;
-    assert_eq!(
-        template.pointer("/devices/requests/0/exactly/deviceClassName"),
-        Some(&json!("gpu.nvidia.com"))
-    );
-    assert_eq!(template.pointer("/devices/requests/0/exactly/count"), Some(&json!(2)));
-    let selectors =
-        template.pointer("/devices/requests/0/exactly/selectors").cloned().unwrap_or_default().to_string();
-    assert!(selectors.contains("NVIDIA H200") && selectors.contains("81920Mi"), "{selectors}");
+    let named = |deployment: &Deployment| {
+        let pod = serde_json::to_value(&deployment.spec.template.spec).unwrap_or_default();
+        let name = pod.pointer("/resourceClaims/0/resourceClaimTemplateName").and_then(|name| name.as_str());
+        (name.unwrap_or_default().to_owned(), pod)
+    };
     let deployment = bed.until("vllm-big", "its Deployment", |_: &Deployment| true).await?;
-    let pod = serde_json::to_value(&deployment.spec.template.spec)?;
-    assert_eq!(pod.pointer("/resourceClaims/0/resourceClaimTemplateName"), Some(&json!("vllm-big-gpu")));
+    let (claim, pod) = named(&deployment);
     assert_eq!(pod.pointer("/containers/0/resources/claims/0/name"), Some(&json!("gpu")));
     assert_eq!(pod.pointer("/containers/0/resources/limits/nvidia.com~1gpu"), None);
+    let devices = |template: &ResourceClaimTemplate| {
+        let spec = template.spec.as_ref().and_then(|spec| spec.spec.as_ref());
+        serde_json::to_value(spec).unwrap_or_default().pointer("/devices/requests/0/exactly").cloned()
+    };
+    let template = bed.until(&claim, "a claim's template", |_: &ResourceClaimTemplate| true).await?;
+    let asked = devices(&template).context("devices")?;
+    assert_eq!((&asked["deviceClassName"], &asked["count"]), (&json!("gpu.nvidia.com"), &json!(2)));
+    let selectors = asked["selectors"].to_string();
+    // A card that is sold with 80 GB reports less.
+    assert!(selectors.contains("NVIDIA H200") && selectors.contains("76458Mi"), "{selectors}");
+
+    // A template that is there cannot be changed: another claim is another template, and the old one stays while pods may ask for it.
+    bed.apply(&service("big", &spec.replace("count: 2", "count: 1"))).await?;
+    let deployment = bed
+        .until("vllm-big", "another claim", |deployment: &Deployment| named(deployment).0 != claim)
+        .await?;
+    let other = named(&deployment).0;
+    let template = bed.until(&other, "its template", |_: &ResourceClaimTemplate| true).await?;
+    assert_eq!(devices(&template).context("devices")?["count"], json!(1));
+    assert!(bed.api::<ResourceClaimTemplate>().get_opt(&claim).await?.is_some());
+    bed.pods_are_ready("vllm-big").await?;
+    bed.story.until_gone::<ResourceClaimTemplate>(&claim).await?;
+    bed.apply(&service("big", &spec.replace("count: 2", "count: 4"))).await?;
+    let deployment =
+        bed.until("vllm-big", "a third", |deployment: &Deployment| named(deployment).0 != other).await?;
     // What the scheduler would say of a pod of it.
     let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
     bed.api::<ServiceAccount>().create(&PostParams::default(), &account).await?;

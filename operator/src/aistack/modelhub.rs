@@ -5,11 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use aistack_api::modelhub::{
-    ClientTlsConfig, EngineConfig, EngineTask, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig,
-    VectorKind,
+    ClientTlsConfig, EngineConfig, KeysConfig, KvConfig, KvKind, ModelhubConfig, VectorConfig, VectorKind,
 };
 use aistack_crds::aistack::ModelHubSpec;
-use aistack_crds::inference_service::Task;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
 
@@ -186,10 +184,7 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
         name: service.name().to_owned(),
         endpoint: service.endpoint(),
         models: vec![service.model().to_owned()],
-        task: match service.task() {
-            Task::Chat | Task::Rerank => EngineTask::Chat,
-            Task::Embed => EngineTask::Embed,
-        },
+        task: service.engine_task(),
         api_key_file: match service.secret() {
             ApiKey::Open => None,
             ApiKey::Secret(secret) => Some(mount("engine-key", secret, secrets)),

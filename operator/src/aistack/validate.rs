@@ -371,6 +371,7 @@ fn chat_of_tinyinfer(own: &TinyInferSpec) -> InferenceServiceSpec {
         count: own.gpu_count.unwrap_or(1),
         ..GpuSpec::default()
     });
+    spec.rollout = own.rollout;
     spec.quantization = own.quantization;
     spec.context_length = own.context_length;
     spec.resources = own.resources.clone();
@@ -388,6 +389,7 @@ fn chat_of_inference(other: &InferenceSpec) -> InferenceServiceSpec {
     spec.secret_ref.clone_from(&other.secret_ref);
     spec.tls.clone_from(&other.tls);
     spec.replicas = other.replicas;
+    spec.rollout = other.rollout;
     spec.gpu =
         other.gpu.as_ref().map(|product| GpuSpec { product: Some(product.clone()), ..GpuSpec::default() });
     spec

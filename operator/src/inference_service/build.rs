@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use aistack_api::engine::EngineTask;
 use aistack_api::tinyinfer::TinyinferConfig;
-use aistack_crds::inference_service::{Autoscaler, Pooling, Task};
+use aistack_crds::inference_service::{Autoscaler, Pooling};
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
-use k8s_openapi::api::resource::v1::{ResourceClaimTemplate, ResourceClaimTemplateSpec};
+use k8s_openapi::api::resource::v1::{
+    DeviceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceClaimTemplateSpec,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sha2::{Digest as _, Sha256};
 
 use super::fetch::{self, Registry};
 use super::preload;
@@ -100,6 +103,10 @@ fn finish(
             .filter(|_| *version == service.versions[0])
             .map(|pods| pods.clamp(bounds.min_replicas.max(1), bounds.max_replicas.max(1))),
     };
+    let rolling = spec.strategy.as_mut().and_then(|strategy| strategy.rolling_update.as_mut());
+    if let (Some(rolling), true) = (rolling, service.gives_way()) {
+        (rolling.max_surge, rolling.max_unavailable) = (Some(IntOrString::Int(0)), Some(IntOrString::Int(1)));
+    }
     let Some(pod) = &mut spec.template.spec else { return };
     fetch::add(service, serving, version, around.registry.as_ref(), pod);
     if let Gpu::Claim(claim) = &serving.gpu
@@ -107,7 +114,7 @@ fn finish(
     {
         pod.resource_claims = Some(vec![PodResourceClaim {
             name: GPU_CLAIM.to_owned(),
-            resource_claim_template_name: Some(claim_name(&service.workload_name(version))),
+            resource_claim_template_name: Some(claim_name(&service.workload_name(version), &claim.devices())),
             ..PodResourceClaim::default()
         }]);
         let claim = ResourceClaim { name: GPU_CLAIM.to_owned(), request: None };
@@ -118,8 +125,10 @@ fn finish(
 /// Name of the claim in a pod.
 const GPU_CLAIM: &str = "gpu";
 
-fn claim_name(workload: &str) -> String {
-    format!("{workload}-gpu")
+/// Name of a template: one that is there cannot be changed, so what asks for something else is another.
+fn claim_name(workload: &str, devices: &DeviceClaim) -> String {
+    let text = serde_json::to_string(devices).expect("JSON is text");
+    format!("{workload}-gpu-{}", hex::encode(&Sha256::digest(text.as_bytes())[..4]))
 }
 
 fn claims(workload: &Workload) -> Manifests {
@@ -127,9 +136,11 @@ fn claims(workload: &Workload) -> Manifests {
     if let Gpu::Claim(claim) = &workload.gpu
         && claim.allocation == GpuAllocation::Dra
     {
-        let spec = k8s_openapi::api::resource::v1::ResourceClaimSpec { devices: Some(claim.devices()) };
+        let devices = claim.devices();
+        let name = claim_name(&workload.name, &devices);
+        let spec = ResourceClaimSpec { devices: Some(devices) };
         manifests.push(ResourceClaimTemplate {
-            metadata: workload.owner.metadata(claim_name(&workload.name)),
+            metadata: workload.owner.metadata(name),
             spec: Some(ResourceClaimTemplateSpec { metadata: None, spec: Some(spec) }),
         });
     }
@@ -151,10 +162,7 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
         listen_http: any(HTTP_PORT),
         listen_grpc: any(GRPC_PORT),
         model: fetch::place(service, serving, version).unwrap_or_else(|| service.model.clone()),
-        task: Some(match service.task {
-            Task::Chat => EngineTask::Chat,
-            Task::Embed | Task::Rerank => EngineTask::Embed,
-        }),
+        task: Some(service.engine_task()),
         served_names: vec![service.model.clone()],
         max_context: service.context_tokens,
         ..TinyinferConfig::default()
@@ -173,14 +181,7 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
             Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
         ],
         config: vec![config],
-        env: vec![
-            EnvVar {
-                name: "AISTACK_MODELS".to_owned(),
-                value: Some(MODELS_DIR.to_owned()),
-                value_from: None,
-            },
-            pod_name_env("TINYINFER_SERVER__TELEMETRY__INSTANCE"),
-        ],
+        env: vec![plain("AISTACK_MODELS", MODELS_DIR), pod_name_env("TINYINFER_SERVER__TELEMETRY__INSTANCE")],
         secrets: Vec::new(),
         models: true,
         resources: serving.resources.clone(),
@@ -191,6 +192,10 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
     }
+}
+
+fn plain(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
 /// <https://docs.vllm.ai/en/latest/cli/serve.html>
@@ -239,13 +244,20 @@ fn infinity(
     }
     args.extend(["--no-trust-remote-code", "--no-vector-disk-cache"].map(str::to_owned));
     let mut workload = theirs(service, serving, version, args);
-    workload.env.push(EnvVar {
-        name: "DO_NOT_TRACK".to_owned(),
-        value: Some("1".to_owned()),
-        value_from: None,
-    });
+    workload.env.push(plain("DO_NOT_TRACK", "1"));
     workload
 }
+
+/// The root is read-only: everything that a server writes goes to the scratch volume or the model cache. PyTorch asks who runs it, and the
+/// image has no entry for our user.
+const THEIR_ENV: [(&str, &str); 6] = [
+    ("HOME", "/tmp"),
+    ("HF_HOME", MODELS_DIR),
+    ("XDG_CACHE_HOME", "/tmp/cache"),
+    ("TORCHINDUCTOR_CACHE_DIR", "/tmp/cache/inductor"),
+    ("USER", "aistack"),
+    ("LOGNAME", "aistack"),
+];
 
 /// A server of somebody else's, in its own image.
 fn theirs(
@@ -264,11 +276,7 @@ fn theirs(
         args,
         ports: vec![Port { name: "http", number: HTTP_PORT, reach: Reach::Clients }],
         config: Vec::new(),
-        // The root is read-only: everything that it writes goes to the scratch volume or the model cache.
-        env: vec![
-            EnvVar { name: "HOME".to_owned(), value: Some("/tmp".to_owned()), value_from: None },
-            EnvVar { name: "HF_HOME".to_owned(), value: Some(MODELS_DIR.to_owned()), value_from: None },
-        ],
+        env: THEIR_ENV.map(|(name, value)| plain(name, value)).to_vec(),
         secrets: Vec::new(),
         models: true,
         resources: serving.resources.clone(),

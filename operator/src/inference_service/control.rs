@@ -102,11 +102,14 @@ impl Controller for InferenceController {
     async fn dereference(&self, cluster: &Cluster, object: &InferenceService) -> Result<Found, StepError> {
         let mut found = Found::default();
         if let Some(endpoint) = &object.spec.endpoint {
-            let url = format!("{}/v1/models", endpoint.trim_end_matches('/'));
+            let url = format!("{}/v1/models", validate::base_url(endpoint));
             let tls = object.spec.tls.as_ref();
             found.reached = Some(probe::http(cluster, &report::namespace(object), &url, tls).await);
         }
         found.hub = self.stack(object).and_then(|stack| Hub::of(&stack));
+        if found.hub.is_none() && is_marked(object) {
+            found.former_hub = self.hub_in(&report::namespace(object));
+        }
         // What is wrong with it is said by the next step.
         if let Ok(service) = validate(object, "") {
             found.look(cluster, object, &service).await?;
@@ -172,10 +175,11 @@ impl Controller for InferenceController {
         Some(build_in(service, &around))
     }
 
-    /// What served until now stays until ModelHub leads requests to what is to serve.
+    /// What served until now stays until ModelHub leads requests to what is to serve; claims stay while pods that name them may come.
     fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
         if found.is_routed(service) {
-            return Vec::new();
+            let is_claim = |key: &&ChildKey| key.kind == ChildKind::ResourceClaimTemplate;
+            return found.children.iter().filter(is_claim).filter(|_| found.is_rolling).cloned().collect();
         }
         // An autoscaler would call back what is to make room.
         let makes_room = service.rollout == Rollout::InPlace;
@@ -193,13 +197,13 @@ impl Controller for InferenceController {
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
-        let Some(hub) = &found.hub else { return Ok(()) };
+        let Some(hub) = found.hub.as_ref().or(found.former_hub.as_ref()) else { return Ok(()) };
         let observed = object.status.as_ref().and_then(|status| status.observed_generation);
         if is_marked(object) && observed != object.metadata.generation {
             // An edit may have left a route behind: of a model of another name, or when none is needed any more.
-            self.sweep(cluster, hub, service).await?;
+            self.sweep(cluster, hub, service, found.hub.is_some()).await?;
         }
-        let Some(wanted) = route::wanted(service) else { return Ok(()) };
+        let Some(wanted) = route::wanted(service).filter(|_| found.hub.is_some()) else { return Ok(()) };
         let before = match &found.route {
             RouteFound::NotAsked | RouteFound::Away(_) => return Ok(()),
             RouteFound::Absent => None,
@@ -210,7 +214,9 @@ impl Controller for InferenceController {
             let told = format!("one pod fewer of {}: no node has room for one of {}", old.name, new.name);
             cluster.tell(&object.object_ref(&()), false, "MakingRoom", told).await;
         }
-        let is_early = before.is_some() && !found.awaited(service).is_empty() && wanted.hold.is_none();
+        // Who sleeps has no pods before it is asked.
+        let may_wait = wanted.hold.is_none() || !found.is_asleep(service);
+        let is_early = before.is_some() && !found.awaited(service).is_empty() && may_wait;
         let is_early = is_early || found.is_outnumbered();
         if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
             return Ok(());
@@ -234,12 +240,11 @@ impl Controller for InferenceController {
     }
 
     async fn clean_up(&self, cluster: &Cluster, object: &InferenceService) -> Result<(), StepError> {
-        let Some(stack) = self.stack(object).filter(|stack| stack.metadata.deletion_timestamp.is_none())
-        else {
-            return Ok(());
-        };
-        let Some(hub) = Hub::of(&stack) else { return Ok(()) };
         let namespace = report::namespace(object);
+        let stack = self.stack(object).filter(|stack| stack.metadata.deletion_timestamp.is_none());
+        // The spec may have named a stack before that it names no more.
+        let hub = stack.and_then(|stack| Hub::of(&stack)).or_else(|| self.hub_in(&namespace));
+        let Some(hub) = hub else { return Ok(()) };
         let server = ChildKey {
             kind: ChildKind::StatefulSet,
             object: ObjectName::new(namespace.as_str(), crate::aistack::HUB),
@@ -258,15 +263,24 @@ impl Controller for InferenceController {
 }
 
 impl InferenceController {
+    /// The ModelHub of a namespace: there is one Service of that name.
+    fn hub_in(&self, namespace: &str) -> Option<Hub> {
+        let names = self.stacks.names().into_iter().filter(|name| name.namespace == namespace);
+        let stacks = names.filter_map(|name| self.stacks.get(&name));
+        let there = |stack: &Arc<AIStack>| stack.metadata.deletion_timestamp.is_none();
+        stacks.filter(there).find_map(|stack| Hub::of(&stack))
+    }
+
     async fn sweep(
         &self,
         cluster: &Cluster,
         hub: &Hub,
         service: &ValidatedInferenceService,
+        is_wanted: bool,
     ) -> Result<(), StepError> {
         let owner = route::owner(&service.owner.namespace, &service.name);
         let Ok(models) = hub.models_of(cluster, &owner).await else { return Ok(()) };
-        let is_kept = |model: &String| service.needs_route() && *model == service.model;
+        let is_kept = |model: &String| is_wanted && service.needs_route() && *model == service.model;
         for model in models.into_iter().filter(|model| !is_kept(model)) {
             settled(hub.remove(cluster, &model).await)?;
         }

@@ -29,6 +29,8 @@ pub struct Found {
     pub(super) reached: Option<Reached>,
     /// The ModelHub that leads requests here.
     pub(super) hub: Option<Hub>,
+    /// The one that may have led them here before the spec named no stack any more.
+    pub(super) former_hub: Option<Hub>,
     /// What it does with them.
     pub(super) route: RouteFound,
     /// All children.
@@ -38,6 +40,8 @@ pub struct Found {
     resting: Vec<Version>,
     /// Whether the present version's Deployment is there.
     is_built: bool,
+    /// Whether pods of a former template may be there still.
+    pub(super) is_rolling: bool,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
     /// What became of weights that are to be on nodes before pods are.
@@ -150,6 +154,7 @@ impl Found {
             if pods.ready > 0 {
                 self.ready.push(version.clone());
             }
+            self.is_rolling |= !pods.is_complete();
             if pods.wanted == 0 {
                 self.resting.push(version.clone());
             } else if !pods.is_complete() {

@@ -16,6 +16,8 @@ use crate::report;
 
 /// How often a server of somebody else's is asked whether it is there.
 const PROBED: Duration = Duration::from_mins(1);
+/// How often what lies in ModelHub is looked at, when nothing is under way.
+const OUTSIDE: Duration = Duration::from_mins(2);
 /// While something is under way that no watch tells of.
 const SOON: Duration = Duration::from_secs(5);
 /// How often ModelHub is asked whether somebody waits for a service that sleeps.
@@ -68,7 +70,7 @@ pub(super) fn of_versions(
         report.ready.1 = because.clone();
         report.degraded = report.degraded.or_else(|| is_bad.then(|| because.clone()));
     }
-    trouble(&mut report, found);
+    trouble(&mut report, service, found, &all);
     let is_preloaded = preload::tell(&mut report, service, &found.preloads, applied);
     routed(&mut report, service, found);
     report.extra.extend(conditions(service, serving, found, applied, &all));
@@ -139,9 +141,16 @@ fn selector(service: &ValidatedInferenceService) -> String {
 }
 
 /// What keeps pods away goes before that they are waited for.
-fn trouble(report: &mut Report, found: &Found) {
+fn trouble(report: &mut Report, service: &ValidatedInferenceService, found: &Found, pods: &Pods) {
     let trouble = &found.trouble;
-    let unschedulable = trouble.unschedulable.as_ref().map(|why| Because::new("Unschedulable", why.clone()));
+    let is_beside = pods.ready > 0 && service.has_gpu() && !service.gives_way();
+    let way = if is_beside {
+        "; if its GPU is that of the pod that serves, rollout: inPlace has that one go first"
+    } else {
+        ""
+    };
+    let unschedulable =
+        trouble.unschedulable.as_ref().map(|why| Because::new("Unschedulable", format!("{why}{way}")));
     let fetch = trouble.fetch.as_ref().map(|why| Because::new("FetchFailed", why.clone()));
     if let Some(because) = unschedulable.or(fetch).or_else(|| trouble.engine.clone()) {
         if !report.ready.0 {
@@ -224,7 +233,10 @@ fn canary(service: &ValidatedInferenceService, found: &Found) -> Option<(Because
             (Because::new("CanarySucceeded", said), false)
         }
         CanaryPhase::RolledBack => {
-            let said = format!("version {version} has nothing any more: {}", canary.reason);
+            let said = format!(
+                "version {version} has nothing any more: {}; begin again under another version, or by modelhub traffic restart {}, or remove spec.canary (kubectl aistack rollback does)",
+                canary.reason, service.model
+            );
             (Because::new("CanaryRolledBack", said), true)
         }
     })
@@ -340,6 +352,6 @@ fn look_again(
         || !found.is_routed(service)
         || found.canary(service) == Some(CanaryPhase::Running)
         || found.trouble != super::pods::Trouble::default();
-    // A canary that ended may be begun again by hand, at ModelHub.
-    is_moving.then_some(SOON).or_else(|| found.canary(service).map(|_| PROBED))
+    // What is in ModelHub is told by no watch: somebody may begin a canary again, or restore what it keeps routes in.
+    is_moving.then_some(SOON).or_else(|| route::wanted(service).map(|_| OUTSIDE))
 }

@@ -1,8 +1,7 @@
 //! What ModelHub is asked to do with a service's requests. Pure.
 
-use aistack_api::engine::EngineTask;
 use aistack_api::traffic::{CanaryPlan, HoldPolicy, TrafficRoute, TrafficTarget};
-use aistack_crds::inference_service::{CanarySpec, Task};
+use aistack_crds::inference_service::CanarySpec;
 
 use super::ValidatedInferenceService;
 use super::version::Version;
@@ -17,10 +16,7 @@ pub fn wanted(service: &ValidatedInferenceService) -> Option<TrafficRoute> {
     service.needs_route().then(|| TrafficRoute {
         targets: service.versions.iter().map(|version| target(service, version)).collect(),
         owner: owner(&service.owner.namespace, &service.name),
-        task: match service.task {
-            Task::Chat | Task::Rerank => EngineTask::Chat,
-            Task::Embed => EngineTask::Embed,
-        },
+        task: service.engine_task(),
         canary: service.canary.as_ref().map(plan),
         hold: service.serving().and_then(|serving| serving.scale.sleeps()).map(|bounds| HoldPolicy {
             deadline_ms: u64::try_from(bounds.hold_seconds).unwrap_or(1) * 1000,
@@ -108,6 +104,12 @@ mod tests {
             {"version": "3", "percent": 20, "shadow": true}]}))
         .expect("a route");
         assert_eq!(shared.validate(), Ok(()));
+        let copied =
+            json!({"model": {"version": "1"}, "traffic": [{"version": "2", "percent": 50, "shadow": true}]});
+        let copied = route(copied).expect("a route");
+        assert_eq!(copied.validate(), Ok(()));
+        let weights: Vec<_> = copied.targets.iter().map(|t| (t.name.as_str(), t.weight, t.shadow)).collect();
+        assert_eq!(weights, [("1", 100, false), ("2", 50, true)]);
         assert!(shared.targets[2].shadow && shared.targets[1].headers.contains_key("x-beta"));
     }
 }

@@ -1,5 +1,6 @@
 //! From what an API server accepts to what `build` cannot fail on.
 
+use aistack_api::engine::EngineTask;
 use aistack_crds::InferenceService;
 use aistack_crds::inference_service::{
     CanarySpec, ModelCacheSpec, Pooling, Rollout, Runtime, ScalingSpec, Task, TrafficTarget,
@@ -162,6 +163,14 @@ impl ValidatedInferenceService {
         self.task
     }
 
+    /// What its engine does: who orders passages compares texts as an embedder does, and writes none.
+    pub fn engine_task(&self) -> EngineTask {
+        match self.task {
+            Task::Chat => EngineTask::Chat,
+            Task::Embed | Task::Rerank => EngineTask::Embed,
+        }
+    }
+
     /// Name of the service.
     pub fn name(&self) -> &str {
         &self.name
@@ -185,6 +194,16 @@ impl ValidatedInferenceService {
         }
     }
 
+    /// Whether a pod that holds a GPU goes before the one that takes its place comes.
+    pub(super) fn gives_way(&self) -> bool {
+        self.rollout == Rollout::InPlace && self.has_gpu()
+    }
+
+    /// Whether its pods hold GPUs.
+    pub(super) fn has_gpu(&self) -> bool {
+        self.serving().is_some_and(|serving| serving.gpu != Gpu::None)
+    }
+
     /// Whether requests must go through ModelHub's routes: a Service alone does not split, and does not hold.
     pub(super) fn needs_route(&self) -> bool {
         let sleeps = self.serving().is_some_and(|serving| serving.scale.sleeps().is_some());
@@ -199,7 +218,7 @@ impl ValidatedInferenceService {
     /// URL of a version's OpenAI server, without `/v1`.
     pub(super) fn endpoint_of(&self, version: &Version) -> String {
         match &self.engine {
-            Engine::External(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            Engine::External(endpoint) => base_url(endpoint).to_owned(),
             _ => format!("http://{}:{HTTP_PORT}", self.workload_name(version)),
         }
     }
@@ -208,6 +227,12 @@ impl ValidatedInferenceService {
     pub fn endpoint(&self) -> String {
         self.endpoint_of(&self.versions[0])
     }
+}
+
+/// An address without `/v1`, which people paste with it: OpenAI's clients want it so.
+pub(super) fn base_url(endpoint: &str) -> &str {
+    let endpoint = endpoint.trim_end_matches('/');
+    endpoint.strip_suffix("/v1").unwrap_or(endpoint)
 }
 
 /// Checks an InferenceService that passed its schema. `part_of` is the stack it belongs to, or empty.
@@ -287,7 +312,7 @@ fn of_theirs(service: &InferenceService, name: &str, tag: &str) -> Image {
 fn versions(service: &InferenceService) -> Vec<Version> {
     let spec = &service.spec;
     let mut names: Vec<&str> = Vec::new();
-    if spec.traffic.is_empty() {
+    if spec.traffic.iter().all(|target| target.shadow) {
         names.extend(spec.model.version.as_deref());
     }
     names.extend(spec.traffic.iter().map(|target| target.version.as_str()));

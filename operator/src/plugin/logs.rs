@@ -41,13 +41,14 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
                 Ok(lines) => lines,
                 Err(error) => {
                     eprintln!("{name}: {}", crate::kernel::apply::said(&error));
-                    return;
+                    return false;
                 }
             };
             let mut lines = lines.lines();
             while let Ok(Some(line)) = lines.try_next().await {
                 println!("{name}  {line}");
             }
+            true
         });
     }
     if streams.is_empty() {
@@ -57,8 +58,8 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
         )));
     }
     let count = streams.len();
-    futures::stream::iter(streams).buffer_unordered(count).collect::<Vec<()>>().await;
-    Ok(())
+    let was_read: Vec<bool> = futures::stream::iter(streams).buffer_unordered(count).collect().await;
+    if was_read.contains(&true) { Ok(()) } else { Err(PluginError::failed("no log could be read")) }
 }
 
 /// Containers of a pod that have begun: those that fetch weights first, then what serves.

@@ -30,6 +30,8 @@ const MADE: &str = "platform.dev/made-by";
 const SOON: Duration = Duration::from_secs(5);
 /// After a collection was created.
 const AT_ONCE: Duration = Duration::from_millis(20);
+/// No watch tells of what is on a server.
+const OUTSIDE: Duration = Duration::from_mins(2);
 
 /// The controller.
 #[derive(Clone, Debug, Default)]
@@ -165,7 +167,7 @@ impl Controller for VectorController {
             Collection::Present(there) => of_collection(collection, there),
         };
         match found.collection {
-            Collection::Present(_) => {}
+            Collection::Present(_) => report.look_again = Some(OUTSIDE),
             Collection::Absent => (report.look_again, report.is_passing) = (Some(AT_ONCE), true),
             Collection::NoServer | Collection::Unknown(_) => report.look_again = Some(SOON),
         }

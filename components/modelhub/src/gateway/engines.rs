@@ -1,6 +1,6 @@
 //! The inference engines behind the gateway: their state, their health checks, and the connections to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -85,6 +85,8 @@ pub struct Engine {
     models: ArcSwap<Vec<EngineModel>>,
     /// Why the last check failed.
     trouble: ArcSwap<String>,
+    /// Since when it is out of rotation.
+    away_since: Mutex<Option<Instant>>,
 }
 
 impl Engine {
@@ -123,12 +125,18 @@ impl Engine {
                 config.models.iter().map(|id| EngineModel { id: id.clone(), context: None }).collect(),
             ),
             trouble: ArcSwap::from_pointee("it was not checked yet".to_owned()),
+            away_since: Mutex::new(Some(Instant::now())),
         })
     }
 
     /// Whether its last check passed.
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// For how long it has been out of rotation.
+    pub fn away(&self) -> Option<Duration> {
+        self.away_since.lock().map(|since| since.elapsed())
     }
 
     /// Why it is not healthy.
@@ -159,6 +167,7 @@ impl Engine {
     pub fn fail(&self, why: String) {
         if self.healthy.swap(false, Ordering::Relaxed) {
             tracing::warn!(engine = self.name, endpoint = self.endpoint, why, "engine out of rotation");
+            *self.away_since.lock() = Some(Instant::now());
         }
         self.trouble.store(Arc::new(why));
     }
@@ -269,6 +278,8 @@ pub struct Engines {
     check_interval: Duration,
     check_timeout: Duration,
     metrics: GatewayMetrics,
+    /// Engines whose state the figures show.
+    shown: Mutex<HashSet<String>>,
 }
 
 impl Engines {
@@ -293,6 +304,7 @@ impl Engines {
             check_interval,
             check_timeout,
             metrics,
+            shown: Mutex::default(),
         };
         engines.rebuild_routes();
         Ok(engines)
@@ -309,6 +321,7 @@ impl Engines {
     pub fn manage(&self, splits: Vec<Arc<Split>>) {
         self.managed.store(Arc::new(splits));
         self.rebuild_routes();
+        self.show();
         self.changed.notify_waiters();
     }
 
@@ -369,6 +382,29 @@ impl Engines {
         if changed.contains(&true) {
             self.rebuild_routes();
         }
+        self.show();
+    }
+
+    /// Shows the state of each engine that somebody may ask: of none that is in no route any more, and of none that sleeps.
+    fn show(&self) {
+        let managed = self.managed.load();
+        let asleep: HashSet<&str> = managed
+            .iter()
+            .filter(|split| split.hold.is_some() && split.room.held() == 0)
+            .flat_map(|split| &split.targets)
+            .filter(|target| !target.engine.healthy())
+            .map(|target| target.engine.name.as_str())
+            .collect();
+        let mut shown = self.shown.lock();
+        let mut gone = std::mem::take(&mut *shown);
+        for engine in self.all().iter().filter(|engine| !asleep.contains(engine.name.as_str())) {
+            self.metrics.engine(&engine.name, engine.healthy());
+            gone.remove(&engine.name);
+            shown.insert(engine.name.clone());
+        }
+        for engine in &gone {
+            self.metrics.forget_engine(engine);
+        }
     }
 
     /// Asks one engine what it serves; says whether the routes must change.
@@ -383,13 +419,12 @@ impl Engines {
             Ok(found) => found,
             Err(_) => Err(format!("no answer to GET /v1/models within {} ms", limit.as_millis())),
         };
-        let healthy = found.is_ok();
-        self.metrics.engine(&engine.name, healthy);
         match found {
             Ok(models) => {
                 let changed = **engine.models.load() != models;
                 engine.models.store(Arc::new(models));
                 if !engine.healthy.swap(true, Ordering::Relaxed) {
+                    *engine.away_since.lock() = None;
                     tracing::info!(engine = engine.name, endpoint = engine.endpoint, "engine in rotation");
                     self.changed.notify_waiters();
                 }

@@ -117,7 +117,12 @@ impl GatewayMetrics {
         self.retries.inc();
     }
 
-    /// Notes the result of an engine's check.
+    /// An engine that nobody asks any more shows no state.
+    pub fn forget_engine(&self, engine: &str) {
+        self.healthy.remove(&EngineLabel { engine: engine.to_owned() });
+    }
+
+    /// Shows whether an engine is in rotation.
     pub fn engine(&self, engine: &str, healthy: bool) {
         self.healthy.get_or_create_owned(&EngineLabel { engine: engine.to_owned() }).set(i64::from(healthy));
     }

@@ -6,6 +6,8 @@
 //! hundred, however often one looks and however long it runs. It starts anew all the time (with weights that sum to one), so a canary
 //! that turns bad after an hour of good replies is found as fast as one that is bad from the beginning.
 
+use std::time::Duration;
+
 use aistack_api::traffic::{CanaryPhase, CanaryPlan, CanaryState};
 
 /// Shares of bad replies that are held against the bound, as the way from it to one.
@@ -271,14 +273,30 @@ pub enum Next {
     Become(CanaryState),
 }
 
-/// What is next. The clock is that of whoever asks; a step begins when it was written.
-pub fn next(plan: &CanaryPlan, state: &CanaryState, watched: &Watched, now_ms: u64) -> Next {
+/// Time that a canary may be out of rotation, at least: a pod that moves to another node is.
+const ABSENCE: Duration = Duration::from_mins(1);
+
+/// What is next for a canary that has been out of rotation for so long, if it is. The clock is that of whoever asks; a step begins when
+/// it was written.
+pub fn next(
+    plan: &CanaryPlan,
+    state: &CanaryState,
+    watched: &Watched,
+    away: Option<Duration>,
+    now_ms: u64,
+) -> Next {
     let become_ =
         |phase, step, reason: String| Next::Become(CanaryState { phase, step, since_ms: now_ms, reason });
     if state.phase != CanaryPhase::Running {
         return Next::Wait(state.reason.clone());
     }
     if let Some(why) = watched.verdict(plan) {
+        return become_(CanaryPhase::RolledBack, state.step, why);
+    }
+    // Nobody is led there meanwhile, so replies say nothing more of it.
+    let is_gone = |away: &Duration| *away >= ABSENCE.max(Duration::from_secs(plan.step_seconds));
+    if let Some(away) = away.filter(is_gone) {
+        let why = format!("it has not answered for {} s", away.as_secs());
         return become_(CanaryPhase::RolledBack, state.step, why);
     }
     let percent = plan.steps.get(state.step).copied().unwrap_or(100);

@@ -59,7 +59,10 @@ impl Known {
     pub(super) fn next(&self, now: u64) -> Option<Next> {
         let (plan, state) = (self.record.route.canary.as_ref()?, self.record.canary.as_ref()?);
         let watched = self.watch.as_ref()?.watched.lock();
-        Some(canary::next(plan, state, &watched, now))
+        let away = self.split.targets.iter().find(|target| target.name == plan.target)?.engine.away();
+        // Who sleeps is away, and rightly.
+        let away = away.filter(|_| self.split.hold.is_none());
+        Some(canary::next(plan, state, &watched, away, now))
     }
 
     /// Gives the targets the shares that count now.

@@ -36,7 +36,7 @@ fn run(seed: u64, fails: f64, late: f64, replies: u64, plan: &CanaryPlan) -> (Ca
         let sample = sample(dice.roll() < fails, Some(if is_late { 900 } else { 100 }));
         watched.see(plan, state.step, sample);
         // A tenth of a second a reply.
-        if let Next::Become(next) = next(plan, &state, &watched, reply * 100) {
+        if let Next::Become(next) = next(plan, &state, &watched, None, reply * 100) {
             state = next;
             if state.phase != CanaryPhase::Running {
                 return (state, reply + 1);
@@ -85,7 +85,7 @@ fn a_canary_that_turns_bad_late_is_found_as_fast() {
         (0..good).for_each(|_| watched.see(&plan, 0, sample(false, Some(1))));
         let found = (1..100).find(|_| {
             watched.see(&plan, 0, sample(true, Some(1)));
-            matches!(next(&plan, &state, &watched, 1), Next::Become(_))
+            matches!(next(&plan, &state, &watched, None, 1), Next::Become(_))
         });
         assert!(found.is_some_and(|replies| replies <= 10), "{good} good ones: {found:?}");
     }
@@ -101,7 +101,7 @@ fn the_way_of_a_canary_that_is_well() {
         if second % 2 == 0 {
             watched.see(&plan, state.step, ok);
         }
-        if let Next::Become(next) = next(&plan, &state, &watched, second * 1000) {
+        if let Next::Become(next) = next(&plan, &state, &watched, None, second * 1000) {
             story.push((second, next.phase, next.step));
             state = next;
         }
@@ -121,10 +121,10 @@ fn without_replies_nothing_is_concluded() {
     let plan = plan();
     let (state, mut watched) = (begin(0), Watched::new(&plan));
     let hour = 3_600_000;
-    assert_eq!(next(&plan, &state, &watched, hour), Next::Wait("waits at 5 % for 20 replies".into()));
+    assert_eq!(next(&plan, &state, &watched, None, hour), Next::Wait("waits at 5 % for 20 replies".into()));
     // Replies of another step do not count for this one.
     (0..50).for_each(|_| watched.see(&plan, 3, sample(false, None)));
-    assert!(matches!(next(&plan, &state, &watched, hour), Next::Wait(_)));
+    assert!(matches!(next(&plan, &state, &watched, None, hour), Next::Wait(_)));
 }
 
 /// A canary that gets a fifth of the requests and refuses so many of them, beside a version that refuses so many of its own. Says how
@@ -147,7 +147,7 @@ fn refuse(seed: u64, own: f64, others: f64, requests: u64, plan: &CanaryPlan) ->
             break;
         }
     }
-    (next(plan, &state, &watched, 1), mine)
+    (next(plan, &state, &watched, None, 1), mine)
 }
 
 #[test]
@@ -182,7 +182,17 @@ fn what_clients_get_wrong_takes_no_canary_back() {
     let (state, mut watched) = (begin(0), Watched::new(&plan));
     (0..1000).for_each(|_| watched.see(&plan, 0, Sample { ending: Ending::Refused, first_byte_ms: Some(1) }));
     let why = "waits at 5 % for 20 replies; its engine refused 1000 of 1000 requests (4xx)";
-    assert_eq!(next(&plan, &state, &watched, 1), Next::Wait(why.into()));
+    assert_eq!(next(&plan, &state, &watched, None, 1), Next::Wait(why.into()));
+}
+
+#[test]
+fn a_canary_that_does_not_answer_any_more_goes_back() {
+    let plan = CanaryPlan { step_seconds: 300, ..plan() };
+    let (state, watched) = (begin(0), Watched::new(&plan));
+    for (seconds, is_back) in [(0, false), (299, false), (300, true)] {
+        let next = next(&plan, &state, &watched, Some(Duration::from_secs(seconds)), 1);
+        assert_eq!(matches!(next, Next::Become(_)), is_back, "{seconds} s: {next:?}");
+    }
 }
 
 #[test]
