@@ -179,6 +179,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("StatusFailed", "the status could not be written"),
     ("StillDeleting", "a child of an earlier object of this name is still being deleted"),
     ("Taken", "the last backup that was due was taken"),
+    ("TargetAway", "ModelHub does not reach a version that is to answer; what served before goes on serving"),
     ("TooFewAnswer", "most voters do not answer: nothing is written. The message says what can be done"),
     ("Unreachable", "a server of somebody else's does not answer"),
     ("Unschedulable", "no node takes a pod; the message is the scheduler's own"),

@@ -17,6 +17,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
+use crate::names::Names;
+
 /// Where KEDA would find Prometheus.
 pub const PROMETHEUS: &str = "http://prometheus.monitoring.svc:9090";
 
@@ -31,6 +33,8 @@ pub struct Bed {
     pub hub: String,
     pub http: reqwest::Client,
     pub kubeconfig: PathBuf,
+    /// Engines that ModelHub reaches.
+    pub engines: Names,
     _processes: Vec<Process>,
     _folder: tempfile::TempDir,
 }
@@ -99,7 +103,8 @@ impl Bed {
             ("artefacts", folder.path().join("artefacts").display().to_string()),
             ("kv.endpoints", format!("[\"http://{}\"]", local(client))),
         ]));
-        let mut modelhub = Process::start(folder.path(), "modelhub", &binary("modelhub")?, &settings)?;
+        let names = Names::new(folder.path())?;
+        let mut modelhub = names.start(folder.path(), "modelhub", &binary("modelhub")?, &settings)?;
         until_ready(&http, admin, &mut modelhub).await?;
         let hub = format!("http://{}", local(listen));
         let mut addresses = BTreeMap::from([(format!("modelhub.{namespace}"), hub.clone())]);
@@ -121,6 +126,7 @@ impl Bed {
             hub,
             http,
             kubeconfig: plane.kubeconfig(),
+            engines: names,
             _processes: processes,
             _folder: folder,
         };
@@ -139,8 +145,14 @@ impl Bed {
         self.until(name, &format!("{kind}: {reason}"), told).await
     }
 
-    /// What a Deployment's controller would say once all its pods are ready.
+    /// All pods of a Deployment are ready, and answer.
     pub async fn pods_are_ready(&self, name: &str) -> Result<()> {
+        self.engines.answers(name).await?;
+        self.pods_are_said_to_be_ready(name).await
+    }
+
+    /// What a Deployment's controller would say once all its pods are ready.
+    pub async fn pods_are_said_to_be_ready(&self, name: &str) -> Result<()> {
         let deployments = self.api::<Deployment>();
         let deployment = self.until(name, "it is there", |_: &Deployment| true).await?;
         let wanted = deployment.spec.replicas.unwrap_or(1);

@@ -2,6 +2,7 @@
 
 mod bed;
 mod keda;
+mod names;
 mod plugin;
 mod preload;
 mod vectors;
@@ -93,6 +94,32 @@ async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() ->
     assert_eq!(bed.operator.writes(), writes);
     bed.api::<InferenceService>().delete("talk", &DeleteParams::default()).await?;
     wait::until("its route is gone", || async { Ok(bed.route("m").await?.is_none().then_some(())) }).await?;
+    bed.story.operator.stop().await
+}
+
+#[tokio::test]
+async fn what_modelhub_does_not_reach_takes_nothing_over() -> Result<()> {
+    let Some(bed) = Bed::begin("isvc-away").await? else { return Ok(()) };
+    let version = |version: &str| service("talk", &format!("  model: {{name: m, version: '{version}'}}\n"));
+    bed.apply(&version("1")).await?;
+    bed.pods_are_ready("tinyinfer-talk-v1").await?;
+    bed.until_says("talk", "Ready", "Ready").await?;
+    // The kubelet finds its pods ready; a policy of the network, say, keeps ModelHub from them.
+    bed.apply(&version("2")).await?;
+    bed.pods_are_said_to_be_ready("tinyinfer-talk-v2").await?;
+    let told = bed.until_says("talk", "Routed", "TargetAway").await?;
+    let conditions = &told.status.context("a status")?.conditions;
+    assert!(
+        says(conditions, "Ready", "TargetAway") && says(conditions, "Available", "ServesMeanwhile"),
+        "{conditions:?}"
+    );
+    let route = bed.route("m").await?.context("a route")?.route;
+    assert_eq!(weights(&route), [("1", 100), ("2", 0)]);
+    assert!(bed.api::<Deployment>().get_opt("tinyinfer-talk-v1").await?.is_some());
+    bed.engines.answers("tinyinfer-talk-v2").await?;
+    bed.until_route("m", "the new version has everything", |route| weights(route) == [("2", 100)]).await?;
+    bed.story.until_gone::<Deployment>("tinyinfer-talk-v1").await?;
+    bed.until_says("talk", "Ready", "Ready").await?;
     bed.story.operator.stop().await
 }
 

@@ -20,6 +20,9 @@ async fn a_version_takes_the_only_gpu_over_where_it_may_and_waits_where_it_may_n
     // Stores of this namespace need not run: the hub has one of its own.
     shared.hollow.stand_in("in-place");
     let bed = Bed::begin_on(&shared.plane, "in-place", Vec::new()).await?;
+    for name in ["vllm-talk-v1", "vllm-talk-v2"] {
+        bed.engines.answers(name).await?;
+    }
     bed.apply(&service(1, "beside")).await?;
     let is_ready = |deployment: &Deployment| {
         deployment.status.as_ref().and_then(|status| status.ready_replicas) == Some(1)

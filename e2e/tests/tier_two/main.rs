@@ -15,6 +15,8 @@ mod in_place;
 mod invariants;
 mod logs;
 mod monitor;
+#[path = "../inference/names.rs"]
+mod names;
 mod objects;
 mod preload;
 mod stuck;

@@ -28,6 +28,9 @@ async fn every_node_that_may_run_a_versions_pods_has_its_weights_and_no_other() 
     let Some(shared) = e2e::Bed::shared() else { return Ok(()) };
     shared.hollow.stand_in("preload");
     let bed = Bed::begin_on(&shared.plane, "preload", Vec::new()).await?;
+    for name in ["vllm-talk-v1", "vllm-talk-v2"] {
+        bed.engines.answers(name).await?;
+    }
     bed.apply(&service(1, "  pod: {nodeSelector: {kubernetes.io/hostname: node-with-another}}\n")).await?;
     bed.until_says("talk", "ModelPreloaded", "Preloaded").await?;
     assert_eq!(nodes(&bed).await?, ["node-with-another"], "no pod of it may run on the others");

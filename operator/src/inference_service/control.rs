@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aistack_api::traffic::{TrafficRoute, TrafficState};
 use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
 use kube::Resource as _;
@@ -221,7 +222,11 @@ impl Controller for InferenceController {
         if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
             return Ok(());
         }
-        settled(hub.set(cluster, &service.model, &wanted, before).await)
+        let led = match before.filter(|_| wanted.hold.is_none()) {
+            Some(before) => lead_over(cluster, hub, &service.model, &wanted, before).await,
+            None => hub.set(cluster, &service.model, &wanted, before).await,
+        };
+        settled(led)
     }
 
     fn report(&self, service: &ValidatedInferenceService, found: &Found, applied: &Applied) -> Report {
@@ -259,6 +264,29 @@ impl Controller for InferenceController {
             hub.remove(cluster, &model).await.map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+}
+
+/// Leads requests from what serves to what is to serve, once ModelHub reaches that: until then its new targets stand in the route beside
+/// the old ones and get nothing.
+async fn lead_over(
+    cluster: &Cluster,
+    hub: &Hub,
+    model: &str,
+    wanted: &TrafficRoute,
+    before: &TrafficState,
+) -> Result<(), HubError> {
+    let now = match route::beside(&before.route, wanted) {
+        None => Some(before.clone()),
+        Some(both) => {
+            hub.set(cluster, model, &both, Some(before)).await?;
+            hub.route(cluster, model).await?
+        }
+    };
+    let reached = now.filter(|now| route::away(now, wanted).is_empty());
+    match &reached {
+        Some(now) => hub.set(cluster, model, wanted, Some(now)).await,
+        None => Ok(()),
     }
 }
 

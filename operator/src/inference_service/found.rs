@@ -96,6 +96,16 @@ impl Found {
         }
     }
 
+    /// Versions that are to answer and that ModelHub does not reach, with its words; of a service that may sleep none: it has no pods on
+    /// purpose.
+    pub(super) fn away(&self, service: &ValidatedInferenceService) -> Vec<(String, String)> {
+        let (Some(state), Some(wanted)) = (self.state(), route::wanted(service)) else { return Vec::new() };
+        if wanted.hold.is_some() || self.taken_by(service).is_some() {
+            return Vec::new();
+        }
+        route::away(state, &wanted)
+    }
+
     /// Somebody else's route for the same model.
     pub(super) fn taken_by(&self, service: &ValidatedInferenceService) -> Option<&str> {
         let wanted = route::wanted(service)?;

@@ -165,7 +165,9 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
     if route::wanted(service).is_none() {
         return;
     }
+    let away = found.away(service);
     let (is_so, because) = match &found.route {
+        _ if !away.is_empty() => (false, unreached(&away)),
         _ if found.is_routed(service) => {
             (true, Because::new("Routed", "ModelHub leads requests here as the spec says"))
         }
@@ -185,6 +187,15 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
         }
     };
     report.extra.push(Extra { kind: "Routed", is_so: Some(is_so), because: because.clone() });
+    if !away.is_empty() && report.ready.0 {
+        report.ready = (false, because.clone());
+        report.degraded = Some(because);
+        // Until requests are led here, what served before goes on.
+        if found.is_routed(service) && away.len() >= answering(service) {
+            report.serves = Some(false);
+        }
+        return;
+    }
     let is_serving = matches!(&found.route, RouteFound::There(_)) && !report.is_stalled;
     if !is_so && !is_serving && report.ready.0 {
         report.ready = (false, because.clone());
@@ -195,6 +206,19 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
             _ => report.progressing = Some(because),
         }
     }
+}
+
+fn unreached(away: &[(String, String)]) -> Because {
+    let each: Vec<String> = away.iter().map(|(target, why)| format!("version {target}: {why}")).collect();
+    Because::new("TargetAway", format!("ModelHub does not reach {}", each.join("; ")))
+}
+
+/// How many versions get requests, a canary's among them.
+fn answering(service: &ValidatedInferenceService) -> usize {
+    let is_shadow = |version: &&Version| {
+        service.traffic.iter().any(|target| target.shadow && target.version == version.target())
+    };
+    service.versions.iter().filter(|version| !is_shadow(version)).count()
 }
 
 /// What requests wait for before they are led there.
@@ -352,6 +376,7 @@ fn look_again(
         || !found.is_routed(service)
         || found.canary(service) == Some(CanaryPhase::Running)
         || found.trouble != super::pods::Trouble::default();
+    let is_moving = is_moving || !found.away(service).is_empty();
     // What is in ModelHub is told by no watch: somebody may begin a canary again, or restore what it keeps routes in.
     is_moving.then_some(SOON).or_else(|| route::wanted(service).map(|_| OUTSIDE))
 }

@@ -1,6 +1,8 @@
 //! What ModelHub is asked to do with a service's requests. Pure.
 
-use aistack_api::traffic::{CanaryPlan, HoldPolicy, TrafficRoute, TrafficTarget};
+use std::collections::BTreeMap;
+
+use aistack_api::traffic::{CanaryPlan, HoldPolicy, MAX_TARGETS, TrafficRoute, TrafficState, TrafficTarget};
 use aistack_crds::inference_service::CanarySpec;
 
 use super::ValidatedInferenceService;
@@ -41,6 +43,36 @@ fn target(service: &ValidatedInferenceService, version: &Version) -> TrafficTarg
         headers: shared.map(|shared| shared.headers.clone()).unwrap_or_default(),
         shadow: shared.is_some_and(|shared| shared.shadow),
     }
+}
+
+/// The route of before with those targets of the next beside it that it does not know yet: they get nothing, and ModelHub looks whether
+/// it reaches them. `None` where it knows all of them.
+pub fn beside(before: &TrafficRoute, next: &TrafficRoute) -> Option<TrafficRoute> {
+    let is_new = |target: &&TrafficTarget| before.targets.iter().all(|old| old.name != target.name);
+    let unasked = |target: &TrafficTarget| {
+        let headers = BTreeMap::new();
+        TrafficTarget { weight: 0, headers, shadow: false, ..target.clone() }
+    };
+    let new: Vec<TrafficTarget> = next.targets.iter().filter(is_new).map(unasked).collect();
+    if new.is_empty() || before.targets.len() + new.len() > MAX_TARGETS {
+        return None;
+    }
+    Some(TrafficRoute { targets: [before.targets.clone(), new].concat(), ..before.clone() })
+}
+
+/// Targets that are to answer and that ModelHub says it does not reach, with its words. Of one that it knows at another address it says
+/// nothing.
+pub fn away(state: &TrafficState, next: &TrafficRoute) -> Vec<(String, String)> {
+    let canary = next.canary.as_ref().map(|plan| plan.target.as_str());
+    let is_to_answer =
+        |target: &&TrafficTarget| !target.shadow && (target.weight > 0 || canary == Some(&target.name));
+    let trouble = |target: &TrafficTarget| {
+        let is_it = |old: &&TrafficTarget| old.name == target.name && old.endpoint == target.endpoint;
+        let known = state.route.targets.iter().find(is_it)?;
+        let seen = state.targets.iter().find(|seen| seen.name == known.name && !seen.ready)?;
+        Some((target.name.clone(), seen.trouble.clone()))
+    };
+    next.targets.iter().filter(is_to_answer).filter_map(trouble).collect()
 }
 
 fn plan(canary: &CanarySpec) -> CanaryPlan {

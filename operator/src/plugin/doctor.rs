@@ -18,7 +18,8 @@ use crate::kernel::lease::{LABEL, WATCHED};
 #[derive(Debug, Serialize)]
 struct Finding {
     what: String,
-    is_well: bool,
+    /// `None`: it could not be seen.
+    is_well: Option<bool>,
     says: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     fix: String,
@@ -29,21 +30,25 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
     findings.extend(namespace(place).await);
     // Kinds that are there are looked at, of whatever version; what keeps them from being listed is said once.
     if let Err(error) = objects(place, &mut findings).await
-        && findings[0].is_well
+        && findings[0].is_well != Some(false)
     {
         let (what, says) = ("objects".to_owned(), error.message);
-        findings.push(Finding { what, is_well: false, says, fix: String::new() });
+        findings.push(Finding { what, is_well: Some(false), says, fix: String::new() });
     }
     if !output.prints(&findings) {
         for finding in &findings {
-            let mark = if finding.is_well { "ok   " } else { "wrong" };
+            let mark = match finding.is_well {
+                Some(true) => "ok   ",
+                Some(false) => "wrong",
+                None => "?    ",
+            };
             println!("{mark}  {}: {}", finding.what, finding.says);
             if !finding.fix.is_empty() {
                 println!("       {}", finding.fix);
             }
         }
     }
-    if findings.iter().all(|finding| finding.is_well) {
+    if findings.iter().all(|finding| finding.is_well != Some(false)) {
         return Ok(());
     }
     Err(PluginError { code: 1, message: String::new() })
@@ -51,7 +56,7 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
 
 async fn kinds(place: &Place) -> Finding {
     let api: Api<CustomResourceDefinition> = Api::all(place.client.clone());
-    let (mut missing, mut old) = (Vec::new(), Vec::new());
+    let (mut missing, mut old, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
     for kind in aistack_crds::Kind::ALL {
         let crd = kind.crd();
         match api.get_opt(crd.metadata.name.as_deref().unwrap_or_default()).await {
@@ -64,20 +69,27 @@ async fn kinds(place: &Place) -> Finding {
             }
             Ok(Some(_)) => {}
             // Not everybody may look at these; that objects can be listed is said below.
-            Err(kube::Error::Api(status)) if status.code == 403 => {}
+            Err(kube::Error::Api(status)) if status.code == 403 => unseen.push(kind.name()),
             Err(error) => {
                 let says = format!("the cluster does not answer: {}", crate::kernel::apply::said(&error));
                 let fix = "kubectl cluster-info".to_owned();
-                return Finding { what: "kinds".to_owned(), is_well: false, says, fix };
+                return Finding { what: "kinds".to_owned(), is_well: Some(false), says, fix };
             }
         }
     }
-    let (is_well, says) = match (missing.is_empty(), old.is_empty()) {
-        (true, true) => (true, "all seven, of this version".to_owned()),
-        (true, false) => (false, format!("of another version than this program: {}", old.join(", "))),
-        _ => (false, format!("not installed: {}", missing.join(", "))),
+    let (is_well, says) = match (missing.is_empty(), old.is_empty(), unseen.is_empty()) {
+        (true, true, true) => (Some(true), "all seven, of this version".to_owned()),
+        (true, true, false) => (
+            None,
+            "CustomResourceDefinitions may not be seen, so nothing is known of their version".to_owned(),
+        ),
+        (true, false, _) => {
+            (Some(false), format!("of another version than this program: {}", old.join(", ")))
+        }
+        _ => (Some(false), format!("not installed: {}", missing.join(", "))),
     };
-    let fix = if is_well { "" } else { "helm upgrade --install aistack-crds charts/aistack-crds" };
+    let fix =
+        if is_well == Some(false) { "helm upgrade --install aistack-crds charts/aistack-crds" } else { "" };
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
 }
 
@@ -113,7 +125,7 @@ async fn operator(place: &Place) -> Finding {
         Ok(leases) => leases.items,
         Err(error) => {
             let says = format!("its Lease cannot be seen: {}", crate::kernel::apply::said(&error));
-            return Finding { what, is_well: true, says, fix: String::new() };
+            return Finding { what, is_well: None, says, fix: String::new() };
         }
     };
     let ours = leases.iter().filter(|lease| {
@@ -125,22 +137,22 @@ async fn operator(place: &Place) -> Finding {
     match held.iter().map(|it| it.age).min() {
         Some(_) if leaders.len() > 1 => Finding {
             what,
-            is_well: false,
+            is_well: Some(false),
             says: format!("several lead that see namespace {}: {}", place.namespace, leaders.join(", ")),
             fix: "helm list -A; uninstall all but one: each changes back what the others make".to_owned(),
         },
         Some(_) if !leaders.is_empty() => {
-            Finding { what, is_well: true, says: "one leads".to_owned(), fix: String::new() }
+            Finding { what, is_well: Some(true), says: "one leads".to_owned(), fix: String::new() }
         }
         Some(age) => Finding {
             what,
-            is_well: false,
+            is_well: Some(false),
             says: format!("the last one that led was heard of {age} s ago"),
             fix: "kubectl get pods -A -l app.kubernetes.io/name=aistack-operator".to_owned(),
         },
         None => Finding {
             what,
-            is_well: false,
+            is_well: Some(false),
             says: format!("none leads that looks after namespace {}", place.namespace),
             fix: "helm upgrade --install aistack charts/aistack -n aistack-system --create-namespace"
                 .to_owned(),
@@ -155,7 +167,7 @@ async fn namespace(place: &Place) -> Option<Finding> {
     let is_missing = matches!(api.get_opt(&place.namespace).await, Ok(None));
     is_missing.then(|| Finding {
         what: "namespace".to_owned(),
-        is_well: false,
+        is_well: Some(false),
         says: format!("there is no namespace {}", place.namespace),
         fix: "kubectl get namespaces".to_owned(),
     })
@@ -191,20 +203,20 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
         match (condition(object, "Ready"), said.first()) {
             (None, _) if is_paused(object) => findings.push(Finding {
                 what: what.clone(),
-                is_well: false,
+                is_well: Some(false),
                 says: "paused before anything was made of it".to_owned(),
                 fix: format!("kubectl aistack resume {what} -n {}", place.namespace),
             }),
             (None, _) => findings.push(Finding {
                 what,
-                is_well: false,
+                is_well: Some(false),
                 says: "no operator has looked at it".to_owned(),
                 fix: "is one installed that sees this namespace? (above)".to_owned(),
             }),
             (Some(("True", ..)), None) => *well.entry(format!("{} ready", kind.name())).or_insert(0) += 1,
             (Some((_, reason, message)), None) => findings.push(Finding {
                 what: what.clone(),
-                is_well: false,
+                is_well: Some(false),
                 says: format!("{reason}: {message}"),
                 fix: format!(
                     "kubectl aistack status {what} -n {0}; kubectl aistack logs {what} -n {0}",
@@ -217,7 +229,7 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
                 told.dedup();
                 findings.push(Finding {
                     what: what.clone(),
-                    is_well: false,
+                    is_well: Some(false),
                     says: told.join(" | "),
                     fix: fix(said[0], &format!("{what} -n {}", place.namespace)),
                 });
@@ -227,7 +239,7 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
     if !well.is_empty() {
         findings.push(Finding {
             what: "objects".to_owned(),
-            is_well: true,
+            is_well: Some(true),
             says: counted(&well),
             fix: String::new(),
         });
@@ -278,7 +290,7 @@ async fn metrics(place: &Place, findings: &mut Vec<Finding>) {
         if uses(kind) && !serves(group) {
             findings.push(Finding {
                 what: "autoscaling".to_owned(),
-                is_well: false,
+                is_well: Some(false),
                 says: format!("autoscalers ask for {group}, which nobody serves"),
                 fix: format!("install {who}"),
             });

@@ -45,10 +45,16 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
                 }
             };
             let mut lines = lines.lines();
-            while let Ok(Some(line)) = lines.try_next().await {
-                println!("{name}  {line}");
+            loop {
+                match lines.try_next().await {
+                    Ok(Some(line)) => println!("{name}  {line}"),
+                    Ok(None) => return true,
+                    Err(error) => {
+                        eprintln!("{name}: the log broke off: {error}");
+                        return false;
+                    }
+                }
             }
-            true
         });
     }
     if streams.is_empty() {

@@ -225,11 +225,14 @@ impl Place {
     pub(crate) async fn all(&self) -> Result<Vec<(Kind, Value)>, PluginError> {
         let mut all = Vec::new();
         for kind in Kind::ALL {
-            let listed = self.of_kind(kind).list(&ListParams::default()).await;
-            let listed = listed.map_err(|error| self.not_listed(kind, &error))?;
-            all.extend(listed.items.into_iter().map(|object| (kind, plain(object))));
+            all.extend(self.list(kind).await.map_err(|error| self.not_listed(kind, &error))?);
         }
         Ok(all)
+    }
+
+    async fn list(&self, kind: Kind) -> Result<impl Iterator<Item = (Kind, Value)>, kube::Error> {
+        let listed = self.of_kind(kind).list(&ListParams::default()).await?;
+        Ok(listed.items.into_iter().map(move |object| (kind, plain(object))))
     }
 
     fn not_listed(&self, kind: Kind, error: &kube::Error) -> PluginError {
@@ -249,10 +252,16 @@ impl Place {
             Some((kind, name)) => (Some(named(kind)?), name),
             None => (None, given),
         };
-        let all = self.all().await?;
-        let of_kind = |found: &&(Kind, Value)| kind.is_none_or(|kind| found.0 == kind);
+        // Whoever may see one kind alone finds what is of that.
+        let (mut all, mut unseen) = (Vec::new(), None);
+        for kind in Kind::ALL.into_iter().filter(|one| kind.is_none_or(|kind| *one == kind)) {
+            match self.list(kind).await {
+                Ok(listed) => all.extend(listed),
+                Err(error) => unseen = unseen.or_else(|| Some(self.not_listed(kind, &error))),
+            }
+        }
         let is_it = |found: &&(Kind, Value)| found.1["metadata"]["name"] == name;
-        let mut found = all.iter().filter(of_kind).filter(is_it);
+        let mut found = all.iter().filter(is_it);
         let (first, second) = (found.next(), found.next());
         match (first, second) {
             (Some(one), None) => Ok(one.clone()),
@@ -263,9 +272,11 @@ impl Place {
                 )))
             }
             (None, _) => {
+                if let Some(error) = unseen {
+                    return Err(error);
+                }
                 let names: Vec<String> = all
                     .iter()
-                    .filter(of_kind)
                     .map(|(kind, object)| {
                         format!(
                             "{}/{}",

@@ -167,7 +167,7 @@ impl Controller for VectorController {
             Collection::Present(there) => of_collection(collection, there),
         };
         match found.collection {
-            Collection::Present(_) => report.look_again = Some(OUTSIDE),
+            Collection::Present(_) => report.look_again = report.look_again.or(Some(OUTSIDE)),
             Collection::Absent => (report.look_again, report.is_passing) = (Some(AT_ONCE), true),
             Collection::NoServer | Collection::Unknown(_) => report.look_again = Some(SOON),
         }
