@@ -42,7 +42,10 @@ step 'quickstart' e2e/quickstart.sh
 step 'faults' e2e/faults.sh
 step 'three nodes' e2e/three_nodes.sh
 step 'tour' e2e/tour.sh
-# Built once, and kept in the cache; the tests that need it say when there is no Go toolchain.
+# Built once, and kept in the cache.
 if command -v go >/dev/null; then step 'control plane' hack/plane/plane.sh build; fi
 step 'one node' e2e/quickstart_k8s.sh
 step 'tests' cargo test --release --workspace --no-fail-fast
+if ! command -v go >/dev/null; then
+  echo 'note: there is no Go toolchain: every test that needs a control plane passed without having looked at anything' >&2
+fi

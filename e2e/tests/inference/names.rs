@@ -20,8 +20,8 @@ const PORT: u16 = 8000;
 #[derive(Debug)]
 pub struct Names {
     hosts: PathBuf,
-    /// The third number of the addresses: nobody else's on this machine, as far as the kernel tells.
-    net: AtomicU8,
+    /// The last number of the next address.
+    next: AtomicU8,
 }
 
 impl Names {
@@ -29,7 +29,7 @@ impl Names {
     pub fn new(folder: &Path) -> Result<Self> {
         let hosts = folder.join("hosts");
         std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
-        Ok(Self { hosts, net: AtomicU8::new(1) })
+        Ok(Self { hosts, next: AtomicU8::new(1) })
     }
 
     /// Starts a process that knows them.
@@ -61,9 +61,10 @@ impl Names {
     }
 
     async fn listen(&self) -> Result<TcpListener> {
+        // Of this process; one that another test has taken already is passed over.
         let [low, high, ..] = std::process::id().to_le_bytes();
         loop {
-            let last = self.net.fetch_add(1, Ordering::Relaxed);
+            let last = self.next.fetch_add(1, Ordering::Relaxed);
             let address = Ipv4Addr::new(127, 64 | (high & 63), low, last);
             match TcpListener::bind((address, PORT)).await {
                 Ok(listener) => return Ok(listener),

@@ -1,11 +1,10 @@
 //! Changes that cannot be carried out: what serves goes on serving, and whoever waits for the change is told that it is not done, and why.
 
-use std::time::Duration;
-
 use aistack_crds::{AIStack, KVCluster};
 use anyhow::{Context as _, Result};
 use e2e::story::{message, says};
 use e2e::{Bed, Story};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
@@ -113,6 +112,7 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
         conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True")
     };
     let before = story.until::<Pod>("modelhub-0", "it serves", is_up).await?;
+    let set = story.api::<StatefulSet>().get("modelhub").await?;
     let name = |name: &str| json!({"spec": {"modelhub": {"secretRef": {"name": name}}}});
     story.edit::<AIStack>("s", &name("mistyped")).await?;
     let is_told = |stack: &AIStack| {
@@ -120,8 +120,9 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
         says(conditions, "Degraded", "SecretMissing") && !message(conditions, "Progressing").is_empty()
     };
     story.until("s", "it tells what it waits for", is_told).await?;
-    // Nothing is to happen, and no further turn is due.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    story.operator.until_reconciled(story.operator.reconciled()).await?;
+    let generation = story.api::<StatefulSet>().get("modelhub").await?.metadata.generation;
+    assert_eq!(generation, set.metadata.generation, "nothing was asked of its pods");
     let now = story.api::<Pod>().get("modelhub-0").await?;
     assert_eq!(
         (now.uid(), now.metadata.deletion_timestamp.is_none()),
