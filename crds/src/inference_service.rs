@@ -127,8 +127,8 @@ use crate::status::ScaledStatus;
 pub struct InferenceServiceSpec {
     /// What is served.
     pub model: ModelSpec,
-    /// AIStack whose ModelHub leads requests here, to an external server's `endpoint` too, and in whose registry versions are looked up. Left out: the stack that it is
-    /// a part of, if it is.
+    /// AIStack whose ModelHub leads requests here, to an external server's `endpoint` too, and in whose registry versions are looked
+    /// up. Left out: the stack that it is a part of, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stack_ref: Option<ObjectRef>,
     /// What clients use it for.

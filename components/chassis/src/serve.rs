@@ -143,7 +143,7 @@ async fn serve_all(
 fn connection_builder(limits: &Limits, answering: Answering) -> auto::Builder<Answering> {
     const STREAM_WINDOW: u32 = 1 << 20;
     // Half of it is h2's budget for frames that no handler has read yet, of which each costs 256 bytes less its payload; over it the
-    // whole connection is closed. Two streams may be full of gRPC's smallest messages, 15 bytes, while this task alone has run.
+    // whole connection is closed. So two streams may be full of gRPC's small messages (15 bytes) before their handlers run.
     const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
     let mut builder = auto::Builder::new(answering);
     builder

@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::engines::{Engine, Engines, ModelRoute, Running};
+use super::engine::{Engine, Running};
+use super::engines::{Engines, ModelRoute};
 use super::keys::Admission;
 use super::metrics::GatewayMetrics;
 use super::reply::{Held, MeteredBody};

@@ -4,12 +4,14 @@
 //! tokens are counted. Retries happen only before the first byte of a reply, within a budget.
 
 mod door;
+mod engine;
 mod engines;
 mod forward;
 mod keys;
 mod metrics;
 mod quota;
 mod reply;
+mod rotation;
 mod route;
 mod scan;
 mod told;
@@ -17,7 +19,8 @@ mod traffic;
 mod usage;
 
 pub use door::{Front, router};
-pub use engines::{EngineError, Engines};
+pub use engine::EngineError;
+pub use engines::Engines;
 pub use forward::{Call, Gateway, engine_error};
 pub use keys::{Admission, Caller, KeyRecord, KeyUsage, Keys};
 pub use metrics::GatewayMetrics;

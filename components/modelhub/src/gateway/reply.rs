@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::engines::{ModelRoute, Running};
+use super::engine::Running;
+use super::engines::ModelRoute;
 use super::forward::Call;
 use super::keys::Admission;
 use super::metrics::ModelMetrics;

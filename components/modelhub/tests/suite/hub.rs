@@ -120,11 +120,15 @@ impl Hub {
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    /// Value of a metric's line.
+    /// Value of a metric's line, 0 where there is none.
     pub fn metric(&self, line_start: &str) -> u64 {
+        self.series(line_start).unwrap_or(0)
+    }
+
+    /// Value of a metric's line, if there is one.
+    pub fn series(&self, line_start: &str) -> Option<u64> {
         let text = self.metrics.encode();
-        let line = text.lines().find(|l| l.starts_with(line_start));
-        line.and_then(|l| l.rsplit(' ').next()).and_then(|v| v.parse().ok()).unwrap_or(0)
+        text.lines().find(|l| l.starts_with(line_start))?.rsplit(' ').next()?.parse().ok()
     }
 }
 

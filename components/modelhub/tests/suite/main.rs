@@ -5,6 +5,7 @@
 //! our own, started from the binaries that stand beside this test's.
 
 mod bad_input;
+mod canaries;
 mod certificates;
 mod commands;
 mod engine;

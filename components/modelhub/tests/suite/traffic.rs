@@ -15,22 +15,22 @@ use crate::stack::{on, unique};
 /// For waits that no test means to see the end of.
 const LONG_MS: u64 = 600_000;
 
-fn leaked(name: &str) -> &'static str {
+pub fn leaked(name: &str) -> &'static str {
     Box::leak(unique(name).into_boxed_str())
 }
 
-fn target(name: &str, endpoint: &str, weight: u32) -> Value {
+pub fn target(name: &str, endpoint: &str, weight: u32) -> Value {
     json!({"name": name, "endpoint": endpoint, "weight": weight})
 }
 
-struct Reply {
-    status: u16,
-    text: String,
+pub struct Reply {
+    pub status: u16,
+    pub text: String,
     retry_after: Option<String>,
     code: String,
 }
 
-async fn ask(hub: &Hub, model: &str, session: &str) -> Reply {
+pub async fn ask(hub: &Hub, model: &str, session: &str) -> Reply {
     ask_with(hub, model, &[("x-session-id", session)]).await
 }
 
@@ -48,7 +48,7 @@ async fn ask_with(hub: &Hub, model: &str, headers: &[(&'static str, &str)]) -> R
     Reply { status, text: text("/choices/0/message/content"), retry_after, code: text("/error/code") }
 }
 
-async fn put(hub: &Hub, model: &str, route: &Value) -> TrafficState {
+pub async fn put(hub: &Hub, model: &str, route: &Value) -> TrafficState {
     let request = hub.client.put(format!("{}/api/v1/traffic/{model}", hub.url)).json(route);
     let (status, reply) = hub.send(request).await;
     assert_eq!(status, 200, "{reply}");
@@ -61,7 +61,7 @@ async fn state(hub: &Hub, model: &str) -> TrafficState {
     serde_json::from_value(reply).expect("a state")
 }
 
-async fn until_phase(hub: &Hub, model: &str, phase: &str) {
+pub async fn until_phase(hub: &Hub, model: &str, phase: &str) {
     eventually(&format!("the canary is {phase}"), || async {
         let (_, reply) = hub.get(&format!("/api/v1/traffic/{model}")).await;
         reply["canary"]["phase"] == phase
@@ -69,7 +69,7 @@ async fn until_phase(hub: &Hub, model: &str, phase: &str) {
     .await;
 }
 
-async fn hub_on(kv: &Service) -> Hub {
+pub async fn hub_on(kv: &Service) -> Hub {
     Hub::start(|config| on(config, kv)).await
 }
 
@@ -297,7 +297,7 @@ async fn a_model_is_not_idle_while_a_reply_streams_however_it_ends() {
     hub.delete(&format!("/api/v1/traffic/{model}")).await;
 }
 
-fn canary(steps: &[u32], step_seconds: u64, slow_ms: Option<u64>) -> Value {
+pub fn canary(steps: &[u32], step_seconds: u64, slow_ms: Option<u64>) -> Value {
     json!({"target": "2", "steps": steps, "step_seconds": step_seconds, "min_samples": 5,
         "max_error_permille": 50, "max_first_byte_ms": slow_ms})
 }

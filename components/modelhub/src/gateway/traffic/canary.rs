@@ -1,8 +1,8 @@
 //! What is to become of a canary: a pure function of what it was asked to be, how far it is, and what was seen of it.
 //!
-//! All three questions (do more than so many in a thousand fail? are more refused than of the other versions, and by so many? is the 99th
-//! percentile above so much?) are whether a share of bad replies is above a bound. They are asked after every single reply, so a test that is made for one look would cry wolf:
-//! [`Evidence`] is a test martingale, whose chance to ever reach a hundred while the share keeps its bound is one in a
+//! All three questions (do more than so many in a thousand fail? are more refused than of the other versions, and by so many? is the
+//! 99th percentile above so much?) are whether a share of bad replies is above a bound. They are asked after every single reply, so a
+//! test that is made for one look would cry wolf: [`Evidence`] is a test martingale, whose chance to ever reach a hundred while the share keeps its bound is one in a
 //! hundred, however often one looks and however long it runs. It starts anew all the time (with weights that sum to one), so a canary
 //! that turns bad after an hour of good replies is found as fast as one that is bad from the beginning.
 
@@ -253,7 +253,7 @@ impl Watched {
             if self.step == step { (self.samples, self.asked) } else { (0, Refusals::default()) };
         if seen >= plan.min_samples {
             return format!(
-                "waits at {percent} %: too many replies fail or are late, and not enough to be sure"
+                "waits at {percent} %: too many replies fail, are refused or are late, and not enough to be sure"
             );
         }
         let refused = match asked.refused {

@@ -9,6 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+/// What may be decided of a canary.
+const DECISIONS: [&str; 3] = ["advanced", "succeeded", "rolled_back"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TargetLabels {
     model: String,
@@ -146,10 +149,21 @@ impl TrafficMetrics {
         self.shadows.get_or_create_owned(&labels).inc();
     }
 
-    /// Notes a decision.
+    /// Shows that nothing was decided of a canary yet: a rate sees the first decision only of a series that was there before.
+    pub fn canary_begins(&self, model: &str, target: &str) {
+        for outcome in DECISIONS {
+            self.decisions(model, target, outcome);
+        }
+    }
+
+    /// Notes a decision, one of [`DECISIONS`].
     pub fn decided(&self, model: &str, target: &str, outcome: &'static str) {
+        self.decisions(model, target, outcome).inc();
+    }
+
+    fn decisions(&self, model: &str, target: &str, outcome: &'static str) -> Counter {
         let labels = TargetOutcome { model: model.to_owned(), target: target.to_owned(), outcome };
-        self.canaries.get_or_create_owned(&labels).inc();
+        self.canaries.get_or_create_owned(&labels)
     }
 }
 

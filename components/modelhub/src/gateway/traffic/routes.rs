@@ -18,7 +18,8 @@ use super::metrics::TrafficMetrics;
 use super::room::Room;
 use super::target::{CanaryWatch, Split, Target, TargetStats};
 use crate::error::ApiError;
-use crate::gateway::engines::{Engine, Engines};
+use crate::gateway::engine::Engine;
+use crate::gateway::engines::Engines;
 use crate::gateway::route::closest;
 use crate::kv::{Change, Expect, Kv, KvError, ROOT};
 use crate::now_ms;
@@ -362,7 +363,10 @@ impl Traffic {
         let watch = route.canary.as_ref().map(|plan| {
             let kept =
                 before.as_ref().and_then(|known| known.watch.clone()).filter(|watch| watch.plan == *plan);
-            kept.unwrap_or_else(|| Arc::new(CanaryWatch::new(plan, self.alarm.clone())))
+            kept.unwrap_or_else(|| {
+                self.metrics.canary_begins(model, &plan.target);
+                Arc::new(CanaryWatch::new(plan, self.alarm.clone()))
+            })
         });
         let split = Split { model: model.to_owned(), targets, hold: route.hold, room };
         let kept = before.filter(|before| before.record.route.canary == record.route.canary);

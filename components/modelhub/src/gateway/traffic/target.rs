@@ -14,7 +14,7 @@ use super::canary::{Ending, Sample, Watched};
 use super::metrics::TargetMetrics;
 use super::room::Room;
 use super::split;
-use crate::gateway::engines::Engine;
+use crate::gateway::engine::Engine;
 
 /// A canary that is watched in this process.
 #[derive(Debug)]

@@ -1,0 +1,369 @@
+//! One inference engine behind the gateway: its state, its health checks, and the connections to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aistack_api::engine::base_url;
+use aistack_api::modelhub::{EngineConfig, EngineTask};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Deserialize;
+
+use super::rotation::Rotation;
+use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
+
+/// Why an engine cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The endpoint is not an address that can be called.
+    #[error("engines: {name}: endpoint {endpoint} is not a URL that can be called: {reason}")]
+    Endpoint {
+        /// The engine.
+        name: String,
+        /// As configured.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file cannot be read, or holds what cannot be a header.
+    #[error("engines: {name}: api_key_file: {reason}")]
+    Key {
+        /// The engine.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
+}
+
+type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A model that an engine serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineModel {
+    /// Its name.
+    pub id: String,
+    /// Tokens that a prompt and its answer may have together, when the engine says so.
+    pub context: Option<u64>,
+}
+
+/// One engine.
+#[derive(Debug)]
+pub struct Engine {
+    /// Name from the configuration.
+    pub name: String,
+    /// Base URL from the configuration.
+    pub endpoint: String,
+    /// What it is for.
+    pub task: EngineTask,
+    client: Connections,
+    scheme_and_authority: (http::uri::Scheme, http::uri::Authority),
+    base_path: String,
+    host: HeaderValue,
+    key: Option<HeaderValue>,
+    rotation: Rotation,
+    /// Requests that it is working on.
+    running: AtomicUsize,
+    configured: Vec<String>,
+    models: ArcSwap<Vec<EngineModel>>,
+    /// Why the last check failed.
+    trouble: ArcSwap<String>,
+}
+
+impl Engine {
+    /// Prepares an engine and its connections; nothing is called yet.
+    pub fn new(config: &EngineConfig, connect_timeout: Duration) -> Result<Self, EngineError> {
+        let wrong = |reason: &str| EngineError::Endpoint {
+            name: config.name.clone(),
+            endpoint: config.endpoint.clone(),
+            reason: reason.to_owned(),
+        };
+        let uri: Uri = config.endpoint.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
+        let parts = uri.into_parts();
+        let scheme = parts.scheme.ok_or_else(|| wrong("no scheme"))?;
+        if scheme != http::uri::Scheme::HTTP && scheme != http::uri::Scheme::HTTPS {
+            return Err(wrong("only http:// and https:// engines can be reached"));
+        }
+        let authority = parts.authority.ok_or_else(|| wrong("no host"))?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|e| wrong(&e.to_string()))?;
+        let base_path = parts.path_and_query.map(|p| base_url(p.path()).to_owned()).unwrap_or_default();
+        Ok(Self {
+            name: config.name.clone(),
+            endpoint: config.endpoint.clone(),
+            task: config.task,
+            client: connections(config, scheme == http::uri::Scheme::HTTPS, connect_timeout)?,
+            scheme_and_authority: (scheme, authority),
+            base_path,
+            host,
+            key: read_key(config)?,
+            rotation: Rotation::new(),
+            running: AtomicUsize::new(0),
+            configured: config.models.clone(),
+            models: ArcSwap::from_pointee(
+                config.models.iter().map(|id| EngineModel { id: id.clone(), context: None }).collect(),
+            ),
+            trouble: ArcSwap::from_pointee("it was not checked yet".to_owned()),
+        })
+    }
+
+    /// Whether its last check passed.
+    pub fn healthy(&self) -> bool {
+        self.rotation.is_in()
+    }
+
+    /// For how long it has been out of rotation.
+    pub fn away(&self) -> Option<Duration> {
+        self.rotation.away()
+    }
+
+    /// Why it is not healthy.
+    pub fn trouble(&self) -> Arc<String> {
+        self.trouble.load_full()
+    }
+
+    /// What it serves, as far as known.
+    pub fn models(&self) -> Arc<Vec<EngineModel>> {
+        self.models.load_full()
+    }
+
+    /// Sends it a request.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        self.client.request(request).await
+    }
+
+    /// Notes a request until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(self.clone())
+    }
+
+    /// Takes it out of rotation until a check passes again.
+    pub fn fail(&self, why: String) {
+        if self.rotation.leave() {
+            tracing::warn!(engine = self.name, endpoint = self.endpoint, why, "engine out of rotation");
+        }
+        self.trouble.store(Arc::new(why));
+    }
+
+    /// The address of `path` on this engine.
+    pub fn uri(&self, path: &str) -> Result<Uri, http::Error> {
+        let (scheme, authority) = &self.scheme_and_authority;
+        let path = if self.base_path.is_empty() {
+            PathAndQuery::try_from(path)?
+        } else {
+            PathAndQuery::try_from(format!("{}{path}", self.base_path))?
+        };
+        Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query(path).build()
+    }
+
+    /// Puts the engine's own `host` and key into an outgoing request.
+    pub fn sign(&self, headers: &mut http::HeaderMap) {
+        headers.insert(header::HOST, self.host.clone());
+        if let Some(key) = &self.key {
+            headers.insert(header::AUTHORIZATION, key.clone());
+        }
+    }
+
+    /// Asks it what it serves.
+    pub async fn check(&self, limit: Duration) -> Checked {
+        // An engine at work shows its health by working. Some (llama-cpp-python) answer one call at a time, so that a check
+        // would wait behind the work, or cut it short.
+        if self.healthy() && self.running.load(Ordering::Relaxed) > 0 {
+            return Checked::default();
+        }
+        let found = match tokio::time::timeout(limit, self.ask_models()).await {
+            Ok(found) => found,
+            Err(_) => Err(format!("no answer to GET /v1/models within {} ms", limit.as_millis())),
+        };
+        let models = match found {
+            Ok(models) => models,
+            Err(why) => {
+                self.fail(why);
+                return Checked::default();
+            }
+        };
+        let serves_others = *self.models.swap(Arc::new(models.clone())) != models;
+        let came_in = self.rotation.enter();
+        if came_in {
+            tracing::info!(engine = self.name, endpoint = self.endpoint, "engine in rotation");
+        }
+        Checked { came_in, serves_others }
+    }
+
+    async fn ask_models(&self) -> Result<Vec<EngineModel>, String> {
+        let uri = self.uri("/v1/models").map_err(|e| e.to_string())?;
+        let mut request = Request::get(uri).body(Full::default()).map_err(|e| e.to_string())?;
+        self.sign(request.headers_mut());
+        let response =
+            self.send(request).await.map_err(|e| explained(&self.endpoint, crate::innermost(&e)))?;
+        let status = response.status();
+        let body = http_body_util::Limited::new(response.into_body(), 4 << 20).collect().await;
+        let body = body.map_err(|e| format!("GET /v1/models broke off: {e}"))?.to_bytes();
+        if !status.is_success() {
+            return Err(format!("GET /v1/models answered {status}"));
+        }
+        let served: ModelList = serde_json::from_slice(&body).unwrap_or_default();
+        let context = |id: &str| served.data.iter().find(|m| m.id == id).and_then(ListedModel::context);
+        if self.configured.is_empty() {
+            return Ok(served
+                .data
+                .iter()
+                .map(|m| EngineModel { id: m.id.clone(), context: m.context() })
+                .collect());
+        }
+        Ok(self.configured.iter().map(|id| EngineModel { id: id.clone(), context: context(id) }).collect())
+    }
+}
+
+/// What a check changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Checked {
+    /// It is in rotation, and was not.
+    pub came_in: bool,
+    /// Its models are not those of the last check.
+    pub serves_others: bool,
+}
+
+/// A request that an engine is working on.
+#[derive(Debug)]
+pub struct Running(Arc<Engine>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An engine's own pool of connections: its certificates are nobody else's.
+fn connections(
+    config: &EngineConfig,
+    encrypted: bool,
+    connect_timeout: Duration,
+) -> Result<Connections, EngineError> {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.enforce_http(false);
+    let field = format!("engines[{}].tls", config.name);
+    let tls = config.tls.clone().unwrap_or_default();
+    let builder = HttpsConnectorBuilder::new();
+    let mut connector = if encrypted {
+        builder.with_tls_config(rustls_config(&field, &tls)?).https_only()
+    } else {
+        // Never used: the scheme is http. An empty one needs no CA on this machine.
+        let roots = rustls::RootCertStore::empty();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let unused = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| ClientTlsError::Rustls { field: field.clone(), source })?;
+        builder.with_tls_config(unused.with_root_certificates(roots).with_no_client_auth()).https_or_http()
+    };
+    if let Some(name) = server_name(&field, &tls)? {
+        connector = connector.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_mins(1))
+        .pool_max_idle_per_host(512)
+        .build(connector.enable_http1().wrap_connector(tcp)))
+}
+
+fn read_key(config: &EngineConfig) -> Result<Option<HeaderValue>, EngineError> {
+    let Some(path) = &config.api_key_file else { return Ok(None) };
+    let wrong = |reason: String| EngineError::Key { name: config.name.clone(), reason };
+    let key = std::fs::read_to_string(path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+        .map_err(|_| wrong(format!("{}: not one line of printable characters", path.display())))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ModelList {
+    #[serde(default)]
+    data: Vec<ListedModel>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedModel {
+    id: String,
+    /// vLLM's and TinyInfer's name.
+    #[serde(default)]
+    max_model_len: Option<u64>,
+    /// llama.cpp's place for it.
+    #[serde(default)]
+    meta: Option<ListedMeta>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedMeta {
+    #[serde(default)]
+    n_ctx: Option<u64>,
+    #[serde(default)]
+    n_ctx_train: Option<u64>,
+}
+
+impl ListedModel {
+    fn context(&self) -> Option<u64> {
+        self.max_model_len.or_else(|| self.meta.as_ref().and_then(|m| m.n_ctx.or(m.n_ctx_train)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(endpoint: &str) -> Result<Engine, EngineError> {
+        let config = EngineConfig {
+            name: "e".into(),
+            endpoint: endpoint.into(),
+            models: vec![],
+            task: EngineTask::Chat,
+            api_key_file: None,
+            tls: None,
+        };
+        Engine::new(&config, Duration::from_secs(1))
+    }
+
+    #[test]
+    fn endpoints_lead_to_addresses() {
+        let cases = [
+            ("http://h:8000", "http://h:8000/v1/models"),
+            ("http://h:8000/", "http://h:8000/v1/models"),
+            ("http://h:8000/v1", "http://h:8000/v1/models"),
+            ("http://h/base/", "http://h/base/v1/models"),
+        ];
+        for (endpoint, want) in cases {
+            let uri = engine(endpoint).expect(endpoint).uri("/v1/models").expect(endpoint);
+            assert_eq!(uri.to_string(), want);
+        }
+        let error = engine("ftp://h").expect_err("another protocol").to_string();
+        assert!(error.contains("only http:// and https://"), "{error}");
+    }
+
+    #[test]
+    fn the_context_is_found_where_engines_put_it() {
+        let cases = [
+            (r#"{"id":"m","max_model_len":8192}"#, Some(8192)),
+            (r#"{"id":"m","meta":{"n_ctx_train":2048}}"#, Some(2048)),
+            (r#"{"id":"m","object":"model"}"#, None),
+        ];
+        for (json, want) in cases {
+            assert_eq!(serde_json::from_str::<ListedModel>(json).expect(json).context(), want);
+        }
+    }
+}
