@@ -4,6 +4,7 @@ pub mod aistack;
 mod autoscaler;
 pub mod certificate;
 mod compile;
+mod digest;
 pub mod document;
 pub mod ending;
 pub mod env_pool;

@@ -170,6 +170,11 @@ fn container(workload: &Workload, data: DataVolume) -> Container {
     }
 }
 
+/// An environment variable.
+pub(crate) fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+}
+
 /// An environment variable with the pod's own name.
 pub(crate) fn pod_name_env(name: &str) -> EnvVar {
     EnvVar {

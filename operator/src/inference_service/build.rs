@@ -7,12 +7,11 @@ use aistack_api::tinyinfer::TinyinferConfig;
 use aistack_crds::inference_service::{Autoscaler, Pooling};
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{EnvVar, PodResourceClaim, ResourceClaim};
+use k8s_openapi::api::core::v1::{PodResourceClaim, ResourceClaim};
 use k8s_openapi::api::resource::v1::{
     DeviceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceClaimTemplateSpec,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sha2::{Digest as _, Sha256};
 
 use super::fetch::{self, Registry};
 use super::preload;
@@ -20,11 +19,12 @@ use super::scaling::{self, Keda};
 use super::validate::{Scale, Serving};
 use super::version::Version;
 use super::{ADMIN_PORT, COMPONENT, Engine, GRPC_PORT, HTTP_PORT, ValidatedInferenceService};
+use crate::digest::digest;
 use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
 use crate::meta::Owner;
-use crate::pod::pod_name_env;
+use crate::pod::{env, pod_name_env};
 use crate::workload::{ADMIN_PORT as ADMIN, ConfigFile, MODELS_DIR, Port, Probes, Reach, Workload};
 
 /// What is known beside the spec when a service is built.
@@ -128,7 +128,7 @@ const GPU_CLAIM: &str = "gpu";
 /// Name of a template: one that is there cannot be changed, so what asks for something else is another.
 fn claim_name(workload: &str, devices: &DeviceClaim) -> String {
     let text = serde_json::to_string(devices).expect("JSON is text");
-    format!("{workload}-gpu-{}", hex::encode(&Sha256::digest(text.as_bytes())[..4]))
+    format!("{workload}-gpu-{}", digest(&text, 4))
 }
 
 fn claims(workload: &Workload) -> Manifests {
@@ -181,7 +181,7 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
             Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
         ],
         config: vec![config],
-        env: vec![plain("AISTACK_MODELS", MODELS_DIR), pod_name_env("TINYINFER_SERVER__TELEMETRY__INSTANCE")],
+        env: vec![env("AISTACK_MODELS", MODELS_DIR), pod_name_env("TINYINFER_SERVER__TELEMETRY__INSTANCE")],
         secrets: Vec::new(),
         models: true,
         resources: serving.resources.clone(),
@@ -192,10 +192,6 @@ fn tinyinfer(service: &ValidatedInferenceService, serving: &Serving, version: &V
         overrides: serving.pod.clone(),
         service_annotations: BTreeMap::new(),
     }
-}
-
-fn plain(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
 /// <https://docs.vllm.ai/en/latest/cli/serve.html>
@@ -244,7 +240,7 @@ fn infinity(
     }
     args.extend(["--no-trust-remote-code", "--no-vector-disk-cache"].map(str::to_owned));
     let mut workload = theirs(service, serving, version, args);
-    workload.env.push(plain("DO_NOT_TRACK", "1"));
+    workload.env.push(env("DO_NOT_TRACK", "1"));
     workload
 }
 
@@ -276,7 +272,7 @@ fn theirs(
         args,
         ports: vec![Port { name: "http", number: HTTP_PORT, reach: Reach::Clients }],
         config: Vec::new(),
-        env: THEIR_ENV.map(|(name, value)| plain(name, value)).to_vec(),
+        env: THEIR_ENV.map(|(name, value)| env(name, value)).to_vec(),
         secrets: Vec::new(),
         models: true,
         resources: serving.resources.clone(),

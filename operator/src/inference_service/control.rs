@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aistack_api::engine::base_url;
 use aistack_api::traffic::{TrafficRoute, TrafficState};
 use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
@@ -103,7 +104,7 @@ impl Controller for InferenceController {
     async fn dereference(&self, cluster: &Cluster, object: &InferenceService) -> Result<Found, StepError> {
         let mut found = Found::default();
         if let Some(endpoint) = &object.spec.endpoint {
-            let url = format!("{}/v1/models", validate::base_url(endpoint));
+            let url = format!("{}/v1/models", base_url(endpoint));
             let tls = object.spec.tls.as_ref();
             found.reached = Some(probe::http(cluster, &report::namespace(object), &url, tls).await);
         }
@@ -178,15 +179,13 @@ impl Controller for InferenceController {
 
     /// What served until now stays until ModelHub leads requests to what is to serve; claims stay while pods that name them may come.
     fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
-        if found.is_routed(service) {
-            let is_claim = |key: &&ChildKey| key.kind == ChildKind::ResourceClaimTemplate;
-            return found.children.iter().filter(is_claim).filter(|_| found.is_rolling).cloned().collect();
-        }
-        // An autoscaler would call back what is to make room.
-        let makes_room = service.rollout == Rollout::InPlace;
-        let scales =
-            |kind: ChildKind| matches!(kind, ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject);
-        let stays = |key: &&ChildKey| !(makes_room && scales(key.kind));
+        let (is_routed, makes_room) = (found.is_routed(service), service.rollout == Rollout::InPlace);
+        let stays = |key: &&ChildKey| match key.kind {
+            ChildKind::ResourceClaimTemplate => !is_routed || found.is_rolling,
+            // An autoscaler would call back what is to make room.
+            ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject => !is_routed && !makes_room,
+            _ => !is_routed,
+        };
         found.children.iter().filter(stays).cloned().collect()
     }
 
@@ -202,7 +201,8 @@ impl Controller for InferenceController {
         let observed = object.status.as_ref().and_then(|status| status.observed_generation);
         if is_marked(object) && observed != object.metadata.generation {
             // An edit may have left a route behind: of a model of another name, or when none is needed any more.
-            self.sweep(cluster, hub, service, found.hub.is_some()).await?;
+            let kept = service.needs_route() && found.hub.is_some();
+            sweep(cluster, hub, service, kept.then_some(service.model.as_str())).await?;
         }
         let Some(wanted) = route::wanted(service).filter(|_| found.hub.is_some()) else { return Ok(()) };
         let before = match &found.route {
@@ -298,22 +298,21 @@ impl InferenceController {
         let there = |stack: &Arc<AIStack>| stack.metadata.deletion_timestamp.is_none();
         stacks.filter(there).find_map(|stack| Hub::of(&stack))
     }
+}
 
-    async fn sweep(
-        &self,
-        cluster: &Cluster,
-        hub: &Hub,
-        service: &ValidatedInferenceService,
-        is_wanted: bool,
-    ) -> Result<(), StepError> {
-        let owner = route::owner(&service.owner.namespace, &service.name);
-        let Ok(models) = hub.models_of(cluster, &owner).await else { return Ok(()) };
-        let is_kept = |model: &String| is_wanted && service.needs_route() && *model == service.model;
-        for model in models.into_iter().filter(|model| !is_kept(model)) {
-            settled(hub.remove(cluster, &model).await)?;
-        }
-        Ok(())
+/// Takes all routes of a service away but that of the model that it is to keep.
+async fn sweep(
+    cluster: &Cluster,
+    hub: &Hub,
+    service: &ValidatedInferenceService,
+    kept: Option<&str>,
+) -> Result<(), StepError> {
+    let owner = route::owner(&service.owner.namespace, &service.name);
+    let Ok(models) = hub.models_of(cluster, &owner).await else { return Ok(()) };
+    for model in models.iter().filter(|model| kept != Some(model.as_str())) {
+        settled(hub.remove(cluster, model).await)?;
     }
+    Ok(())
 }
 
 /// A ModelHub that is away is no failure of this turn: the report says so, and another turn comes.

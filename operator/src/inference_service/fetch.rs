@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::ValidatedInferenceService;
 use super::validate::{Serving, Source};
 use super::version::Version;
+use crate::digest::digest;
 use crate::meta::Image;
 use crate::workload::{MODELS_DIR, MODELS_VOLUME};
 
@@ -43,13 +44,8 @@ pub fn place(service: &ValidatedInferenceService, serving: &Serving, version: &V
         Source::File { uri, sha256, .. } => (plain, sha256.as_ref().unwrap_or(uri).clone()),
         Source::Registry => (format!("{plain}{}", version.suffix()), version.target().to_owned()),
     };
-    let whole = digest(&format!("{}\n{}\n{told}", service.owner.namespace, service.model));
-    Some(format!("{readable}-{}", &whole[..12]))
-}
-
-fn digest(text: &str) -> String {
-    use sha2::Digest as _;
-    hex::encode(sha2::Sha256::digest(text.as_bytes()))
+    let whose = format!("{}\n{}\n{told}", service.owner.namespace, service.model);
+    Some(format!("{readable}-{}", digest(&whose, 6)))
 }
 
 /// Gives a pod the cache that the manifest names, and a container that fills it before the engine starts.

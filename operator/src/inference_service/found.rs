@@ -125,14 +125,11 @@ impl Found {
 
     /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer.
     pub(super) fn awaited<'a>(&self, service: &'a ValidatedInferenceService) -> Vec<&'a Version> {
-        if service.serving().is_none() {
-            return service.versions.iter().filter(|_| self.reached != Some(Reached::Yes)).collect();
-        }
-        let is_shadow = |version: &&Version| {
-            service.traffic.iter().any(|target| target.shadow && target.version == version.target())
+        let is_there = |version: &Version| match service.serving() {
+            Some(_) => self.ready.contains(version),
+            None => self.reached == Some(Reached::Yes),
         };
-        let versions = service.versions.iter().filter(|version| !is_shadow(version));
-        versions.filter(|version| !self.ready.contains(version)).collect()
+        service.answering().filter(|version| !is_there(version)).collect()
     }
 
     /// What the canary came to.

@@ -191,7 +191,7 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
         report.ready = (false, because.clone());
         report.degraded = Some(because);
         // Until requests are led here, what served before goes on.
-        if found.is_routed(service) && away.len() >= answering(service) {
+        if found.is_routed(service) && away.len() >= service.answering().count() {
             report.serves = Some(false);
         }
         return;
@@ -211,14 +211,6 @@ fn routed(report: &mut Report, service: &ValidatedInferenceService, found: &Foun
 fn unreached(away: &[(String, String)]) -> Because {
     let each: Vec<String> = away.iter().map(|(target, why)| format!("version {target}: {why}")).collect();
     Because::new("TargetAway", format!("ModelHub does not reach {}", each.join("; ")))
-}
-
-/// How many versions get requests, a canary's among them.
-fn answering(service: &ValidatedInferenceService) -> usize {
-    let is_shadow = |version: &&Version| {
-        service.traffic.iter().any(|target| target.shadow && target.version == version.target())
-    };
-    service.versions.iter().filter(|version| !is_shadow(version)).count()
 }
 
 /// What requests wait for before they are led there.

@@ -1,6 +1,6 @@
 //! From what an API server accepts to what `build` cannot fail on.
 
-use aistack_api::engine::EngineTask;
+use aistack_api::engine::{EngineTask, base_url};
 use aistack_crds::InferenceService;
 use aistack_crds::inference_service::{
     CanarySpec, ModelCacheSpec, Pooling, Rollout, Runtime, ScalingSpec, Task, TrafficTarget,
@@ -194,6 +194,14 @@ impl ValidatedInferenceService {
         }
     }
 
+    /// The versions that answer, a canary's among them: all but shadows.
+    pub(super) fn answering(&self) -> impl Iterator<Item = &Version> {
+        let is_shadow = |version: &&Version| {
+            self.traffic.iter().any(|target| target.shadow && target.version == version.target())
+        };
+        self.versions.iter().filter(move |version| !is_shadow(version))
+    }
+
     /// Whether a pod that holds a GPU goes before the one that takes its place comes.
     pub(super) fn gives_way(&self) -> bool {
         self.rollout == Rollout::InPlace && self.has_gpu()
@@ -227,12 +235,6 @@ impl ValidatedInferenceService {
     pub fn endpoint(&self) -> String {
         self.endpoint_of(&self.versions[0])
     }
-}
-
-/// An address without `/v1`, which people paste with it: OpenAI's clients want it so.
-pub(super) fn base_url(endpoint: &str) -> &str {
-    let endpoint = endpoint.trim_end_matches('/');
-    endpoint.strip_suffix("/v1").unwrap_or(endpoint)
 }
 
 /// Checks an InferenceService that passed its schema. `part_of` is the stack it belongs to, or empty.

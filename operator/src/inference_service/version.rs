@@ -1,6 +1,6 @@
 //! A model's version, and what it is called in names that Kubernetes takes.
 
-use sha2::{Digest as _, Sha256};
+use crate::digest::digest;
 
 /// Longest readable part of a name.
 const READABLE: usize = 8;
@@ -42,8 +42,7 @@ impl Version {
         }
         let readable: String =
             name.to_lowercase().chars().filter(|c| is_plain(*c)).take(READABLE / 2).collect();
-        let digest = hex::encode(&Sha256::digest(name.as_bytes())[..3]);
-        format!("-v{readable}-{digest}")
+        format!("-v{readable}-{}", digest(name, 3))
     }
 }
 

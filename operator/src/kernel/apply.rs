@@ -14,7 +14,6 @@ use kube::api::{
 use kube::core::DynamicObject;
 use kube::core::Status as ApiStatus;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::absent::is_unknown;
 use super::child::{APPLIED, ChildKey, ChildKind, Holder, Observed, Progress};
@@ -29,6 +28,7 @@ use super::parent::Parent;
 use super::patience::Hold;
 use super::replicas;
 use super::watch::{ADOPT, adopter, holder};
+use crate::digest::digest;
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::MANAGER;
 
@@ -603,7 +603,7 @@ fn applied_hash(live: &Value) -> &str {
 
 fn hash(wanted: &Value) -> String {
     let text = serde_json::to_string(wanted).expect("JSON is text");
-    hex::encode(&Sha256::digest(text.as_bytes())[..10])
+    digest(&text, 10)
 }
 
 /// A Secret that asks for it gets random text under the keys that it names: once, and the same ever after.

@@ -17,7 +17,7 @@ use super::{backup, certificate};
 use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
-use crate::pod::pod_name_env;
+use crate::pod::{env, pod_name_env};
 use crate::workload::{
     ADMIN_PORT as ADMIN, ConfigFile, DATA_DIR, MEMBERS_PORT, Port, Probes, Reach, SecretFile, Workload,
 };
@@ -152,11 +152,7 @@ fn environment(cluster: &ValidatedKvCluster) -> Vec<EnvVar> {
     vec![
         pod_name_env(NAME),
         pod_name_env("TINYKV_SERVER__TELEMETRY__INSTANCE"),
-        EnvVar {
-            name: "TINYKV_ADVERTISE_CLIENT_URLS".to_owned(),
-            value: Some(format!("[\"{own}\"]")),
-            ..EnvVar::default()
-        },
+        env("TINYKV_ADVERTISE_CLIENT_URLS", &format!("[\"{own}\"]")),
     ]
 }
 

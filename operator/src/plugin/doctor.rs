@@ -25,12 +25,18 @@ struct Finding {
     fix: String,
 }
 
+impl Finding {
+    fn is_wrong(&self) -> bool {
+        self.is_well == Some(false)
+    }
+}
+
 pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError> {
     let mut findings = vec![kinds(place).await, operator(place).await];
     findings.extend(namespace(place).await);
     // Kinds that are there are looked at, of whatever version; what keeps them from being listed is said once.
     if let Err(error) = objects(place, &mut findings).await
-        && findings[0].is_well != Some(false)
+        && !findings[0].is_wrong()
     {
         let (what, says) = ("objects".to_owned(), error.message);
         findings.push(Finding { what, is_well: Some(false), says, fix: String::new() });
@@ -48,7 +54,7 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
             }
         }
     }
-    if findings.iter().all(|finding| finding.is_well != Some(false)) {
+    if !findings.iter().any(Finding::is_wrong) {
         return Ok(());
     }
     Err(PluginError { code: 1, message: String::new() })
