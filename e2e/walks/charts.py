@@ -176,7 +176,18 @@ def bundle():
 # -- from the version before
 
 # Fields that the version before had not, as the API server reads them in objects that were written then: nothing of these is stored.
-DEFAULTS = {"InferenceService": {"rollout": "beside"}}
+DEFAULTS = {"InferenceService": {"rollout": "beside"}, "AIStack": {"tinyinfer": {"rollout": "beside"}, "inference": {"rollout": "beside"}}}
+
+
+def defaulted(spec, defaults):
+    """A spec as it is read: with the defaults of what it has."""
+    read = dict(spec)
+    for field, default in defaults.items():
+        if not isinstance(default, dict):
+            read.setdefault(field, default)
+        elif field in read:
+            read[field] = defaulted(read[field], default)
+    return read
 
 
 def upgraded():
@@ -200,7 +211,7 @@ def upgraded():
     helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--reuse-values")
     helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--reset-then-reuse-values")
     after = specs()
-    told = {name: (uid, generation, {**DEFAULTS.get(name[0], {}), **spec}) for name, (uid, generation, spec) in before.items()}
+    told = {name: (uid, generation, defaulted(spec, DEFAULTS.get(name[0], {}))) for name, (uid, generation, spec) in before.items()}
     changed = {name: (told[name], after.get(name)) for name in told if after.get(name) != told[name]}
     assert not changed, f"an upgrade changes nothing that people made, but {changed}"
     assert len(names("networkpolicy", "team")) == 4, "the values that people set are still theirs"
