@@ -6,14 +6,13 @@ use aistack_operator::certificate::Certificate;
 use anyhow::{Result, ensure};
 use e2e::story::says;
 use e2e::{Bed, Story, module, wait};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::certificates::{authority, signed};
 use super::clients::Writers;
-use super::day_two::pods;
 use super::monitor::until_at_rest;
 
 const MODULE: &str = "github.com/cert-manager/cert-manager@v1.18.2";
@@ -72,19 +71,42 @@ async fn an_issuer_signs_for_a_group() -> Result<()> {
     // It is for members that come later, too.
     story.edit::<KVCluster>("kv", &json!({"spec": {"replicas": 3}})).await?;
     until_at_rest(&story, "kv", 3).await?;
-    writers.end(bed, "issued").await?;
     let certificates = story.api::<Certificate>();
     let now = certificates.get("kv-tls").await?;
     ensure!(now.metadata.generation == asked.metadata.generation, "nothing had to be signed anew");
-    // Whoever names the Secret keeps it: the Certificate goes, and nothing else.
-    let before = pods(&story).await?;
-    let by_hand = json!({"spec": {"tls": {"issuerRef": null, "secretName": "kv-tls"}}});
-    story.edit::<KVCluster>("kv", &by_hand).await?;
-    wait::until("the Certificate is pruned", || async {
-        Ok(certificates.get_opt("kv-tls").await?.is_none().then_some(()))
-    })
-    .await?;
-    until_at_rest(&story, "kv", 3).await?;
-    ensure!(pods(&story).await? == before, "no pod was made anew for it");
+    ensure!(all_have(&story, "kv-tls", true).await?, "one of another namespace's cluster is refused");
+    // One by hand lacks the name that members ask for: they stop asking before the first gets it, and ask again when all have
+    // the issuer's.
+    let mut names = vec!["kv".to_owned()];
+    names.extend((0..3).map(|ordinal| format!("kv-{ordinal}.kv-members")));
+    let mut by_hand = signed(names, &authority)?;
+    by_hand.metadata.name = Some("mine".to_owned());
+    secrets.create(&PostParams::default(), &by_hand).await?;
+    let mine = json!({"spec": {"tls": {"issuerRef": null, "secretName": "mine"}}});
+    let issued = json!({"spec": {"tls": {"issuerRef": {"name": "ca"}, "secretName": null}}});
+    for (edit, secret, is_named) in [(mine, "mine", false), (issued, "kv-tls", true)] {
+        story.edit::<KVCluster>("kv", &edit).await?;
+        wait::until("all members have the certificate", || async {
+            Ok(all_have(&story, secret, is_named).await?.then_some(()))
+        })
+        .await?;
+        until_at_rest(&story, "kv", 3).await?;
+        let is_asked = certificates.get_opt("kv-tls").await?.is_some();
+        ensure!(is_asked == is_named, "the Certificate goes, and the Secret stays");
+    }
+    writers.end(bed, "issued").await?;
     story.operator.stop().await
+}
+
+/// Whether every pod mounts a Secret, and refuses members that have not the name of this very cluster.
+async fn all_have(story: &Story, secret: &str, is_named: bool) -> Result<bool> {
+    let pods = story.api::<Pod>().list(&ListParams::default()).await?;
+    let has = |pod: &Pod| {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let mut mounted = spec.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref());
+        let mut variables = spec.containers.iter().flat_map(|container| container.env.iter().flatten());
+        mounted.any(|mounted| mounted.secret_name.as_deref() == Some(secret))
+            && variables.any(|variable| variable.name == "TINYKV_PEER_TLS__ALLOWED_HOSTS") == is_named
+    };
+    Ok(pods.items.len() == 3 && pods.items.iter().all(has))
 }

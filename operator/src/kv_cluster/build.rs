@@ -10,10 +10,11 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetOrdinals, StatefulSetUp
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, EnvVar};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::backup;
+use super::certificate::{self, Identity};
 use super::planner::{self, Kept};
 use super::record::{self, Record};
 use super::{ADMIN_PORT, CLIENT_PORT, COMPONENT, PEER_PORT, Tls, ValidatedKvCluster};
-use super::{backup, certificate};
 use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::{Manifest, Manifests};
@@ -34,13 +35,20 @@ pub(super) struct Shape {
     pub kept: Kept,
     /// Pods that have to be ready for another to be evicted.
     pub stay: u16,
+    /// By which certificate its members know one another.
+    pub identity: Option<Identity>,
 }
 
 impl Shape {
     /// Before there is anything.
     pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
         let kept = Kept::to(cluster.voters);
-        Self { record: Record::founding(cluster, kept), kept, stay: planner::stay_of(cluster.voters) }
+        Self {
+            record: Record::founding(cluster, kept),
+            kept,
+            stay: planner::stay_of(cluster.voters),
+            identity: Identity::next(cluster, &[]),
+        }
     }
 }
 
@@ -57,7 +65,7 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
     if let Some(issuer) = &cluster.issuer {
         manifests.push(certificate::manifest(cluster, issuer));
     }
-    manifests.append(workload(cluster).stateful(&cluster.claim));
+    manifests.append(workload(cluster, shape.identity.as_ref()).stateful(&cluster.claim));
     if cluster.voters < 2 && shape.kept.count() < 2 {
         manifests.0.retain(|manifest| !matches!(manifest, Manifest::PodDisruptionBudget(_)));
     }
@@ -96,12 +104,12 @@ fn fit(cluster: &ValidatedKvCluster, shape: &Shape, set: &mut StatefulSet) {
             Some(vec![EnvFromSource { config_map_ref: Some(source), ..EnvFromSource::default() }]);
     }
     if let (Some(place), Some(spec)) = (&cluster.restore, &mut spec.template.spec) {
-        backup::begin_with(place, &config(cluster).0, spec);
+        backup::begin_with(place, &config(cluster), spec);
     }
 }
 
-/// The configuration of every member, and the Secrets that it reads.
-fn config(cluster: &ValidatedKvCluster) -> (ConfigFile, Vec<SecretFile>) {
+/// The configuration of every member.
+fn config(cluster: &ValidatedKvCluster) -> ConfigFile {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut config = TinykvConfig {
         data_dir: PathBuf::from(DATA_DIR),
@@ -114,12 +122,23 @@ fn config(cluster: &ValidatedKvCluster) -> (ConfigFile, Vec<SecretFile>) {
     };
     config.server.admin_listen = any(ADMIN_PORT);
     config.server.limits.drain_timeout_ms = Ending::MEMBER.drain_ms();
-    let secrets = certificates(cluster, &mut config);
-    (ConfigFile::yaml(COMPONENT, &config), secrets)
+    if cluster.tls != Tls::Off {
+        let path = |key: &str| PathBuf::from(tls_file("", key).path());
+        config.peer_tls = Some(TinykvPeerTls {
+            cert_file: Some(path(CERTIFICATE)),
+            key_file: Some(path(KEY)),
+            ca_file: Some(path(AUTHORITY)),
+            ..TinykvPeerTls::default()
+        });
+        config.server.tls = Some(TlsConfig::of(path(CERTIFICATE), path(KEY)));
+    }
+    ConfigFile::yaml(COMPONENT, &config)
 }
 
-fn workload(cluster: &ValidatedKvCluster) -> Workload {
-    let (config, secrets) = config(cluster);
+fn workload(cluster: &ValidatedKvCluster, identity: Option<&Identity>) -> Workload {
+    let config = config(cluster);
+    let files =
+        |identity: &Identity| [CERTIFICATE, KEY, AUTHORITY].map(|key| tls_file(&identity.secret, key));
     Workload {
         name: cluster.name.clone(),
         owner: cluster.owner.clone(),
@@ -134,8 +153,8 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
             Port { name: ADMIN, number: ADMIN_PORT, reach: Reach::Node },
         ],
         config: vec![config],
-        env: environment(cluster),
-        secrets,
+        env: environment(cluster, identity),
+        secrets: identity.map(files).into_iter().flatten().collect(),
         models: false,
         resources: cluster.resources.clone(),
         gpu: Gpu::None,
@@ -147,29 +166,24 @@ fn workload(cluster: &ValidatedKvCluster) -> Workload {
     }
 }
 
-fn environment(cluster: &ValidatedKvCluster) -> Vec<EnvVar> {
+fn environment(cluster: &ValidatedKvCluster, identity: Option<&Identity>) -> Vec<EnvVar> {
     let own = cluster.client_url(&cluster.host(&format!("$({NAME})")));
-    vec![
+    let mut variables = vec![
         pod_name_env(NAME),
         pod_name_env("TINYKV_SERVER__TELEMETRY__INSTANCE"),
         env("TINYKV_ADVERTISE_CLIENT_URLS", &format!("[\"{own}\"]")),
-    ]
+    ];
+    if identity.is_some_and(|identity| identity.is_named) {
+        variables.push(env(certificate::NAMED, &format!("[\"{}\"]", certificate::host(cluster))));
+    }
+    variables
 }
 
-/// Has clients served, and members known, by the certificate in the cluster's Secret.
-fn certificates(cluster: &ValidatedKvCluster, config: &mut TinykvConfig) -> Vec<SecretFile> {
-    let Tls::Secret(secret) = &cluster.tls else { return Vec::new() };
-    let file = |key: &str| SecretFile { volume: "tls", secret: secret.clone(), key: key.to_owned() };
-    let mut files = vec![file("tls.crt"), file("tls.key")];
-    let (cert, key) = (PathBuf::from(files[0].path()), PathBuf::from(files[1].path()));
-    let ca = file("ca.crt");
-    config.peer_tls = Some(TinykvPeerTls {
-        cert_file: Some(cert.clone()),
-        key_file: Some(key.clone()),
-        ca_file: Some(PathBuf::from(ca.path())),
-        ..TinykvPeerTls::default()
-    });
-    files.push(ca);
-    config.server.tls = Some(TlsConfig::of(cert, key));
-    files
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const AUTHORITY: &str = "ca.crt";
+
+/// A file of the Secret by which clients are served and members known.
+fn tls_file(secret: &str, key: &str) -> SecretFile {
+    SecretFile { volume: certificate::VOLUME, secret: secret.to_owned(), key: key.to_owned() }
 }

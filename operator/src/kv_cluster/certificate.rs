@@ -1,11 +1,11 @@
 //! The certificate of a group whose spec names an issuer: cert-manager is asked for it, and renews it.
 
 use aistack_crds::kv_cluster::KvIssuer;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::Api;
 
-use super::ValidatedKvCluster;
+use super::{Tls, ValidatedKvCluster};
 use crate::certificate::{Certificate, CertificateSpec, PrivateKey, WRITTEN_FOR};
 use crate::kernel::ObjectName;
 use crate::kernel::apply::{Applied, said};
@@ -17,14 +17,57 @@ use crate::kernel::controller::StepError;
 /// Most members that a group may have: the certificate is for all of them from the beginning, and is not signed anew when it grows.
 const MOST_MEMBERS: u16 = 7;
 
+/// The volume with the members' certificate.
+pub(super) const VOLUME: &str = "tls";
+
+/// The variable that says for which host the others' certificates have to be.
+pub(super) const NAMED: &str = "TINYKV_PEER_TLS__ALLOWED_HOSTS";
+
+/// By which certificate members know one another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The Secret that has it.
+    pub secret: String,
+    /// Whether one that is not made out to this very cluster is refused: an issuer may sign for other namespaces too.
+    pub is_named: bool,
+}
+
+impl Identity {
+    /// That of a pod.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == VOLUME)?;
+        let mut variables = spec.containers.iter().flat_map(|container| container.env.iter().flatten());
+        let is_named = variables.any(|variable| variable.name == NAMED);
+        Some(Self { secret: volume.secret.as_ref()?.secret_name.clone()?, is_named })
+    }
+
+    /// The one to roll to, from those that the pods have. A certificate of somebody else's making may lack the name, so nobody
+    /// asks for the name before all have the issuer's, and nobody does any more when the first gets another.
+    pub fn next(kv: &ValidatedKvCluster, pods: &[&Self]) -> Option<Self> {
+        let Tls::Secret(secret) = &kv.tls else { return None };
+        let Some(other) = pods.iter().find(|pod| pod.secret != *secret) else {
+            return Some(Self { secret: secret.clone(), is_named: kv.issuer.is_some() });
+        };
+        let is_asked = pods.iter().any(|pod| pod.is_named);
+        let secret = if is_asked { &other.secret } else { secret };
+        Some(Self { secret: secret.clone(), is_named: false })
+    }
+}
+
 /// Name of the Certificate, and of the Secret that it is written to.
 pub(super) fn name(cluster: &str) -> String {
     format!("{cluster}-tls")
 }
 
+/// The one of its names that no other cluster's certificate has.
+pub(super) fn host(kv: &ValidatedKvCluster) -> String {
+    format!("{}.{}.svc", kv.name, kv.owner.namespace)
+}
+
 /// What cert-manager is asked for.
 pub(super) fn manifest(kv: &ValidatedKvCluster, issuer: &KvIssuer) -> Certificate {
-    let mut dns_names = vec![kv.name.clone(), format!("{}.{}.svc", kv.name, kv.owner.namespace)];
+    let mut dns_names = vec![kv.name.clone(), host(kv)];
     dns_names.extend((0..MOST_MEMBERS).map(|ordinal| kv.host(&kv.member(ordinal))));
     let spec = CertificateSpec {
         secret_name: name(&kv.name),
@@ -143,6 +186,32 @@ mod tests {
         assert_eq!(asked.spec, self::asked(&kv("kv", 7)).spec, "growth has nothing signed anew");
         let set = super::super::build(&kv("kv", 3)).to_yaml();
         assert!(set.contains("secretName: kv-tls"), "members mount it: {set}");
+    }
+
+    #[test]
+    fn a_name_is_asked_for_while_all_have_the_issuers_certificate() {
+        let identity = |(secret, is_named): (&str, bool)| Identity { secret: secret.to_owned(), is_named };
+        let (own, asked, mine, others) =
+            (("kv-tls", false), ("kv-tls", true), ("mine", false), ("others", true));
+        let table = [
+            (vec![], asked),
+            (vec![own, own, own], asked),
+            (vec![asked, own, own], asked),
+            (vec![mine, mine, mine], own),
+            (vec![mine, own, mine], own),
+            (vec![others, others, others], ("others", false)),
+            (vec![("others", false), others, ("others", false)], ("others", false)),
+        ];
+        for (pods, expected) in table {
+            let pods: Vec<Identity> = pods.into_iter().map(identity).collect();
+            let next = Identity::next(&kv("kv", 3), &pods.iter().collect::<Vec<_>>());
+            assert_eq!(next, Some(identity(expected)), "{pods:?}");
+        }
+        let set = super::super::build(&kv("kv", 3)).to_yaml();
+        assert!(
+            set.contains("name: TINYKV_PEER_TLS__ALLOWED_HOSTS\n") && set.contains("'[\"kv.team.svc\"]'"),
+            "{set}"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use aistack_crds::{KVCluster, Kind};
 use kube::{Resource as _, ResourceExt as _};
 
 use super::build::{self, Shape};
+use super::certificate::Identity;
 use super::invariants::{Memory, Observed, Violation};
 use super::members::{self, Listing, Members};
 use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Violated, Waiting, Wish};
@@ -137,10 +138,12 @@ impl Found {
             _ => self.group.kept,
         };
         let kept = kept.unwrap_or(Kept::to(kv.voters));
+        let identities = self.seen.pods.values().filter_map(|pod| pod.identity.as_ref());
         Shape {
             record: self.record.clone().unwrap_or_else(|| Record::founding(kv, kept)),
             kept,
             stay: self.group.pods_that_stay(&self.step),
+            identity: Identity::next(kv, &identities.collect::<Vec<_>>()),
         }
     }
 }
@@ -490,6 +493,7 @@ mod tests {
                 uid: String::new(),
                 process: None,
                 kept_away: Some("kv-0 fits on no node".to_owned()),
+                identity: None,
             };
             found.seen.pods.insert(0, pod);
             found

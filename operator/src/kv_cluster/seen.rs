@@ -9,6 +9,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
+use super::certificate::Identity;
 use super::invariants::Process;
 use super::planner::{Claim, Kept, Pod};
 use super::{COMPONENT, ValidatedKvCluster};
@@ -64,6 +65,8 @@ pub(super) struct SeenPod {
     pub process: Option<Process>,
     /// What keeps it from running, as far as Kubernetes says so.
     pub kept_away: Option<String>,
+    /// By which certificate the others know it.
+    pub identity: Option<Identity>,
 }
 
 impl Seen {
@@ -162,6 +165,7 @@ fn of_pod(pod: &KubePod, newest: &str) -> SeenPod {
         uid: pod.uid().unwrap_or_default(),
         process: process(pod),
         kept_away: if is_ready { None } else { kept_away(pod) },
+        identity: Identity::of(pod),
     }
 }
 
