@@ -15,7 +15,7 @@ for program in minikube kubectl helm; do
   command -v "$program" >/dev/null || { echo "error: $program is not installed; hack/minikube/README.md says what is needed" >&2; exit 1; }
 done
 if [ ${#gpu[@]} -gt 0 ]; then "$here/../gpu-ready.sh" minikube; fi
-minikube start --profile aistack --driver docker --cni calico --cpus "${MINIKUBE_CPUS:-4}" --memory "${MINIKUBE_MEMORY:-8g}" "${gpu[@]}"
+minikube start --profile aistack --driver docker --cni calico --apiserver-port 6443 --cpus "${MINIKUBE_CPUS:-4}" --memory "${MINIKUBE_MEMORY:-8g}" "${gpu[@]}"
 kubectl config use-context aistack
 for archive in ${IMAGES:-}; do minikube image load --profile aistack "$archive"; done
 # minikube's own addon offers nvidia.com/gpu without the labels of GPU feature discovery, so ours takes its place.

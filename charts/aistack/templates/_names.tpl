@@ -5,12 +5,14 @@
 {{- end -}}
 
 {{- define "aistack.fullname" -}}
+{{- /* A release's name may have dots, a Service's may not. */ -}}
+{{- $release := .Release.Name | replace "." "-" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains (include "aistack.name" .) .Release.Name -}}
-{{- printf "%s-operator" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "aistack.name" .) $release -}}
+{{- printf "%s-operator" $release | trunc 40 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s-operator" .Release.Name (include "aistack.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s-operator" $release (include "aistack.name" .) | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -21,7 +23,7 @@
 
 {{- define "aistack.selector" -}}
 app.kubernetes.io/name: aistack-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "aistack.labels" -}}
@@ -139,7 +141,7 @@ spec.{{ trimPrefix "spec." . | splitList "." | join ".?" | printf "?%s" }}
 {{/* Where a policy of the cluster holds: everywhere, or in the one namespace that is watched. */}}
 {{- define "aistack.where" -}}
 {{- with .Values.watch.namespace -}}
-namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . }}}}
+namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ . | quote }}}}
 {{- else -}}
 namespaceSelector: {}
 {{- end -}}

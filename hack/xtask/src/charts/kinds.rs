@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 /// What a template adds to the metadata of a kind.
 const METADATA: &str = "  labels:
     app.kubernetes.io/name: aistack-crds
-    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/instance: {{ .Release.Name | quote }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
     helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     {{- with .Values.labels }}
