@@ -2,8 +2,8 @@
 
     argocd.py APPLICATION CLONE
 
-Everything is Synced, and Healthy when it answers and not before; an edit in Git rolls; what somebody changes in the cluster is taken back;
-another sync changes nothing.
+Each wave begins when the one before it is done; everything is Synced, and Healthy when it answers and not before; an edit in Git rolls; what
+somebody changes in the cluster is taken back; another sync changes nothing; the root's end leaves the volumes.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import time
 
 import cluster
-from cluster import chat, kubectl, one, passed, patch, run
+from cluster import chat, condition, kubectl, listed, names, one, passed, patch, run
 
 APPLICATION, CLONE = sys.argv[1], pathlib.Path(sys.argv[2])
 APPS = ("aistack", "aistack-crds", "aistack-operator", "aistack-stack")
@@ -68,7 +68,20 @@ def brought():
     until("a stack that is Healthy answers", lambda: chat(TEAM))
     passed("the stack is Healthy, and answers; it was not called so before it was Ready")
     until("all four are Synced and Healthy", all_well)
-    passed("all four Applications are Synced and Healthy, wave after wave")
+    passed("all four Applications are Synced and Healthy")
+
+
+def kinds():
+    return listed("crd", SYSTEM, "-l", "app.kubernetes.io/name=aistack-crds")
+
+
+def in_waves():
+    began = {name: one("application", name, "argocd")["metadata"]["creationTimestamp"] for name in APPS}
+    listed_since = [condition(kind, "Established")["lastTransitionTime"] for kind in kinds()]
+    ready_since = condition(one("deployment", "aistack-operator", SYSTEM), "Available")["lastTransitionTime"]
+    assert len(listed_since) == 7 and max(listed_since) <= began["aistack-operator"], f"the operator before the kinds: {listed_since}, {began}"
+    assert ready_since <= began["aistack-stack"], f"the stack before the operator was ready: {ready_since}, {began}"
+    passed("the operator came when all seven kinds were there, and the stack when the operator was ready")
 
 
 def edited():
@@ -129,7 +142,22 @@ def at_rest():
     passed("two more syncs leave an empty diff, and the second wrote nothing")
 
 
+def removed():
+    volumes = names("pvc", TEAM)
+    assert {f"persistentvolumeclaim/data-{part}-0" for part in ("tinykv", "vectorforge", "modelhub")} <= volumes, volumes
+    kubectl("delete", "application", "aistack", "-n", "argocd", "--wait=false")
+    cluster.until("all four Applications are gone", lambda: not names("application", "argocd"))
+    cluster.until("nothing of them runs", lambda: not names("stack,statefulset,deployment,pod", TEAM) | names("deployment,pod", SYSTEM))
+    assert one("namespace", TEAM, TEAM)["status"]["phase"] == "Active", "the namespace goes, and with it the volumes"
+    claims = listed("pvc", TEAM)
+    assert names("pvc", TEAM) == volumes and not any("deletionTimestamp" in claim["metadata"] for claim in claims), claims
+    assert len(kinds()) == 7, kinds()
+    passed("the root's end takes everything away but the kinds, and the namespace with its volumes")
+
+
 brought()
+in_waves()
 edited()
 drifted()
 at_rest()
+removed()

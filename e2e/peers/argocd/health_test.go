@@ -61,13 +61,13 @@ func value(state *lua.LState, from any) lua.LValue {
 	return lua.LNil
 }
 
-// Argo CD gives scripts nothing but the base, table, string and math libraries.
+// Argo CD gives scripts the base and table libraries, and of its own an `os` that can tell the time (util/lua/lua.go): no `string`, no `math`.
 func health(t *testing.T, script string, object any) verdict {
 	t.Helper()
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
 	for name, open := range map[string]lua.LGFunction{
-		lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable, lua.StringLibName: lua.OpenString, lua.MathLibName: lua.OpenMath,
+		lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable,
 	} {
 		state.Push(state.NewFunction(open))
 		state.Push(lua.LString(name))
@@ -84,36 +84,58 @@ func health(t *testing.T, script string, object any) verdict {
 	return verdict{answer.RawGetString("status").String(), answer.RawGetString("message").String()}
 }
 
-func TestHealthOfEveryKind(t *testing.T) {
-	script, err := os.ReadFile(filepath.Join(folder, "health/health.lua"))
+// Each object of a table is called what the table says; the kinds among them.
+func judged(t *testing.T, place string) map[string]bool {
+	t.Helper()
+	script, err := os.ReadFile(filepath.Join(folder, place, "health.lua"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var cases table
-	read(t, "health/health_test.yaml", &cases)
+	read(t, filepath.Join(place, "health_test.yaml"), &cases)
 	kinds := map[string]bool{}
 	for _, one := range cases.Tests {
 		var object map[string]any
-		read(t, filepath.Join("health", one.InputPath), &object)
+		read(t, filepath.Join(place, one.InputPath), &object)
 		kinds[object["kind"].(string)] = true
 		if got := health(t, string(script), object); got != one.HealthStatus {
 			t.Errorf("%s: %+v, not %+v", one.InputPath, got, one.HealthStatus)
 		}
 	}
+	inputs, err := filepath.Glob(filepath.Join(folder, place, "testdata/*.yaml"))
+	if err != nil || len(inputs) != len(cases.Tests) {
+		t.Errorf("%s: %d objects, %d of them in the table (%v)", place, len(inputs), len(cases.Tests), err)
+	}
+	return kinds
+}
+
+func TestHealthOfEveryKind(t *testing.T) {
+	kinds := judged(t, "health")
 	for _, kind := range []string{"AIStack", "KVCluster", "VectorCollection", "InferenceService", "World", "TaskSet", "EnvPool"} {
 		if !kinds[kind] {
 			t.Errorf("no test data for %s", kind)
 		}
 	}
-	t.Logf("%d objects", len(cases.Tests))
 }
 
-// What is installed is what is tested.
-func TestTheConfigMapHoldsTheScript(t *testing.T) {
-	script, err := os.ReadFile(filepath.Join(folder, "health/health.lua"))
+// Without this health waves of Applications do not wait for one another.
+func TestAnApplicationIsHealthyWhenItsNewestSyncIsOverAndAllOfItIsThere(t *testing.T) {
+	judged(t, "health/application")
+	script, err := os.ReadFile(filepath.Join(folder, "health/application/health.lua"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, path := range []string{"kinds", "operator", "stack"} {
+		var application map[string]any
+		read(t, "apps/"+path+".yaml", &application)
+		if got := health(t, string(script), application); got.Status != "Progressing" {
+			t.Errorf("%s, as it is in Git: %+v", path, got)
+		}
+	}
+}
+
+// What is installed is what is tested.
+func TestTheConfigMapHoldsTheScripts(t *testing.T) {
 	var config struct {
 		Data map[string]string `json:"data"`
 	}
@@ -122,17 +144,13 @@ func TestTheConfigMapHoldsTheScript(t *testing.T) {
 	if err := yaml.Unmarshal([]byte(config.Data["resource.customizations"]), &overrides); err != nil {
 		t.Fatal(err)
 	}
-	if strings.TrimSpace(overrides["platform.dev/*"]["health.lua"]) != strings.TrimSpace(string(script)) {
-		t.Error("hack/argocd/argocd-cm.yaml has another script than hack/argocd/health/health.lua; copy it there")
-	}
-	// An Application's health, without which waves of Applications do not wait for one another.
-	var application map[string]any
-	read(t, "apps/operator.yaml", &application)
-	if got := health(t, overrides["argoproj.io/Application"]["health.lua"], application); got.Status != "Progressing" {
-		t.Errorf("an Application without a status: %+v", got)
-	}
-	application["status"] = map[string]any{"health": map[string]any{"status": "Healthy"}}
-	if got := health(t, overrides["argoproj.io/Application"]["health.lua"], application); got.Status != "Healthy" {
-		t.Errorf("a healthy Application: %+v", got)
+	for kind, path := range map[string]string{"platform.dev/*": "health/health.lua", "argoproj.io/Application": "health/application/health.lua"} {
+		script, err := os.ReadFile(filepath.Join(folder, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimSpace(overrides[kind]["health.lua"]) != strings.TrimSpace(string(script)) {
+			t.Errorf("hack/argocd/argocd-cm.yaml has another script for %s than hack/argocd/%s; copy it there", kind, path)
+		}
 	}
 }
