@@ -118,6 +118,10 @@ pub struct CanaryState {
     pub step: usize,
     /// When that began, Unix milliseconds.
     pub since_ms: u64,
+    /// When this run of the canary began, Unix milliseconds: what was seen of an earlier run says nothing of it. 0 where a ModelHub
+    /// of before wrote it.
+    #[serde(default)]
+    pub begun_ms: u64,
     /// Why it stands there, in a sentence.
     pub reason: String,
 }
@@ -345,6 +349,13 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_before_is_read_and_so_is_one_with_more_by_those_of_before() {
+        let before = r#"{"phase": "running", "step": 1, "since_ms": 7, "reason": "r", "later": 1}"#;
+        let state: CanaryState = serde_json::from_str(before).expect("a state");
+        assert_eq!((state.step, state.since_ms, state.begun_ms), (1, 7, 0));
+    }
+
+    #[test]
     fn shares_always_make_a_whole() {
         let route = TrafficRoute {
             targets: vec![
@@ -356,7 +367,8 @@ mod tests {
             canary: Some(plan(&[20, 100])),
             ..TrafficRoute::default()
         };
-        let state = |phase, step| CanaryState { phase, step, since_ms: 0, reason: String::new() };
+        let state =
+            |phase, step| CanaryState { phase, step, since_ms: 0, begun_ms: 0, reason: String::new() };
         let table = [
             (Some(state(CanaryPhase::Running, 0)), [60.0, 20.0, 20.0, 0.0]),
             (Some(state(CanaryPhase::Succeeded, 1)), [0.0, 100.0, 0.0, 0.0]),

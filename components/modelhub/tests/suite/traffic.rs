@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aistack_api::traffic::TrafficState;
+use aistack_api::traffic::{CanaryState, TrafficState};
+use modelhub::kv::ROOT;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Manner};
@@ -346,13 +347,50 @@ async fn a_canary_that_fails_goes_back_by_itself_and_stays_there() {
         hub.metric(&decided) == 1
     })
     .await;
-    // By hand it begins anew, and has everything at once.
+    // By hand it begins anew, for the gateway that saw it fail too, and has everything at once.
     for (action, phase) in [("restart", "running"), ("promote", "succeeded"), ("rollback", "rolled_back")] {
         let (status, reply) =
             other.post(&format!("/api/v1/traffic/{model}"), &json!({"canary": action})).await;
         assert_eq!((status, reply["canary"]["phase"].as_str()), (200, Some(phase)), "{reply}");
+        let said = serde_json::from_value::<TrafficState>(reply).expect("a state").canary;
+        stays(&[&hub, &other], model, &said.expect("a canary")).await;
     }
     other.delete(&format!("/api/v1/traffic/{model}")).await;
+}
+
+/// A canary stands where it is said to stand, for all gateways, while each of them judges it a few times.
+async fn stays(hubs: &[&Hub], model: &str, said: &CanaryState) {
+    let place = |canary: &CanaryState| (canary.phase, canary.step, canary.since_ms, canary.begun_ms);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        for hub in hubs {
+            let canary = state(hub, model).await.canary.expect("a canary");
+            assert_eq!(place(&canary), place(said), "{}", canary.reason);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_canary_of_before_is_read_and_begins_anew() {
+    let (kv, model) = (processes::kv().await, leaked("m"));
+    let (one, two) =
+        (Engine::start(model, Manner::Reply("1")).await, Engine::start(model, Manner::Reply("2")).await);
+    let hub = hub_on(&kv).await;
+    let route = json!({"targets": [target("1", &one.url, 100), target("2", &two.url, 0)],
+        "canary": canary(&[50, 100], 86_400, None)});
+    // As a ModelHub wrote it that did not tell runs apart.
+    let state = json!({"phase": "rolled_back", "step": 1, "since_ms": 7, "reason": "it failed"});
+    let record = json!({"route": route, "canary": state}).to_string();
+    let mut store = etcd_client::Client::connect([&kv.url], None).await.expect("a store");
+    store.put(format!("{ROOT}traffic/{model}"), record, None).await.expect("written");
+    until_phase(&hub, model, "rolled_back").await;
+    let (_, found) = hub.get(&format!("/api/v1/traffic/{model}")).await;
+    assert_eq!((&found["canary"]["step"], &found["canary"]["since_ms"]), (&json!(1), &json!(7)), "{found}");
+    let (_, reply) = hub.post(&format!("/api/v1/traffic/{model}"), &json!({"canary": "restart"})).await;
+    assert_eq!(reply["canary"]["phase"], "running", "{reply}");
+    assert!(reply["canary"]["begun_ms"].as_u64() > Some(7), "{reply}");
+    hub.delete(&format!("/api/v1/traffic/{model}")).await;
 }
 
 #[tokio::test]

@@ -285,8 +285,10 @@ pub fn next(
     away: Option<Duration>,
     now_ms: u64,
 ) -> Next {
-    let become_ =
-        |phase, step, reason: String| Next::Become(CanaryState { phase, step, since_ms: now_ms, reason });
+    let begun_ms = state.begun_ms;
+    let become_ = |phase, step, reason: String| {
+        Next::Become(CanaryState { phase, step, since_ms: now_ms, begun_ms, reason })
+    };
     if state.phase != CanaryPhase::Running {
         return Next::Wait(state.reason.clone());
     }
@@ -318,9 +320,10 @@ pub fn next(
     become_(CanaryPhase::Running, state.step + 1, format!("the step at {percent} % went well: {seen}"))
 }
 
-/// The beginning.
+/// The beginning of a run.
 pub fn begin(now_ms: u64) -> CanaryState {
-    CanaryState { phase: CanaryPhase::Running, step: 0, since_ms: now_ms, reason: "it begins".to_owned() }
+    let (phase, reason) = (CanaryPhase::Running, "it begins".to_owned());
+    CanaryState { phase, step: 0, since_ms: now_ms, begun_ms: now_ms, reason }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The routes: kept in the store, followed by every gateway, and moved on by whoever sees first that they must.
 
+mod judge;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::canary::{self, Next};
+use super::canary;
 use super::known::{Activity, Known, Record};
 use super::metrics::TrafficMetrics;
 use super::room::Room;
@@ -24,8 +26,6 @@ use crate::gateway::route::closest;
 use crate::kv::{Change, Expect, Kv, KvError, ROOT};
 use crate::now_ms;
 
-/// How often canaries are looked at when nothing calls.
-const JUDGED: Duration = Duration::from_millis(500);
 /// How often targets are asked whether they are there while requests wait for them.
 const HURRIED: Duration = Duration::from_millis(50);
 /// For how long a gateway's word that requests wait with it, or are in flight, holds.
@@ -121,9 +121,10 @@ impl Traffic {
             let (mut record, plan) = before
                 .and_then(|record| record.route.canary.clone().map(|plan| (record.clone(), plan)))
                 .ok_or_else(none)?;
-            let state =
-                |phase, step| CanaryState { phase, step, since_ms: now_ms(), reason: "by hand".to_owned() };
-            let step = record.canary.as_ref().map_or(0, |state| state.step);
+            let (step, begun_ms) =
+                record.canary.as_ref().map_or((0, 0), |state| (state.step, state.begun_ms));
+            let reason = "by hand".to_owned();
+            let state = |phase, step| CanaryState { phase, step, since_ms: now_ms(), begun_ms, reason };
             record.canary = Some(match action {
                 CanaryAction::Promote => state(CanaryPhase::Succeeded, plan.steps.len().saturating_sub(1)),
                 CanaryAction::Rollback => state(CanaryPhase::RolledBack, step),
@@ -131,11 +132,7 @@ impl Traffic {
             });
             Ok(record)
         })
-        .await?;
-        if action == CanaryAction::Restart {
-            self.begin_watch_anew(model);
-        }
-        Ok(())
+        .await
     }
 
     /// Takes a route away: what is configured for the model counts again.
@@ -360,35 +357,27 @@ impl Traffic {
             || Arc::new(Room::new(self.metrics.of_room(model), self.entered.clone())),
             |known| known.split.room.clone(),
         );
+        // What was seen, and concluded, of a canary counts for the run that it was seen of, whichever gateway was told to begin anew.
+        let begun_ms = record.canary.as_ref().map_or(0, |state| state.begun_ms);
+        let seen = route.canary.as_ref().and_then(|plan| {
+            let watch = before.as_ref()?.watch.clone()?;
+            watch.is_of(plan, begun_ms).then_some(watch)
+        });
+        let running = record.canary.as_ref().is_some_and(|state| state.phase == CanaryPhase::Running);
+        let is_same_run = seen.is_some() && running;
         let watch = route.canary.as_ref().map(|plan| {
-            let kept =
-                before.as_ref().and_then(|known| known.watch.clone()).filter(|watch| watch.plan == *plan);
-            kept.unwrap_or_else(|| {
+            seen.unwrap_or_else(|| {
                 self.metrics.canary_begins(model, &plan.target);
-                Arc::new(CanaryWatch::new(plan, self.alarm.clone()))
+                Arc::new(CanaryWatch::new(plan, begun_ms, self.alarm.clone()))
             })
         });
         let split = Split { model: model.to_owned(), targets, hold: route.hold, room };
         let kept = before.filter(|before| before.record.route.canary == record.route.canary);
         let (condemned, noted) = kept.map_or((None, None), |known| (known.condemned, known.noted));
-        let running = record.canary.as_ref().is_some_and(|state| state.phase == CanaryPhase::Running);
-        let condemned = condemned.filter(|_| running);
+        let condemned = condemned.filter(|_| is_same_run);
         let mut known = Known { record, revision, split: Arc::new(split), watch, condemned, noted };
         known.share();
         Ok((known, fresh))
-    }
-
-    fn begin_watch_anew(&self, model: &str) {
-        let mut known = self.known.lock();
-        let Some(known) = known.get_mut(model) else { return };
-        known.condemned = None;
-        known.watch = known
-            .record
-            .route
-            .canary
-            .as_ref()
-            .map(|plan| Arc::new(CanaryWatch::new(plan, self.alarm.clone())));
-        known.share();
     }
 
     /// Follows the store for ever.
@@ -403,71 +392,6 @@ impl Traffic {
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
-    }
-
-    /// Looks at the canaries for ever: at once when one must go back.
-    pub async fn judge_regularly(self: Arc<Self>) {
-        loop {
-            tokio::select! {
-                () = self.alarm.notified() => {}
-                () = tokio::time::sleep(JUDGED) => {}
-            }
-            let due = self.due();
-            for (model, plan_of, from, to) in due {
-                let target =
-                    plan_of.route.canary.as_ref().map(|plan| plan.target.clone()).unwrap_or_default();
-                let outcome = match (to.phase, to.step) {
-                    (CanaryPhase::RolledBack, _) => "rolled_back",
-                    (CanaryPhase::Succeeded, _) => "succeeded",
-                    (CanaryPhase::Running, _) => "advanced",
-                };
-                // Another gateway may have been faster; then its word counts.
-                let decide = |present: Option<Record>| {
-                    let here = present.filter(|present| {
-                        present.route.canary == plan_of.route.canary && present.canary.as_ref() == Some(&from)
-                    });
-                    Ok::<_, KvError>(here.map(|here| Record { canary: Some(to.clone()), ..here }))
-                };
-                match self.kv.update(&key(&model), decide).await {
-                    Ok(Some(_)) => {
-                        tracing::info!(model, target, outcome, reason = to.reason, "canary");
-                        self.metrics.decided(&model, &target, outcome);
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, model, outcome, "a canary's course cannot be written; it is tried again");
-                        continue;
-                    }
-                }
-                if let Err(error) = self.reload().await {
-                    tracing::warn!(%error, "routes are read again later");
-                }
-            }
-        }
-    }
-
-    /// What must become of canaries. One that must go back gets nothing from here on, whatever the store says.
-    fn due(&self) -> Vec<(String, Record, CanaryState, CanaryState)> {
-        let mut due = Vec::new();
-        let now = now_ms();
-        let mut known = self.known.lock();
-        let mut is_changed = false;
-        for (model, known) in known.iter_mut() {
-            let (Some(state), Some(Next::Become(next))) = (known.record.canary.clone(), known.next(now))
-            else {
-                continue;
-            };
-            if next.phase == CanaryPhase::RolledBack && known.condemned.is_none() {
-                known.condemned = Some(next.reason.clone());
-                known.share();
-                is_changed = true;
-            }
-            due.push((model.clone(), known.record.clone(), state, next));
-        }
-        if is_changed {
-            self.engines.manage(known.values().map(|known| known.split.clone()).collect());
-        }
-        due
     }
 
     /// Asks targets often whether they are there, while requests wait for them.

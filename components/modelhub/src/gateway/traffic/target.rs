@@ -16,11 +16,13 @@ use super::room::Room;
 use super::split;
 use crate::gateway::engine::Engine;
 
-/// A canary that is watched in this process.
+/// One run of a canary that is watched in this process.
 #[derive(Debug)]
 pub struct CanaryWatch {
     /// What it was asked to be.
     pub plan: CanaryPlan,
+    /// When the run began, as its state says.
+    begun_ms: u64,
     /// The step that it is at.
     pub step: AtomicUsize,
     /// What was seen of it.
@@ -31,9 +33,14 @@ pub struct CanaryWatch {
 
 impl CanaryWatch {
     /// Nothing seen yet; `alarm` is told when it must go back.
-    pub fn new(plan: &CanaryPlan, alarm: Arc<Notify>) -> Self {
+    pub fn new(plan: &CanaryPlan, begun_ms: u64, alarm: Arc<Notify>) -> Self {
         let watched = Mutex::new(Watched::new(plan));
-        Self { plan: plan.clone(), step: AtomicUsize::new(0), watched, alarm }
+        Self { plan: plan.clone(), begun_ms, step: AtomicUsize::new(0), watched, alarm }
+    }
+
+    /// Whether it is of the run of this plan that began then.
+    pub fn is_of(&self, plan: &CanaryPlan, begun_ms: u64) -> bool {
+        self.plan == *plan && self.begun_ms == begun_ms
     }
 
     fn see(&self, role: Role, sample: Sample) {
