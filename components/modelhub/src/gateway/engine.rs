@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
+use super::heard::Heard;
 use super::rotation::Rotation;
 use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
 
@@ -73,6 +74,7 @@ pub struct Engine {
     host: HeaderValue,
     key: Option<HeaderValue>,
     rotation: Rotation,
+    heard: Heard,
     /// Requests that it is working on.
     running: AtomicUsize,
     configured: Vec<String>,
@@ -108,6 +110,7 @@ impl Engine {
             host,
             key: read_key(config)?,
             rotation: Rotation::new(),
+            heard: Heard::new(),
             running: AtomicUsize::new(0),
             configured: config.models.clone(),
             models: ArcSwap::from_pointee(
@@ -142,7 +145,9 @@ impl Engine {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
-        self.client.request(request).await
+        let response = self.client.request(request).await?;
+        self.heard.note();
+        Ok(response)
     }
 
     /// Notes a request until what is returned is dropped.
@@ -157,6 +162,13 @@ impl Engine {
             tracing::warn!(engine = self.name, endpoint = self.endpoint, why, "engine out of rotation");
         }
         self.trouble.store(Arc::new(why));
+    }
+
+    /// Takes it out of rotation when nothing at all came from it for so long. One that others hear is slow, and does not hang.
+    pub fn fail_if_silent(&self, limit: Duration, why: String) {
+        if self.heard.silence() >= limit {
+            self.fail(why);
+        }
     }
 
     /// The address of `path` on this engine.
@@ -178,11 +190,12 @@ impl Engine {
         }
     }
 
-    /// Asks it what it serves.
-    pub async fn check(&self, limit: Duration) -> Checked {
-        // An engine at work shows its health by working. Some (llama-cpp-python) answer one call at a time, so that a check
-        // would wait behind the work, or cut it short.
-        if self.healthy() && self.running.load(Ordering::Relaxed) > 0 {
+    /// Asks it what it serves, and waits up to `limit`; not while it is at work and was not silent for as long as `silence`.
+    pub async fn check(&self, limit: Duration, silence: Duration) -> Checked {
+        // An engine at work shows its health by what comes from it. Some (llama-cpp-python) answer one call at a time, so that
+        // a check would wait behind the work, or cut it short. That somebody asks shows nothing: one that hangs is asked, too.
+        let is_at_work = self.running.load(Ordering::Relaxed) > 0 && self.heard.silence() < silence;
+        if self.healthy() && is_at_work {
             return Checked::default();
         }
         let found = match tokio::time::timeout(limit, self.ask_models()).await {
@@ -241,6 +254,21 @@ pub struct Checked {
 /// A request that an engine is working on.
 #[derive(Debug)]
 pub struct Running(Arc<Engine>);
+
+impl Running {
+    /// Notes that a piece of its reply came.
+    pub fn heard(&self) {
+        self.0.heard.note();
+    }
+
+    /// No piece of its reply came for so long.
+    pub fn silent(&self, limit: Duration) {
+        self.0.fail_if_silent(
+            limit,
+            format!("it was silent for {} s in the middle of a reply", limit.as_secs()),
+        );
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -353,6 +381,39 @@ mod tests {
         }
         let error = engine("ftp://h").expect_err("another protocol").to_string();
         assert!(error.contains("only http:// and https://"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_at_work_is_checked_and_one_that_is_heard_is_not() {
+        // It takes connections, and never answers.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let (limit, long) = (Duration::from_millis(50), Duration::from_mins(10));
+        let engine = Arc::new(engine(&endpoint).expect("an engine"));
+        assert!(engine.rotation.enter());
+
+        let running = engine.begin();
+        running.heard();
+        engine.check(limit, long).await;
+        assert!(engine.healthy(), "it was heard lately");
+        running.silent(long);
+        assert!(engine.healthy(), "others heard it meanwhile");
+        engine.check(limit, Duration::ZERO).await;
+        assert!(!engine.healthy(), "it was silent for too long");
+        assert!(engine.trouble().contains("no answer to GET /v1/models"), "{}", engine.trouble());
+
+        // A check's time has passed since it was heard; that it is asked for more is no sign of life.
+        assert!(engine.rotation.enter());
+        let _more = engine.begin();
+        engine.check(limit, limit).await;
+        assert!(!engine.healthy());
+        assert!(engine.rotation.enter());
+        running.silent(limit);
+        assert!(!engine.healthy() && engine.trouble().contains("silent"), "{}", engine.trouble());
+        // Out of rotation it is checked, whatever it works on.
+        running.heard();
+        engine.check(limit, long).await;
+        assert!(engine.trouble().contains("no answer to GET /v1/models"), "{}", engine.trouble());
     }
 
     #[test]

@@ -17,6 +17,9 @@ use super::traffic::Split;
 /// An engine out of rotation is looked at so many times as often: whoever waits for one to start wants to ask it then.
 const AWAY: u32 = 8;
 
+/// An engine at work that gave nothing for so long since it was last heard or due to be checked is checked all the same: it may hang.
+const SILENT: Duration = Duration::from_mins(2);
+
 /// The engines that serve one model.
 #[derive(Debug)]
 pub struct ModelRoute {
@@ -148,8 +151,10 @@ impl Engines {
 
     /// Checks some engines once.
     pub async fn check_these(&self, engines: &[Arc<Engine>]) {
+        // An engine at rest is heard once an interval, or a little later where another's check hangs; then its work may begin.
+        let silence = SILENT + self.check_interval + self.check_timeout;
         let checks = engines.iter().map(async |engine| {
-            let checked = engine.check(self.check_timeout).await;
+            let checked = engine.check(self.check_timeout, silence).await;
             // Who waits for it does not wait for the others' checks.
             if checked.came_in {
                 self.changed.notify_waiters();

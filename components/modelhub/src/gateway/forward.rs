@@ -352,10 +352,15 @@ impl Gateway {
                     let mut body = response.into_body();
                     while let Some(frame) = body.frame().await {
                         frame.ok()?;
+                        running.heard();
                     }
                     is_well.then_some(())
                 };
-                let is_well = tokio::time::timeout(limit, answered).await.ok().flatten().is_some();
+                let answered = tokio::time::timeout(limit, answered).await;
+                if answered.is_err() {
+                    engine.fail_if_silent(limit, no_reply(&engine, limit));
+                }
+                let is_well = answered.ok().flatten().is_some();
                 metrics.shadow(&model, &name, if is_well { "ok" } else { "failed" });
                 drop((running, permit));
             });
@@ -382,12 +387,17 @@ impl Gateway {
                 Outcome { result: Err(error), connection: true }
             }
             Err(_) => {
-                let message = format!("engine {} gave no reply within {} s", engine.name, limit.as_secs());
+                let message = no_reply(engine, limit);
+                engine.fail_if_silent(limit, message.clone());
                 let error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "engine_timeout", message);
                 Outcome { result: Err(error), connection: false }
             }
         }
     }
+}
+
+fn no_reply(engine: &Engine, limit: Duration) -> String {
+    format!("engine {} gave no reply within {} s", engine.name, limit.as_secs())
 }
 
 /// A reply that has begun, the engine that gives it, and where its end is noted.

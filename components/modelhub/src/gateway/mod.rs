@@ -7,6 +7,7 @@ mod door;
 mod engine;
 mod engines;
 mod forward;
+mod heard;
 mod keys;
 mod metrics;
 mod quota;

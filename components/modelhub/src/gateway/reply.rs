@@ -42,7 +42,7 @@ pub struct MeteredBody {
 pub struct Held {
     admission: Option<Admission>,
     stats: Option<Arc<TargetStats>>,
-    _running: Running,
+    running: Running,
     _in_flight: Option<InFlight>,
 }
 
@@ -54,7 +54,7 @@ impl Held {
         stats: Option<Arc<TargetStats>>,
         in_flight: Option<InFlight>,
     ) -> Self {
-        Self { admission, stats, _running: running, _in_flight: in_flight }
+        Self { admission, stats, running, _in_flight: in_flight }
     }
 }
 
@@ -117,11 +117,13 @@ impl Body for MeteredBody {
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
             ready!(alarm.as_mut().poll(cx));
             this.account.broken = true;
+            this.account.held.running.silent(idle);
             return Poll::Ready(Some(Err(ReplyError::Silent(idle))));
         };
         this.alarm = None;
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
+                this.account.held.running.heard();
                 if let Some(data) = frame.data_ref() {
                     this.account.see(data);
                 }

@@ -31,6 +31,8 @@ pub enum Manner {
     Pieces(Vec<&'static str>),
     /// Sends one event and then nothing, until the connection goes.
     Hang,
+    /// Takes requests and gives nothing, checks included, until its manner is another.
+    Mute,
     /// Answers with this status.
     Fail(u16),
     /// Sends half an event and breaks the connection.
@@ -107,19 +109,27 @@ impl Engine {
     pub fn requests(&self) -> usize {
         self.seen.lock().len()
     }
+
+    async fn mute(&self) {
+        while matches!(*self.manner.lock(), Manner::Mute) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 }
 
 async fn models(State(engine): State<Engine>) -> Response {
     engine.checks.fetch_add(1, Ordering::SeqCst);
+    engine.mute().await;
     axum::Json(json!({"object": "list", "data": [{"id": engine.model, "max_model_len": 512}]}))
         .into_response()
 }
 
 async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) -> Response {
     engine.seen.lock().push((headers, body));
-    let manner = engine.manner.lock().clone();
     engine.open.fetch_add(1, Ordering::SeqCst);
     let open = Open(engine.open.clone());
+    engine.mute().await;
+    let manner = engine.manner.lock().clone();
     let manner = match manner {
         Manner::Slow(ms) => {
             tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
@@ -128,7 +138,7 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
         other => other,
     };
     match manner {
-        Manner::Slow(_) => unreachable!("it waited already"),
+        Manner::Slow(_) | Manner::Mute => unreachable!("it waited already"),
         Manner::Reply(text) => axum::Json(json!({
             "choices": [{"message": {"role": "assistant", "content": text}, "text": text, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},

@@ -226,3 +226,45 @@ async fn an_engine_out_of_rotation_is_looked_at_more_often() {
     let checks = well.checks.load(Ordering::SeqCst);
     assert!(checks < looks.load(Ordering::SeqCst), "{checks} checks of the one that is well");
 }
+
+#[tokio::test]
+async fn an_engine_that_gives_nothing_is_out_of_rotation_until_it_answers_a_check() {
+    let one = Engine::start("m", Manner::Reply("1")).await;
+    // No check of it comes to an end while it gives nothing: only those who ask can tell.
+    let hub = Hub::start(|config| {
+        config.limits.first_byte_timeout_ms = 1_000;
+        config.limits.idle_timeout_ms = 1_000;
+        config.engines = vec![engine("one", &one.url, EngineTask::Chat)];
+    })
+    .await;
+    let plain = chat("m");
+    let ask = || hub.post("/v1/chat/completions", &plain);
+    one.set(Manner::Mute);
+    let (status, reply) = ask().await;
+    assert_eq!((status, reply["error"]["code"].as_str()), (504, Some("engine_timeout")), "{reply}");
+    let (status, reply) = ask().await;
+    assert_eq!((status, reply["error"]["code"].as_str()), (503, Some("engine_unavailable")), "{reply}");
+    assert!(reply["error"]["message"].as_str().is_some_and(|m| m.contains("no reply within 1 s")), "{reply}");
+    one.set(Manner::Reply("1"));
+    eventually("it is back", || async { ask().await.0 == 200 }).await;
+
+    // Again until no check is answered while the stream is silent.
+    let mut body = plain.clone();
+    body["stream"] = json!(true);
+    eventually("a stream that goes silent tells, too", || async {
+        one.set(Manner::Hang);
+        let request = hub.client.post(format!("{}/v1/chat/completions", hub.url)).json(&body);
+        let mut stream = request.send().await.expect("the gateway answers");
+        if !stream.status().is_success() {
+            return false;
+        }
+        assert!(stream.chunk().await.expect("a piece").is_some());
+        one.set(Manner::Mute);
+        while let Ok(Some(_)) = stream.chunk().await {}
+        let (_, reply) = ask().await;
+        reply["error"]["message"].as_str().is_some_and(|m| m.contains("silent for 1 s"))
+    })
+    .await;
+    one.set(Manner::Reply("1"));
+    eventually("it is back", || async { ask().await.0 == 200 }).await;
+}
