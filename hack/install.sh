@@ -14,8 +14,10 @@ helm upgrade --install aistack-crds "$root/charts/aistack-crds"
 kubectl wait --for=condition=Established --timeout=60s crd -l app.kubernetes.io/name=aistack-crds
 kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
 kubectl label namespace "$namespace" --overwrite pod-security.kubernetes.io/enforce=restricted
+# Where the API server listens, which the operator's NetworkPolicy has to let through.
+port=$(kubectl get endpointslice kubernetes --namespace default -o 'jsonpath={.ports[0].port}')
 helm upgrade --install aistack "$root/charts/aistack" --namespace aistack-system --create-namespace \
-  --set "networkPolicy.stacks.namespaces={$namespace}" --wait --timeout 5m
+  --set "networkPolicy.stacks.namespaces={$namespace}" --set "networkPolicy.apiServer.ports={$port}" --wait --timeout 5m
 kubectl apply --server-side --namespace "$namespace" -f "$stack"
 kubectl wait --namespace "$namespace" --for=condition=Ready --timeout=15m -f "$stack"
 kubectl get --namespace "$namespace" stack,kv,isvc,vc

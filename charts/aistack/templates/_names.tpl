@@ -167,3 +167,17 @@ namespaceSelector: {}
   "spec: belongs to AIStack " + variables.stacks[0].name + ", which would take the change back; change it there: kubectl edit stack " +
   variables.stacks[0].name + " -n " + request.namespace
 {{- end -}}
+
+{{/* Egress to whoever answers names. Values of an earlier chart have no dns. */}}
+{{- define "aistack.dns" -}}
+{{- $dns := .Values.networkPolicy.dns | default dict -}}
+- ports:
+    {{- range $dns.ports | default (list 53) }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- with $dns.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
