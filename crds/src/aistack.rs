@@ -105,7 +105,9 @@ pub struct AIStackSpec {
     /// Images of all components.
     #[serde(default)]
     pub image: ImageSpec,
-    /// Volumes when the stack is deleted. Set late, `Delete` takes those of the pods that there are; what a larger group left before stays.
+    /// Volumes when the stack is deleted. They are called after the namespace's components, not after the stack, so the next stack in the
+    /// namespace, of whatever name, goes on with those that were left. Set late, `Delete` takes those of the pods that there are; what a
+    /// larger group left before stays.
     #[serde(default)]
     pub retention: Retention,
 }
@@ -113,7 +115,7 @@ pub struct AIStackSpec {
 /// What happens to a stack's volumes when it is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Retention {
-    /// Volumes stay, and a stack of the same name finds its data again.
+    /// Volumes stay, and the next stack in the namespace finds the data of its components again.
     #[default]
     Retain,
     /// Volumes are deleted with the stack.
