@@ -66,6 +66,10 @@ VALUES = [
     ("the account of every pod with the operator's rights", ["--set", "serviceAccount.create=false"], 1),
     ("labels that the operator is found by", ["--set-json", 'podLabels={"app.kubernetes.io/name":"foo","team":"a"}'], 0),
     ("settings of the operator that the chart sets", ["--set", "config.namespace=team"], 1),
+    ("an API server without a port, which would be a way out to anywhere", ["--set-json", "networkPolicy.apiServer.ports=[]"], 1),
+    ("the same, taken away", ["--set", "networkPolicy.apiServer.ports=null"], 1),
+    ("no policies' values at all", ["--set", "networkPolicy=null"], 1),
+    ("the values of a chart that did not know who answers names", ["--set", "networkPolicy.dns=null"], 0),
 ]
 
 
