@@ -46,7 +46,7 @@ pub struct ScaledStatus {
     #[serde(default)]
     pub ready_replicas: i32,
     /// Label selector of the pods in text form, for the scale subresource.
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = 2048))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Version that every ready pod runs.
