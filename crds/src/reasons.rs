@@ -130,6 +130,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("NoMetric", "the autoscaler gets no metric; the message is its own"),
     ("NoNodes", "no node may run its pods"),
     ("NoQuorum", "most voters are away: nothing is read or written; the message says what a person can do"),
+    ("NoRoute", "the spec asks for no route in ModelHub, and there is none"),
     ("NobodyAnswers", "no member answers"),
     ("NotAskedYet", "a server of somebody else's is asked"),
     ("NotFetchedYet", "no pod has fetched the weights yet"),
@@ -163,6 +164,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Rolling", "pods are made anew from the newest template"),
     ("RolloutRefused", "a pod of the version before could not be taken away"),
     ("RouteChanged", "somebody changed ModelHub's route meanwhile"),
+    (
+        "RouteLeft",
+        "routes of an earlier spec are in ModelHub still, or may be while it does not answer; they are taken away",
+    ),
     ("RouteTaken", "ModelHub has a route of somebody else's for the model; the message says whose"),
     ("Routed", "ModelHub leads requests here"),
     ("Running", "a backup or a restore drill is under way"),

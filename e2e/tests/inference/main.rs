@@ -28,6 +28,50 @@ fn service(name: &str, spec: &str) -> String {
 }
 
 #[tokio::test]
+async fn another_runtime_takes_over_once_its_pods_are_ready() -> Result<()> {
+    let Some(bed) = Bed::begin("isvc-runtime").await? else { return Ok(()) };
+    let alone = |runtime: &str| {
+        format!(
+            "apiVersion: platform.dev/v1\nkind: InferenceService\nmetadata: {{name: alone}}\nspec: {{model: {{name: a}}, runtime: {runtime}}}"
+        )
+    };
+    let routed = |runtime: &str| service("talk", &format!("  model: {{name: m}}\n  runtime: {runtime}\n"));
+    let apply_both = async |runtime: &str| {
+        bed.apply(&alone(runtime)).await?;
+        bed.apply(&routed(runtime)).await
+    };
+    apply_both("tinyinfer").await?;
+    for name in ["alone", "talk"] {
+        let old = format!("tinyinfer-{name}");
+        bed.until(&old, "its Deployment", |_: &Deployment| true).await?;
+        bed.pods_are_ready(&old).await?;
+        bed.until_says(name, "Ready", "Ready").await?;
+    }
+    apply_both("vllm").await?;
+    for name in ["alone", "talk"] {
+        let (old, new) = (format!("tinyinfer-{name}"), format!("vllm-{name}"));
+        bed.until(&new, "the new runtime's Deployment", |_: &Deployment| true).await?;
+        let waits = bed.until_says(name, "Available", "ServesMeanwhile").await?;
+        let at = waits.status.and_then(|status| status.endpoint).context("an endpoint")?;
+        assert_eq!(at, format!("http://{old}:8000"));
+        bed.api::<Deployment>().get(&old).await.context("what serves stays")?;
+        bed.api::<Service>().get(&old).await.context("and its Service")?;
+        bed.pods_are_ready(&new).await?;
+        bed.story.until_gone::<Deployment>(&old).await?;
+        bed.until_says(name, "Ready", "Ready").await?;
+        let at = format!("http://{new}:8000");
+        let is_told = |service: &InferenceService| {
+            service.status.as_ref().and_then(|status| status.endpoint.as_ref()) == Some(&at)
+        };
+        bed.until(name, "the new Service is told", is_told).await?;
+    }
+    let route = bed.route("m").await?.context("a route")?.route;
+    let led: Vec<_> = route.targets.iter().map(|it| (it.name.as_str(), it.endpoint.as_str())).collect();
+    assert_eq!(led, [("current", "http://vllm-talk:8000")]);
+    bed.story.operator.stop().await
+}
+
+#[tokio::test]
 async fn a_version_takes_over_in_steps_or_goes_back_and_nobody_waits_for_it() -> Result<()> {
     let Some(bed) = Bed::begin("isvc-canary").await? else { return Ok(()) };
     bed.apply(&service("talk", "  model: {name: m, version: '1'}\n")).await?;

@@ -20,7 +20,8 @@ async fn a_version_takes_the_only_gpu_over_where_it_may_and_waits_where_it_may_n
     // Stores of this namespace need not run: the hub has one of its own.
     shared.hollow.stand_in("in-place");
     let bed = Bed::begin_on(&shared.plane, "in-place", Vec::new()).await?;
-    for name in ["vllm-talk-v1", "vllm-talk-v2"] {
+    // Nobody reaches the third.
+    for name in ["vllm-talk-v1", "vllm-talk-v2", "vllm-talk-v4"] {
         bed.engines.answers(name).await?;
     }
     bed.apply(&service(1, "beside")).await?;
@@ -43,5 +44,13 @@ async fn a_version_takes_the_only_gpu_over_where_it_may_and_waits_where_it_may_n
     let events = bed.api::<Event>().list(&ListParams::default()).await?.items;
     let told = events.iter().filter(|event| event.reason.as_deref() == Some("MakingRoom")).count();
     assert_eq!(told, 1, "one pod was one too many");
+
+    bed.apply(&service(3, "inPlace")).await?;
+    bed.until("vllm-talk-v3", "the third version has the GPU", is_ready).await?;
+    bed.until_says("talk", "Routed", "TargetAway").await?;
+    bed.apply(&service(4, "inPlace")).await?;
+    bed.until("vllm-talk-v4", "its correction has the GPU", is_ready).await?;
+    bed.until_route("m", "requests are led there", |route| weights(route) == [("4", 100)]).await?;
+    bed.story.until_gone::<Deployment>("vllm-talk-v3").await?;
     bed.story.operator.stop().await
 }

@@ -11,7 +11,7 @@ use kube::Resource as _;
 use super::build::{Surroundings, build_in};
 use super::fetch::Registry;
 use super::found::{Found, RouteFound};
-use super::{Engine, ValidatedInferenceService, report as said, rollout, route, scaling, validate};
+use super::{Engine, ValidatedInferenceService, report as said, rollout, route, scaling, sweep, validate};
 use crate::aistack;
 use crate::hub::{Hub, HubError};
 use crate::kernel::apply::Applied;
@@ -115,6 +115,9 @@ impl Controller for InferenceController {
         // What is wrong with it is said by the next step.
         if let Ok(service) = validate(object, "") {
             found.look(cluster, object, &service).await?;
+            if let Some(hub) = found.any_hub().filter(|_| is_marked(object)) {
+                found.left = sweep::look(cluster, hub, object, &service).await;
+            }
         }
         Ok(found)
     }
@@ -177,14 +180,19 @@ impl Controller for InferenceController {
         Some(build_in(service, &around))
     }
 
-    /// What served until now stays until ModelHub leads requests to what is to serve; claims stay while pods that name them may come.
+    /// What served until now stays until what is to serve takes over; claims stay while pods that name them may come. Pods that nobody
+    /// leads requests to, as those of a version that never started, hold no GPU meanwhile.
     fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
-        let (is_routed, makes_room) = (found.is_routed(service), service.rollout == Rollout::InPlace);
+        let (is_over, makes_room) = (found.has_taken_over(service), service.rollout == Rollout::InPlace);
+        let is_idle = |key: &ChildKey| found.is_idle(service, &key.object.name);
         let stays = |key: &&ChildKey| match key.kind {
-            ChildKind::ResourceClaimTemplate => !is_routed || found.is_rolling,
+            ChildKind::ResourceClaimTemplate => !is_over || found.is_rolling,
+            ChildKind::Deployment => !is_over && !is_idle(key),
             // An autoscaler would call back what is to make room.
-            ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject => !is_routed && !makes_room,
-            _ => !is_routed,
+            ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject => {
+                !is_over && !makes_room && !is_idle(key)
+            }
+            _ => !is_over,
         };
         found.children.iter().filter(stays).cloned().collect()
     }
@@ -197,24 +205,19 @@ impl Controller for InferenceController {
         found: &Found,
         _: &Applied,
     ) -> Result<(), StepError> {
-        let Some(hub) = found.hub.as_ref().or(found.former_hub.as_ref()) else { return Ok(()) };
-        let observed = object.status.as_ref().and_then(|status| status.observed_generation);
-        if is_marked(object) && observed != object.metadata.generation {
-            // An edit may have left a route behind: of a model of another name, or when none is needed any more.
-            let kept = service.needs_route() && found.hub.is_some();
-            sweep(cluster, hub, service, kept.then_some(service.model.as_str())).await?;
+        if let Some((old, new)) = found.change.as_ref().filter(|(old, new)| rollout::is_to_yield(old, new)) {
+            rollout::give_way(cluster, &service.owner.namespace, old, new).await?;
+            let told = format!("one pod fewer of {}: no node has room for one of {}", old.name, new.name);
+            cluster.tell(&object.object_ref(&()), false, "MakingRoom", told).await;
         }
+        let Some(hub) = found.any_hub() else { return Ok(()) };
+        settled(sweep::sweep(cluster, hub, &found.left).await)?;
         let Some(wanted) = route::wanted(service).filter(|_| found.hub.is_some()) else { return Ok(()) };
         let before = match &found.route {
             RouteFound::NotAsked | RouteFound::Away(_) => return Ok(()),
             RouteFound::Absent => None,
             RouteFound::There(state) => Some(state.as_ref()),
         };
-        if let Some((old, new)) = found.change.as_ref().filter(|(old, new)| rollout::is_to_yield(old, new)) {
-            rollout::give_way(cluster, &service.owner.namespace, old, new).await?;
-            let told = format!("one pod fewer of {}: no node has room for one of {}", old.name, new.name);
-            cluster.tell(&object.object_ref(&()), false, "MakingRoom", told).await;
-        }
         // Who sleeps has no pods before it is asked.
         let may_wait = wanted.hold.is_none() || !found.is_asleep(service);
         let is_early = before.is_some() && !found.awaited(service).is_empty() && may_wait;
@@ -230,12 +233,13 @@ impl Controller for InferenceController {
     }
 
     fn report(&self, service: &ValidatedInferenceService, found: &Found, applied: &Applied) -> Report {
-        let report = match &service.engine {
+        let mut report = match &service.engine {
             Engine::External(endpoint) => said::external(service, endpoint, found),
             Engine::Tinyinfer(serving) | Engine::Vllm(serving) | Engine::Onnx(serving, _) => {
                 said::of_versions(service, serving, found, applied)
             }
         };
+        sweep::tell(&mut report, service, &found.left);
         report::with_gaps(report, service.gaps())
     }
 
@@ -298,21 +302,6 @@ impl InferenceController {
         let there = |stack: &Arc<AIStack>| stack.metadata.deletion_timestamp.is_none();
         stacks.filter(there).find_map(|stack| Hub::of(&stack))
     }
-}
-
-/// Takes all routes of a service away but that of the model that it is to keep.
-async fn sweep(
-    cluster: &Cluster,
-    hub: &Hub,
-    service: &ValidatedInferenceService,
-    kept: Option<&str>,
-) -> Result<(), StepError> {
-    let owner = route::owner(&service.owner.namespace, &service.name);
-    let Ok(models) = hub.models_of(cluster, &owner).await else { return Ok(()) };
-    for model in models.iter().filter(|model| kept != Some(model.as_str())) {
-        settled(hub.remove(cluster, model).await)?;
-    }
-    Ok(())
 }
 
 /// A ModelHub that is away is no failure of this turn: the report says so, and another turn comes.

@@ -10,6 +10,8 @@ use super::build::owner_of;
 use super::pods::{self, Trouble};
 use super::preload::{self, Preload};
 use super::rollout::Crew;
+use super::sweep::Left;
+use super::validate::url_of;
 use super::version::Version;
 use super::{ValidatedInferenceService, route, scaling};
 use crate::gpu::DEVICE_CLASS;
@@ -17,7 +19,7 @@ use crate::hub::Hub;
 use crate::kernel::ObjectName;
 use crate::kernel::apply::{self, said as said_by};
 use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
-use crate::kernel::cluster::Cluster;
+use crate::kernel::cluster::{Cluster, Scope};
 use crate::kernel::controller::StepError;
 use crate::probe::Reached;
 use crate::report;
@@ -33,6 +35,8 @@ pub struct Found {
     pub(super) former_hub: Option<Hub>,
     /// What it does with them.
     pub(super) route: RouteFound,
+    /// What it does with them still by an earlier spec.
+    pub(super) left: Left,
     /// All children.
     pub(super) children: Vec<ChildKey>,
     /// Versions with a pod that is ready, and those whose Deployment wants no pods.
@@ -48,11 +52,20 @@ pub struct Found {
     pub(super) preloads: Vec<Preload>,
     /// Whether the cluster hands GPUs out by claims, where somebody has to know.
     pub(super) has_device_class: bool,
-    /// Pods of the present version, and of those that the spec names no more and that are there still.
+    /// Pods of the present version, and of what the spec names no more and that is there still.
     present: Pods,
-    outgoing: Vec<Pods>,
-    /// Pods of the version before and of this one, where one takes the other's place.
+    outgoing: Vec<Former>,
+    /// Where it was served when it was told last.
+    served_at: Option<String>,
+    /// Pods of what was there before and of what is to serve, where one takes the other's place.
     pub(super) change: Option<(Crew, Crew)>,
+}
+
+/// A version, or a runtime, that the spec names no more and whose Deployment is there still.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Former {
+    name: String,
+    pods: Pods,
 }
 
 /// A route, as ModelHub has it.
@@ -70,6 +83,11 @@ pub enum RouteFound {
 }
 
 impl Found {
+    /// The ModelHub that may have routes of the service.
+    pub(super) fn any_hub(&self) -> Option<&Hub> {
+        self.hub.as_ref().or(self.former_hub.as_ref())
+    }
+
     fn state(&self) -> Option<&TrafficState> {
         match &self.route {
             RouteFound::There(state) => Some(state),
@@ -114,13 +132,54 @@ impl Found {
 
     /// Whether what served until now has more pods than the version that takes its place, which is to have more.
     pub(super) fn is_outnumbered(&self) -> bool {
-        let served = self.outgoing.iter().map(|pods| pods.ready).max().unwrap_or(0);
+        let served = self.outgoing.iter().map(|former| former.pods.ready).max().unwrap_or(0);
         self.present.ready < served.min(self.present.wanted)
+    }
+
+    /// Whether what is to serve does, so that what served before may go. Without a route nobody leads requests over: the new
+    /// Service's name is told once its pods are ready.
+    pub(super) fn has_taken_over(&self, service: &ValidatedInferenceService) -> bool {
+        if route::wanted(service).is_some() {
+            return self.is_routed(service);
+        }
+        self.serving(service).next().is_none() || (self.awaited(service).is_empty() && !self.is_outnumbered())
+    }
+
+    /// Whether a workload is of a version, or a runtime, that the spec names no more, and requests are led elsewhere.
+    pub(super) fn is_idle(&self, service: &ValidatedInferenceService, workload: &str) -> bool {
+        self.outgoing.iter().any(|former| former.name == workload)
+            && self.serving(service).all(|former| former.name != workload)
+    }
+
+    /// What the spec names no more and still gets requests, as far as is known.
+    fn serving(&self, service: &ValidatedInferenceService) -> impl Iterator<Item = &Former> {
+        let wanted = route::wanted(service);
+        self.outgoing.iter().filter(move |former| match (&wanted, self.state()) {
+            (None, _) => self.served_at.as_deref() == Some(&url_of(&former.name)),
+            (Some(wanted), Some(state)) if state.route.owner == wanted.owner => {
+                route::leads_to(&state.route, &url_of(&former.name))
+            }
+            (Some(_), _) => true,
+        })
+    }
+
+    /// What serves with ready pods until what is to serve takes over.
+    pub(super) fn meanwhile(&self, service: &ValidatedInferenceService) -> Option<&str> {
+        let is_led = !service.needs_route() || (self.state().is_some() && self.taken_by(service).is_none());
+        let serving = self.serving(service).filter(|former| is_led && former.pods.ready > 0);
+        serving.map(|former| former.name.as_str()).min().filter(|_| !self.has_taken_over(service))
+    }
+
+    /// Where it is served: where it was, until what is to serve takes over.
+    pub(super) fn endpoint(&self, service: &ValidatedInferenceService) -> String {
+        let is_there = |at: &&String| self.outgoing.iter().any(|former| url_of(&former.name) == **at);
+        let before = self.served_at.as_ref().filter(is_there).filter(|_| !self.has_taken_over(service));
+        before.cloned().unwrap_or_else(|| service.endpoint())
     }
 
     /// How many pods a version begins with that takes the place of others, where an autoscaler is to have its say later.
     pub(super) fn begins_with(&self) -> Option<i32> {
-        self.outgoing.iter().map(|pods| pods.wanted).max().filter(|_| !self.is_built)
+        self.outgoing.iter().map(|former| former.pods.wanted).max().filter(|_| !self.is_built)
     }
 
     /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer.
@@ -148,6 +207,7 @@ impl Found {
         let namespace = report::namespace(object);
         let uid = object.metadata.uid.clone().unwrap_or_default();
         self.children = cluster.children.of(&namespace, &uid).into_iter().map(|(key, _)| key).collect();
+        self.served_at = object.status.as_ref().and_then(|status| status.endpoint.clone());
         for (i, version) in service.versions.iter().enumerate() {
             let name = ObjectName::new(namespace.as_str(), service.workload_name(version));
             let key = ChildKey { kind: ChildKind::Deployment, object: name };
@@ -188,7 +248,7 @@ impl Found {
         self.look_at_change(cluster, service).await
     }
 
-    /// Deployments of versions that the spec names no more.
+    /// Deployments of versions, or of a runtime, that the spec names no more.
     fn former(&self, service: &ValidatedInferenceService) -> Vec<ChildKey> {
         let names: Vec<String> =
             service.versions.iter().map(|version| service.workload_name(version)).collect();
@@ -205,33 +265,44 @@ impl Found {
     ) -> Result<(), StepError> {
         for key in &self.former(service) {
             if let Some(Progress::Pods(pods)) = apply::look(cluster, object, key).await? {
-                self.outgoing.push(pods);
+                self.outgoing.push(Former { name: key.object.name.clone(), pods });
             }
         }
         Ok(())
     }
 
-    /// Counts the pods of both versions while one takes the other's place.
+    /// What is to give way next: of what still gets requests and has pods, those without a ready one first.
+    fn next_to_go(&self, service: &ValidatedInferenceService) -> Option<&str> {
+        let with_pods = self.serving(service).filter(|former| former.pods.wanted > 0);
+        with_pods
+            .min_by_key(|former| (former.pods.ready > 0, &former.name))
+            .map(|former| former.name.as_str())
+    }
+
+    /// Counts the pods of both while one takes the other's place.
     async fn look_at_change(
         &mut self,
         cluster: &Cluster,
         service: &ValidatedInferenceService,
     ) -> Result<(), StepError> {
-        if service.rollout != Rollout::InPlace || self.state().is_none() || self.is_routed(service) {
+        let is_unknown = service.needs_route() && self.state().is_none();
+        if service.rollout != Rollout::InPlace || is_unknown || self.has_taken_over(service) {
             return Ok(());
         }
-        let former = self.former(service);
-        let Some(old) = former.first() else { return Ok(()) };
-        let new = ObjectName::new(old.object.namespace.as_str(), service.workload_name(&service.versions[0]));
-        let (old, new) = (Crew::of(cluster, &old.object).await?, Crew::of(cluster, &new).await?);
-        self.change = Some((old, new));
+        let Some(old) = self.next_to_go(service) else { return Ok(()) };
+        let name = |name: String| ObjectName::new(service.owner.namespace.as_str(), name);
+        let (old, new) = (name(old.to_owned()), name(service.workload_name(&service.versions[0])));
+        self.change = Some((Crew::of(cluster, &old).await?, Crew::of(cluster, &new).await?));
         Ok(())
     }
 }
 
-/// Whether the cluster has NVIDIA's class of devices. One that the operator may not look at it in, as a namespace's own may not, has
-/// none for it.
+/// Whether the cluster has NVIDIA's class of devices. One that the operator may not look at it in has none for it; an operator of one
+/// namespace does not ask, since no Role can let it.
 async fn has_device_class(cluster: &Cluster) -> Result<bool, StepError> {
+    if matches!(cluster.scope, Scope::Namespace(_)) {
+        return Ok(false);
+    }
     let api: Api<DeviceClass> = Api::all(cluster.client.clone());
     match api.get_opt(DEVICE_CLASS).await {
         Ok(class) => Ok(class.is_some()),
@@ -245,11 +316,138 @@ async fn has_device_class(cluster: &Cluster) -> Result<bool, StepError> {
 
 #[cfg(test)]
 mod tests {
+    use aistack_api::traffic::{TrafficRoute, TrafficTarget};
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::inference_service::{InferenceController, validate};
+    use crate::kernel::{Controller as _, stub};
+
+    fn service(spec: &Value) -> ValidatedInferenceService {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+            "metadata": {"name": "one", "namespace": "team"}, "spec": spec});
+        let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
+        validate(&object, "").expect("valid")
+    }
+
+    fn pods(ready: i32, wanted: i32) -> Pods {
+        Pods { wanted, ready, is_current: true, ..Pods::default() }
+    }
+
+    fn former(name: &str, ready: i32, wanted: i32) -> Former {
+        Former { name: name.to_owned(), pods: pods(ready, wanted) }
+    }
+
+    /// What is kept of a service with these Deployments that the spec names no more.
+    fn kept(service: &ValidatedInferenceService, found: &Found) -> Vec<String> {
+        let key = |kind, name: &str| ChildKey { kind, object: ObjectName::new("team", name) };
+        let of = |former: &Former| {
+            [key(ChildKind::Deployment, &former.name), key(ChildKind::Service, &former.name)]
+        };
+        let children = found.outgoing.iter().flat_map(of).collect();
+        let kept = InferenceController::default().kept(service, &Found { children, ..found.clone() });
+        kept.iter().map(|key| format!("{} {}", key.kind.name(), key.object.name)).collect()
+    }
+
+    #[test]
+    fn a_runtime_stays_until_the_next_one_has_as_many_ready_pods() {
+        let service = service(&json!({"model": {"name": "m"}, "runtime": "vllm", "replicas": 2}));
+        let all = ["Deployment tinyinfer-one", "Service tinyinfer-one"];
+        let (old, new) = ("http://tinyinfer-one:8000", "http://vllm-one:8000");
+        for (ready, kept_of_it, at) in [(0, &all[..], old), (1, &all, old), (2, &[], new)] {
+            let found = Found {
+                outgoing: vec![former("tinyinfer-one", 2, 2)],
+                served_at: Some(old.to_owned()),
+                is_built: true,
+                present: pods(ready, 2),
+                ready: service.versions.iter().take(usize::from(ready > 0)).cloned().collect(),
+                ..Found::default()
+            };
+            assert_eq!(kept(&service, &found), kept_of_it, "{ready} of 2");
+            assert_eq!(found.endpoint(&service), at, "{ready} of 2");
+            let serves = (at == old).then_some("tinyinfer-one");
+            assert_eq!(found.meanwhile(&service), serves, "{ready} of 2");
+        }
+    }
+
+    #[test]
+    fn a_server_of_somebody_elses_takes_over_once_it_answers() {
+        let spec =
+            json!({"model": {"name": "m"}, "runtime": "external", "endpoint": "https://llm.example.com"});
+        let service = service(&spec);
+        let found = |reached| Found {
+            outgoing: vec![former("tinyinfer-one", 1, 1)],
+            served_at: Some("http://tinyinfer-one:8000".to_owned()),
+            reached: Some(reached),
+            ..Found::default()
+        };
+        assert_eq!(kept(&service, &found(Reached::No("it is away".to_owned()))).len(), 2);
+        let answers = found(Reached::Yes);
+        assert!(kept(&service, &answers).is_empty());
+        assert_eq!(answers.endpoint(&service), "https://llm.example.com");
+    }
+
+    fn led_to(targets: &[(&str, u32)]) -> RouteFound {
+        let target = |(version, weight): &(&str, u32)| TrafficTarget {
+            name: (*version).to_owned(),
+            endpoint: url_of(&format!("vllm-one-v{version}")),
+            weight: *weight,
+            ..TrafficTarget::default()
+        };
+        let targets = targets.iter().map(target).collect();
+        let route = TrafficRoute {
+            targets,
+            owner: "InferenceService team/one".to_owned(),
+            ..TrafficRoute::default()
+        };
+        let (model, revision, held) = ("m".to_owned(), 1, 0);
+        let state =
+            TrafficState { model, revision, route, targets: Vec::new(), canary: None, held, idle_ms: None };
+        RouteFound::There(Box::new(state))
+    }
+
+    #[test]
+    fn a_version_that_never_served_makes_room_for_its_correction() {
+        let spec = json!({"model": {"name": "m", "version": "3"}, "runtime": "vllm", "rollout": "inPlace",
+            "gpu": {"count": 1}});
+        let service = service(&spec);
+        let (first, second) = (former("vllm-one-v1", 0, 0), former("vllm-one-v2", 0, 1));
+        for outgoing in [vec![first.clone(), second.clone()], vec![second, first]] {
+            // ModelHub looked whether it reaches the second.
+            for route in [led_to(&[("1", 100)]), led_to(&[("1", 100), ("2", 0)])] {
+                let found = Found { outgoing: outgoing.clone(), route, ..Found::default() };
+                let mut kept = kept(&service, &found);
+                kept.sort();
+                let all = ["Deployment vllm-one-v1", "Service vllm-one-v1", "Service vllm-one-v2"];
+                assert_eq!(kept, all, "the second one holds the GPU no more");
+            }
+            let away = RouteFound::Away("it is away".to_owned());
+            let found = Found { outgoing: outgoing.clone(), route: away, ..Found::default() };
+            assert_eq!(kept(&service, &found).len(), 4, "nobody knows who gets requests");
+            let both = led_to(&[("1", 50), ("2", 50)]);
+            let found = Found { outgoing, route: both, ..Found::default() };
+            assert_eq!(found.next_to_go(&service), Some("vllm-one-v2"), "the first has no pods");
+        }
+        let outgoing = vec![former("vllm-one-v1", 1, 1), former("vllm-one-v2", 0, 1)];
+        let both = led_to(&[("1", 50), ("2", 50)]);
+        let found = Found { outgoing, route: both, ..Found::default() };
+        assert_eq!(found.next_to_go(&service), Some("vllm-one-v2"), "it serves nobody");
+        assert_eq!(found.meanwhile(&service), Some("vllm-one-v1"));
+    }
+
+    #[tokio::test]
+    async fn an_operator_of_one_namespace_asks_for_no_class_of_devices() {
+        for (scope, asked) in [(Scope::Cluster, 1), (Scope::Namespace("team".to_owned()), 0)] {
+            let refused = json!({"kind": "Status", "status": "Failure", "code": 403, "message": "no", "reason": "Forbidden"});
+            let (mut cluster, calls) = stub::cluster(403, &refused);
+            cluster.scope = scope;
+            assert!(!has_device_class(&cluster).await.expect("an answer"));
+            assert_eq!(calls.lock().len(), asked, "{:?}", cluster.scope);
+        }
+    }
 
     #[test]
     fn requests_move_when_as_many_pods_take_them_as_took_them_before() {
-        let pods = |ready: i32, wanted: i32| Pods { wanted, ready, ..Pods::default() };
         let table = [
             ("one of four", pods(1, 4), vec![pods(4, 4)], true),
             ("all of them", pods(4, 4), vec![pods(4, 4)], false),
@@ -259,10 +457,11 @@ mod tests {
             ("it sleeps", pods(0, 0), vec![pods(1, 1)], false),
         ];
         for (what, present, outgoing, expected) in table {
+            let outgoing = outgoing.into_iter().map(|pods| Former { pods, ..Former::default() }).collect();
             let found = Found { present, outgoing, is_built: true, ..Found::default() };
             assert_eq!((found.is_outnumbered(), found.begins_with()), (expected, None), "{what}");
         }
-        let before = Found { outgoing: vec![pods(5, 7)], ..Found::default() };
+        let before = Found { outgoing: vec![former("x", 5, 7)], ..Found::default() };
         assert_eq!(before.begins_with(), Some(7));
     }
 }

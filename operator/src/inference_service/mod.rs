@@ -10,6 +10,7 @@ mod report;
 mod rollout;
 mod route;
 mod scaling;
+mod sweep;
 mod validate;
 mod version;
 

@@ -36,9 +36,10 @@ pub(super) fn external(service: &ValidatedInferenceService, endpoint: &str, foun
         }
         None => Report::progressing(summary, Because::new("NotAskedYet", format!("{endpoint} is asked"))),
     };
-    report.scaled.endpoint = Some(endpoint.to_owned());
+    report.scaled.endpoint = Some(found.endpoint(service));
     routed(&mut report, service, found);
-    report.look_again = Some(if found.is_routed(service) { PROBED } else { SOON });
+    served_meanwhile(&mut report, service, found);
+    report.look_again = Some(if found.has_taken_over(service) { PROBED } else { SOON });
     report
 }
 
@@ -73,6 +74,7 @@ pub(super) fn of_versions(
     trouble(&mut report, service, found, &all);
     let is_preloaded = preload::tell(&mut report, service, &found.preloads, applied);
     routed(&mut report, service, found);
+    served_meanwhile(&mut report, service, found);
     report.extra.extend(conditions(service, serving, found, applied, &all));
     if let Some((because, _)) = canary {
         let is_so = match found.canary(service) {
@@ -92,7 +94,7 @@ pub(super) fn of_versions(
         ready_replicas: all.ready,
         selector: Some(selector(service)),
         version: (all.is_complete() && all.ready > 0).then(|| report::tag(&serving.image)),
-        endpoint: Some(service.endpoint()),
+        endpoint: Some(found.endpoint(service)),
         ..Scaled::default()
     };
     report
@@ -143,7 +145,8 @@ fn selector(service: &ValidatedInferenceService) -> String {
 /// What keeps pods away goes before that they are waited for.
 fn trouble(report: &mut Report, service: &ValidatedInferenceService, found: &Found, pods: &Pods) {
     let trouble = &found.trouble;
-    let is_beside = pods.ready > 0 && service.has_gpu() && !service.gives_way();
+    let is_served = pods.ready > 0 || found.meanwhile(service).is_some();
+    let is_beside = is_served && service.has_gpu() && !service.gives_way();
     let way = if is_beside {
         "; if its GPU is that of the pod that serves, rollout: inPlace has that one go first"
     } else {
@@ -157,6 +160,16 @@ fn trouble(report: &mut Report, service: &ValidatedInferenceService, found: &Fou
             report.ready.1 = because.clone();
         }
         report.degraded = Some(because);
+    }
+}
+
+/// What was there before serves until what is to serve takes over.
+fn served_meanwhile(report: &mut Report, service: &ValidatedInferenceService, found: &Found) {
+    let Some(name) = found.meanwhile(service) else { return };
+    report.serves = Some(true);
+    if !report.ready.0 {
+        let said = format!("{}; meanwhile {name} serves", report.ready.1.message);
+        report.ready.1.message = said;
     }
 }
 
@@ -365,10 +378,38 @@ fn look_again(
         return Some(Duration::from_secs((idle / 4).clamp(1, 15)));
     }
     let is_moving = !is_ready
-        || !found.is_routed(service)
+        || !found.has_taken_over(service)
         || found.canary(service) == Some(CanaryPhase::Running)
         || found.trouble != super::pods::Trouble::default();
     let is_moving = is_moving || !found.away(service).is_empty();
     // What is in ModelHub is told by no watch: somebody may begin a canary again, or restore what it keeps routes in.
     is_moving.then_some(SOON).or_else(|| route::wanted(service).map(|_| OUTSIDE))
+}
+
+#[cfg(test)]
+mod tests {
+    use aistack_crds::InferenceService;
+    use kube::CustomResourceExt as _;
+    use serde_json::{Value, json};
+
+    use super::super::validate;
+    use super::*;
+
+    #[test]
+    fn the_selector_of_the_largest_service_fits_its_field() {
+        let schema = serde_json::to_value(InferenceService::crd()).expect("plain data");
+        let schema = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        let bound = |path: &str| schema.pointer(path).and_then(Value::as_u64).expect(path);
+        let most = usize::try_from(bound("/spec/properties/traffic/maxItems")).expect("a few");
+        let traffic: Vec<Value> =
+            (0..most).map(|i| json!({"version": format!("{i:064}"), "percent": 1, "shadow": true})).collect();
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+            "metadata": {"name": "n".repeat(40), "namespace": "team"},
+            "spec": {"model": {"name": "m", "version": "v".repeat(64)}, "traffic": traffic, "canary": {"version": "c".repeat(64)}}});
+        let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
+        let selector = selector(&validate(&object, "").expect("valid"));
+        assert_eq!(selector.matches("nnn-v").count(), most + 2, "{selector}");
+        let longest = bound("/status/properties/selector/maxLength");
+        assert!(selector.len() as u64 <= longest, "{} of {longest}: {selector}", selector.len());
+    }
 }

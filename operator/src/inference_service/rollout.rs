@@ -1,4 +1,5 @@
-//! A new version in the place of the old one, where there is no room for both: an old pod goes for each new one that no node takes.
+//! A new version, or runtime, in the place of the old one, where there is no room for both: an old pod goes for each new one that no node
+//! takes.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -80,10 +81,11 @@ impl Crew {
         i32::try_from(self.ready + self.starting).unwrap_or(i32::MAX)
     }
 
-    /// How many pods the old version had when it began to go.
+    /// How many pods there were when the old version began to go.
     fn replaces(&self, old: &Self) -> i32 {
         let noted = self.instead.as_ref().filter(|(name, _)| *name == old.name);
-        noted.map_or(old.wanted, |(_, pods)| *pods)
+        // Those that have a node came in the place of others that went before, or needed no place.
+        noted.map_or(old.wanted + self.placed(), |(_, pods)| *pods)
     }
 }
 
@@ -145,6 +147,8 @@ mod tests {
             ("it is ready, the next finds no node", old(1, 1, 0), new(Some(2), 1, 1, 0), true),
             ("none is left to go", old(0, 0, 0), new(Some(2), 1, 1, 0), false),
             ("all have come", old(1, 1, 0), new(Some(2), 2, 0, 0), false),
+            ("another old one is the next", old(2, 2, 0), new(None, 1, 2, 0), true),
+            ("the place that it gave up is not taken yet", old(1, 1, 0), new(Some(3), 1, 2, 0), false),
         ];
         for (what, old, new, expected) in table {
             assert_eq!(is_to_yield(&old, &new), expected, "{what}");

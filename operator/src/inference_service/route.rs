@@ -45,30 +45,45 @@ fn target(service: &ValidatedInferenceService, version: &Version) -> TrafficTarg
     }
 }
 
-/// The route of before with those targets of the next beside it that it does not know yet: they get nothing, and ModelHub looks whether
-/// it reaches them. `None` where it knows all of them.
+/// What is added to the name of a target that is to be at another address, while it stands beside itself. No version is called so.
+const NEXT: &str = "~next";
+
+/// The route of before with those targets of the next beside it that it does not know yet, or knows at another address: they get nothing,
+/// and ModelHub looks whether it reaches them. `None` where it knows all of them.
 pub fn beside(before: &TrafficRoute, next: &TrafficRoute) -> Option<TrafficRoute> {
-    let is_new = |target: &&TrafficTarget| before.targets.iter().all(|old| old.name != target.name);
+    let is_new = |target: &&TrafficTarget| before.targets.iter().all(|old| old.endpoint != target.endpoint);
     let unasked = |target: &TrafficTarget| {
-        let headers = BTreeMap::new();
-        TrafficTarget { weight: 0, headers, shadow: false, ..target.clone() }
+        let is_moved = before.targets.iter().any(|old| old.name == target.name);
+        let name = if is_moved { format!("{}{NEXT}", target.name) } else { target.name.clone() };
+        TrafficTarget { name, weight: 0, headers: BTreeMap::new(), shadow: false, ..target.clone() }
     };
     let new: Vec<TrafficTarget> = next.targets.iter().filter(is_new).map(unasked).collect();
-    if new.is_empty() || before.targets.len() + new.len() > MAX_TARGETS {
+    let stays = |old: &&TrafficTarget| new.iter().all(|new| new.name != old.name);
+    let mut targets: Vec<TrafficTarget> = before.targets.iter().filter(stays).cloned().collect();
+    if new.is_empty() || targets.len() + new.len() > MAX_TARGETS {
         return None;
     }
-    Some(TrafficRoute { targets: [before.targets.clone(), new].concat(), ..before.clone() })
+    targets.extend(new);
+    Some(TrafficRoute { targets, ..before.clone() })
 }
 
-/// Targets that are to answer and that ModelHub says it does not reach, with its words. Of one that it knows at another address it says
+/// Whether a route leads anything to that address.
+pub fn leads_to(route: &TrafficRoute, endpoint: &str) -> bool {
+    let canary = route.canary.as_ref().map(|plan| plan.target.as_str());
+    let is_asked = |target: &TrafficTarget| {
+        target.weight > 0 || target.shadow || !target.headers.is_empty() || canary == Some(&target.name)
+    };
+    route.targets.iter().any(|target| target.endpoint == endpoint && is_asked(target))
+}
+
+/// Targets that are to answer and that ModelHub says it does not reach, with its words. Of an address that it does not know it says
 /// nothing.
 pub fn away(state: &TrafficState, next: &TrafficRoute) -> Vec<(String, String)> {
     let canary = next.canary.as_ref().map(|plan| plan.target.as_str());
     let is_to_answer =
         |target: &&TrafficTarget| !target.shadow && (target.weight > 0 || canary == Some(&target.name));
     let trouble = |target: &TrafficTarget| {
-        let is_it = |old: &&TrafficTarget| old.name == target.name && old.endpoint == target.endpoint;
-        let known = state.route.targets.iter().find(is_it)?;
+        let known = state.route.targets.iter().find(|old| old.endpoint == target.endpoint)?;
         let seen = state.targets.iter().find(|seen| seen.name == known.name && !seen.ready)?;
         Some((target.name.clone(), seen.trouble.clone()))
     };
@@ -91,6 +106,7 @@ fn plan(canary: &CanarySpec) -> CanaryPlan {
 
 #[cfg(test)]
 mod tests {
+    use aistack_api::traffic::TargetState;
     use aistack_crds::InferenceService;
     use serde_json::{Value, json};
 
@@ -104,6 +120,46 @@ mod tests {
             "metadata": {"name": "chat", "namespace": "team"}, "spec": spec});
         let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
         wanted(&validate(&object, "").expect("valid"))
+    }
+
+    #[test]
+    fn what_comes_under_the_same_name_is_reached_before_requests_are_led_there() {
+        let of = |runtime: &str| {
+            route(json!({"stackRef": {"name": "prod"}, "runtime": runtime})).expect("a route")
+        };
+        let (before, next) = (of("tinyinfer"), of("vllm"));
+        let both = beside(&before, &next).expect("ModelHub does not know it yet");
+        assert_eq!(both.validate(), Ok(()));
+        let names = |route: &TrafficRoute| -> Vec<(String, u32)> {
+            route.targets.iter().map(|target| (target.name.clone(), target.weight)).collect()
+        };
+        assert_eq!(names(&both), [("current".to_owned(), 100), ("current~next".to_owned(), 0)]);
+        assert_eq!(beside(&both, &next), None);
+        let (old, new) = (&before.targets[0].endpoint, &next.targets[0].endpoint);
+        assert_eq!((leads_to(&both, old), leads_to(&both, new)), (true, false));
+        let seen = |name: &str, trouble: &str| TargetState {
+            name: name.to_owned(),
+            ready: trouble.is_empty(),
+            trouble: trouble.to_owned(),
+            ..TargetState::default()
+        };
+        let state = |trouble| TrafficState {
+            model: "m".to_owned(),
+            revision: 1,
+            targets: vec![seen("current", ""), seen("current~next", trouble)],
+            route: both.clone(),
+            canary: None,
+            held: 0,
+            idle_ms: None,
+        };
+        let told = [("current".to_owned(), "refused".to_owned())];
+        assert_eq!((away(&state("refused"), &next), away(&state(""), &next)), (told.to_vec(), Vec::new()));
+        // Somebody changes his mind meanwhile.
+        let third = route(json!({"stackRef": {"name": "prod"}, "runtime": "onnx", "task": "embed"}))
+            .expect("a route");
+        let corrected = beside(&both, &third).expect("another address");
+        assert_eq!((names(&corrected), corrected.validate()), (names(&both), Ok(())));
+        assert_eq!(corrected.targets[1].endpoint, third.targets[0].endpoint);
     }
 
     #[test]

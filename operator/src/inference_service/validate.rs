@@ -227,7 +227,7 @@ impl ValidatedInferenceService {
     pub(super) fn endpoint_of(&self, version: &Version) -> String {
         match &self.engine {
             Engine::External(endpoint) => base_url(endpoint).to_owned(),
-            _ => format!("http://{}:{HTTP_PORT}", self.workload_name(version)),
+            _ => url_of(&self.workload_name(version)),
         }
     }
 
@@ -235,6 +235,11 @@ impl ValidatedInferenceService {
     pub fn endpoint(&self) -> String {
         self.endpoint_of(&self.versions[0])
     }
+}
+
+/// URL of the OpenAI server of a workload, by its name, without `/v1`.
+pub(super) fn url_of(workload: &str) -> String {
+    format!("http://{workload}:{HTTP_PORT}")
 }
 
 /// Checks an InferenceService that passed its schema. `part_of` is the stack it belongs to, or empty.

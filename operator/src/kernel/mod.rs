@@ -39,7 +39,7 @@ mod replicas;
 mod share;
 mod stores;
 #[cfg(test)]
-mod stub;
+pub(crate) mod stub;
 mod turns;
 pub mod watch;
 

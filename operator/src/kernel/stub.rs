@@ -12,10 +12,10 @@ use super::cluster::{Cluster, Scope};
 use super::metrics::{QueueMetrics, ReconcileMetrics};
 
 /// Methods of the calls that it got.
-pub(super) type Calls = Arc<Mutex<Vec<http::Method>>>;
+pub(crate) type Calls = Arc<Mutex<Vec<http::Method>>>;
 
 /// A cluster whose API server answers with that status and object, whatever it is asked.
-pub(super) fn cluster(code: u16, object: &Value) -> (Cluster, Calls) {
+pub(crate) fn cluster(code: u16, object: &Value) -> (Cluster, Calls) {
     let calls = Calls::default();
     let (noted, text) = (calls.clone(), object.to_string());
     let answer = move |request: http::Request<Body>| {
