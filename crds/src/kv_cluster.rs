@@ -8,6 +8,9 @@ use crate::parts::{BYTES_PATTERN, ImageSpec, PodOverrides, ResourceSpec, SecretK
 use crate::rules;
 use crate::status::ScaledStatus;
 
+/// Most voters that a group may have.
+pub const MOST_MEMBERS: u16 = 7;
+
 /// A replicated key-value store that speaks etcd v3: one Raft group of TinyKV.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -56,7 +59,7 @@ use crate::status::ScaledStatus;
 )]
 pub struct KVClusterSpec {
     /// Voters of the Raft group: odd, so that a majority is never a tie. Members are added and removed one at a time.
-    #[schemars(range(min = 1, max = 7))]
+    #[schemars(range(min = 1, max = MOST_MEMBERS))]
     #[x_kube(validation = Rule::new("self % 2 == 1").message(Message::Expression(
         // Spelled out: the API server estimates string(int) as unbounded and would refuse the kind for its cost.
         "self < 1 ? 'is no number of voters; use 1 (laptop) or 3, 5, 7' : self == 2 ? '2 is even; a Raft cluster of 2 survives no failure; use 1 (laptop) or 3, 5, 7' : self == 4 ? '4 is even; a Raft cluster of 4 survives no more failures than one of 3; use 1 (laptop) or 3, 5, 7' : '6 is even; a Raft cluster of 6 survives no more failures than one of 5; use 1 (laptop) or 3, 5, 7'".into()

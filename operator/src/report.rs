@@ -49,7 +49,7 @@ fn fare(summary: String, pods: &Pods) -> Report {
         report.look_again = Some(PENDING);
         return report;
     }
-    let mut report = Report::progressing(summary, Because::new("WaitingForPods", said.clone()));
+    let mut report = Report::progressing(summary, Because::new("WaitingForPods", pods.awaited()));
     report.look_again = Some(PENDING);
     if pods.is_current && pods.wanted > 0 && pods.ready >= pods.wanted {
         // All serve; some still run the old template.

@@ -154,7 +154,7 @@ fn part(child: &AppliedChild) -> Option<Part> {
     Some(match &child.progress {
         Progress::Present
         | Progress::Job(_)
-        | Progress::Times(_)
+        | Progress::Times(..)
         | Progress::Certificate(_)
         | Progress::Autoscaler(_)
         | Progress::ScaledObject(..) => return None,
@@ -179,7 +179,7 @@ fn of_pods(name: String, pods: &Pods) -> Part {
         is_ready: pods.is_complete(),
         is_available: pods.ready > 0,
         is_broken: pods.failure.is_some(),
-        why: pods.failure.clone().or(why).unwrap_or_else(|| pods.counted()),
+        why: pods.failure.clone().or(why).unwrap_or_else(|| pods.awaited()),
         progressing: None,
         degraded,
         name,

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Servi
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::ApiResource;
 use serde_json::Value;
 
@@ -260,8 +261,8 @@ pub enum Progress {
     Pods(Pods),
     /// A Job.
     Job(JobProgress),
-    /// Jobs at their times.
-    Times(Times),
+    /// Jobs at their times, and since when none succeeded: the last one that did, or when its CronJob was made.
+    Times(Times, Option<Timestamp>),
     /// A kind of ours, by its own conditions.
     Ours(OwnProgress),
     /// A certificate, as cert-manager says.
@@ -302,6 +303,19 @@ impl Pods {
             && self.replicas == self.wanted
             && self.ready == self.wanted
             && self.updated == self.wanted
+    }
+
+    /// What is waited for, in words.
+    pub fn awaited(&self) -> String {
+        if self.ready < self.wanted {
+            self.counted()
+        } else if !self.is_current {
+            format!("{}, and Kubernetes has not seen the newest template yet", self.counted())
+        } else if self.updated < self.wanted {
+            format!("{} of {} pods are of the newest template", self.updated, self.wanted)
+        } else {
+            format!("{} pods are there, of which {} are to stay", self.replicas, self.wanted)
+        }
     }
 
     /// How many serve, in words.
@@ -382,7 +396,7 @@ impl Progress {
             ChildKind::StatefulSet | ChildKind::Deployment => Self::Pods(pods(object)),
             ChildKind::DaemonSet => Self::Pods(a_node(object)),
             ChildKind::Job => Self::Job(job(object)),
-            ChildKind::CronJob => Self::Times(last_time(object)),
+            ChildKind::CronJob => Self::Times(last_time(object), none_since(object)),
             ChildKind::KVCluster | ChildKind::InferenceService | ChildKind::VectorCollection => {
                 Self::Ours(own(object))
             }
@@ -505,6 +519,11 @@ fn last_time(object: &Value) -> Times {
     }
 }
 
+fn none_since(object: &Value) -> Option<Timestamp> {
+    let at = |pointer: &str| text(object, pointer).parse().ok();
+    at("/status/lastSuccessfulTime").or_else(|| at("/metadata/creationTimestamp"))
+}
+
 fn own(object: &Value) -> OwnProgress {
     let said = |condition: &Value| {
         let field = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
@@ -553,6 +572,24 @@ mod tests {
     }
 
     #[test]
+    fn what_pods_are_awaited_for_is_not_what_they_are() {
+        let all = Pods { is_current: true, wanted: 2, replicas: 2, ready: 2, updated: 2, ..Pods::default() };
+        let table = [
+            (Pods { ready: 1, updated: 0, ..all.clone() }, "1 of 2 pods are ready"),
+            (
+                Pods { is_current: false, ..all.clone() },
+                "2 of 2 pods are ready, and Kubernetes has not seen the newest template yet",
+            ),
+            (Pods { updated: 1, ..all.clone() }, "1 of 2 pods are of the newest template"),
+            (Pods { replicas: 3, ..all }, "3 pods are there, of which 2 are to stay"),
+        ];
+        for (pods, expected) in table {
+            assert!(!pods.is_complete());
+            assert_eq!(pods.awaited(), expected);
+        }
+    }
+
+    #[test]
     fn a_status_of_another_generation_says_nothing() {
         let object = |generation: i64| {
             json!({"metadata": {"generation": generation}, "status": {"observedGeneration": 1, "conditions": [
@@ -591,5 +628,22 @@ mod tests {
         for (status, expected) in table {
             assert_eq!(last_time(&json!({"status": status})), expected, "{status}");
         }
+    }
+
+    #[test]
+    fn since_when_none_was_done() {
+        let at = |since: &str| since.parse::<Timestamp>().ok();
+        let made = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}});
+        assert_eq!(
+            Progress::of(ChildKind::CronJob, &made),
+            Progress::Times(Times::NotYet, at("2026-01-01T00:00:00Z"))
+        );
+        let mut done = made;
+        done["status"] =
+            json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "lastSuccessfulTime": "2026-01-02T00:00:09Z"});
+        assert_eq!(
+            Progress::of(ChildKind::CronJob, &done),
+            Progress::Times(Times::Done, at("2026-01-02T00:00:09Z"))
+        );
     }
 }

@@ -99,6 +99,12 @@ pub(super) fn driller(kv: &ValidatedKvCluster) -> String {
     format!("{}-drill", kv.name)
 }
 
+/// Hours within which the next is done, of whatever is done at those times: twice what may lie between two. `None`: of certain months
+/// only.
+pub(super) fn due_within(cron: &str) -> Option<u64> {
+    Some(2 * hours_between(cron)?)
+}
+
 /// The CronJobs of a schedule.
 pub(super) fn cron_jobs(kv: &ValidatedKvCluster, schedule: &Schedule) -> Vec<CronJob> {
     let drill =
@@ -131,9 +137,9 @@ fn taking<'a>(kv: &ValidatedKvCluster, schedule: &'a Schedule) -> Chore<'a> {
 
 fn drilling<'a>(kv: &ValidatedKvCluster, schedule: &Schedule, cron: &'a str) -> Chore<'a> {
     let mut args = vec!["drill".to_owned()];
-    if let Some(hours) = hours_between(&schedule.cron) {
+    if let Some(hours) = due_within(&schedule.cron) {
         // One that failed is told of as that; here, that none is taken any more.
-        args.extend(["--max-age-hours".to_owned(), (2 * hours).to_string()]);
+        args.extend(["--max-age-hours".to_owned(), hours.to_string()]);
     }
     // The file, and what a member would have on its volume.
     let room = Some(kv.claim.size.bytes().saturating_mul(2));
@@ -174,11 +180,12 @@ impl Chore<'_> {
                 schedule: self.cron.to_owned(),
                 time_zone: Some("Etc/UTC".to_owned()),
                 concurrency_policy: Some("Forbid".to_owned()),
+                // Named, so that whoever suspends it does not leave a group without backups that says that it has them.
+                suspend: Some(false),
                 starting_deadline_seconds: Some(600),
                 successful_jobs_history_limit: Some(1),
                 failed_jobs_history_limit: Some(3),
                 job_template: JobTemplateSpec { spec: Some(job), ..JobTemplateSpec::default() },
-                ..CronJobSpec::default()
             },
             ..CronJob::default()
         }
@@ -264,6 +271,8 @@ mod tests {
         let drill =
             jobs.iter().find(|job| job.metadata.name.as_deref() == Some("kv-drill")).expect("a drill");
         assert_eq!((jobs.len(), drill.spec.schedule.as_str()), (2, "0 5 * * 0"));
+        let is_named = jobs.iter().all(|job| job.spec.suspend == Some(false));
+        assert!(is_named, "one that somebody suspends is taken for drift, and goes on");
         let pod = drill.spec.job_template.spec.as_ref().and_then(|job| job.template.spec.as_ref());
         let pod = serde_json::to_value(pod).expect("plain data");
         let container = &pod["containers"][0];

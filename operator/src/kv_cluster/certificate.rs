@@ -1,6 +1,6 @@
 //! The certificate of a group whose spec names an issuer: cert-manager is asked for it, and renews it.
 
-use aistack_crds::kv_cluster::KvIssuer;
+use aistack_crds::kv_cluster::{KvIssuer, MOST_MEMBERS};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::Api;
@@ -13,9 +13,6 @@ use crate::kernel::child::{ChildKey, ChildKind, Issue, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
-
-/// Most members that a group may have: the certificate is for all of them from the beginning, and is not signed anew when it grows.
-const MOST_MEMBERS: u16 = 7;
 
 /// The volume with the members' certificate.
 pub(super) const VOLUME: &str = "tls";
@@ -68,6 +65,7 @@ pub(super) fn host(kv: &ValidatedKvCluster) -> String {
 /// What cert-manager is asked for.
 pub(super) fn manifest(kv: &ValidatedKvCluster, issuer: &KvIssuer) -> Certificate {
     let mut dns_names = vec![kv.name.clone(), host(kv)];
+    // Of all that there may ever be, so that it is not signed anew when the group grows.
     dns_names.extend((0..MOST_MEMBERS).map(|ordinal| kv.host(&kv.member(ordinal))));
     let spec = CertificateSpec {
         secret_name: name(&kv.name),

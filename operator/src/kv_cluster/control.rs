@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use aistack_crds::status::{MemberRole, MemberStatus};
 use aistack_crds::{KVCluster, Kind};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::build::{self, Shape};
@@ -15,6 +16,7 @@ use super::members::{self, Listing, Members};
 use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Violated, Waiting, Wish};
 use super::record::Record;
 use super::seen::{self, Seen, SeenPod};
+use super::sent_away::SentAway;
 use super::steps::Doer;
 use super::validate::secret_of;
 use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
@@ -40,6 +42,7 @@ const LATER: Duration = Duration::from_mins(2);
 #[derive(Clone, Debug, Default)]
 pub struct KvController {
     memory: Arc<Memory>,
+    sent_away: Arc<SentAway>,
 }
 
 /// A group and its next step.
@@ -58,6 +61,8 @@ pub struct Found {
     news: Vec<Violation>,
     /// Why no member could be asked: no step is taken, and all else is.
     unasked: Option<Because>,
+    /// The pod that was evicted a moment ago, to be made anew.
+    sent_away: Option<u16>,
 }
 
 impl Found {
@@ -65,6 +70,19 @@ impl Found {
     pub(super) fn addresses(&self) -> BTreeMap<u16, String> {
         let address = |(ordinal, pod): (&u16, &SeenPod)| Some((*ordinal, pod.address.clone()?));
         self.seen.pods.iter().filter_map(address).collect()
+    }
+
+    /// The pod that is waited for since it is made anew, where that is all that is amiss and nothing keeps it away.
+    pub(super) fn made_anew(&self) -> Option<u16> {
+        let is_awaited =
+            matches!(self.step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader));
+        let ordinal = self.sent_away.filter(|ordinal| is_awaited && self.group.misses_only(*ordinal))?;
+        let is_kept_away = match self.group.pods.get(&ordinal) {
+            Some(pod) if pod.is_leaving => self.seen.overdue.is_some(),
+            Some(pod) => pod.is_stuck,
+            None => false,
+        };
+        (!is_kept_away).then_some(ordinal)
     }
 
     async fn look(
@@ -87,6 +105,7 @@ impl Found {
             },
         };
         controller.hold_to_invariants(object, kv, &listing, &mut found);
+        found.sent_away = controller.sent_away.of(&object.uid().unwrap_or_default(), Instant::now());
         let violated: Vec<Violated> = found.violations.iter().map(|violation| violation.of).collect();
         let is_sound = !violated.iter().any(|violated| violated.forbids_steps());
         let mut wish = None;
@@ -226,6 +245,9 @@ impl Controller for KvController {
         }
         tracing::info!(step = ?found.step, group = ?found.group, "a step");
         Doer { cluster, object, kv, found }.carry_out().await?;
+        if let Step::Replace(ordinal) = found.step {
+            self.sent_away.note(object.uid().unwrap_or_default(), ordinal, Instant::now());
+        }
         let told = words::doing(kv, found, None);
         let is_bad = matches!(found.step, Step::Decline(_));
         cluster.tell(&object.object_ref(&()), is_bad, told.reason, told.message).await;
@@ -251,7 +273,7 @@ impl Controller for KvController {
         report.degraded = words::broken(found).or(report.degraded);
         report.serves = Some(found.group.has_quorum());
         report.extra.push(quorum(&found.group));
-        report.extra.extend(words::of_backups(kv, applied));
+        report.extra.extend(words::of_backups(kv, applied, Timestamp::now()));
         report.extra.extend(found.unheeded.clone().or_else(|| words::waits(kv, found)).map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest => LATER,
@@ -273,7 +295,11 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
     let leader = leader.map_or(String::new(), |leader| format!(", leader {}-{}", kv.name, leader.ordinal));
     let summary = format!("{up}/{} voters{leader}", kv.voters);
     let because = words::doing(kv, found, Some(pods));
+    let is_rolling = found.made_anew().is_some();
     if !group.has_quorum() {
+        if is_rolling {
+            return Report::progressing(summary, because);
+        }
         if matches!(step, Step::Wait(Waiting::Answer | Waiting::Voter(_) | Waiting::Leader | Waiting::Accord))
         {
             return Report::degraded(summary, because);
@@ -295,6 +321,7 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
                 Some(Because::new("Rolling", "Kubernetes has not seen the newest template yet"));
         }
         Step::Rest => {}
+        Step::Wait(_) if is_rolling => report.progressing = Some(because),
         Step::Wait(Waiting::Voter(_) | Waiting::Leader | Waiting::Accord) => {
             // It goes on when the pods are there: until then the group is not as its spec asks for.
             report.progressing = (!pods.is_complete()).then(|| because.clone());
@@ -338,7 +365,9 @@ fn scaled(kv: &ValidatedKvCluster, found: &Found, pods: &Pods) -> Scaled {
         ready: member.is_up,
     };
     let mut members: Vec<_> = found.group.members.iter().map(member).collect();
-    members.sort_by(|a, b| a.name.cmp(&b.name));
+    // The API server refuses a status with two of one name: of those, the one that answers is told.
+    members.sort_by(|a, b| a.name.cmp(&b.name).then(b.ready.cmp(&a.ready)));
+    members.dedup_by(|a, b| a.name == b.name);
     let scheme = if kv.tls == Tls::Off { "http" } else { "https" };
     let version = (pods.is_complete() && pods.ready > 0).then(|| report::tag(&kv.image));
     Scaled {
@@ -422,6 +451,85 @@ mod tests {
             let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
             assert_eq!(format!("{word} {} / {progressing} / {degraded}", report.ready.1.reason), expected);
             assert_eq!(report.summary, summary);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_went_by_our_hand_is_no_fault() {
+        let alone = |change: fn(&mut Group)| {
+            let mut alone =
+                Group { wanted: 1, kept: Some(Kept::to(1)), recorded: Some(Kept::to(1)), ..group(&[true]) };
+            change(&mut alone);
+            alone
+        };
+        let of_five = |ups: &[bool]| Group { wanted: 5, kept: Some(Kept::to(5)), ..group(ups) };
+        let leaving = |g: &mut Group| g.pods.values_mut().for_each(|pod| pod.is_leaving = true);
+        let starting = |g: &mut Group| {
+            g.members.clear();
+            g.pods.values_mut().for_each(|pod| pod.is_ready = false);
+        };
+        let stuck = |g: &mut Group| {
+            g.members.clear();
+            g.pods.values_mut().for_each(|pod| (pod.is_ready, pod.is_stuck) = (false, true));
+        };
+        let table = [
+            (alone(leaving), Some(0), "True Ready / Rolling / -"),
+            (alone(starting), Some(0), "False Rolling / Rolling / -"),
+            (alone(|g| g.members[0].role = Role::Follower), Some(0), "False Rolling / Rolling / -"),
+            (alone(|g| (g.members.clear(), g.pods.clear()).0), Some(0), "False Rolling / Rolling / -"),
+            (alone(stuck), Some(0), "False NobodyAnswers / - / NobodyAnswers"),
+            (alone(leaving), None, "True Ready / - / VoterAway"),
+            (group(&[true, false, true]), Some(1), "True Ready / Rolling / -"),
+            (group(&[true, false, true]), Some(2), "True Ready / - / VoterAway"),
+            (of_five(&[true, true, false, true, true]), Some(2), "True Ready / Rolling / -"),
+            (of_five(&[true, true, false, false, true]), Some(2), "True Ready / - / VoterAway"),
+            (group(&[true, false, false]), Some(1), "False NoQuorum / - / NoQuorum"),
+        ];
+        for (group, sent_away, expected) in table {
+            let found = Found { sent_away, ..found(group) };
+            let report = KvController::default().report(&kv(), &found, &seen(true));
+            let reason = |because: &Option<Because>| because.as_ref().map_or("-", |because| because.reason);
+            let word = if report.ready.0 { "True" } else { "False" };
+            let (progressing, degraded) = (reason(&report.progressing), reason(&report.degraded));
+            let told = format!("{word} {} / {progressing} / {degraded}", report.ready.1.reason);
+            assert_eq!(told, expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_to_replace_the_only_voter() {
+        for (voters, is_advised) in [(1, false), (3, true)] {
+            let mut group = group(&vec![true; voters]);
+            group.pods.get_mut(&0).expect("pod 0").is_ready = false;
+            group.pods.get_mut(&0).expect("pod 0").is_stuck = true;
+            let report = KvController::default().report(&kv(), &found(group), &seen(true));
+            let because = report.degraded.expect("it is");
+            assert_eq!(because.reason, "VoterAway");
+            assert_eq!(because.message.contains("replace-member"), is_advised, "{}", because.message);
+        }
+    }
+
+    #[test]
+    fn two_members_of_one_name_are_one_line_of_the_status() {
+        let mut group = group(&[true, true, true]);
+        group.members.push(Member { id: 77, is_up: false, ..group.members[1].clone() });
+        group.members.swap(1, 3);
+        let report = KvController::default().report(&kv(), &found(group), &seen(true));
+        let told: Vec<_> = report.scaled.members.iter().map(|it| (it.name.as_str(), it.ready)).collect();
+        assert_eq!(told, [("kv-0", true), ("kv-1", true), ("kv-2", true)]);
+    }
+
+    #[test]
+    fn a_group_that_is_there_for_all_but_the_operator_is_not_advised_to_give_up() {
+        for ups in [&[true, false, false][..], &[false, false, false]] {
+            let mut group = group(ups);
+            group.pods.values_mut().for_each(|pod| pod.is_ready = true);
+            if !ups[0] {
+                group.members.clear();
+            }
+            let report = KvController::default().report(&kv(), &found(group), &seen(true));
+            let said = report.degraded.expect("it is").message;
+            assert!(said.contains("NetworkPolicy") && !said.contains("recover-from"), "{said}");
         }
     }
 
@@ -545,7 +653,7 @@ mod tests {
     fn what_is_said_of_backups_and_drills() {
         let times = |name: &str, done| AppliedChild {
             key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
-            progress: Progress::Times(done),
+            progress: Progress::Times(done, None),
         };
         let table: [(&[AppliedChild], &str); 5] = [
             (&[], ""),
@@ -581,6 +689,35 @@ mod tests {
                 .map(|extra| format!("{} {} {}", extra.kind, word(extra.is_so), extra.because.reason))
                 .collect::<Vec<_>>();
             assert_eq!(said.join(", "), expected);
+        }
+    }
+
+    #[test]
+    fn a_backup_that_is_not_taken_any_more_is_told() {
+        let spec = json!({"replicas": 3, "backup": {"schedule": "0 */6 * * *", "destination": "pvc://shelf/kv",
+            "drill": {"schedule": "0 5 1 */3 *"}}});
+        let object = KVCluster::new("kv", serde_json::from_value(spec).expect("a spec"));
+        let kv = validate(&object, "").expect("valid");
+        let since: Timestamp = "2026-01-02T00:00:09Z".parse().expect("a time");
+        let table = [
+            (Times::Done, 11, "BackedUp Some(true) Taken"),
+            (Times::Done, 12, "BackedUp Some(false) BackupOverdue"),
+            (Times::NotYet, 11, "BackedUp None NotYet"),
+            (Times::NotYet, 12, "BackedUp Some(false) BackupOverdue"),
+            (Times::Runs { after_success: true }, 12, "BackedUp Some(false) BackupOverdue"),
+            (Times::Failed, 12, "BackedUp Some(false) BackupFailed"),
+        ];
+        for (times, hours, expected) in table {
+            let job = |name: &str| AppliedChild {
+                key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
+                progress: Progress::Times(times, Some(since)),
+            };
+            let applied = Applied(vec![job("kv-backup"), job("kv-drill")]);
+            let now = since + Duration::from_secs(hours * 3600);
+            let told: Vec<Extra> = words::of_backups(&kv, &applied, now).collect();
+            let Extra { kind, is_so, because } = &told[0];
+            assert_eq!(format!("{kind} {is_so:?} {}", because.reason), expected, "{}", because.message);
+            assert_ne!(told[1].because.reason, "DrillOverdue", "its schedule is of certain months");
         }
     }
 

@@ -193,10 +193,7 @@ fn same_numbers(cluster: &str, observed: &Observed) -> Option<String> {
 }
 
 fn strange_names(cluster: &str, observed: &Observed) -> Option<String> {
-    let is_pod = |name: &str| {
-        let ordinal = name.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('-'));
-        ordinal.is_some_and(|ordinal| ordinal.parse::<u16>().is_ok_and(|it| it.to_string() == ordinal))
-    };
+    let is_pod = |name: &str| super::ordinal_of(cluster, name).is_some();
     let is_twice = |name: &str| observed.listed.iter().filter(|(_, other)| other == name).count() > 1;
     let mut said: Vec<String> = observed
         .listed
@@ -257,7 +254,7 @@ mod tests {
     #[test]
     fn what_must_hold_is_told_when_it_does_not() {
         type Case = (&'static str, fn(&mut Observed), &'static [&'static str]);
-        let table: [Case; 12] = [
+        let table: [Case; 14] = [
             ("all is well", |_| {}, &[]),
             ("nobody answers", |o| o.answers.clear(), &[]),
             ("another cluster's", |o| o.answers.get_mut(&2).expect("2").cluster = 8, &["cluster_id"]),
@@ -274,6 +271,8 @@ mod tests {
             ("two that do not know yet", |o| o.answers.values_mut().for_each(|it| it.member = 0), &[]),
             ("a stranger", |o| o.listed.push((9, "etcd-0".to_owned())), &["member_name"]),
             ("one that is called nearly so", |o| o.listed[2].1 = "kv-02".to_owned(), &["member_name"]),
+            ("one that no pod is ever called", |o| o.listed.push((9, "kv-300".to_owned())), &["member_name"]),
+            ("the last that there may be", |o| o.listed.push((9, "kv-6".to_owned())), &[]),
             ("two of a name", |o| o.listed[2].1 = "kv-1".to_owned(), &["member_name"]),
             ("a member whose pod is not there yet", |o| o.listed.push((4, "kv-3".to_owned())), &[]),
             (

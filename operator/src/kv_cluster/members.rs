@@ -215,9 +215,8 @@ fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
     let lists = answers.values().filter_map(|answer| Some((answer, answer.listed.as_ref()?)));
     let best = lists.filter(|(_, listed)| !listed.is_empty()).max_by_key(|(answer, _)| answer.index);
     let Some((best, listed)) = best else { return Listing { answers: own, ..Listing::default() } };
-    let prefix = format!("{cluster}-");
     let member = |listed: &Listed| {
-        let ordinal = listed.name().strip_prefix(&prefix)?.parse().ok()?;
+        let ordinal = super::ordinal_of(cluster, listed.name())?;
         let answer = answers.get(&ordinal).filter(|answer| answer.own.member == listed.id);
         let role = match (listed.is_learner, best.leader == listed.id) {
             (true, _) => Role::Learner,
@@ -266,6 +265,19 @@ mod tests {
         ];
         assert_eq!(found.members, expected);
         assert!(listing("kv", &BTreeMap::new()).members.is_empty());
+    }
+
+    #[test]
+    fn one_that_no_pod_is_called_like_is_no_member_of_ours() {
+        for name in ["kv-300", "kv-7", "kv-65535", "kv-02", "kv-", "etcd-0"] {
+            let mut told = answer(1, 100);
+            told.listed.get_or_insert_default().push(listed(9, name, false));
+            let found = listing("kv", &BTreeMap::from([(0, told)]));
+            assert_eq!(found.members.iter().map(|it| it.ordinal).collect::<Vec<_>>(), [0, 1, 2], "{name}");
+            assert!(found.listed.contains(&(9, name.to_owned())), "it is told of");
+            let record = super::super::record::Record::joining(found.peers);
+            assert_eq!(record.kept("kv"), Some(super::super::planner::Kept::to(3)), "{name}");
+        }
     }
 
     #[test]

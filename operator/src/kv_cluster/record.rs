@@ -84,7 +84,7 @@ impl Record {
     pub(super) fn kept(&self, cluster: &str) -> Option<Kept> {
         let ordinal = |peer: &String| {
             let (name, _) = peer.split_once('=')?;
-            name.strip_prefix(cluster)?.strip_prefix('-')?.parse::<u16>().ok()
+            super::ordinal_of(cluster, name)
         };
         let ordinals = || self.peers.iter().filter_map(ordinal);
         let (first, last) = (ordinals().min()?, ordinals().max()?);

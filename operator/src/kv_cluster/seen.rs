@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aistack_crds::KVCluster;
+use aistack_crds::kv_cluster::MOST_MEMBERS;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -112,7 +113,7 @@ pub(super) async fn look(
 
 fn kept(set: &Pods) -> Option<Kept> {
     let first = u16::try_from(set.first).ok()?;
-    Some(Kept { first, end: first + u16::try_from(set.wanted).ok()? })
+    Some(Kept { first, end: first.checked_add(u16::try_from(set.wanted).ok()?)? })
 }
 
 fn selected(kv: &ValidatedKvCluster) -> ListParams {
@@ -135,8 +136,7 @@ async fn pods(
 ) -> Result<BTreeMap<u16, KubePod>, StepError> {
     let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let list = api.list(&selected(kv)).await.map_err(unread("pods"))?;
-    let prefix = format!("{}-", kv.name);
-    let ordinal = |pod: &KubePod| pod.name_any().strip_prefix(&prefix)?.parse().ok();
+    let ordinal = |pod: &KubePod| super::ordinal_of(&kv.name, &pod.name_any());
     let ours = list.items.into_iter().filter(|pod| is_of(pod, &kv.name, set));
     Ok(ours.filter_map(|pod| Some((ordinal(&pod)?, pod))).collect())
 }
@@ -227,7 +227,9 @@ async fn claims(
     let api: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let asked = if is_new { ListParams::default() } else { selected(kv) };
     let list = api.list(&asked).await.map_err(unread("claims of the volumes"))?;
-    let ordinal = |claim: &PersistentVolumeClaim| claims::ordinal(&claim.name_any(), DATA_VOLUME, &kv.name);
+    let ordinal = |claim: &PersistentVolumeClaim| {
+        claims::ordinal(&claim.name_any(), DATA_VOLUME, &kv.name).filter(|ordinal| *ordinal < MOST_MEMBERS)
+    };
     let named = list.items.into_iter().filter_map(|claim| Some((ordinal(&claim)?, claim)));
     let named: BTreeMap<u16, PersistentVolumeClaim> = named.collect();
     match named.values().find(|claim| !carries(claim, &kv.owner.selector())) {
@@ -333,6 +335,13 @@ mod tests {
         assert!(has_nothing_left(&object, [&own].into_iter()).is_ok());
         let refused = has_nothing_left(&object, left.iter().chain([&own])).expect_err("two are left");
         assert!(refused.message.contains("kubectl delete pvc data-kv-1 data-kv-2;"), "{}", refused.message);
+    }
+
+    #[test]
+    fn a_set_that_somebody_scaled_beyond_all_is_told_anew_what_to_keep() {
+        let set = |first, wanted| Pods { wanted, first, ..Pods::default() };
+        assert_eq!(kept(&set(1, 3)), Some(Kept { first: 1, end: 4 }));
+        assert_eq!(kept(&set(1, 65_535)), None);
     }
 
     #[test]

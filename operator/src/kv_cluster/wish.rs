@@ -24,8 +24,7 @@ pub(super) fn of(object: &KVCluster, kv: &ValidatedKvCluster) -> Result<Option<W
     let annotations = object.annotations();
     let member = |key: &str| {
         annotations.get(key).map(|name| {
-            let ordinal = name.strip_prefix(&kv.name).and_then(|rest| rest.strip_prefix('-'));
-            ordinal.and_then(|ordinal| ordinal.parse::<u16>().ok()).ok_or_else(|| {
+            super::ordinal_of(&kv.name, name).ok_or_else(|| {
                 format!("{key}: `{name}` is no member; write the name of its pod, such as {}", kv.member(0))
             })
         })
@@ -68,10 +67,11 @@ mod tests {
     #[test]
     fn acts_that_lose_data_are_confirmed_by_name() {
         type Row = (&'static [(&'static str, &'static str)], Result<Option<Wish>, &'static str>);
-        let table: [Row; 6] = [
+        let table: [Row; 7] = [
             (&[], Ok(None)),
             (&[(REPLACE, "kv-2")], Ok(Some(Wish::Replace(2)))),
             (&[(REPLACE, "2")], Err("is no member")),
+            (&[(REPLACE, "kv-65535")], Err("is no member")),
             (
                 &[(RECOVER, "kv-1")],
                 Err("if that is meant: kubectl annotate kv kv platform.dev/accept-data-loss=kv"),

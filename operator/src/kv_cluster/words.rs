@@ -1,5 +1,7 @@
 //! A step in words: of conditions and of Events.
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::control::Found;
 use super::planner::{Refusal, Step, Waiting, Wish};
 use super::seen::Overdue;
@@ -16,8 +18,17 @@ pub(super) fn broken(found: &Found) -> Option<Because> {
 }
 
 /// How it went with the last backup and the last restore drill, of those that there are.
-pub(super) fn of_backups(kv: &ValidatedKvCluster, applied: &Applied) -> impl Iterator<Item = Extra> {
-    let told = [BACKUPS.of(applied, &backup::taker(kv)), DRILLS.of(applied, &backup::driller(kv))];
+pub(super) fn of_backups(
+    kv: &ValidatedKvCluster,
+    applied: &Applied,
+    now: Timestamp,
+) -> impl Iterator<Item = Extra> {
+    let taking = kv.backup.as_ref();
+    let drilling = taking.and_then(|schedule| schedule.drill.as_deref());
+    let told = [
+        BACKUPS.of(applied, &backup::taker(kv), taking.map(|schedule| schedule.cron.as_str()), now),
+        DRILLS.of(applied, &backup::driller(kv), drilling, now),
+    ];
     told.into_iter().flatten()
 }
 
@@ -29,6 +40,7 @@ struct TimesWords {
     again: &'static str,
     done: Outcome,
     failed: Outcome,
+    overdue: Outcome,
 }
 
 /// What came of it, in a word and in words.
@@ -44,6 +56,7 @@ const BACKUPS: TimesWords = TimesWords {
     again: "a backup is being taken; there are earlier ones",
     done: Outcome { reason: "Taken", said: "the last backup that was due was taken" },
     failed: Outcome { reason: "BackupFailed", said: "the last backup failed" },
+    overdue: Outcome { reason: "BackupOverdue", said: "no backup was taken" },
 };
 
 const DRILLS: TimesWords = TimesWords {
@@ -56,12 +69,27 @@ const DRILLS: TimesWords = TimesWords {
         said: "the last restore drill found a backup that a cluster could begin with",
     },
     failed: Outcome { reason: "DrillFailed", said: "the last restore drill failed" },
+    overdue: Outcome { reason: "DrillOverdue", said: "no restore drill passed" },
 };
 
 impl TimesWords {
-    /// What to say of CronJob `job`, and where to look if it failed.
-    fn of(&self, applied: &Applied, job: &str) -> Option<Extra> {
-        let Progress::Times(times) = applied.progress(ChildKind::CronJob, job)? else { return None };
+    /// What to say of CronJob `job`, and where to look if it failed, or if nothing is done any more.
+    fn of(&self, applied: &Applied, job: &str, cron: Option<&str>, now: Timestamp) -> Option<Extra> {
+        let Progress::Times(times, none_since) = applied.progress(ChildKind::CronJob, job)? else {
+            return None;
+        };
+        let hours = cron.and_then(backup::due_within);
+        let is_late =
+            |(hours, since): &(u64, Timestamp)| now.duration_since(*since).as_hours() >= *hours as i64;
+        let late = hours.zip(*none_since).filter(is_late).filter(|_| *times != Times::Failed);
+        if let Some((hours, since)) = late {
+            let said = format!(
+                "{} since {since}, and one is due within {hours} h; what keeps it away: kubectl describe cronjob {job}",
+                self.overdue.said
+            );
+            let because = Because::new(self.overdue.reason, said);
+            return Some(Extra { kind: self.condition, is_so: Some(false), because });
+        }
         let (is_so, reason, said) = match times {
             Times::NotYet => (None, "NotYet", self.not_yet),
             Times::Runs { after_success: false } => (None, "Running", self.first),
@@ -123,9 +151,17 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
     }
 }
 
+/// Of a group that is there for everybody but the operator.
+const OUT_OF_REACH: &str = "pods are ready for Kubernetes, and do not answer the operator on their client port. Clients may be served all the \
+    same: see whether a NetworkPolicy, a mesh or another network is between";
+
 fn declined(refusal: Refusal) -> Because {
     let said = match refusal {
         Refusal::QuorumStands => "most members answer, so there is nothing to be recovered; nothing was done",
+        Refusal::OutOfReach => {
+            "pods are ready for Kubernetes, so the members serve, and it is the operator that does not reach them: let it to \
+             their client port (NetworkPolicy, mesh); nothing was done"
+        }
         Refusal::NoSuchMember => "no member that is to stay has that name; nothing was done",
         Refusal::OnlyVoter => {
             "it is the only voter, and all data with it; nothing was done: make a new KVCluster from a backup"
@@ -137,6 +173,9 @@ fn declined(refusal: Refusal) -> Because {
 fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Option<&Pods>) -> Because {
     let pod = |ordinal: u16| kv.member(ordinal);
     let of = |reason: &'static str, said: String| Because::new(reason, said);
+    if let Some(ordinal) = found.made_anew() {
+        return of("Rolling", format!("{} is made anew from the newest template, and awaited", pod(ordinal)));
+    }
     match waiting {
         Waiting::Founding => {
             let ready = pods.map_or(0, |pods| pods.ready);
@@ -149,15 +188,14 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
         }
         Waiting::Accord => broken(found)
             .unwrap_or_else(|| of("InvariantBroken", "the members contradict one another".to_owned())),
+        Waiting::Answer if found.group.is_out_of_reach() => of("NobodyAnswers", OUT_OF_REACH.to_owned()),
         Waiting::Answer => {
             of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
         }
         Waiting::Voter(_) | Waiting::Leader if !found.group.has_quorum() => {
             of("NoQuorum", without_quorum(kv, found))
         }
-        Waiting::Voter(ordinal) => {
-            of("VoterAway", voter_away(kv, &pod(ordinal), found.seen.why_away(ordinal)))
-        }
+        Waiting::Voter(ordinal) => of("VoterAway", voter_away(kv, found, ordinal)),
         Waiting::Readiness(ordinal) => {
             of("NotReadyYet", format!("{} answers, and its pod is about to be ready", pod(ordinal)))
         }
@@ -180,11 +218,18 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
 }
 
 /// A volume is given up only where nothing else is known to be the cause.
-fn voter_away(kv: &ValidatedKvCluster, pod: &str, why: Option<&str>) -> String {
+fn voter_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16) -> String {
+    let (pod, why) = (kv.member(ordinal), found.seen.why_away(ordinal));
     let said = why.map_or_else(|| format!("{pod} does not answer, or its pod is not ready"), str::to_owned);
-    let said = format!("{said}; no other voter is touched until it is back");
+    let is_only_one = found.group.voters().count() == 1;
+    let said = if is_only_one { said } else { format!("{said}; no other voter is touched until it is back") };
     if why.is_some_and(is_of_something_else) {
         return said;
+    }
+    if is_only_one {
+        return format!(
+            "{said}. It is the only voter: if its volume is lost, so is all data, and a new KVCluster begins with a backup (spec.restore)"
+        );
     }
     format!("{said}. If its volume is lost: kubectl annotate kv {} {REPLACE}={pod}", kv.name)
 }
@@ -198,6 +243,9 @@ fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
         Some(why) => format!("most voters are away ({}; {why})", names.join(", ")),
         None => format!("most voters are away ({})", names.join(", ")),
     };
+    if found.group.is_out_of_reach() {
+        return format!("{said}: {OUT_OF_REACH}");
+    }
     let said = format!("{said}: nothing is read or written until enough of them are back");
     let up = found.group.voters().filter(|member| member.is_up);
     let survivor = up.min_by_key(|member| (member.lag, member.ordinal));

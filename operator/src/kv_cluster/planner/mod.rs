@@ -213,6 +213,8 @@ pub enum Step {
 pub enum Refusal {
     /// Most members answer: there is nothing to be recovered.
     QuorumStands,
+    /// Pods are ready: the members are there, and the operator does not reach them.
+    OutOfReach,
     /// It names no member.
     NoSuchMember,
     /// It names the only voter, and all data with it.
@@ -345,6 +347,16 @@ impl Group {
     /// Up for the group and for Kubernetes. Of voters: a learner's pod is never ready, so that no client is led to it.
     fn is_up(&self, member: &Member) -> bool {
         member.is_up && self.pods.get(&member.ordinal).is_some_and(|pod| pod.is_ready && !pod.is_leaving)
+    }
+
+    /// Whether the group is as it was but for that pod: it alone has to come back, be it the only voter or one whom the others wait for
+    /// while they serve.
+    pub(in crate::kv_cluster) fn misses_only(&self, ordinal: u16) -> bool {
+        if self.members.is_empty() {
+            return self.kept == Some(Kept::only(ordinal));
+        }
+        let others_are_up = self.voters().all(|member| member.ordinal == ordinal || self.is_up(member));
+        others_are_up && (self.has_quorum() || self.voters().count() == 1)
     }
 
     /// What is waited for when not all voters are up.

@@ -16,6 +16,10 @@ impl Group {
         if survivor >= self.wanted || !is_known {
             return Step::Decline(Refusal::NoSuchMember);
         }
+        let has_begun = self.pods.get(&survivor).is_some_and(|pod| !pod.is_unaware);
+        if !is_alone && !has_begun && self.is_out_of_reach() {
+            return Step::Decline(Refusal::OutOfReach);
+        }
         if kept != Kept::only(survivor) {
             return Step::Isolate(survivor);
         }
@@ -31,6 +35,17 @@ impl Group {
             Some(other) => self.discard(*other),
             None => Step::Fulfilled,
         }
+    }
+
+    /// Whether the members are there for Kubernetes, though too few answer the operator: a network is between. A pod is ready while its member
+    /// reads what a leader confirms whom most follow. Where none answers, nobody knows how many they are, and one that is ready is enough.
+    pub fn is_out_of_reach(&self) -> bool {
+        let is_ready = |ordinal: u16| self.pods.get(&ordinal).is_some_and(|pod| pod.is_ready);
+        if self.members.is_empty() {
+            return self.pods.values().any(|pod| pod.is_ready);
+        }
+        let ready = self.voters().filter(|member| is_ready(member.ordinal)).count();
+        !self.has_quorum() && ready > self.voters().count() / 2
     }
 
     /// Whether most voters answer and one of them leads.

@@ -402,7 +402,7 @@ fn a_member_is_replaced() {
     ]);
 }
 
-/// Two of three are lost; `1` is asked to go on.
+/// Two do not answer; `1` is asked to go on.
 fn lost(g: &mut Group) {
     g.wish = Some(Wish::Recover(1));
     g.members[0] = Member { is_up: false, ..member(0, Role::Follower) };
@@ -410,15 +410,21 @@ fn lost(g: &mut Group) {
     g.pods.get_mut(&1).expect("pod 1").is_unaware = true;
 }
 
-fn isolated(g: &mut Group) {
+/// Nor are their pods ready: the one that is left has no leader.
+fn lost_for_good(g: &mut Group) {
     lost(g);
+    g.pods.values_mut().for_each(|pod| pod.is_ready = false);
+}
+
+fn isolated(g: &mut Group) {
+    lost_for_good(g);
     g.kept = Some(Kept::only(1));
     g.pods.retain(|ordinal, _| *ordinal == 1);
 }
 
 fn alone(g: &mut Group) {
     isolated(g);
-    g.pods.get_mut(&1).expect("pod 1").is_unaware = false;
+    *g.pods.get_mut(&1).expect("pod 1") = pod();
     g.members = vec![member(1, Role::Leader)];
 }
 
@@ -452,13 +458,13 @@ fn what_is_left_goes_on_when_a_person_says_so() {
             },
             Step::Decline(Refusal::NoSuchMember),
         ),
-        ("recover: the others' pods go", 3, 3, lost, Step::Isolate(1)),
+        ("recover: the others' pods go", 3, 3, lost_for_good, Step::Isolate(1)),
         (
             "recover: they are awaited",
             3,
             3,
             |g| {
-                lost(g);
+                lost_for_good(g);
                 g.kept = Some(Kept::only(1));
             },
             Step::Wait(Waiting::Leaving(0)),
@@ -496,6 +502,58 @@ fn what_is_left_goes_on_when_a_person_says_so() {
                 g.members.push(Member { is_up: false, ..member(0, Role::Learner) });
             },
             Step::Keep(Kept::to(2)),
+        ),
+    ]);
+}
+
+#[test]
+fn a_group_that_the_operator_does_not_reach_is_not_lost() {
+    check(&[
+        (
+            "recover: not while a pod is ready for Kubernetes, and the operator alone reaches nobody",
+            3,
+            3,
+            |g| {
+                lost(g);
+                g.members.clear();
+                for ordinal in [0, 2] {
+                    g.pods.get_mut(&ordinal).expect("a pod").is_ready = false;
+                }
+            },
+            Step::Decline(Refusal::OutOfReach),
+        ),
+        (
+            "recover: nor while it reaches one of them, and most are ready",
+            5,
+            5,
+            |g| {
+                lost(g);
+                g.members[3].is_up = false;
+                g.members[4].is_up = false;
+            },
+            Step::Decline(Refusal::OutOfReach),
+        ),
+        (
+            "recover: nor where it never reached any",
+            3,
+            3,
+            |g| {
+                lost(g);
+                g.members.clear();
+                g.recorded = None;
+            },
+            Step::Decline(Refusal::OutOfReach),
+        ),
+        (
+            "recover: what was begun goes on, though the one that is left is ready and not reached for a moment",
+            3,
+            3,
+            |g| {
+                alone(g);
+                g.members.clear();
+                g.recorded = Some(Kept::only(1));
+            },
+            Step::Wait(Waiting::Answer),
         ),
     ]);
 }

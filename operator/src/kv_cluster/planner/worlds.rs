@@ -279,6 +279,22 @@ impl World {
         assert!(self.looked.violations.is_empty(), "seed {seed}: {:?}: {group:?}", self.looked.violations);
     }
 
+    /// A network comes between the operator and all members, and a person takes that for a lost majority.
+    fn mislead(&self) {
+        let is_recovered = matches!(self.group.wish, Some(Wish::Recover(_)));
+        if is_recovered || self.up() <= self.voters() / 2 {
+            return;
+        }
+        for survivor in self.group.pods.keys() {
+            let wish = Some(Wish::Recover(*survivor));
+            let mut seen = Group { members: Vec::new(), wish, ..self.group.clone() };
+            seen.pods.get_mut(survivor).expect("its key").is_unaware = true;
+            let (seed, step) = (self.seed, plan(&seen));
+            let is_harmless = matches!(step, Step::Decline(_) | Step::Keep(_));
+            assert!(is_harmless, "seed {seed}: {step:?} of a group that serves: {seen:?}");
+        }
+    }
+
     /// Does what the planner says, and holds it to its word.
     fn step(&mut self) -> Step {
         let before = self.seen();
@@ -431,6 +447,7 @@ fn a_thousand_worlds_lose_no_quorum_by_our_hand_and_come_to_rest() {
             if world.random.random_bool(0.6) {
                 world.recover(false);
             }
+            world.mislead();
             rolled += usize::from(matches!(world.step(), Step::Replace(_)));
         }
         let mut rests = false;
