@@ -74,6 +74,10 @@ pub const REASONS: &[(&str, &str)] = &[
         "CollectionLeft",
         "a VectorCollection was deleted whose collection was on the server before, or is another one by now: it stays there",
     ),
+    (
+        "CollectionLost",
+        "a VectorCollection's collection was gone from its server, with all that was in it, and was created anew, empty",
+    ),
     ("ComponentMissing", "its component is not part of this version"),
     ("ContainerRefused", "the kubelet cannot make a container: mostly a Secret's key is not there"),
     (

@@ -140,7 +140,7 @@ pub enum Distance {
 #[serde(rename_all = "camelCase")]
 pub struct HnswSpec {
     /// Edges of a node.
-    #[schemars(range(min = 4, max = 128))]
+    #[schemars(range(min = 4, max = 64))]
     #[serde(default = "default_m")]
     pub m: i32,
     /// Candidates kept while the graph is built; more is slower to build and finds more.

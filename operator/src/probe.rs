@@ -1,7 +1,7 @@
 //! Whether a server of somebody else's answers. It is asked, and nothing is changed on it.
 //!
-//! What is said of one that does not is the same whatever the reason: a manifest names any host and port, and whoever writes it
-//! is not to learn from the operator, which stands elsewhere in the network, which of them are open. The reason is in its log.
+//! What is said of one that does not is the same whatever the reason, which is in the operator's log: a manifest names any host and
+//! port, and whoever writes it learns no more of a network that the operator sees than that something answers there.
 
 use aistack_crds::parts::ClientTlsSpec;
 use http::StatusCode;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_does_not_tell_which_ports_are_open() {
+    fn silence_is_told_in_the_same_words_whatever_its_reason() {
         let silences = [Silence::Late, Silence::TooLong, Silence::Failed("connection refused".to_owned())];
         for silence in silences {
             assert_eq!(told("http://e", &silence), Reached::No("it does not answer".to_owned()));

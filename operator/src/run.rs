@@ -7,7 +7,11 @@ use aistack_api::operator::OperatorConfig;
 use aistack_chassis::{Health, Metrics, Shutdown};
 use aistack_crds::AIStack;
 use kube::client::ClientBuilder;
+use kube::client::retry::RetryPolicy;
 use kube::{Client, Config};
+use tower::buffer::BufferLayer;
+use tower::retry::RetryLayer;
+use tower::timeout::TimeoutLayer;
 
 use crate::aistack::StackController;
 use crate::env_pool::EnvController;
@@ -123,13 +127,24 @@ pub async fn ask(url: &str) -> Result<String, String> {
     if answer.status.is_success() { Ok(text) } else { Err(format!("{}: {text}", answer.status)) }
 }
 
-fn client(config: Config, counted: Option<&Requests>) -> Result<Client, kube::Error> {
-    let builder = ClientBuilder::try_from(config)?;
-    Ok(match counted {
-        Some(requests) => builder.with_layer(requests).build(),
-        None => builder.build(),
-    })
+/// How long the API server may take to begin an answer; it gives up a request itself after as long. Without this, a connection that
+/// died silently would keep a worker for ever.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn client(mut config: Config, counted: Option<&Requests>) -> Result<Client, kube::Error> {
+    // kube's own retries go on for minutes: what was decided is out of date by then, and a worker waits. Here only a moment is bridged; the
+    // queue has the patience.
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(PATIENCE));
+    let Some(requests) = counted else { return Ok(builder.build()) };
+    let (first, most) = (Duration::from_millis(100), Duration::from_secs(1));
+    let retry = RetryPolicy::new(first, most, 3, false).expect("the first wait is the shorter");
+    let shared = builder.with_layer(&BufferLayer::new(CALLS)).with_layer(&RetryLayer::new(retry));
+    Ok(shared.with_layer(requests).build())
 }
+
+/// Requests that wait for their turn to be sent.
+const CALLS: usize = 1_024;
 
 fn lease(config: &OperatorConfig, namespace: String) -> LeaseSettings {
     let lease = &config.lease;
@@ -143,5 +158,38 @@ fn lease(config: &OperatorConfig, namespace: String) -> LeaseSettings {
         // A pod's name comes again after a restart, and a process's number on another machine.
         watched: config.namespace.clone(),
         ..LeaseSettings::new(namespace, format!("{pod}_{:016x}", rand::random::<u64>()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::Api;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_for_now_is_told_soon() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", server.local_addr().expect("bound")).parse().expect("a URL");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = server.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4_096];
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                        let answer =
+                            "HTTP/1.1 429 Too Many Requests\r\nretry-after: 10\r\ncontent-length: 0\r\n\r\n";
+                        stream.write_all(answer.as_bytes()).await.expect("it is read");
+                    }
+                });
+            }
+        });
+        let client = client(Config::new(url), Some(&Requests::default())).expect("a client");
+        let began = Instant::now();
+        Api::<ConfigMap>::namespaced(client, "n").get("c").await.expect_err("too many");
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }
 }

@@ -1,6 +1,7 @@
 //! The Prometheus registry of a process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, header};
@@ -20,6 +21,16 @@ const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     http: HttpMetrics,
+    more: Arc<OnceLock<More>>,
+}
+
+/// Writes what no registry holds.
+struct More(Box<dyn Fn(&Metrics) -> String + Send + Sync>);
+
+impl fmt::Debug for More {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("More")
+    }
 }
 
 impl Metrics {
@@ -30,7 +41,7 @@ impl Metrics {
         let labels = vec![("component", component.name), ("version", component.version)];
         registry.register("aistack_build", "What runs here", Info::new(labels));
         let http = HttpMetrics::register(&mut registry);
-        Self { registry: Arc::new(Mutex::new(registry)), http }
+        Self { registry: Arc::new(Mutex::new(registry)), http, more: Arc::default() }
     }
 
     /// The figures that every listener adds to.
@@ -48,10 +59,21 @@ impl Metrics {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has `more`, families in OpenMetrics text, follow what the registry holds, on every page. The first one counts.
+    pub fn followed_by(&self, more: impl Fn(&Self) -> String + Send + Sync + 'static) {
+        let _ = self.more.set(More(Box::new(more)));
+    }
+
     /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
+        const END: &str = "# EOF\n";
         let mut text = String::new();
         self.registry(|registry| encode(&mut text, registry)).expect("writing to a String cannot fail");
+        if let Some(More(more)) = self.more.get() {
+            text.truncate(text.trim_end_matches(END).len());
+            text.push_str(&more(self));
+            text.push_str(END);
+        }
         text
     }
 
@@ -104,6 +126,17 @@ fn plain(open_metrics: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_registry_holds_comes_before_the_end() {
+        let metrics = Metrics::new(Component { name: "t", env_prefix: "T_", version: "1" });
+        let before = metrics.encode();
+        metrics.followed_by(|_| "# TYPE etcd_x gauge\netcd_x 1\n".to_owned());
+        metrics.followed_by(|_| panic!("the first one counts"));
+        let page = metrics.encode();
+        assert!(before.ends_with("# EOF\n") && page.ends_with("\netcd_x 1\n# EOF\n"), "{page}");
+        assert_eq!(page.matches("# EOF").count(), 1);
+    }
 
     #[test]
     fn whoever_does_not_ask_for_openmetrics_gets_the_older_text() {

@@ -57,9 +57,14 @@ impl Member {
 
     /// What a readiness probe is answered, head and all.
     fn readiness(&self) -> String {
+        self.told("/readyz")
+    }
+
+    /// What the admin port answers, head and all.
+    fn told(&self, path: &str) -> String {
         let mut answer = String::new();
         let mut stream = TcpStream::connect(&self.admin).expect("it listens");
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("asked");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("asked");
         stream.read_to_string(&mut answer).expect("answered");
         answer
     }
@@ -401,4 +406,27 @@ async fn a_member_of_another_token_is_none_of_the_clusters() {
     let all = Some(GetOptions::new().with_prefix());
     let found = patiently!(client.get("", all.clone())).expect("read");
     assert_eq!(found.kvs().iter().map(etcd_client::KeyValue::key).collect::<Vec<_>>(), [b"new"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_and_dashboards_ask_for_is_where_they_look() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut member = Member::new(dir.path(), "m");
+    member.start("new", &[member.listed()]);
+    drop(member.connect().await);
+    let page = member.told("/metrics");
+    let told: Vec<&str> = page.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let mut asked = 0;
+    for file in ["files/alerts.yaml", "dashboards/tinykv.json"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/aistack").join(file);
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        // What is between two members is not told by one alone.
+        let words = words.filter(|word| word.starts_with("etcd_") && !word.starts_with("etcd_network_peer"));
+        for name in words {
+            asked += 1;
+            assert!(told.contains(&name), "{file} asks for {name}");
+        }
+    }
+    assert!(asked > 8, "{asked} names were found");
 }

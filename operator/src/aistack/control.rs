@@ -6,7 +6,7 @@ use aistack_crds::{AIStack, Kind};
 
 use super::{ValidatedStack, build, validate};
 use crate::kernel::apply::{Applied, AppliedChild};
-use crate::kernel::child::{Pods, Progress, Said};
+use crate::kernel::child::{ChildKind, Pods, Progress, Said};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
@@ -101,7 +101,9 @@ impl Controller for StackController {
     }
 
     fn report(&self, stack: &ValidatedStack, found: &Vec<External>, applied: &Applied) -> Report {
-        let mut report = summed_up(&parts(applied), found);
+        let mut parts = parts(applied);
+        parts.extend(absent(&self.build(stack, found).unwrap_or_default(), applied));
+        let mut report = summed_up(&parts, found);
         report.extra = found.iter().map(External::condition).collect();
         report.look_again = (!found.is_empty()).then_some(PROBED);
         if applied.0.iter().any(awaits_pods) {
@@ -147,6 +149,19 @@ impl Part {
 
 fn parts(applied: &Applied) -> Vec<Part> {
     applied.0.iter().filter_map(part).collect()
+}
+
+/// Parts that there are not, as where somebody else's object has the name.
+fn absent(wanted: &Manifests, applied: &Applied) -> Vec<Part> {
+    let is_there = |kind: ChildKind, name: &str| applied.progress(kind, name).is_some();
+    let parts =
+        wanted.iter().filter_map(|manifest| Some((ChildKind::from_name(manifest.kind())?, manifest.name())));
+    let parts = parts.filter(|(kind, _)| {
+        kind.of_ours().is_some() || matches!(kind, ChildKind::StatefulSet | ChildKind::Deployment)
+    });
+    let away = parts.filter(|(kind, name)| !is_there(*kind, name));
+    away.map(|(_, name)| Part { name: name.to_owned(), why: "it is not there".to_owned(), ..Part::default() })
+        .collect()
 }
 
 fn part(child: &AppliedChild) -> Option<Part> {
@@ -199,6 +214,10 @@ fn joined<'a>(parts: &'a [Part], said: impl Fn(&'a Part) -> Option<String>) -> O
 }
 
 fn summed_up(parts: &[Part], externals: &[External]) -> Report {
+    if parts.is_empty() && externals.is_empty() {
+        let said = "nothing runs: no component that the spec names is in this version";
+        return Report::degraded(said, Because::new("ComponentMissing", said));
+    }
     let away: Vec<String> = externals
         .iter()
         .filter(|external| external.reached != Reached::Yes)
@@ -303,6 +322,12 @@ mod tests {
                 "Unreachable - Unreachable",
             ),
             (vec![part("chat", true, false)], vec![etcd(Reached::Yes)], "Ready 2/2", "Ready - -"),
+            (
+                vec![],
+                vec![],
+                "nothing runs: no component that the spec names is in this version",
+                "ComponentMissing - ComponentMissing",
+            ),
         ];
         for (parts, externals, summary, reasons) in table {
             let report = summed_up(&parts, &externals);

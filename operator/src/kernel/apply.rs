@@ -164,6 +164,12 @@ impl ApplyError {
         matches!(self, Self::Taken { .. } | Self::Unowned { .. } | Self::Leaving { .. })
     }
 
+    /// Whether it was changed between the look and the write.
+    fn is_conflict(&self) -> bool {
+        let Self::Write { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.code == 409)
+    }
+
     /// Whether nobody answered: then there is no use in asking on.
     fn is_silence(&self) -> bool {
         match self {
@@ -375,6 +381,9 @@ pub(super) fn applying() -> PatchParams {
     PatchParams::apply(MANAGER).force().validation_ignore()
 }
 
+/// How often a write begins anew because what it was to be written over changed meanwhile.
+const CONFLICTS: usize = 3;
+
 /// A child before anything is written to it.
 enum Found {
     There(Value),
@@ -388,6 +397,8 @@ struct Child<'a> {
     key: &'a ChildKey,
     wanted: Value,
     hash: String,
+    /// What is tried: the same for the same edit of its object is no other attempt.
+    attempt: String,
     /// What is wanted of the claims that it makes.
     claims: Vec<Template>,
 }
@@ -404,7 +415,8 @@ impl<'a> Child<'a> {
         let hash = hash(&wanted);
         wanted["metadata"]["annotations"][APPLIED] = json!(hash);
         let claims = claims::templates(&wanted);
-        Self { cluster, parent, key, wanted, hash, claims }
+        let attempt = format!("{hash} {}", parent.edition);
+        Self { cluster, parent, key, wanted, hash, attempt, claims }
     }
 
     /// Reads what is there, and writes when it has to.
@@ -418,7 +430,8 @@ impl<'a> Child<'a> {
             return Settled::failed(error);
         }
         claims::keep_templates(&mut self.wanted, &live);
-        let now = if applied_hash(&live) == self.hash && covers(&live, &self.wanted) {
+        let is_so = applied_hash(&live) == self.hash && covers(&live, &self.wanted);
+        let now = if is_so && has_generated(&live, &self.wanted) {
             live
         } else {
             let progress = Progress::of(self.key.kind, &live);
@@ -427,7 +440,7 @@ impl<'a> Child<'a> {
             if is_held {
                 return as_it_was;
             }
-            match self.write(&live).await {
+            match self.write(live).await {
                 Ok(written) => written,
                 Err(error) => return Settled { failure: Some(error), ..as_it_was },
             }
@@ -511,8 +524,25 @@ impl<'a> Child<'a> {
         }
     }
 
-    async fn write(&self, live: &Value) -> Result<Value, ApplyError> {
+    /// Writes it over what is there. Some writes hold for one version only, and pods that come and go make new ones.
+    async fn write(&self, mut live: Value) -> Result<Value, ApplyError> {
         self.may_try()?;
+        for _ in 0..CONFLICTS {
+            match self.write_over(&live).await {
+                Err(error) if error.is_conflict() => {
+                    let Ok(newer) = api_of(self.cluster, self.key).get(&self.key.object.name).await else {
+                        return Err(error);
+                    };
+                    live = serde_json::to_value(newer).expect("it came as JSON");
+                    self.must_be_ours(&live)?;
+                }
+                written => return written,
+            }
+        }
+        self.write_over(&live).await
+    }
+
+    async fn write_over(&self, live: &Value) -> Result<Value, ApplyError> {
         let mut wanted = self.wanted.clone();
         // Another object that takes this name meanwhile is refused rather than written over.
         wanted["metadata"]["uid"] = live["metadata"]["uid"].clone();
@@ -528,15 +558,16 @@ impl<'a> Child<'a> {
         let written = api.patch(name, &applying(), &Patch::Apply(&wanted)).await;
         let written = written.map_err(|source| self.refused(source))?;
         tracing::info!(child = %self.key, "applied");
-        self.cluster.patience.wrote(self.key, &self.hash, Instant::now());
+        self.cluster.patience.wrote(self.key, &self.attempt, Instant::now());
         Ok(serde_json::to_value(written).expect("it came as JSON"))
     }
 
     /// Not soon after just that was refused, or changed back by somebody else.
     fn may_try(&self) -> Result<(), ApplyError> {
         let child = || self.key.clone();
-        match self.cluster.patience.hold(self.key, &self.hash, Instant::now()) {
+        match self.cluster.patience.hold(self.key, &self.attempt, Instant::now()) {
             None => Ok(()),
+            Some(Hold::Refused(status)) if is_unknown(&status) => Err(ApplyError::NoKind { child: child() }),
             Some(Hold::Refused(status)) => {
                 Err(ApplyError::Write { child: child(), source: Box::new(kube::Error::Api(status)) })
             }
@@ -547,7 +578,7 @@ impl<'a> Child<'a> {
     fn refused(&self, source: kube::Error) -> ApplyError {
         let child = self.key.clone();
         if let kube::Error::Api(status) = &source {
-            self.cluster.patience.refused(self.key, &self.hash, status, Instant::now());
+            self.cluster.patience.refused(self.key, &self.attempt, status, Instant::now());
         }
         match source {
             kube::Error::Api(status) if is_unknown(&status) => ApplyError::NoKind { child },
@@ -606,13 +637,22 @@ fn hash(wanted: &Value) -> String {
     digest(&text, 10)
 }
 
+fn generated(wanted: &Value) -> Vec<String> {
+    let keys = wanted["metadata"]["annotations"][GENERATE_ANNOTATION].as_str().unwrap_or_default();
+    keys.split(',').filter(|key| !key.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether nobody took one of those keys away.
+fn has_generated(live: &Value, wanted: &Value) -> bool {
+    generated(wanted).iter().all(|key| live["data"][key].is_string())
+}
+
 /// A Secret that asks for it gets random text under the keys that it names: once, and the same ever after.
 fn fill_generated(wanted: &mut Value, live: Option<&Value>) {
-    let keys = wanted["metadata"]["annotations"][GENERATE_ANNOTATION].as_str().unwrap_or_default().to_owned();
-    for key in keys.split(',').filter(|key| !key.is_empty()) {
-        let kept = live.and_then(|live| live["data"].get(key)).filter(|value| value.is_string()).cloned();
+    for key in generated(wanted) {
+        let kept = live.and_then(|live| live["data"].get(&key)).filter(|value| value.is_string()).cloned();
         // Not as stringData, which server-side apply does not keep track of.
-        wanted["data"][key] =
+        wanted["data"][&key] =
             kept.unwrap_or_else(|| json!(BASE64_STANDARD.encode(hex::encode(rand::random::<[u8; 32]>()))));
     }
 }

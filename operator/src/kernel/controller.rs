@@ -16,6 +16,7 @@ use super::child::ChildKey;
 use super::cluster::Cluster;
 use super::conditions::{Report, Status};
 use super::references::Reference;
+use super::repeats::Repeats;
 use crate::manifest::Manifests;
 use crate::problem::Problem;
 
@@ -126,4 +127,5 @@ pub trait Controller: Send + Sync + 'static {
 pub(super) struct Typed<C: Controller> {
     pub controller: C,
     pub objects: Arc<super::watch::Objects<C::Object>>,
+    pub repeats: Repeats,
 }

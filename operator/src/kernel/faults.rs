@@ -40,7 +40,12 @@ pub(super) fn beside(report: Report, refused: &[ApplyError]) -> Report {
         let ready = if is_awaited { (false, because.clone()) } else { report.ready };
         return Report { ready, degraded: Some(because), ..report };
     }
-    let report = Report { ready: (false, because.clone()), summary: because.message.clone(), ..report };
+    let others = match said.len() {
+        1 => String::new(),
+        more => format!("; and {} more", more - 1),
+    };
+    let summary = format!("{}{others}", worst.message());
+    let report = Report { ready: (false, because.clone()), summary, ..report };
     if is_leaving(worst) {
         return Report { progressing: Some(because), ..report };
     }
@@ -139,7 +144,8 @@ mod tests {
             "false WaitingForPods / WaitingForPods / ApplyFailed"
         );
         let report = beside(ready(), &[refused(ChildKind::CronJob), refused(ChildKind::Service)]);
-        assert_eq!(report.summary, "CronJob x was refused: no | Service x was refused: no");
+        assert_eq!(report.summary, "Service x was refused: no; and 1 more");
+        assert_eq!(report.ready.1.message, "CronJob x was refused: no | Service x was refused: no");
     }
 
     #[test]

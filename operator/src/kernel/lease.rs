@@ -102,7 +102,8 @@ impl Election {
         // What the present holder's Lease looked like, and since when it does.
         let mut seen: Option<(String, Instant)> = None;
         loop {
-            let wait = match self.attempt(&mut seen).await {
+            let attempt = tokio::time::timeout(self.settings.deadline, self.attempt(&mut seen)).await;
+            let wait = match attempt.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into()))) {
                 Ok(Attempt::Won(held)) => return *held,
                 Ok(Attempt::HeldFor(wait)) => wait,
                 Err(error) => {

@@ -16,6 +16,7 @@ use super::key::Key;
 use super::lease::{Election, Held, Lost};
 use super::queue::Taken;
 use super::reconcile::Reconciler;
+use super::repeats::Repeats;
 use super::share::Limits;
 use super::turns;
 use super::watch::{self, Objects};
@@ -68,7 +69,8 @@ impl Manager {
     /// Adds the controller of a kind.
     #[must_use]
     pub fn with<C: Controller>(mut self, controller: C, objects: Arc<Objects<C::Object>>) -> Self {
-        self.controllers.insert(C::KIND, Arc::new(Typed { controller, objects }));
+        self.controllers
+            .insert(C::KIND, Arc::new(Typed { controller, objects, repeats: Repeats::default() }));
         self
     }
 

@@ -35,6 +35,7 @@ mod parent;
 mod patience;
 pub mod queue;
 pub mod references;
+mod repeats;
 mod replicas;
 mod share;
 mod stores;

@@ -2,11 +2,13 @@
 
 use aistack_crds::Kind;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Api;
 use kube::core::DynamicObject;
+use serde_json::json;
 
 use super::cluster::Cluster;
+use crate::digest::digest;
 
 /// An object that has children.
 #[derive(Clone, Debug)]
@@ -19,9 +21,17 @@ pub struct Parent {
     pub is_new: bool,
     /// Secrets that it refers to and that are not there.
     pub lacks: Vec<String>,
+    /// What it was made last by whoever edits it.
+    pub edition: String,
 }
 
 impl Parent {
+    /// The edition of an object: another after each edit of its spec, labels or annotations.
+    pub(super) fn edition(meta: &ObjectMeta) -> String {
+        let edited = json!([meta.generation, meta.labels, meta.annotations]);
+        digest(&edited.to_string(), 6)
+    }
+
     /// The same, as Events name it.
     pub(super) fn about(&self) -> ObjectReference {
         let OwnerReference { api_version, kind, name, uid, .. } = self.reference.clone();
@@ -56,8 +66,6 @@ impl Parent {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use serde_json::json;
 
     use super::super::{apply, stub};
     use super::*;
@@ -83,7 +91,13 @@ mod tests {
                 uid: "1".to_owned(),
                 ..OwnerReference::default()
             };
-            let parent = Parent { namespace: "n".to_owned(), reference, is_new, lacks: Vec::new() };
+            let parent = Parent {
+                namespace: "n".to_owned(),
+                reference,
+                is_new,
+                lacks: Vec::new(),
+                edition: String::new(),
+            };
             let name = ObjectMeta { name: Some("kv-config".to_owned()), ..ObjectMeta::default() };
             let mut wanted = Manifests::default();
             wanted.push(ConfigMap { metadata: name, ..ConfigMap::default() });

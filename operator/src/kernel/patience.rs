@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kube::core::Status as ApiStatus;
 use parking_lot::Mutex;
 
+use super::absent::is_unknown;
 use super::backoff::Backoff;
 use super::child::ChildKey;
 
@@ -30,8 +31,8 @@ pub(super) enum Hold {
 }
 
 struct Tried {
-    /// Hash of what was to be written.
-    hash: String,
+    /// What was to be written, and at which edit of its object.
+    attempt: String,
     /// How often in a row it was refused, or written.
     times: u32,
     next: Instant,
@@ -46,30 +47,30 @@ pub struct Patience {
 
 impl Patience {
     /// Why it is not to be tried at the moment, if it is not.
-    pub(super) fn hold(&self, key: &ChildKey, hash: &str, now: Instant) -> Option<Hold> {
+    pub(super) fn hold(&self, key: &ChildKey, attempt: &str, now: Instant) -> Option<Hold> {
         let tried = self.tried.lock();
-        let last = tried.get(key).filter(|last| last.hash == hash && now < last.next)?;
+        let last = tried.get(key).filter(|last| last.attempt == attempt && now < last.next)?;
         last.hold.clone()
     }
 
     /// The API server refused it. What it may take at the next try, such as a name that is still being deleted, is not remembered.
-    pub(super) fn refused(&self, key: &ChildKey, hash: &str, status: &ApiStatus, now: Instant) {
-        if matches!(status.code, 400 | 403 | 422) {
-            self.note(key, hash, now, |_| Some(Hold::Refused(Box::new(status.clone()))));
+    pub(super) fn refused(&self, key: &ChildKey, attempt: &str, status: &ApiStatus, now: Instant) {
+        if matches!(status.code, 400 | 403 | 422) || is_unknown(status) {
+            self.note(key, attempt, now, |_| Some(Hold::Refused(Box::new(status.clone()))));
         }
     }
 
     /// It was written.
-    pub(super) fn wrote(&self, key: &ChildKey, hash: &str, now: Instant) {
-        self.note(key, hash, now, |times| (times >= MANY).then_some(Hold::Contested));
+    pub(super) fn wrote(&self, key: &ChildKey, attempt: &str, now: Instant) {
+        self.note(key, attempt, now, |times| (times >= MANY).then_some(Hold::Contested));
     }
 
-    fn note(&self, key: &ChildKey, hash: &str, now: Instant, hold: impl Fn(u32) -> Option<Hold>) {
+    fn note(&self, key: &ChildKey, attempt: &str, now: Instant, hold: impl Fn(u32) -> Option<Hold>) {
         let mut tried = self.tried.lock();
         if tried.len() > MOST {
             tried.retain(|_, last| now < last.next + SOON);
         }
-        let before = tried.get(key).filter(|last| last.hash == hash && now < last.next + SOON);
+        let before = tried.get(key).filter(|last| last.attempt == attempt && now < last.next + SOON);
         let times = before.map_or(1, |last| last.times.saturating_add(1));
         let hold = hold(times);
         let wait = match &hold {
@@ -77,7 +78,7 @@ impl Patience {
             Some(Hold::Refused(_)) => BETWEEN.wait(times, rand::random()),
             Some(Hold::Contested) => AGAINST_ANOTHER.wait(times - MANY + 1, rand::random()),
         };
-        tried.insert(key.clone(), Tried { hash: hash.to_owned(), times, next: now + wait, hold });
+        tried.insert(key.clone(), Tried { attempt: attempt.to_owned(), times, next: now + wait, hold });
     }
 }
 
@@ -106,6 +107,11 @@ mod tests {
         assert!(patience.hold(&key, "b", now).is_none());
         patience.refused(&key, "b", &ApiStatus::failure("no", "Conflict").with_code(409), now);
         assert!(patience.hold(&key, "b", now).is_none(), "what may pass is tried again");
+        patience.refused(&key, "c", &ApiStatus::failure("page not found", "NotFound").with_code(404), now);
+        assert!(
+            patience.hold(&key, "c", now).is_some(),
+            "a kind that is not there is not asked for each second"
+        );
     }
 
     #[test]

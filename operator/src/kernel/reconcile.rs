@@ -110,6 +110,7 @@ impl<C: Controller> Reconciler for Typed<C> {
 impl<C: Controller> Typed<C> {
     async fn measured(&self, cluster: &Cluster, name: &ObjectName) -> Outcome {
         let Some(object) = self.objects.get(name) else {
+            self.repeats.ended(name);
             // A turn that ran while it was deleted may have noted them again.
             cluster.refers_no_more(&Key::new(C::KIND, name.clone()));
             return Outcome::Gone;
@@ -118,9 +119,14 @@ impl<C: Controller> Typed<C> {
         cluster.metrics.began();
         let turn = Turn { cluster, controller: &self.controller, objects: &self.objects, object };
         let (outcome, result) = match turn.run().await {
-            Ok(look_again) => (Outcome::Again(look_again), "success"),
+            Ok(look_again) => {
+                self.repeats.ended(name);
+                (Outcome::Again(look_again), "success")
+            }
             Err(error) => {
-                tracing::warn!(reason = error.reason(), %error, "not as it should be; it is tried again");
+                if self.repeats.is_news(name, error.to_string(), Instant::now()) {
+                    tracing::warn!(reason = error.reason(), %error, "not as it should be; it is tried again");
+                }
                 cluster.metrics.failed(C::KIND, error.reason());
                 (error.outcome(), "error")
             }
@@ -232,7 +238,8 @@ impl<C: Controller> Turn<'_, C> {
         let namespace = self.object.namespace().unwrap_or_default();
         // A status that nobody wrote yet says -1.
         let is_new = self.status().observed_generation().is_none_or(|generation| generation < 0);
-        Parent { namespace, reference, is_new, lacks: Vec::new() }
+        let edition = Parent::edition(self.object.meta());
+        Parent { namespace, reference, is_new, lacks: Vec::new(), edition }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use aistack_crds::Kind;
 use futures::StreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{Api, PartialObjectMeta};
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt as _;
@@ -327,22 +327,25 @@ impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
     }
 
     fn applied(&self, mut object: K, priority: Priority) {
+        let is_meddled = is_meddled(object.meta());
         object.meta_mut().managed_fields = None;
         let name = ObjectName::of(&object);
         self.as_child(&name, Some(object.meta()));
         let meta = object.meta().clone();
         let before = self.objects.insert(object);
-        // A status that we wrote ourselves is no news to us; whoever refers to the object may think otherwise.
+        // A status that we wrote ourselves is no news to us, one that somebody else wrote is; whoever refers to the object may think
+        // otherwise.
         match &before {
             None => self.cluster.queue.add(Key::new(self.kind, name.clone()), priority.min(Priority::New)),
             Some(before) if is_edited(before.meta(), &meta) => {
                 self.cluster.queue.add(Key::new(self.kind, name.clone()), priority);
             }
+            Some(before) if is_meddled && before.meta().resource_version != meta.resource_version => {
+                self.cluster.queue.add(Key::new(self.kind, name.clone()), Priority::Child);
+            }
             Some(_) => {}
         }
-        if before.is_none_or(|before| before.meta().resource_version != meta.resource_version) {
-            self.wake_referrers(&name);
-        }
+        self.wake_referrers(&name);
     }
 
     fn deleted(&self, name: &ObjectName) {
@@ -518,9 +521,35 @@ fn is_unknown(error: &watcher::Error) -> bool {
     matches!(error, kube::Error::Api(status) if absent::is_unknown(status))
 }
 
+/// Whether somebody else wrote the status.
+fn is_meddled(meta: &ObjectMeta) -> bool {
+    let is_others = |entry: &ManagedFieldsEntry| {
+        entry.subresource.as_deref() == Some("status") && entry.manager.as_deref() != Some(MANAGER)
+    };
+    meta.managed_fields.iter().flatten().any(is_others)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_of_somebody_elses_is_told_from_ours() {
+        let table = [
+            (serde_json::json!([]), false),
+            (serde_json::json!([{"manager": MANAGER, "operation": "Apply", "subresource": "status"}]), false),
+            (serde_json::json!([{"manager": "kubectl-edit", "operation": "Update"}]), false),
+            (
+                serde_json::json!([{"manager": "kubectl-patch", "operation": "Update", "subresource": "status"}]),
+                true,
+            ),
+        ];
+        for (entries, expected) in table {
+            let meta = serde_json::json!({"managedFields": entries});
+            let meta: ObjectMeta = serde_json::from_value(meta).expect("metadata");
+            assert_eq!(is_meddled(&meta), expected, "{entries}");
+        }
+    }
 
     fn meta(uid: &str, version: &str, owner: Option<&str>) -> ChildMeta {
         ChildMeta {

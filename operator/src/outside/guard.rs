@@ -1,5 +1,5 @@
 //! Which addresses the operator calls. A manifest names any host, and what a name stands for is its owner's to say; neither may
-//! lead to the operator's own pod, its node, or a cloud's metadata service.
+//! lead to loopback and link-local addresses, where a pod and its node talk to themselves, or to a cloud's metadata service.
 
 use std::future::Future;
 use std::io;

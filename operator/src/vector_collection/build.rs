@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use aistack_api::vectorforge::VectorforgeConfig;
 use aistack_crds::parts::{PodOverrides, ResourceSpec};
-use aistack_crds::vector_collection::{PayloadIndex, VectorQuantization};
+use aistack_crds::vector_collection::PayloadIndex;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::validate::{Hnsw, Quantization};
+use super::validate::Hnsw;
 use super::{ADMIN_PORT, COMPONENT, GRPC_PORT, Home, REST_PORT, ValidatedVectorCollection};
 use crate::ending::Ending;
 use crate::gpu::Gpu;
@@ -72,23 +72,13 @@ pub fn build(collection: &ValidatedVectorCollection) -> Manifests {
 /// Body of Qdrant's `PUT /collections/{name}`.
 fn create_request(collection: &ValidatedVectorCollection) -> Value {
     let distance = serde_json::to_value(collection.distance).expect("an enum is plain data");
-    let mut body = json!({
-        "vectors": {"size": collection.dimension, "distance": distance},
-        "shard_number": collection.shards,
-        "replication_factor": collection.replication_factor,
-    });
+    // What the engine does not have yet is a gap, which it is not asked for.
+    let mut body = json!({"vectors": {"size": collection.dimension, "distance": distance}});
     if let Hnsw::Given(hnsw) = &collection.hnsw {
         body["hnsw_config"] = json!({"m": hnsw.m, "ef_construct": hnsw.ef_construct});
         if let Some(threshold) = hnsw.full_scan_threshold {
             body["hnsw_config"]["full_scan_threshold"] = json!(threshold);
         }
-    }
-    if let Quantization::Given(quantization) = collection.quantization {
-        body["quantization_config"] = match quantization {
-            VectorQuantization::Scalar => json!({"scalar": {"type": "int8"}}),
-            VectorQuantization::Product => json!({"product": {"compression": "x16"}}),
-            VectorQuantization::Binary => json!({"binary": {}}),
-        };
     }
     body
 }

@@ -136,8 +136,14 @@ impl Controller for VectorController {
         let server = at(cluster, &Self::server(object));
         let request = super::build::request(collection);
         server.settle(&request.name, &request.create, &request.indexes, &found.collection).await?;
-        if found.collection == Collection::Absent && object.spec.stack_ref.is_some() {
-            mark(cluster, object).await?;
+        if found.collection == Collection::Absent {
+            if was_there(object) {
+                let note = "the collection was gone from its server, with all that was in it; it was created anew, empty";
+                cluster.tell(&object.object_ref(&()), true, "CollectionLost", note.to_owned()).await;
+            }
+            if object.spec.stack_ref.is_some() {
+                mark(cluster, object).await?;
+            }
         }
         Ok(())
     }
@@ -162,7 +168,7 @@ impl Controller for VectorController {
             ),
             Collection::Absent => Report::progressing(
                 shape(collection),
-                Because::new("Creating", "the collection was created just now"),
+                Because::new("Creating", "the collection is being created"),
             ),
             Collection::Present(there) => of_collection(collection, there),
         };
@@ -233,6 +239,12 @@ async fn mark(cluster: &Cluster, object: &VectorCollection) -> Result<(), StepEr
 
 fn is_marked(object: &VectorCollection) -> bool {
     object.metadata.uid.as_ref().is_some_and(|uid| object.annotations().get(MADE) == Some(uid))
+}
+
+/// Whether the collection was seen on its server before.
+fn was_there(object: &VectorCollection) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "SettingsApplied")
 }
 
 fn shape(collection: &ValidatedVectorCollection) -> String {

@@ -2,7 +2,7 @@
 
 use aistack_crds::VectorCollection;
 use aistack_crds::parts::{PodOverrides, ResourceSpec};
-use aistack_crds::vector_collection::{Distance, HnswSpec, PayloadIndex, VectorQuantization};
+use aistack_crds::vector_collection::{Distance, HnswSpec, PayloadIndex};
 
 use super::COMPONENT;
 use crate::gap::Gap;
@@ -21,10 +21,7 @@ pub struct ValidatedVectorCollection {
     pub(super) name: String,
     pub(super) dimension: u32,
     pub(super) distance: Distance,
-    pub(super) shards: u16,
-    pub(super) replication_factor: u16,
     pub(super) hnsw: Hnsw,
-    pub(super) quantization: Quantization,
     pub(super) payload_indexes: Vec<PayloadIndex>,
     pub(super) home: Home,
     gaps: Vec<Gap>,
@@ -56,15 +53,6 @@ pub enum Hnsw {
     Engine,
     /// A given one.
     Given(HnswSpec),
-}
-
-/// Compression of the vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantization {
-    /// None.
-    Off,
-    /// A given one.
-    Given(VectorQuantization),
 }
 
 impl ValidatedVectorCollection {
@@ -119,10 +107,7 @@ pub fn validate(
         name,
         dimension: u32::try_from(spec.dimension).unwrap_or(1),
         distance: spec.distance,
-        shards: u16::try_from(spec.shards).unwrap_or(1),
-        replication_factor: u16::try_from(spec.replication_factor).unwrap_or(1),
         hnsw: spec.hnsw.clone().map_or(Hnsw::Engine, Hnsw::Given),
-        quantization: spec.quantization.map_or(Quantization::Off, Quantization::Given),
         payload_indexes: spec.payload_indexes.clone(),
         home,
     })

@@ -1,8 +1,6 @@
 //! What etcd answers over plain HTTP on its client port.
 
 use super::ETCD_VERSION;
-use super::rpcs::Rpcs;
-use crate::metrics::gauges;
 use crate::mvcc::{Alarm, Keyspace, Origin, Query, Span};
 use crate::node::Node;
 use aistack_chassis::Metrics;
@@ -13,7 +11,6 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde_json::json;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use tonic::Status;
 
@@ -21,21 +18,20 @@ use tonic::Status;
 struct Site {
     node: Arc<Node>,
     metrics: Metrics,
-    rpcs: Arc<Rpcs>,
 }
 
 /// `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, `/debug/vars`, and a sentence for everything else.
-pub fn routes(node: Arc<Node>, metrics: Metrics, rpcs: Arc<Rpcs>) -> Router {
+pub fn routes(node: Arc<Node>, metrics: Metrics) -> Router {
     watched()
         .route("/version", get(version))
         .route("/debug/vars", get(variables))
         .fallback(nothing)
-        .with_state(Site { node, metrics, rpcs })
+        .with_state(Site { node, metrics })
 }
 
 /// What those ask for who watch over the member, alone.
-pub fn for_watchers(node: Arc<Node>, metrics: Metrics, rpcs: Arc<Rpcs>) -> Router {
-    watched().with_state(Site { node, metrics, rpcs })
+pub fn for_watchers(node: Arc<Node>, metrics: Metrics) -> Router {
+    watched().with_state(Site { node, metrics })
 }
 
 fn watched() -> Router<Site> {
@@ -184,55 +180,7 @@ async fn single(State(site): State<Site>, uri: Uri) -> Response {
 }
 
 async fn figures(State(site): State<Site>, headers: HeaderMap) -> Response {
-    let text = site.metrics.encode();
-    let body = text.trim_end().trim_end_matches("# EOF");
-    let node = &site.node;
-    let group = node.status();
-    let (auth_revision, keys, bytes, revision, compacted, leases) = node.shared.with(|keyspace| {
-        (
-            keyspace.auth().revision(),
-            keyspace.keys(),
-            keyspace.bytes(),
-            keyspace.revision(),
-            keyspace.compacted(),
-            keyspace.leases().count(),
-        )
-    });
-    let learner = group.members.get(&group.node).is_some_and(|member| !member.voter);
-    let values = [
-        ("etcd_server_is_learner", f64::from(u8::from(learner))),
-        ("etcd_server_has_leader", f64::from(u8::from(node.has_leader()))),
-        ("etcd_server_is_leader", f64::from(u8::from(group.leader == Some(group.node)))),
-        ("etcd_server_proposals_committed_total", group.applied_index as f64),
-        ("etcd_server_quota_backend_bytes", node.config.quota_bytes as f64),
-        ("etcd_mvcc_db_total_size_in_bytes", node.shared.db().size().max(bytes) as f64),
-        ("etcd_mvcc_db_total_size_in_use_in_bytes", bytes as f64),
-        ("etcd_debugging_mvcc_keys_total", keys as f64),
-        ("etcd_debugging_mvcc_current_revision", revision as f64),
-        ("etcd_debugging_mvcc_compact_revision", compacted as f64),
-        ("etcd_debugging_lease_total", leases as f64),
-        ("etcd_debugging_auth_revision", auth_revision as f64),
-    ];
-    let gauges = gauges(&node.shared.figures, &values);
-    let cluster = node.shared.with(Keyspace::release);
-    let mut calls = site.rpcs.text();
-    if node.config.extensive_metrics {
-        calls.push_str(&site.rpcs.durations());
-    }
-    let (received, sent) = site.metrics.bytes();
-    for (direction, bytes) in [("received", received), ("sent", sent)] {
-        let name = format!("etcd_network_client_grpc_{direction}_bytes");
-        // Writing to a string cannot fail.
-        let _ = writeln!(calls, "# TYPE {name} counter\n{name}_total {bytes}");
-    }
-    let text = format!(
-        "{body}{gauges}{calls}# TYPE etcd_server_version gauge\n\
-         etcd_server_version{{server_version=\"{ETCD_VERSION}\"}} 1\n\
-         # TYPE etcd_cluster_version gauge\netcd_cluster_version{{cluster_version=\"{cluster}\"}} 1\n\
-         # TYPE etcd_server_id gauge\netcd_server_id{{server_id=\"{:x}\"}} 1\n# EOF\n",
-        node.identity.member_id
-    );
-    Metrics::answer(&headers, text)
+    Metrics::answer(&headers, site.metrics.encode())
 }
 
 /// What Go programs tell of themselves, as far as a program that is not one can.

@@ -9,6 +9,7 @@ mod cluster;
 mod downgrade;
 mod election;
 mod error;
+mod figures;
 mod gate;
 mod gateway;
 mod http;
@@ -98,7 +99,8 @@ impl Door {
 
     /// What etcd answers over plain HTTP: a few paths, and the JSON gateway unless it is turned off.
     pub fn routes(&self, metrics: Metrics) -> Router {
-        let mut routes = http::routes(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs));
+        figures::follow(&metrics, &self.node, &self.rpcs);
+        let mut routes = http::routes(Arc::clone(&self.node), metrics);
         if self.node.config.http.json_gateway {
             routes = routes.merge(gateway::gateway(self));
         }
@@ -107,7 +109,7 @@ impl Door {
 
     /// What listeners for metrics alone answer.
     pub fn metrics_routes(&self, metrics: Metrics) -> Router {
-        http::for_watchers(Arc::clone(&self.node), metrics, Arc::clone(&self.rpcs))
+        http::for_watchers(Arc::clone(&self.node), metrics)
     }
 
     /// The calls of the KV service that are many and small, taken ahead of the router; what [`gate::gate`] may refuse goes by it.
