@@ -125,7 +125,7 @@ async fn models(State(engine): State<Engine>) -> Response {
 }
 
 async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) -> Response {
-    engine.seen.lock().push((headers, body));
+    engine.seen.lock().push((headers, body.clone()));
     engine.open.fetch_add(1, Ordering::SeqCst);
     let open = Open(engine.open.clone());
     engine.mute().await;
@@ -144,9 +144,8 @@ async fn infer(State(engine): State<Engine>, headers: HeaderMap, body: Bytes) ->
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
         }))
         .into_response(),
-        Manner::Embed => embeddings(&engine.seen.lock().last().expect("this one").1).into_response(),
+        Manner::Embed => embeddings(&body).into_response(),
         Manner::EmbedUpTo(most) => {
-            let body = engine.seen.lock().last().expect("this one").1.clone();
             let too_long = texts(&body).iter().position(|text| text.chars().count() > most);
             let refusal = |i: usize| {
                 let message = format!("This model's maximum context length is {most} tokens. However, input[{i}] resulted in more tokens.");

@@ -63,6 +63,12 @@ pub struct Pod {
     pub is_unaware: bool,
 }
 
+impl Pod {
+    fn serves(&self) -> bool {
+        self.is_ready && !self.is_leaving
+    }
+}
+
 /// The claim of a pod's volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
@@ -346,7 +352,7 @@ impl Group {
 
     /// Up for the group and for Kubernetes. Of voters: a learner's pod is never ready, so that no client is led to it.
     fn is_up(&self, member: &Member) -> bool {
-        member.is_up && self.pods.get(&member.ordinal).is_some_and(|pod| pod.is_ready && !pod.is_leaving)
+        member.is_up && self.pods.get(&member.ordinal).is_some_and(Pod::serves)
     }
 
     /// Whether the group is as it was but for that pod: it alone has to come back, be it the only voter or one whom the others wait for

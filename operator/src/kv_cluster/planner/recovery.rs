@@ -3,7 +3,7 @@
 //! The others must never come back with their data, since they would know of a past that is no more: their pods go first, and their
 //! volumes before anybody is added again.
 
-use super::{Group, Kept, Refusal, Step, Waiting};
+use super::{Group, Kept, Pod, Refusal, Step, Waiting};
 
 impl Group {
     pub(super) fn recover(&self, survivor: u16, kept: Kept) -> Step {
@@ -16,7 +16,8 @@ impl Group {
         if survivor >= self.wanted || !is_known {
             return Step::Decline(Refusal::NoSuchMember);
         }
-        let has_begun = self.pods.get(&survivor).is_some_and(|pod| !pod.is_unaware);
+        let is_isolated = kept == Kept::only(survivor) && self.recorded.is_some_and(|needed| needed != kept);
+        let has_begun = is_isolated || self.pods.get(&survivor).is_some_and(|pod| !pod.is_unaware);
         if !is_alone && !has_begun && self.is_out_of_reach() {
             return Step::Decline(Refusal::OutOfReach);
         }
@@ -40,9 +41,9 @@ impl Group {
     /// Whether the members are there for Kubernetes, though too few answer the operator: a network is between. A pod is ready while its member
     /// reads what a leader confirms whom most follow. Where none answers, nobody knows how many they are, and one that is ready is enough.
     pub fn is_out_of_reach(&self) -> bool {
-        let is_ready = |ordinal: u16| self.pods.get(&ordinal).is_some_and(|pod| pod.is_ready);
+        let is_ready = |ordinal: u16| self.pods.get(&ordinal).is_some_and(Pod::serves);
         if self.members.is_empty() {
-            return self.pods.values().any(|pod| pod.is_ready);
+            return self.pods.values().any(Pod::serves);
         }
         let ready = self.voters().filter(|member| is_ready(member.ordinal)).count();
         !self.has_quorum() && ready > self.voters().count() / 2

@@ -555,6 +555,17 @@ fn a_group_that_the_operator_does_not_reach_is_not_lost() {
             },
             Step::Wait(Waiting::Answer),
         ),
+        (
+            "recover: and once the others are sent away, whatever Kubernetes says of its pod's readiness",
+            3,
+            3,
+            |g| {
+                isolated(g);
+                g.members.clear();
+                g.pods.get_mut(&1).expect("pod 1").is_ready = true;
+            },
+            Step::Restart(1),
+        ),
     ]);
 }
 
