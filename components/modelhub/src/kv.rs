@@ -11,12 +11,13 @@ use etcd_client::{
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::transport::Endpoint;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
-use crate::client_tls::{ClientTlsError, explained, grpc_config};
+use crate::client_tls::{ClientTlsError, explained};
 use crate::error::ApiError;
+use crate::renewal;
 
 /// Every key of ModelHub begins with this, so that `etcdctl get --prefix /registry/` shows all it knows.
 pub const ROOT: &str = "/registry/";
@@ -160,14 +161,10 @@ impl Kv {
             };
             options = options.with_user(user, password.trim());
         }
-        let tls = if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
-            Some(grpc_config("kv.tls", &config.tls.clone().unwrap_or_default())?)
-        } else {
-            None
-        };
         let endpoints = config.endpoints.join(", ");
-        let channel = channel(config, tls.as_ref()).map_err(|e| store_error("connect", &endpoints, e))?;
-        let client = Client::from_channel(channel, Some(options))
+        let prepared = prepared(config).map_err(|e| store_error("connect", &endpoints, e.into()))?;
+        let channel = renewal::channel("kv.tls", prepared, &config.tls.clone().unwrap_or_default())?;
+        let client = Client::from_channel(traced(channel), Some(options))
             .await
             .map_err(|e| store_error("connect", &endpoints, e))?;
         let patience = match config.endpoints.len() {
@@ -331,30 +328,29 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-/// A channel over all endpoints that carries the current trace's context: the client's own has no place for it.
-fn channel(config: &KvConfig, tls: Option<&ClientTlsConfig>) -> Result<Channel, etcd_client::Error> {
+/// The endpoints as they are called; a host without a scheme is spoken to in the clear.
+fn prepared(config: &KvConfig) -> Result<Vec<Endpoint>, tonic::transport::Error> {
     let patience = Duration::from_millis(config.timeout_ms);
-    let mut prepared = Vec::with_capacity(config.endpoints.len());
-    for endpoint in &config.endpoints {
+    let prepared = config.endpoints.iter().map(|endpoint| {
         let address = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
-        let mut endpoint = Endpoint::from_shared(address)?
+        let endpoint = Endpoint::from_shared(address)?;
+        Ok(endpoint
             .connect_timeout(Duration::from_secs(2))
             .timeout(patience)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(patience)
-            .keep_alive_while_idle(true);
-        if let Some(tls) = tls.filter(|_| endpoint.uri().scheme_str() == Some("https")) {
-            endpoint = endpoint.tls_config(tls.clone())?;
-        }
-        prepared.push(endpoint);
-    }
-    let traced = tonic::transport::Channel::balance_list(prepared.into_iter())
-        .map_request(|mut request: http::Request<tonic::body::Body>| {
-            aistack_chassis::trace::inject(request.headers_mut());
-            request
-        })
-        .map_err(tower::BoxError::from);
-    Ok(Channel::Custom(BoxCloneSyncService::new(traced)))
+            .keep_alive_while_idle(true))
+    });
+    prepared.collect()
+}
+
+/// The same channel, on which every request carries the current trace's context: etcd's client has no place for it.
+fn traced(channel: tonic::transport::Channel) -> Channel {
+    let inject = |mut request: http::Request<tonic::body::Body>| {
+        aistack_chassis::trace::inject(request.headers_mut());
+        request
+    };
+    Channel::Custom(BoxCloneSyncService::new(channel.map_request(inject).map_err(tower::BoxError::from)))
 }
 
 fn entry(kv: etcd_client::KeyValue) -> Entry {

@@ -27,6 +27,7 @@ mod json_body;
 pub mod kv;
 pub mod rag;
 pub mod registry;
+mod renewal;
 pub mod server;
 pub mod sse;
 pub mod text;

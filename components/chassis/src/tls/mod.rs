@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 
 pub use self::mutual::{Allowed, MutualFiles, MutualTls, TlsVersions, unchecking_client};
 pub use self::own::{Pair, self_signed};
+pub use self::reload::Watched;
 pub(crate) use self::server::Acceptors;
 
 /// Why TLS could not be set up.

@@ -54,6 +54,27 @@ impl<T: Clone> Reloading<T> {
     }
 }
 
+/// Files, and whether they are others than when somebody looked last.
+#[derive(Debug)]
+pub struct Watched {
+    files: Vec<PathBuf>,
+    seen: Vec<Stamp>,
+}
+
+impl Watched {
+    /// As they are now.
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        let seen = stamps(&files);
+        Self { files, seen }
+    }
+
+    /// Whether one of them changed since this was asked last.
+    pub fn have_changed(&mut self) -> bool {
+        let now = stamps(&self.files);
+        std::mem::replace(&mut self.seen, now.clone()) != now
+    }
+}
+
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
         let file = std::fs::metadata(path).ok()?;
@@ -68,6 +89,18 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_change_is_told_once() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("file");
+        let mut watched = Watched::new(vec![path.clone()]);
+        assert!(!watched.have_changed(), "there is none");
+        std::fs::write(&path, "first").expect("written");
+        assert!(watched.have_changed() && !watched.have_changed());
+        std::fs::remove_file(&path).expect("removed");
+        assert!(watched.have_changed() && !watched.have_changed());
+    }
 
     #[test]
     fn files_that_are_refused_are_read_once_and_again_when_they_change() {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use aistack_api::engine::base_url;
 use aistack_api::modelhub::{EngineConfig, EngineTask};
+use aistack_chassis::tls::Watched;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -16,11 +17,13 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::heard::Heard;
 use super::rotation::Rotation;
 use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
+use crate::renewal::watched;
 
 /// Why an engine cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +71,11 @@ pub struct Engine {
     pub endpoint: String,
     /// What it is for.
     pub task: EngineTask,
-    client: Connections,
-    scheme_and_authority: (http::uri::Scheme, http::uri::Authority),
+    client: ArcSwap<Connections>,
+    settings: EngineConfig,
+    connect_timeout: Duration,
+    certificates: Mutex<Watched>,
+    scheme_and_authority: (Scheme, Authority),
     base_path: String,
     host: HeaderValue,
     key: Option<HeaderValue>,
@@ -94,7 +100,7 @@ impl Engine {
         let uri: Uri = config.endpoint.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
         let parts = uri.into_parts();
         let scheme = parts.scheme.ok_or_else(|| wrong("no scheme"))?;
-        if scheme != http::uri::Scheme::HTTP && scheme != http::uri::Scheme::HTTPS {
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
             return Err(wrong("only http:// and https:// engines can be reached"));
         }
         let authority = parts.authority.ok_or_else(|| wrong("no host"))?;
@@ -104,7 +110,10 @@ impl Engine {
             name: config.name.clone(),
             endpoint: config.endpoint.clone(),
             task: config.task,
-            client: connections(config, scheme == http::uri::Scheme::HTTPS, connect_timeout)?,
+            certificates: Mutex::new(watched(&config.tls.clone().unwrap_or_default())),
+            client: ArcSwap::from_pointee(connections(config, scheme == Scheme::HTTPS, connect_timeout)?),
+            settings: config.clone(),
+            connect_timeout,
             scheme_and_authority: (scheme, authority),
             base_path,
             host,
@@ -145,7 +154,7 @@ impl Engine {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
-        let response = self.client.request(request).await?;
+        let response = self.client.load().request(request).await?;
         self.heard.note();
         Ok(response)
     }
@@ -190,11 +199,29 @@ impl Engine {
         }
     }
 
+    /// Connects by its certificates as they are now, where they were renewed. What is on its way stays on its way.
+    fn renew(&self) {
+        let is_encrypted = self.scheme_and_authority.0 == Scheme::HTTPS;
+        if !is_encrypted || !self.certificates.lock().have_changed() {
+            return;
+        }
+        match connections(&self.settings, is_encrypted, self.connect_timeout) {
+            Ok(renewed) => {
+                self.client.store(Arc::new(renewed));
+                tracing::info!(engine = self.name, "certificates were read again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "new certificates cannot be used yet; those from before stay in use");
+            }
+        }
+    }
+
     /// Asks it what it serves, and waits up to `limit`; not while it is at work and was not silent for as long as `silence`.
     pub async fn check(&self, limit: Duration, silence: Duration) -> Checked {
         // An engine at work shows its health by what comes from it. Some (llama-cpp-python) answer one call at a time, so that
         // a check would wait behind the work, or cut it short. That somebody asks shows nothing: one that hangs is asked, too.
         let is_at_work = self.running.load(Ordering::Relaxed) > 0 && self.heard.silence() < silence;
+        self.renew();
         if self.healthy() && is_at_work {
             return Checked::default();
         }

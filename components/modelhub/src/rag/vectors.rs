@@ -19,8 +19,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::client_tls::{ClientTlsError, explained, grpc_config};
+use crate::client_tls::{ClientTlsError, explained};
 use crate::error::ApiError;
+use crate::renewal;
 
 /// Points sent in one request.
 const BATCH: usize = 256;
@@ -210,17 +211,15 @@ impl Vectors {
             endpoint: config.endpoint.clone(),
             reason: crate::innermost(&e),
         };
-        let mut channel = Endpoint::from_shared(endpoint.clone())
+        let prepared = Endpoint::from_shared(endpoint.clone())
             .map_err(wrong)?
             .connect_timeout(Duration::from_secs(2))
             .timeout(Duration::from_mins(1))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_while_idle(true);
-        if endpoint.starts_with("https://") {
-            let tls = grpc_config("vector.tls", &config.tls.clone().unwrap_or_default())?;
-            channel = channel.tls_config(tls).map_err(wrong)?;
-        }
+        let tls = config.tls.clone().unwrap_or_default();
+        let channel = renewal::channel("vector.tls", vec![prepared], &tls)?;
         let key = match &config.api_key_file {
             Some(path) => {
                 let wrong = |reason| VectorError::Key { path: path.display().to_string(), reason };
@@ -230,7 +229,7 @@ impl Vectors {
             }
             None => None,
         };
-        let connection = InterceptedService::new(channel.connect_lazy(), Headers { key });
+        let connection = InterceptedService::new(channel, Headers { key });
         Ok(Self { connection, endpoint })
     }
 

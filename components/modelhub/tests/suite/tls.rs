@@ -104,6 +104,49 @@ async fn the_registry_is_kept_over_tls() {
 }
 
 #[tokio::test]
+async fn another_authority_takes_over_under_a_hub() {
+    let (ca, next) = (Authority::new(), Authority::new());
+    let (server, client) = (ca.server("127.0.0.1", Some(&ca)), ca.client_with_certificate());
+    let settings = variables("TINYKV_", &server);
+    let settings: Vec<(&str, String)> = settings.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    let mut store = processes::own_kv(None, &settings).await;
+    let llm = Engine::start_tls("m", Manner::Reply("Hello"), server.clone()).await;
+    let hub = Hub::start(|config| {
+        config.kv.endpoints = vec![store.url.replace("http:", "https:")];
+        config.kv.tls = Some(client.clone());
+        let mut engine = engine("e", &llm.url, EngineTask::Chat);
+        engine.tls = Some(client.clone());
+        config.engines = vec![engine];
+    })
+    .await;
+    let registers = async || hub.post("/api/v1/models", &json!({"name": unique("m")})).await;
+    assert_eq!(registers().await.0, 201);
+    // Both sides get what the kubelet would bring them.
+    let (renewed, shown) = (next.server("127.0.0.1", Some(&next)), next.client_with_certificate());
+    let files = [
+        (&renewed.cert_file, &server.cert_file),
+        (&renewed.key_file, &server.key_file),
+        (&next.ca_file, &ca.ca_file),
+        (shown.cert_file.as_ref().expect("made"), client.cert_file.as_ref().expect("made")),
+        (shown.key_file.as_ref().expect("made"), client.key_file.as_ref().expect("made")),
+    ];
+    for (from, to) in files {
+        std::fs::copy(from, to).expect("copied");
+    }
+    store.process.as_mut().expect("ours").restart().await;
+    let began = std::time::Instant::now();
+    let chat = json!({"model": "m", "messages": [], "stream": false});
+    loop {
+        let (kept, (status, said)) = (registers().await, hub.post("/v1/chat/completions", &chat).await);
+        if kept.0 == 201 && status == 200 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{kept:?}; {status} {said}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
 async fn passages_are_kept_over_tls_with_an_api_key() {
     let (ca, other) = (Authority::new(), Authority::new());
     let folder = tempfile::tempdir().expect("a folder");
