@@ -2,6 +2,7 @@
 
 use aistack_crds::kv_cluster::{KvIssuer, MOST_MEMBERS};
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::api::Api;
 
@@ -13,6 +14,9 @@ use crate::kernel::child::{ChildKey, ChildKind, Issue, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
+
+/// How long after its time a renewal is late.
+const LATE: SignedDuration = SignedDuration::from_hours(1);
 
 /// The volume with the members' certificate.
 pub(super) const VOLUME: &str = "tls";
@@ -64,7 +68,8 @@ pub(super) fn host(kv: &ValidatedKvCluster) -> String {
 
 /// What cert-manager is asked for.
 pub(super) fn manifest(kv: &ValidatedKvCluster, issuer: &KvIssuer) -> Certificate {
-    let mut dns_names = vec![kv.name.clone(), host(kv)];
+    let in_namespace = format!("{}.{}", kv.name, kv.owner.namespace);
+    let mut dns_names = vec![kv.name.clone(), in_namespace, host(kv)];
     // Of all that there may ever be, so that it is not signed anew when the group grows.
     dns_names.extend((0..MOST_MEMBERS).map(|ordinal| kv.host(&kv.member(ordinal))));
     let spec = CertificateSpec {
@@ -104,18 +109,32 @@ pub(super) async fn has_its_name(cluster: &Cluster, kv: &ValidatedKvCluster) -> 
 
 /// What pods of a group that nobody has founded wait for, where it is the certificate.
 pub(super) fn awaited(kv: &ValidatedKvCluster, applied: &Applied) -> Option<Because> {
-    let certified = certified(asked_for(kv, applied)?, &name(&kv.name));
+    let certified = certified(asked_for(kv, applied)?, kv);
     (certified.is_so != Some(true)).then_some(certified.because)
 }
 
 /// A report with what is to be said of the certificate.
 pub(super) fn told(mut report: Report, kv: &ValidatedKvCluster, applied: &Applied) -> Report {
     let Some(issue) = asked_for(kv, applied) else { return report };
-    if let (Some(failure), None) = (&issue.failure, &report.degraded) {
-        report.degraded = Some(Because::new("CertificateFailed", failure.clone()));
+    if let (Some(failure), None) = (failure(issue, kv, Timestamp::now()), &report.degraded) {
+        report.degraded = Some(Because::new("CertificateFailed", failure));
     }
-    report.extra.push(certified(issue, &name(&kv.name)));
+    report.extra.push(certified(issue, kv));
     report
+}
+
+/// Why it was not signed, or not in time: an issuer that is not there is no failure to cert-manager, which waits for it.
+fn failure(issue: &Issue, kv: &ValidatedKvCluster, now: Timestamp) -> Option<String> {
+    let is_late = issue.due.is_some_and(|due| now.duration_since(due) > LATE);
+    let late = || format!("Certificate {} was to be renewed and was not{}", name(&kv.name), look(kv));
+    issue.failure.clone().or_else(|| is_late.then(late))
+}
+
+/// Where cert-manager says what it waits for.
+fn look(kv: &ValidatedKvCluster) -> String {
+    let issuer =
+        kv.issuer.as_ref().map_or_else(String::new, |issuer| format!("{} {}", issuer.kind, issuer.name));
+    format!("; is {issuer} there? kubectl describe certificaterequests -n {} tells more", kv.owner.namespace)
 }
 
 /// One that was refused is told of by whoever applied it.
@@ -126,12 +145,14 @@ fn asked_for<'a>(kv: &ValidatedKvCluster, applied: &'a Applied) -> Option<&'a Is
     }
 }
 
-fn certified(issue: &Issue, name: &str) -> Extra {
+fn certified(issue: &Issue, kv: &ValidatedKvCluster) -> Extra {
+    let name = name(&kv.name);
     let because = match issue.is_issued {
         Some(true) => Because::new("Issued", format!("Secret {name} has the certificate")),
-        Some(false) => {
-            Because::new("WaitingForCertificate", format!("Certificate {name}: {}", issue.message))
-        }
+        Some(false) => Because::new(
+            "WaitingForCertificate",
+            format!("Certificate {name}: {}{}", issue.message, look(kv)),
+        ),
         None => Because::new(
             "WaitingForCertificate",
             format!("cert-manager has said nothing of Certificate {name} yet; does it run?"),
@@ -179,7 +200,7 @@ mod tests {
             written["spec"]["issuerRef"],
             json!({"name": "ca", "kind": "ClusterIssuer", "group": "cert-manager.io"})
         );
-        assert_eq!(asked.spec.dns_names[..3], ["kv", "kv.team.svc", "kv-0.kv-members"]);
+        assert_eq!(asked.spec.dns_names[..4], ["kv", "kv.team", "kv.team.svc", "kv-0.kv-members"]);
         assert_eq!(asked.spec.dns_names.last().map(String::as_str), Some("kv-6.kv-members"));
         assert_eq!(asked.spec, self::asked(&kv("kv", 7)).spec, "growth has nothing signed anew");
         let set = super::super::build(&kv("kv", 3)).to_yaml();
@@ -210,6 +231,22 @@ mod tests {
             set.contains("name: TINYKV_PEER_TLS__ALLOWED_HOSTS\n") && set.contains("'[\"kv.team.svc\"]'"),
             "{set}"
         );
+    }
+
+    #[test]
+    fn a_renewal_that_does_not_come_is_told() {
+        let kv = kv("kv", 3);
+        let due: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let told = |issue: &Issue, hours: i64| failure(issue, &kv, due + SignedDuration::from_hours(hours));
+        let renewing = Issue { due: Some(due), ..Issue::default() };
+        assert_eq!((told(&renewing, 0), told(&Issue::default(), 9)), (None, None));
+        let late = told(&renewing, 2).expect("it is late");
+        assert!(
+            late.contains("is ClusterIssuer ca there? kubectl describe certificaterequests -n team"),
+            "{late}"
+        );
+        let refused = Issue { failure: Some("no".to_owned()), ..renewing };
+        assert_eq!(told(&refused, 2).as_deref(), Some("no"));
     }
 
     #[test]
