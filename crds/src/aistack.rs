@@ -484,7 +484,7 @@ pub enum InferenceType {
 }
 
 /// SQL database that already runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SqlSpec {
     /// Protocol.
@@ -492,6 +492,7 @@ pub struct SqlSpec {
     pub kind: SqlType,
     /// Address, such as `postgres://db.example.com:5432/platform`.
     #[schemars(length(max = 512), regex(pattern = "^postgres(ql)?://[^\\s]+$"))]
+    #[x_kube(validation = rules::no_sql_password())]
     pub endpoint: String,
     /// Secret with its password.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -43,6 +43,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.scaling) || (has(self.resources) && has(self.resources.cpu))")
         .message("is by a share of the CPU that a server requests; set resources.cpu too")
         .field_path(".scaling"),
+    validation = Rule::new("!has(self.scaling) || self.replicas == 1")
+        .message("is the autoscaler's to choose while there is scaling; remove replicas, or scaling")
+        .field_path(".replicas"),
 )]
 pub struct EnvPoolSpec {
     /// World that is forked.

@@ -179,6 +179,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Running", "a backup or a restore drill is under way"),
     ("ScaledObjectNotReady", "KEDA does not scale; the message is its own"),
     ("ScaledObjectReady", "KEDA scales"),
+    ("ScaledToZero", "the spec asks for no pods, so nobody is served"),
     ("Scaling", "the number of pods changes"),
     ("SecretIncomplete", "a Secret lacks a key"),
     ("SecretMissing", "a Secret that the spec names is not there"),

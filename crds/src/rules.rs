@@ -190,6 +190,20 @@ pub(crate) fn no_password() -> Rule {
     )
 }
 
+/// The same where no Secret goes with it.
+pub(crate) fn no_password_here() -> Rule {
+    Rule::new("!self.matches('^[a-z0-9]+://[^/]*@')").message(
+        "has a user or a password before an '@', which everybody would see who sees the object; take them out",
+    )
+}
+
+/// The password of a database is a Secret's.
+pub(crate) fn no_sql_password() -> Rule {
+    Rule::new("!self.matches('^[a-z]+://[^/@]*:[^/]*@')").message(
+        "has a password before the '@', which everybody would see who sees the object; take it out, and name a Secret: secretRef",
+    )
+}
+
 /// What a CronJob takes as its schedule.
 pub(crate) fn schedule() -> Rule {
     Rule::new(concat!(

@@ -39,12 +39,15 @@ pub struct TaskSetSpec {
     pub world_ref: ObjectRef,
     /// Names of the templates that tasks are made from. Left out, all that fit the world.
     #[schemars(length(max = 128), inner(length(min = 1, max = 63)))]
+    #[x_kube(validation = Rule::new("self.all(name, self.exists_one(other, other == name))").message("names a template twice; name each once"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub templates: Vec<String>,
     /// Tasks of each level, from 1 (one step) to 5 (many steps over several tables).
     #[schemars(extend("maxProperties" = 5), extend("minProperties" = 1))]
     #[x_kube(validation = Rule::new("self.all(level, level in ['1', '2', '3', '4', '5'])")
-        .message("has a level other than 1 to 5; write for example {1: 200, 3: 50}"))]
+        .message("has a level other than 1 to 5; write for example {1: 200, 3: 50}"),
+        validation = Rule::new("self.exists(level, self[level] > 0)")
+        .message("ask for no task at all; give a level a number above 0, for example {1: 200}"))]
     pub levels: BTreeMap<String, LevelCount>,
     /// Seed of every random choice.
     #[schemars(range(min = 0, max = 9007199254740991_i64))]

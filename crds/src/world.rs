@@ -1,7 +1,6 @@
 //! `World`: a generated company or shop, as a database with rules.
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::{BYTES_PATTERN, ResourceSpec};
@@ -36,6 +35,7 @@ pub struct WorldSpec {
     pub schema: WorldSchema,
     /// Rules that every state of the world obeys.
     #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
+    #[x_kube(validation = Rule::new("self.all(rule, rule.matches('[^ \\t\\r\\n]'))").message("has a rule that is empty; write what it says, or remove it"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
     /// Rows of the largest table, in thousands.
@@ -62,6 +62,7 @@ pub struct WorldSpec {
 pub struct WorldSchema {
     /// Name of a schema that the generator ships.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message("is no name of a schema; write lower-case letters, digits and '-', for example helpdesk"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
     /// The schema itself, as SQL `CREATE TABLE` statements.
@@ -70,20 +71,23 @@ pub struct WorldSchema {
     pub inline: Option<String>,
     /// Name of a ConfigMap with the key `schema.sql`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_map: Option<String>,
 }
 
 /// Where a world is kept: a volume, or object storage when `url` is given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorldOutput {
     /// Size of the volume.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
+    #[x_kube(validation = rules::size())]
     #[serde(default = "default_storage")]
     pub storage: String,
     /// Object storage URL, in place of the volume.
-    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|file)://[^\\s]+$"))]
+    #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?)://[^\\s]+$"))]
+    #[x_kube(validation = rules::no_password_here())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
