@@ -17,6 +17,7 @@ fn all() -> Vec<(&'static str, Manifests)> {
         "World",
         &json!({"schema": {"inline": "CREATE TABLE a (b INT)"}, "output": {"url": "s3://b/w"}}),
     );
+    let told: World = read("World", &json!({"schema": {"configMap": "tables"}}));
     let tasks: TaskSet =
         read("TaskSet", &json!({"worldRef": {"name": "shop"}, "levels": {"1": 200, "3": 50}}));
     let pool: EnvPool = read(
@@ -28,6 +29,7 @@ fn all() -> Vec<(&'static str, Manifests)> {
         ("world", world::build(&world::validate(&made).expect("valid"))),
         ("world_in_object_storage", world::build(&world::validate(&away).expect("valid"))),
         ("task_set", task_set::build(&task_set::validate(&tasks).expect("valid"))),
+        ("world_of_a_config_map", world::build(&world::validate(&told).expect("valid"))),
         ("env_pool", env_pool::build(&env_pool::validate(&pool).expect("valid"))),
     ]
 }
@@ -68,6 +70,17 @@ fn tasks_that_are_none_are_refused() {
     let tasks: TaskSet = read("TaskSet", &json!({"worldRef": {"name": "shop"}, "levels": {"1": 0}}));
     let problems = task_set::validate(&tasks).expect_err("no task");
     assert_eq!(problems[0].path, "spec.levels");
+}
+
+#[test]
+fn a_pool_that_grows_makes_no_pod_anew() {
+    let template = |replicas: i32| {
+        let pool: EnvPool = read("EnvPool", &json!({"worldRef": {"name": "shop"}, "replicas": replicas}));
+        let built = env_pool::build(&env_pool::validate(&pool).expect("valid"));
+        let set = built.iter().find(|manifest| manifest.kind() == "StatefulSet").expect("a StatefulSet");
+        serde_json::to_value(set).expect("plain data").pointer("/spec/template").cloned()
+    };
+    assert!(template(1).is_some() && template(1) == template(3));
 }
 
 #[test]

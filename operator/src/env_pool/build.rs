@@ -1,8 +1,8 @@
 //! An EnvPool becomes a StatefulSet of environments on forks of its world.
 
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
-};
+use aistack_crds::EnvPoolSpec;
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use serde_json::Value;
 
 use super::{ADMIN_PORT, COMPONENT, HTTP_PORT, ValidatedEnvPool};
 use crate::job::Mounted;
@@ -12,7 +12,7 @@ use crate::{autoscaler, task_set, world};
 
 /// What an EnvPool becomes.
 pub fn build(pool: &ValidatedEnvPool) -> Manifests {
-    let file = ConfigFile::spec("pool", &pool.spec);
+    let file = ConfigFile::spec("pool", &of_every_server(&pool.spec));
     let mut inputs = vec![Mounted::of_another(world::claim_name(&pool.spec.world_ref.name), "world")];
     if let Some(tasks) = &pool.spec.task_set_ref {
         inputs.push(Mounted::of_another(task_set::claim_name(&tasks.name), "tasks"));
@@ -51,24 +51,21 @@ pub fn build(pool: &ValidatedEnvPool) -> Manifests {
     manifests
 }
 
+/// What is the same for every server. How many there are, and where, ends no episode of those that stay.
+fn of_every_server(spec: &EnvPoolSpec) -> Value {
+    let mut told = serde_json::to_value(spec).expect("a spec is plain data");
+    if let Some(fields) = told.as_object_mut() {
+        fields.retain(|field, _| {
+            !["replicas", "scaling", "image", "pod", "resources"].contains(&field.as_str())
+        });
+    }
+    told
+}
+
 fn mount(template: &mut PodTemplateSpec, inputs: &[Mounted]) {
     let spec: &mut PodSpec = template.spec.get_or_insert_default();
-    let volume = |input: &Mounted| Volume {
-        name: input.volume.to_owned(),
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-            claim_name: input.claim.clone(),
-            read_only: Some(true),
-        }),
-        ..Volume::default()
-    };
-    spec.volumes.get_or_insert_default().extend(inputs.iter().map(volume));
+    spec.volumes.get_or_insert_default().extend(inputs.iter().map(Mounted::volume));
     for container in &mut spec.containers {
-        let mounts = inputs.iter().map(|input| VolumeMount {
-            name: input.volume.to_owned(),
-            mount_path: input.path.clone(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        });
-        container.volume_mounts.get_or_insert_default().extend(mounts);
+        container.volume_mounts.get_or_insert_default().extend(inputs.iter().map(Mounted::mount));
     }
 }

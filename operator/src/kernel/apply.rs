@@ -429,6 +429,10 @@ impl<'a> Child<'a> {
         if let Err(error) = self.must_be_ours(&live) {
             return Settled::failed(error);
         }
+        if self.key.kind == ChildKind::Job {
+            // What it runs cannot change, and what it has made stays made when the operator's version is another.
+            return Settled::well(self.observe(&live, true));
+        }
         claims::keep_templates(&mut self.wanted, &live);
         let is_so = applied_hash(&live) == self.hash && covers(&live, &self.wanted);
         let now = if is_so && has_generated(&live, &self.wanted) {

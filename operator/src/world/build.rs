@@ -20,7 +20,11 @@ pub fn build(world: &ValidatedWorld) -> Manifests {
     workload.config = vec![file];
     workload.resources = world.spec.resources.clone();
     let mut manifests = Manifests::default();
-    let mut mounted = Vec::new();
+    let schema = world.spec.schema.config_map.clone().map(|name| Mounted::config_map(name, "schema"));
+    if let Some(schema) = &schema {
+        workload.args.extend(["--schema".to_owned(), format!("{}/schema.sql", schema.path)]);
+    }
+    let mut mounted: Vec<Mounted> = schema.into_iter().collect();
     if let Kept::Volume(size) = &world.kept {
         let claim = claim_name(&world.name);
         manifests.push(job::claim(&workload, &claim, size.as_str()));
