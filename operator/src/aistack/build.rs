@@ -1,5 +1,7 @@
 //! A stack becomes its children and its own servers.
 
+use std::collections::BTreeMap;
+
 use super::modelhub;
 use super::validate::{Hub, Kv, ValidatedStack, Vector};
 use crate::manifest::Manifests;
@@ -16,8 +18,16 @@ pub struct StackManifests {
     pub flat: Manifests,
 }
 
+/// Where children serve until what they are to be is ready, by their names.
+pub(super) type Meanwhile = BTreeMap<String, String>;
+
 /// What an AIStack becomes.
 pub fn build(stack: &ValidatedStack) -> StackManifests {
+    beside(stack, &Meanwhile::new())
+}
+
+/// What it becomes while some of its children are still something else.
+pub(super) fn beside(stack: &ValidatedStack, meanwhile: &Meanwhile) -> StackManifests {
     let mut children = Manifests::default();
     let mut own = Manifests::default();
     let mut flat = Manifests::default();
@@ -35,7 +45,7 @@ pub fn build(stack: &ValidatedStack) -> StackManifests {
         flat.append(inference_service::build(&service.validated));
     }
     if let Hub::Present(hub) = &stack.hub {
-        let hub = modelhub::build(hub, stack);
+        let hub = modelhub::build(hub, stack, meanwhile);
         own.append(hub.clone());
         flat.append(hub);
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use aistack_crds::{AIStack, Kind};
 
-use super::{ValidatedStack, build, validate};
-use crate::kernel::apply::{Applied, AppliedChild};
-use crate::kernel::child::{ChildKind, Pods, Progress, Said};
+use super::build::{self, Meanwhile};
+use super::{CHAT_NAME, EMBED_NAME, ValidatedStack, validate};
+use crate::kernel::apply::{self, Applied, AppliedChild};
+use crate::kernel::child::{ChildKey, ChildKind, OwnProgress, Pods, Progress, Said};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
@@ -34,9 +35,34 @@ pub struct External {
     reached: Reached,
 }
 
+/// What is seen beside the spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    externals: Vec<External>,
+    meanwhile: Meanwhile,
+}
+
+/// Where the stack's engines serve at present. One that becomes another serves where it was until the other is ready.
+async fn meanwhile(cluster: &Cluster, object: &AIStack) -> Result<Meanwhile, StepError> {
+    let mut meanwhile = Meanwhile::new();
+    for name in [CHAT_NAME, EMBED_NAME] {
+        let object_name = ObjectName::new(report::namespace(object), name);
+        let key = ChildKey { kind: ChildKind::InferenceService, object: object_name };
+        if cluster.children.meta(&key).is_none() {
+            continue;
+        }
+        if let Some(Progress::Ours(OwnProgress { endpoint: Some(endpoint), .. })) =
+            apply::look(cluster, object, &key).await?
+        {
+            meanwhile.insert(name.to_owned(), endpoint);
+        }
+    }
+    Ok(meanwhile)
+}
+
 impl Controller for StackController {
     type Object = AIStack;
-    type Found = Vec<External>;
+    type Found = Found;
     type Validated = ValidatedStack;
 
     const KIND: Kind = Kind::AIStack;
@@ -59,7 +85,7 @@ impl Controller for StackController {
         kv.chain(vector).chain(hub).chain(sql).map(secret).collect()
     }
 
-    async fn dereference(&self, cluster: &Cluster, object: &AIStack) -> Result<Vec<External>, StepError> {
+    async fn dereference(&self, cluster: &Cluster, object: &AIStack) -> Result<Found, StepError> {
         let (spec, namespace) = (&object.spec, report::namespace(object));
         let kv = async {
             let kv = spec.kv_store.as_ref()?;
@@ -86,26 +112,27 @@ impl Controller for StackController {
         };
         // Side by side: one that hangs takes the step's patience from none of the others.
         let (kv, vector, sql) = futures::join!(kv, vector, sql);
-        Ok([kv, vector, sql].into_iter().flatten().collect())
+        let externals = [kv, vector, sql].into_iter().flatten().collect();
+        Ok(Found { externals, meanwhile: meanwhile(cluster, object).await? })
     }
 
-    fn validate(&self, object: &AIStack, _: &Vec<External>) -> Result<ValidatedStack, Vec<Problem>> {
+    fn validate(&self, object: &AIStack, _: &Found) -> Result<ValidatedStack, Vec<Problem>> {
         validate(object)
     }
 
-    fn build(&self, stack: &ValidatedStack, _: &Vec<External>) -> Option<Manifests> {
-        let built = build(stack);
+    fn build(&self, stack: &ValidatedStack, found: &Found) -> Option<Manifests> {
+        let built = build::beside(stack, &found.meanwhile);
         let mut manifests = built.children;
         manifests.append(built.own);
         Some(manifests)
     }
 
-    fn report(&self, stack: &ValidatedStack, found: &Vec<External>, applied: &Applied) -> Report {
+    fn report(&self, stack: &ValidatedStack, found: &Found, applied: &Applied) -> Report {
         let mut parts = parts(applied);
         parts.extend(absent(&self.build(stack, found).unwrap_or_default(), applied));
-        let mut report = summed_up(&parts, found);
-        report.extra = found.iter().map(External::condition).collect();
-        report.look_again = (!found.is_empty()).then_some(PROBED);
+        let mut report = summed_up(&parts, &found.externals);
+        report.extra = found.externals.iter().map(External::condition).collect();
+        report.look_again = (!found.externals.is_empty()).then_some(PROBED);
         if applied.0.iter().any(awaits_pods) {
             report.look_again = Some(report::PENDING);
         }

@@ -11,6 +11,7 @@ use aistack_crds::aistack::ModelHubSpec;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
 
+use super::build::Meanwhile;
 use super::validate::{Kv, ValidatedStack, Vector};
 use super::{HUB, HUB_ADMIN_KEY as ADMIN_KEY, HUB_ADMIN_SECRET as ADMIN_SECRET, HUB_PORT as HTTP_PORT};
 use crate::ending::Ending;
@@ -84,7 +85,7 @@ pub(super) fn shape(hub: &ModelHubSpec, owner: Owner, image: Image, claim: Claim
 }
 
 /// What the hub becomes, in front of the rest of its stack.
-pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
+pub(super) fn build(hub: &HubShape, stack: &ValidatedStack, meanwhile: &Meanwhile) -> Manifests {
     let mut manifests = Manifests::default();
     let mut secrets = Vec::new();
     if hub.keys == Keys::Generated {
@@ -92,7 +93,7 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
         metadata.annotations = Some(BTreeMap::from([(GENERATE_ANNOTATION.to_owned(), ADMIN_KEY.to_owned())]));
         manifests.push(Secret { metadata, type_: Some("Opaque".to_owned()), ..Secret::default() });
     }
-    let config = config(hub, stack, &mut secrets);
+    let config = config(hub, stack, meanwhile, &mut secrets);
     let config = ConfigFile::yaml(HUB, &config);
     let workload = Workload {
         name: HUB.to_owned(),
@@ -121,7 +122,12 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack) -> Manifests {
     manifests
 }
 
-fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>) -> ModelhubConfig {
+fn config(
+    hub: &HubShape,
+    stack: &ValidatedStack,
+    meanwhile: &Meanwhile,
+    secrets: &mut Vec<SecretFile>,
+) -> ModelhubConfig {
     let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let kv = match &stack.kv {
         Kv::Absent => KvConfig::default(),
@@ -157,7 +163,9 @@ fn config(hub: &HubShape, stack: &ValidatedStack, secrets: &mut Vec<SecretFile>)
             tls: external.tls.as_ref().map(|tls| certificates(&VECTOR_VOLUMES, tls, secrets)),
         }),
     };
-    let engines = stack.services.iter().map(|service| engine(&service.validated, secrets)).collect();
+    let mut engines: Vec<EngineConfig> =
+        stack.services.iter().map(|service| engine(&service.validated, secrets)).collect();
+    engines.extend(stack.services.iter().filter_map(|service| before(&service.validated, meanwhile)));
     let admin_key_file = match &hub.keys {
         Keys::Open => None,
         Keys::Generated => {
@@ -191,6 +199,20 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
         },
         tls: service.tls().map(|tls| certificates(&ENGINE_VOLUMES, tls, secrets)),
     }
+}
+
+/// The engine that a child has beside what it is to have, and that serves until that is ready.
+fn before(service: &ValidatedInferenceService, meanwhile: &Meanwhile) -> Option<EngineConfig> {
+    let endpoint = meanwhile.get(service.name()).filter(|endpoint| **endpoint != service.endpoint())?;
+    Some(EngineConfig {
+        name: format!("{}-before", service.name()),
+        endpoint: endpoint.clone(),
+        // It says which: the model may be another, too.
+        models: Vec::new(),
+        task: service.engine_task(),
+        api_key_file: None,
+        tls: None,
+    })
 }
 
 /// Mounts certificates, and says where.

@@ -365,6 +365,8 @@ pub struct OwnProgress {
     pub progressing: Option<Said>,
     /// What is wrong, if anything is.
     pub degraded: Option<Said>,
+    /// Where it serves, if it says so.
+    pub endpoint: Option<String>,
 }
 
 /// A condition's reason and message.
@@ -387,6 +389,8 @@ pub struct Issue {
     pub message: String,
     /// Why it could not be signed, or renewed, the last time.
     pub failure: Option<String>,
+    /// When it was to be renewed, while it is being signed.
+    pub due: Option<Timestamp>,
 }
 
 impl Progress {
@@ -486,12 +490,15 @@ fn idle_autoscaler(object: &Value) -> Option<String> {
 fn issue(object: &Value) -> Issue {
     let message = |condition: &Value| condition["message"].as_str().unwrap_or_default().to_owned();
     let ready = condition(object, "Ready");
-    let failed = condition(object, "Issuing").filter(|issuing| issuing["reason"] == "Failed");
+    let issuing = condition(object, "Issuing");
+    let failed = issuing.filter(|issuing| issuing["reason"] == "Failed");
+    let renewing = issuing.filter(|issuing| issuing["status"] == "True");
     Issue {
         is_issued: ready.map(|ready| ready["status"] == "True"),
         secret: text(object, "/spec/secretName").to_owned(),
         message: ready.map(message).unwrap_or_default(),
         failure: failed.map(message),
+        due: renewing.and_then(|_| text(object, "/status/renewalTime").parse().ok()),
     }
 }
 
@@ -534,11 +541,12 @@ fn own(object: &Value) -> OwnProgress {
     let ready = condition(object, "Ready");
     OwnProgress {
         is_ready: is_current && is_true(ready),
-        is_available: is_true(condition(object, "Available")) || is_true(ready),
+        is_available: is_true(condition(object, "Available").or(ready)),
         is_stalled: is_current && is_true(condition(object, "Stalled")),
         said: ready.map(said).unwrap_or_default(),
         progressing: while_so("Progressing"),
         degraded: while_so("Degraded"),
+        endpoint: Some(text(object, "/status/endpoint").to_owned()).filter(|endpoint| !endpoint.is_empty()),
     }
 }
 

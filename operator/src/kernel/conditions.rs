@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use aistack_crds::status::{BasicStatus, MemberStatus, ScaledStatus};
 
-/// Longest message of a condition and longest summary, in characters.
-const LONGEST: usize = 500;
+/// Longest message of a condition, in characters: a list of what a spec asks in vain is told whole.
+const LONGEST: usize = 4_000;
+/// Longest summary.
+const LONGEST_SUMMARY: usize = 500;
 
 /// A reason in CamelCase, and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +165,11 @@ impl Status for BasicStatus {
     }
 
     fn of(generation: Option<i64>, conditions: Vec<Condition>, report: &Report) -> Self {
-        Self { observed_generation: generation, summary: Some(cut(&report.summary)), conditions }
+        Self {
+            observed_generation: generation,
+            summary: Some(cut(&report.summary, LONGEST_SUMMARY)),
+            conditions,
+        }
     }
 
     fn with_conditions(&self, conditions: Vec<Condition>) -> Self {
@@ -195,7 +201,7 @@ impl Status for ScaledStatus {
         let scaled = report.scaled.clone();
         Self {
             observed_generation: generation,
-            summary: Some(cut(&report.summary)),
+            summary: Some(cut(&report.summary, LONGEST_SUMMARY)),
             conditions,
             replicas: scaled.replicas,
             ready_replicas: scaled.ready_replicas,
@@ -226,7 +232,7 @@ pub fn conditions(
             type_: kind.to_owned(),
             status: status.to_owned(),
             reason: because.reason.to_owned(),
-            message: cut(&because.message),
+            message: cut(&because.message, LONGEST),
             observed_generation: generation,
             last_transition_time: kept
                 .map_or(Time(seconds(now)), |condition| condition.last_transition_time.clone()),
@@ -247,7 +253,8 @@ pub fn conditions(
         (true, false) => {
             Because::new("ServesMeanwhile", "clients are served, though not all is as the spec asks")
         }
-        (false, _) => because.clone(),
+        (false, true) => Because::new("ScaledToZero", "replicas is 0, as the spec asks: nobody is served"),
+        (false, false) => because.clone(),
     };
     say("Available", word(Some(report.is_available())), &available);
     if report.is_stalled {
@@ -295,11 +302,11 @@ fn word(is_so: Option<bool>) -> &'static str {
     }
 }
 
-fn cut(text: &str) -> String {
-    if text.chars().count() <= LONGEST {
+fn cut(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(LONGEST - 1).collect();
+    let kept: String = text.chars().take(longest - 1).collect();
     format!("{kept}…")
 }
 
@@ -388,7 +395,7 @@ mod tests {
     fn long_messages_fit_their_field() {
         let report = Report::ready("s".repeat(600), Because::new("Ready", "ä".repeat(40_000)));
         let status = BasicStatus::of(Some(1), conditions(&report, &[], None, at(0)), &report);
-        assert_eq!(status.summary.expect("a summary").chars().count(), LONGEST);
+        assert_eq!(status.summary.expect("a summary").chars().count(), LONGEST_SUMMARY);
         assert_eq!(status.conditions[0].message.chars().count(), LONGEST);
     }
 }

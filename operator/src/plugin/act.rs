@@ -20,13 +20,21 @@ const TRIES: usize = 16;
 async fn service(place: &Place, name: &str) -> Result<(InferenceService, CanarySpec), PluginError> {
     let name = name.strip_prefix("isvc/").unwrap_or(name);
     let (_, object) = place.find(&format!("isvc/{name}")).await?;
+    let of_stack = stack_of(&object).map(str::to_owned);
     let object: InferenceService = serde_json::from_value(object)
         .map_err(|error| PluginError::failed(format!("InferenceService {name} cannot be read: {error}")))?;
     let Some(canary) = object.spec.canary.clone() else {
-        return Err(PluginError::refused(format!(
-            "InferenceService {name} has no canary\n  give it one: kubectl patch isvc {name} -n {} --type merge -p '{{\"spec\":{{\"canary\":{{\"version\":\"2\"}}}}}}'",
-            place.namespace
-        )));
+        let fix = match of_stack {
+            Some(stack) => format!(
+                "it is a part of AIStack {stack}; an InferenceService of its own, with stackRef, can have one"
+            ),
+            None => format!(
+                "give it one, beside the version that serves: kubectl patch isvc {name} -n {} --type merge -p '{}'",
+                place.namespace,
+                json!({"spec": {"model": {"version": "1"}, "canary": {"version": "2"}}})
+            ),
+        };
+        return Err(PluginError::refused(format!("InferenceService {name} has no canary\n  {fix}")));
     };
     Ok((object, canary))
 }
@@ -105,13 +113,29 @@ pub(super) async fn pause(place: &Place, name: &str, is_paused: bool) -> Result<
     Ok(())
 }
 
+/// The stack that made an object.
+fn stack_of(object: &Value) -> Option<&str> {
+    let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
+    owners.iter().find(|owner| owner["kind"] == Kind::AIStack.name())?["name"].as_str()
+}
+
+/// The command that edits a store's spec, where it is a stack's there.
+fn edit_of(place: &Place, name: &str, object: &Value, spec: &Value) -> String {
+    let (what, spec) = match stack_of(object) {
+        Some(stack) => (format!("stack {stack}"), json!({"spec": {"tinykv": spec}})),
+        None => (format!("kv {name}"), json!({"spec": spec})),
+    };
+    format!("kubectl patch {what} -n {} --type merge -p '{spec}'", place.namespace)
+}
+
 /// A backup now: one more Job of the schedule's.
 pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError> {
     let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup").is_none() {
+        let backup = json!({"schedule": "0 3 * * *", "destination": format!("s3://BUCKET/{name}")});
         return Err(PluginError::refused(format!(
-            "KVCluster {name} does not say where its backups go\n  tell it: kubectl patch kv {name} -n {} --type merge -p '{{\"spec\":{{\"backup\":{{\"schedule\":\"0 3 * * *\",\"destination\":\"s3://BUCKET/{name}\"}}}}}}'",
-            place.namespace
+            "KVCluster {name} does not say where its backups go\n  tell it: {}",
+            edit_of(place, name, &object, &json!({"backup": backup}))
         )));
     }
     now(place, name, &format!("{name}-backup"), "takes a backup").await
@@ -121,9 +145,10 @@ pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError>
 pub(super) async fn drill(place: &Place, name: &str) -> Result<(), PluginError> {
     let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup/drill").is_none() {
+        let drill = json!({"backup": {"drill": {"schedule": "0 5 * * 0"}}});
         return Err(PluginError::refused(format!(
-            "KVCluster {name} has no restore drill\n  give it one, beside its backup: kubectl patch kv {name} -n {} --type merge -p '{{\"spec\":{{\"backup\":{{\"drill\":{{\"schedule\":\"0 5 * * 0\"}}}}}}}}'",
-            place.namespace
+            "KVCluster {name} has no restore drill\n  give it one, beside its backup: {}",
+            edit_of(place, name, &object, &drill)
         )));
     }
     now(place, name, &format!("{name}-drill"), "restores the newest backup and reads it").await

@@ -1,6 +1,7 @@
 //! `doctor`: what is wrong in a namespace, and what to do.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -10,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Output, Place, PluginError, condition, counted, is_paused, short};
 use crate::kernel::lease::{LABEL, WATCHED};
@@ -102,6 +104,7 @@ async fn kinds(place: &Place) -> Finding {
 /// What a Lease tells of its holder.
 struct Held {
     lease: String,
+    version: String,
     /// Seconds since it was renewed.
     age: i64,
     leads: bool,
@@ -116,29 +119,45 @@ impl Held {
         let leads = age <= i64::from(spec.lease_duration_seconds.unwrap_or(15)) * 2;
         Some(Self {
             lease: format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any()),
+            version: lease.resource_version().unwrap_or_default(),
             age,
             leads,
         })
     }
 }
 
+/// Longer than an operator that leads goes without renewing its Lease.
+const RENEWED: Duration = Duration::from_secs(8);
+
+async fn leases(api: &Api<Lease>, place: &Place) -> Result<Vec<Held>, kube::Error> {
+    let params = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
+    let leases = api.list(&params).await?.items;
+    let ours = leases.iter().filter(|lease| {
+        let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
+        watched.is_empty() || watched == place.namespace
+    });
+    Ok(ours.filter_map(Held::of).collect())
+}
+
 /// The Leases of operators that look after this namespace, wherever those are.
 async fn operator(place: &Place) -> Finding {
     let what = "operator".to_owned();
     let api: Api<Lease> = Api::all(place.client.clone());
-    let params = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
-    let leases = match api.list(&params).await {
-        Ok(leases) => leases.items,
+    let held = match leases(&api, place).await {
+        Ok(held) if held.is_empty() || held.iter().any(|held| held.leads) => held,
+        // This machine's clock may be ahead of theirs; one that leads renews its Lease meanwhile.
+        Ok(before) => {
+            tokio::time::sleep(RENEWED).await;
+            let now = leases(&api, place).await.unwrap_or_default();
+            now.into_iter()
+                .map(|held| Held { leads: !before.iter().any(|it| it.version == held.version), ..held })
+                .collect()
+        }
         Err(error) => {
             let says = format!("its Lease cannot be seen: {}", crate::kernel::apply::said(&error));
             return Finding { what, is_well: None, says, fix: String::new() };
         }
     };
-    let ours = leases.iter().filter(|lease| {
-        let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
-        watched.is_empty() || watched == place.namespace
-    });
-    let held: Vec<Held> = ours.filter_map(Held::of).collect();
     let leaders: Vec<&str> = held.iter().filter(|it| it.leads).map(|it| it.lease.as_str()).collect();
     match held.iter().map(|it| it.age).min() {
         Some(_) if leaders.len() > 1 => Finding {
@@ -206,6 +225,10 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
             })
             .map(|(_, (_, reason, message))| (reason, message))
             .collect();
+        if let Some(finding) = unseen(object, &what) {
+            findings.push(finding);
+            continue;
+        }
         match (condition(object, "Ready"), said.first()) {
             (None, _) if is_paused(object) => findings.push(Finding {
                 what: what.clone(),
@@ -252,6 +275,18 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
     }
     metrics(place, findings).await;
     Ok(())
+}
+
+/// An edit that no operator has looked at: what the status says is of before it.
+fn unseen(object: &Value, what: &str) -> Option<Finding> {
+    let generation = object["metadata"]["generation"].as_i64()?;
+    let observed = object.pointer("/status/observedGeneration")?.as_i64().filter(|it| *it >= 0)?;
+    (observed < generation && !is_paused(object)).then(|| Finding {
+        what: what.to_owned(),
+        is_well: Some(false),
+        says: format!("no operator has looked at its last edit: the status is of generation {observed}, the spec of {generation}"),
+        fix: "kubectl get pods -A -l app.kubernetes.io/name=aistack-operator; its log says what it does".to_owned(),
+    })
 }
 
 fn fix((reason, message): (&str, &str), what: &str) -> String {
