@@ -163,6 +163,10 @@ impl OperatorConfig {
     /// Checks the values that serde cannot.
     pub fn validate(&self) -> Result<(), OperatorConfigError> {
         self.server.validate()?;
+        let (tls, auth) = (self.server.tls.is_some(), self.server.auth.is_some());
+        if let Some(field) = tls.then_some("tls").or(auth.then_some("auth")) {
+            return Err(OperatorConfigError::NoClients { field });
+        }
         if self.workers == 0 {
             return Err(OperatorConfigError::NoWorkers);
         }
@@ -194,6 +198,15 @@ pub enum OperatorConfigError {
     /// The shared settings.
     #[error(transparent)]
     Server(#[from] ServerConfigError),
+    /// It would protect nothing.
+    #[error(
+        "server.{field} is of ports for clients, and the operator has none: its admin port is plain HTTP for the kubelet and Prometheus; \
+         remove it, and keep others from that port by a NetworkPolicy"
+    )]
+    NoClients {
+        /// The part of `server`.
+        field: &'static str,
+    },
     /// Nothing would be reconciled.
     #[error("workers is 0, so nothing would be reconciled; leave it out for the default")]
     NoWorkers,
@@ -286,6 +299,19 @@ mod tests {
             [(5, 10, 15, true), (1, 2, 3, true), (0, 10, 15, false), (10, 10, 15, false), (5, 15, 15, false)]
         {
             assert_eq!(with(renew, deadline, duration), is_valid, "{renew} {deadline} {duration}");
+        }
+    }
+
+    #[test]
+    fn what_protects_ports_that_it_has_not_is_refused() {
+        for (server, is_valid) in [
+            (serde_json::json!({}), true),
+            (serde_json::json!({"auth": {"keys_file": "/keys"}}), false),
+            (serde_json::json!({"tls": {"cert_file": "/tls.crt", "key_file": "/tls.key"}}), false),
+        ] {
+            let config = serde_json::json!({"server": server});
+            let config: OperatorConfig = serde_json::from_value(config).expect("a part is enough");
+            assert_eq!(config.validate().is_ok(), is_valid, "{server}");
         }
     }
 
