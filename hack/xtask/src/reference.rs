@@ -20,14 +20,21 @@ pub fn generate(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         page::<VectorforgeConfig>("vectorforge", "VECTORFORGE_")?,
         page::<TinyinferConfig>("tinyinfer", "TINYINFER_")?,
         page::<ModelhubConfig>("modelhub", "MODELHUB_")?,
-        page::<OperatorConfig>("aistack-operator", "AISTACK_OPERATOR_")?,
+        page_of("aistack-operator", "AISTACK_OPERATOR_", rows_of_the_operator()?)?,
     ];
     Ok(pages.into_iter().map(|(name, text)| (root.join(format!("docs/reference/{name}.md")), text)).collect())
 }
 
 /// Paths of the operator's settings.
 pub fn settings_of_the_operator() -> Result<Vec<String>> {
-    Ok(rows::<OperatorConfig>()?.into_iter().map(|row| row.path).collect())
+    Ok(rows_of_the_operator()?.into_iter().map(|row| row.path).collect())
+}
+
+/// It has no clients, so it refuses what is for their listeners.
+fn rows_of_the_operator() -> Result<Vec<Row>> {
+    let mut rows = rows::<OperatorConfig>()?;
+    rows.retain(|row| !["server.tls", "server.auth"].iter().any(|refused| row.path.starts_with(refused)));
+    Ok(rows)
 }
 
 fn rows<C: JsonSchema + Serialize + Default>() -> Result<Vec<Row>> {
@@ -39,7 +46,10 @@ fn rows<C: JsonSchema + Serialize + Default>() -> Result<Vec<Row>> {
 }
 
 fn page<C: JsonSchema + Serialize + Default>(name: &str, prefix: &str) -> Result<(String, String)> {
-    let rows = rows::<C>().with_context(|| format!("configuration of {name}"))?;
+    page_of(name, prefix, rows::<C>().with_context(|| format!("configuration of {name}"))?)
+}
+
+fn page_of(name: &str, prefix: &str, rows: Vec<Row>) -> Result<(String, String)> {
     let mut text = format!(
         "# Configuration of {name}\n\n\
          Generated from `components/api` by `cargo xtask gen`. Do not edit.\n\n\
