@@ -154,6 +154,14 @@ pub struct ImageSpec {
     /// When the node pulls.
     #[serde(default)]
     pub pull_policy: PullPolicy,
+    /// Secrets of type `kubernetes.io/dockerconfigjson` in the same namespace with which nodes pull, for a registry that asks who they are.
+    /// Left out, those of the namespace's ServiceAccount `default`.
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pull_secrets: Vec<String>,
 }
 
 /// When the kubelet pulls an image.

@@ -71,6 +71,8 @@ pub struct Image {
     pub reference: String,
     /// `imagePullPolicy`.
     pub pull_policy: &'static str,
+    /// Names of `imagePullSecrets`.
+    pub pull_secrets: Vec<String>,
 }
 
 impl Image {
@@ -78,16 +80,16 @@ impl Image {
     pub fn of(component: &str, spec: &ImageSpec) -> Self {
         let repository = spec.repository.as_deref().unwrap_or(DEFAULT_REPOSITORY);
         let tag = spec.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
-        Self::named(format!("{repository}/{component}:{tag}"), spec.pull_policy)
+        Self::named(format!("{repository}/{component}:{tag}"), spec)
     }
 
     /// Somebody else's image.
-    pub fn named(reference: String, policy: PullPolicy) -> Self {
-        let pull_policy = match policy {
+    pub fn named(reference: String, spec: &ImageSpec) -> Self {
+        let pull_policy = match spec.pull_policy {
             PullPolicy::IfNotPresent => "IfNotPresent",
             PullPolicy::Always => "Always",
             PullPolicy::Never => "Never",
         };
-        Self { reference, pull_policy }
+        Self { reference, pull_policy, pull_secrets: spec.pull_secrets.clone() }
     }
 }

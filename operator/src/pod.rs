@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use aistack_crds::parts::GpuAllocation;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodAffinityTerm,
+    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ending::Ending;
 use crate::gpu::{Gpu, GpuClaim};
+use crate::meta::Image;
 use crate::workload::{CONFIG_DIR, DATA_DIR, MODELS_DIR, MODELS_VOLUME, SecretFile, Workload};
 
 /// Name of a pod's own volume.
@@ -68,6 +69,7 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
+            image_pull_secrets: pull_secrets(&[&workload.image]),
             containers: vec![container(workload, data)],
             volumes: Some(volumes(workload)),
             security_context: Some(PodSecurityContext {
@@ -120,6 +122,18 @@ fn apart(workload: &Workload) -> PodAntiAffinity {
         }]),
         required_during_scheduling_ignored_during_execution: None,
     }
+}
+
+/// What nodes pull a pod's images with, each named once.
+pub(crate) fn pull_secrets(images: &[&Image]) -> Option<Vec<LocalObjectReference>> {
+    let mut names: Vec<&String> = Vec::new();
+    for name in images.iter().flat_map(|image| &image.pull_secrets) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    (!names.is_empty())
+        .then(|| names.into_iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }
 
 fn spread(workload: &Workload) -> TopologySpreadConstraint {

@@ -100,7 +100,7 @@ pub(crate) fn with_gaps(mut report: Report, gaps: &[Gap]) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use aistack_crds::parts::PullPolicy;
+    use aistack_crds::parts::ImageSpec;
 
     use super::*;
 
@@ -109,7 +109,7 @@ mod tests {
         for (reference, expected) in
             [("aistack/tinykv:0.1.0", "0.1.0"), ("host:5000/tinykv", "latest"), ("host:5000/a/b:v2", "v2")]
         {
-            let image = Image::named(reference.to_owned(), PullPolicy::Always);
+            let image = Image::named(reference.to_owned(), &ImageSpec::default());
             assert_eq!(tag(&image), expected, "{reference}");
         }
     }

@@ -197,6 +197,33 @@ fn every_pod_is_restricted() {
     }
 }
 
+/// A registry that asks who pulls is asked for every image of a stack.
+#[test]
+fn every_pod_of_a_stack_pulls_with_what_the_stack_names() {
+    let text = "
+apiVersion: platform.dev/v1
+kind: AIStack
+metadata: {name: stack}
+spec:
+  image: {repository: registry.example.com/ai, pullSecrets: [ours, mirror, ours]}
+  tinykv: {replicas: 3, image: {pullSecrets: [stores]}}
+  vectorforge: {}
+  tinyinfer: {model: m, embedding: {model: e}}
+  modelhub: {}
+";
+    let compiled = compile("stack", text).expect("it is well");
+    let templates = pods(&compiled);
+    assert!(templates.len() >= 5, "{}", templates.len());
+    for (name, template) in templates {
+        let pod = template.spec.as_ref().expect("a pod spec");
+        let secrets: Vec<&str> =
+            pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
+        // Once each: the API server takes no name twice. A part's own win.
+        let expected: &[&str] = if name == "tinykv" { &["stores"] } else { &["ours", "mirror"] };
+        assert_eq!(secrets, expected, "{name}");
+    }
+}
+
 /// What was asked of a pod is answered to its end: it drains for as long as Kubernetes lets it, and ends before it is killed.
 #[test]
 fn every_server_drains_within_its_pods_grace() {

@@ -57,6 +57,13 @@ async fn a_drill_restores_the_newest_backup_and_tells_when_it_cannot() -> Result
     let sound = said(&story, &job, "Succeeded").await?;
     assert!(sound.contains(&name) && sound.contains("restored and sound. revision "), "{sound}");
     assert_eq!(std::fs::read_dir(&shelf)?.count(), 1, "nothing is written beside it");
+    // One that was begun by hand counts, and goes with its schedule.
+    until_restorable(&story, "True", "DrillPassed").await?;
+    let owners = story.api::<Job>().get(&job).await?.metadata.owner_references.unwrap_or_default();
+    assert!(
+        owners.iter().any(|owner| owner.name == "kv-drill" && owner.controller == Some(true)),
+        "{owners:?}"
+    );
 
     let mut bytes = std::fs::read(file.path())?;
     let middle = bytes.len() / 2;

@@ -305,6 +305,8 @@ fn merged(child: &ImageSpec, stack: &ImageSpec) -> ImageSpec {
         repository: child.repository.clone().or_else(|| stack.repository.clone()),
         tag: child.tag.clone().or_else(|| stack.tag.clone()),
         pull_policy: if *child == ImageSpec::default() { stack.pull_policy } else { child.pull_policy },
+        pull_secrets: if child.pull_secrets.is_empty() { &stack.pull_secrets } else { &child.pull_secrets }
+            .clone(),
     }
 }
 

@@ -14,6 +14,7 @@ use super::validate::{Serving, Source};
 use super::version::Version;
 use crate::digest::digest;
 use crate::meta::Image;
+use crate::pod::pull_secrets;
 use crate::workload::{MODELS_DIR, MODELS_VOLUME};
 
 /// Name of the container that fetches.
@@ -103,6 +104,7 @@ pub fn add(
         mount_path: path.to_owned(),
         ..VolumeMount::default()
     };
+    pod.image_pull_secrets = pull_secrets(&[&serving.fetcher, image]);
     pod.init_containers = Some(vec![Container {
         name: FETCH.to_owned(),
         image: Some(image.reference.clone()),
@@ -173,7 +175,11 @@ mod tests {
     #[test]
     fn the_registrys_key_is_never_handed_to_an_image_of_the_services_own() {
         let key = SecretKeyRef { name: "modelhub-admin".to_owned(), key: "admin-key".to_owned() };
-        let image = Image { reference: "ours/modelhub:1".to_owned(), pull_policy: "IfNotPresent" };
+        let image = Image {
+            reference: "ours/modelhub:1".to_owned(),
+            pull_policy: "IfNotPresent",
+            pull_secrets: vec!["hubs".to_owned()],
+        };
         let registry = Registry { url: "http://modelhub:8080".to_owned(), key: Some(key), image };
         let fetch = fetcher(&Surroundings { registry: Some(registry), ..Surroundings::default() });
         assert!(fetch.env.iter().flatten().any(|env| env.name == "AISTACK_API_KEY"));

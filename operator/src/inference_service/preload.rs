@@ -80,6 +80,7 @@ pub fn build(
     let volumes = engines.volumes.iter().flatten().filter(|volume| is_ours(&volume.name)).cloned().collect();
     let node_affinity = engines.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
     let pod = PodSpec {
+        image_pull_secrets: engines.image_pull_secrets.clone(),
         init_containers: Some(vec![fetch]),
         containers: vec![hold],
         volumes: Some(volumes),

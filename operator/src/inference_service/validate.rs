@@ -312,7 +312,7 @@ fn of_theirs(service: &InferenceService, name: &str, tag: &str) -> Image {
         (Some(repository), Some(tag)) => format!("{repository}/{last}:{tag}"),
         _ => format!("{name}:{tag}"),
     };
-    Image::named(reference, given.pull_policy)
+    Image::named(reference, given)
 }
 
 /// The versions that run: those that get requests at rest, then the one that is to take over.

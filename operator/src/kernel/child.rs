@@ -514,13 +514,14 @@ fn job(object: &Value) -> JobProgress {
 /// How it went with what a CronJob was to do last.
 fn last_time(object: &Value) -> Times {
     let at = |pointer: &str| Some(text(object, pointer)).filter(|text| !text.is_empty());
-    let Some(scheduled) = at("/status/lastScheduleTime") else { return Times::NotYet };
-    let succeeded = at("/status/lastSuccessfulTime");
+    let (scheduled, succeeded) = (at("/status/lastScheduleTime"), at("/status/lastSuccessfulTime"));
     let is_running =
         object.pointer("/status/active").and_then(Value::as_array).is_some_and(|it| !it.is_empty());
     // Times of one form are in the order of their text.
     match succeeded {
-        Some(succeeded) if succeeded >= scheduled => Times::Done,
+        // One that somebody began by hand counts, also before the first that was due.
+        Some(succeeded) if scheduled.is_none_or(|scheduled| succeeded >= scheduled) => Times::Done,
+        _ if scheduled.is_none() => Times::NotYet,
         _ if is_running => Times::Runs { after_success: succeeded.is_some() },
         _ => Times::Failed,
     }
@@ -615,6 +616,7 @@ mod tests {
     fn what_was_due_was_done_or_not() {
         let table = [
             (json!({}), Times::NotYet),
+            (json!({"lastSuccessfulTime": "2026-01-02T00:00:09Z"}), Times::Done),
             (
                 json!({"lastScheduleTime": "2026-01-02T00:00:00Z", "active": [{}]}),
                 Times::Runs { after_success: false },

@@ -84,9 +84,9 @@ pub(crate) fn ended(container: &ContainerStatus) -> Option<Because> {
         if words.is_empty() { format!("it ended with exit code {}", ended.exit_code) } else { words }
     });
     match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName") => {
-            let image = &container.image;
-            Some(Because::new("ImageMissing", format!("the image {image} cannot be pulled")))
+        Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
+            let said = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+            Some(Because::new("ImageMissing", not_pulled(&container.image, said)))
         }
         Some("CreateContainerConfigError") => {
             let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
@@ -94,6 +94,18 @@ pub(crate) fn ended(container: &ContainerStatus) -> Option<Because> {
         }
         _ => words.map(|words| Because::new("EngineFailed", words)),
     }
+}
+
+/// In the node's own words: whether there is no such image, or the registry does not know who asks. While it waits to try again it
+/// repeats what was wrong.
+fn not_pulled(image: &str, said: &str) -> String {
+    const WORDS: usize = 400;
+    let said = said.split_once("ErrImagePull: ").map_or(said, |(_, said)| said);
+    if said.is_empty() {
+        return format!("the image {image} cannot be pulled");
+    }
+    let said: String = said.chars().take(WORDS).collect();
+    format!("the image {image} cannot be pulled: {said}")
 }
 
 /// What keeps a pod from running, as far as Kubernetes says so: the scheduler, or whoever starts its containers.
@@ -112,6 +124,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn why_an_image_is_not_there_is_told_in_the_nodes_words() {
+        let unknown = "failed to authorize: 401 Unauthorized";
+        let waiting = |reason: &str, message: &str| -> ContainerStatus {
+            serde_json::from_value(json!({"name": "c", "image": "r/x:1", "imageID": "", "ready": false,
+                "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}))
+            .expect("a container")
+        };
+        let backs_off = format!("Back-off pulling image \"r/x:1\": ErrImagePull: {unknown}");
+        for (reason, message) in [("ErrImagePull", unknown), ("ImagePullBackOff", backs_off.as_str())] {
+            let because = ended(&waiting(reason, message)).expect("a reason");
+            assert_eq!(because.reason, "ImageMissing");
+            assert_eq!(because.message, format!("the image r/x:1 cannot be pulled: {unknown}"));
+        }
+        let never = "Container image \"r/x:1\" is not present with pull policy of Never";
+        let because = ended(&waiting("ErrImageNeverPull", never)).expect("a reason");
+        assert!(because.message.ends_with(never), "{because:?}");
+    }
 
     #[test]
     fn what_the_scheduler_says_is_told() {

@@ -1,18 +1,15 @@
 //! Changes by hand: each is an edit of an object that kubectl could make as well.
 
 use aistack_crds::inference_service::{CanarySpec, TrafficTarget};
-use aistack_crds::kv_cluster::KvRestore;
-use aistack_crds::{InferenceService, KVCluster, KVClusterSpec, Kind};
+use aistack_crds::{InferenceService, Kind};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource as _;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Place, PluginError, short};
 use crate::kernel::reconcile::PAUSED;
-use crate::kv_cluster;
 
 /// How often an edit is decided anew when others write meanwhile.
 const TRIES: usize = 16;
@@ -165,11 +162,15 @@ async fn now(place: &Place, name: &str, schedule: &str, does: &str) -> Result<()
     let scheduled = place.api::<CronJob>().get(schedule).await;
     let scheduled =
         scheduled.map_err(|error| PluginError::asked(&format!("read CronJob {schedule}"), &error))?;
+    // The schedule's own: Kubernetes tells of its success there, keeps as many as it keeps of the others, and ends it with them.
+    let owner = scheduled.owner_ref(&()).map(|owner| OwnerReference { controller: Some(true), ..owner });
     let template = scheduled.spec.job_template;
     let job = Job {
         metadata: ObjectMeta {
             generate_name: Some(format!("{schedule}-by-hand-")),
+            annotations: Some([("cronjob.kubernetes.io/instantiate".to_owned(), "manual".to_owned())].into()),
             labels: template.metadata.and_then(|metadata| metadata.labels),
+            owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
@@ -183,55 +184,6 @@ async fn now(place: &Place, name: &str, schedule: &str, does: &str) -> Result<()
         place.namespace
     );
     Ok(())
-}
-
-/// A new cluster that begins with a backup.
-pub(super) async fn restore(
-    place: &Place,
-    name: &str,
-    from: &str,
-    secret: Option<&str>,
-    replicas: i32,
-) -> Result<(), PluginError> {
-    let name = name.strip_prefix("kv/").unwrap_or(name);
-    let elsewhere = format!("kubectl aistack restore {name}-restored -n {} --from {from}", place.namespace);
-    nothing_is_left(place, name, &elsewhere).await?;
-    let restore = KvRestore { source: from.to_owned(), secret_name: secret.map(str::to_owned) };
-    let spec = KVClusterSpec { replicas, restore: Some(restore), ..KVClusterSpec::default() };
-    match place.api::<KVCluster>().create(&PostParams::default(), &KVCluster::new(name, spec)).await {
-        Ok(_) => {
-            println!(
-                "kv/{name}: begins with {from}\n  wait for it: kubectl wait -n {} --for=condition=Ready kv/{name}",
-                place.namespace
-            );
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.code == 409 => Err(PluginError::refused(format!(
-            "KVCluster {name} is there and has data of its own; a backup becomes a new cluster\n  give that another name: {elsewhere}"
-        ))),
-        Err(error) => Err(PluginError::asked(&format!("make KVCluster {name}"), &error)),
-    }
-}
-
-/// Says before it is tried what the operator would refuse. Who may not look at claims is told by the operator alone.
-async fn nothing_is_left(place: &Place, name: &str, elsewhere: &str) -> Result<(), PluginError> {
-    let api = place.api::<KVCluster>();
-    let members = ListParams::default().labels(&format!(
-        "app.kubernetes.io/name={},app.kubernetes.io/instance={name}",
-        kv_cluster::COMPONENT
-    ));
-    let claims = place.api::<PersistentVolumeClaim>().list_metadata(&members).await;
-    let left: Vec<String> = claims.iter().flatten().map(ResourceExt::name_any).collect();
-    let is_there = api.get_metadata_opt(name).await.is_ok_and(|found| found.is_some());
-    if left.is_empty() || is_there {
-        return Ok(());
-    }
-    Err(PluginError::refused(format!(
-        "volumes of an earlier KVCluster {name} are there, whose data it would go on with\n  restore under another name: {elsewhere}\n  \
-         or give them up for good: kubectl delete pvc -n {} {}",
-        place.namespace,
-        left.join(" ")
-    )))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `doctor`: what is wrong in a namespace, and what to do.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -64,7 +65,8 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
 
 async fn kinds(place: &Place) -> Finding {
     let api: Api<CustomResourceDefinition> = Api::all(place.client.clone());
-    let (mut missing, mut old, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut missing, mut other, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
+    let mut chart = String::new();
     for kind in aistack_crds::Kind::ALL {
         let crd = kind.crd();
         match api.get_opt(crd.metadata.name.as_deref().unwrap_or_default()).await {
@@ -73,7 +75,8 @@ async fn kinds(place: &Place) -> Finding {
                 if there.spec.versions.first().map(|v| &v.schema)
                     != crd.spec.versions.first().map(|v| &v.schema) =>
             {
-                old.push(kind.name());
+                chart = there.labels().get("helm.sh/chart").cloned().unwrap_or_default();
+                other.push(kind.name());
             }
             Ok(Some(_)) => {}
             // Not everybody may look at these; that objects can be listed is said below.
@@ -85,20 +88,38 @@ async fn kinds(place: &Place) -> Finding {
             }
         }
     }
-    let (is_well, says) = match (missing.is_empty(), old.is_empty(), unseen.is_empty()) {
+    let (is_well, says) = match (missing.is_empty(), other.is_empty(), unseen.is_empty()) {
         (true, true, true) => (Some(true), "all seven, of this version".to_owned()),
         (true, true, false) => (
             None,
             "CustomResourceDefinitions may not be seen, so nothing is known of their version".to_owned(),
         ),
         (true, false, _) => {
-            (Some(false), format!("of another version than this program: {}", old.join(", ")))
+            let of = if chart.is_empty() { String::new() } else { format!(" (they are of {chart})") };
+            let says = format!("of another version than this program{of}: {}", other.join(", "));
+            let fix = of_another(&chart, env!("CARGO_PKG_VERSION"));
+            return Finding { what: "kinds".to_owned(), is_well: Some(false), says, fix };
         }
         _ => (Some(false), format!("not installed: {}", missing.join(", "))),
     };
     let fix =
         if is_well == Some(false) { "helm upgrade --install aistack-crds charts/aistack-crds" } else { "" };
     Finding { what: "kinds".to_owned(), is_well, says, fix: fix.to_owned() }
+}
+
+/// Kinds go up with their operator, never down: fields that older ones lack would be dropped from objects at the next write.
+fn of_another(chart: &str, ours: &str) -> String {
+    const UPGRADE: &str = "helm upgrade --install aistack-crds charts/aistack-crds";
+    let numbers = |version: &str| -> Option<Vec<u64>> {
+        let release = version.split(['-', '+']).next().unwrap_or_default();
+        release.split('.').map(|number| number.parse().ok()).collect()
+    };
+    let theirs = chart.strip_prefix("aistack-crds-").unwrap_or_default();
+    match numbers(theirs).map(|theirs| Some(theirs).cmp(&numbers(ours))) {
+        Some(Ordering::Greater) => format!("this program is older ({ours}): take that of {theirs}"),
+        Some(Ordering::Less) => format!("{UPGRADE}, from the sources of {ours}"),
+        _ => format!("if this program is the newer: {UPGRADE}; else take that of the operator's version"),
+    }
 }
 
 /// What a Lease tells of its holder.
@@ -129,29 +150,36 @@ impl Held {
 /// Longer than an operator that leads goes without renewing its Lease.
 const RENEWED: Duration = Duration::from_secs(8);
 
-async fn leases(api: &Api<Lease>, place: &Place) -> Result<Vec<Held>, kube::Error> {
+/// Those that somebody holds, and the namespaces and names of those that were given back.
+async fn leases(api: &Api<Lease>, place: &Place) -> Result<(Vec<Held>, Vec<[String; 2]>), kube::Error> {
     let params = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
     let leases = api.list(&params).await?.items;
     let ours = leases.iter().filter(|lease| {
         let watched = lease.annotations().get(WATCHED).map_or("", String::as_str);
         watched.is_empty() || watched == place.namespace
     });
-    Ok(ours.filter_map(Held::of).collect())
+    let (mut held, mut free) = (Vec::new(), Vec::new());
+    for lease in ours {
+        match Held::of(lease) {
+            Some(it) => held.push(it),
+            None => free.push([lease.namespace().unwrap_or_default(), lease.name_any()]),
+        }
+    }
+    Ok((held, free))
 }
 
 /// The Leases of operators that look after this namespace, wherever those are.
 async fn operator(place: &Place) -> Finding {
     let what = "operator".to_owned();
     let api: Api<Lease> = Api::all(place.client.clone());
-    let held = match leases(&api, place).await {
-        Ok(held) if held.is_empty() || held.iter().any(|held| held.leads) => held,
+    let (held, free) = match leases(&api, place).await {
+        Ok((held, free)) if held.is_empty() || held.iter().any(|held| held.leads) => (held, free),
         // This machine's clock may be ahead of theirs; one that leads renews its Lease meanwhile.
-        Ok(before) => {
+        Ok((before, _)) => {
             tokio::time::sleep(RENEWED).await;
-            let now = leases(&api, place).await.unwrap_or_default();
-            now.into_iter()
-                .map(|held| Held { leads: !before.iter().any(|it| it.version == held.version), ..held })
-                .collect()
+            let (now, free) = leases(&api, place).await.unwrap_or_default();
+            let leads = |held: &Held| !before.iter().any(|it| it.version == held.version);
+            (now.into_iter().map(|held| Held { leads: leads(&held), ..held }).collect(), free)
         }
         Err(error) => {
             let says = format!("its Lease cannot be seen: {}", crate::kernel::apply::said(&error));
@@ -175,13 +203,21 @@ async fn operator(place: &Place) -> Finding {
             says: format!("the last one that led was heard of {age} s ago"),
             fix: "kubectl get pods -A -l app.kubernetes.io/name=aistack-operator".to_owned(),
         },
-        None => Finding {
-            what,
-            is_well: Some(false),
-            says: format!("none leads that looks after namespace {}", place.namespace),
-            fix: "helm upgrade --install aistack charts/aistack -n aistack-system --create-namespace"
-                .to_owned(),
-        },
+        None => {
+            let none = format!("none leads that looks after namespace {}", place.namespace);
+            let (says, fix) = match free.first() {
+                Some([namespace, lease]) => (
+                    format!("{none}: the one that held Lease {namespace}/{lease} has ended, or was scaled to nothing"),
+                    format!("kubectl get deployments,pods -n {namespace} -l app.kubernetes.io/name=aistack-operator"),
+                ),
+                None => (
+                    none,
+                    "is one installed? helm list -A; if not: helm upgrade --install aistack charts/aistack -n aistack-system --create-namespace"
+                        .to_owned(),
+                ),
+            };
+            Finding { what, is_well: Some(false), says, fix }
+        }
     }
 }
 
@@ -297,6 +333,7 @@ fn fix((reason, message): (&str, &str), what: &str) -> String {
         "Unschedulable" => {
             "kubectl describe nodes tells what they have left; ask for less, or add one".to_owned()
         }
+        "ImageMissing" => "correct image in the spec; a registry that asks who pulls: kubectl create secret docker-registry, and its name in image.pullSecrets".to_owned(),
         "FetchFailed" => format!("kubectl aistack logs {what}; correct spec.model.uri or sha256"),
         "EngineFailed" => format!("kubectl aistack logs {what}"),
         "CanaryRolledBack" => "kubectl aistack rollback takes it out; a new version begins anew".to_owned(),
@@ -335,6 +372,27 @@ async fn metrics(place: &Place, findings: &mut Vec<Finding>) {
                 says: format!("autoscalers ask for {group}, which nobody serves"),
                 fix: format!("install {who}"),
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_take_the_kinds_back() {
+        for (chart, said) in [
+            ("aistack-crds-0.10.0", "this program is older (0.9.1): take that of 0.10.0"),
+            (
+                "aistack-crds-0.9.0",
+                "helm upgrade --install aistack-crds charts/aistack-crds, from the sources of 0.9.1",
+            ),
+            ("aistack-crds-0.9.1", "if this program is the newer: "),
+            ("", "if this program is the newer: "),
+        ] {
+            let fix = of_another(chart, "0.9.1");
+            assert!(fix.starts_with(said), "{chart}: {fix}");
         }
     }
 }

@@ -6,6 +6,7 @@
 mod act;
 mod doctor;
 mod logs;
+mod restore;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -128,21 +129,9 @@ pub(crate) enum Command {
     },
     /// Make a new KVCluster that begins with a backup
     #[command(
-        after_help = "Example:\n  kubectl aistack restore tinykv-restored --from s3://bucket/path/NAME.db --secret storage-keys"
+        after_help = "Example:\n  kubectl aistack restore tinykv-restored --like tinykv --from s3://bucket/path/NAME.db --secret storage-keys"
     )]
-    Restore {
-        /// The new KVCluster.
-        name: String,
-        /// The backup.
-        #[arg(long, value_name = "URL")]
-        from: String,
-        /// Secret with the storage's credentials as environment variables.
-        #[arg(long, value_name = "NAME")]
-        secret: Option<String>,
-        /// Voters.
-        #[arg(long, value_name = "N", default_value_t = 3)]
-        replicas: i32,
-    },
+    Restore(restore::Restore),
     /// Leave an object alone until it is resumed: the operator changes nothing of it
     #[command(after_help = "Example:\n  kubectl aistack pause stack/production")]
     Pause {
@@ -375,9 +364,7 @@ pub async fn run(cli: Cli) -> Result<(), PluginError> {
         Command::Rollback { name } => act::rollback(&place, &name).await,
         Command::Backup { name } => act::backup(&place, &name).await,
         Command::Drill { name } => act::drill(&place, &name).await,
-        Command::Restore { name, from, secret, replicas } => {
-            act::restore(&place, &name, &from, secret.as_deref(), replicas).await
-        }
+        Command::Restore(asked) => restore::run(&place, &asked).await,
         Command::Pause { name } => act::pause(&place, &name, true).await,
         Command::Resume { name } => act::pause(&place, &name, false).await,
         Command::Doctor => doctor::run(&place, cli.on.output).await,
