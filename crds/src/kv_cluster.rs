@@ -88,9 +88,10 @@ pub struct KVClusterSpec {
     #[x_kube(validation = rules::size())]
     #[serde(default = "default_quota")]
     pub quota: String,
-    /// Refused: this version makes no users of a manifest. They are made with `etcdctl user add`, `role add` and `auth enable`.
+    /// Refused: users are not of this version. Do not run `etcdctl auth enable` either: the operator has no user, and could look after the
+    /// cluster and take backups no more. Keep clients out by network policies.
     #[x_kube(validation = Rule::new("false")
-        .message("is not done by this version, and every client would be let in; remove auth, and make users with etcdctl: user add, role add, auth enable (docs/tinykv.md)"))]
+        .message("is not done by this version, and every client would be let in; remove auth, and keep clients out by network policies. Do not run etcdctl auth enable either: the operator has no user, and could look after the cluster and take backups no more"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<KvAuth>,
     /// Encryption of the traffic with clients and, with several replicas, between members. Left out, clear text.

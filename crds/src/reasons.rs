@@ -64,6 +64,10 @@ pub const REASONS: &[(&str, &str)] = &[
         "CertificateFailed",
         "cert-manager could not have a certificate signed or renewed; the message is its own",
     ),
+    (
+        "CertificateMismatch",
+        "the Secret that a KVCluster is to have is of another CA: its members keep the one that they have; the message says what to do",
+    ),
     ("Changing", "settings are being changed in place"),
     ("ClaimRefused", "a claim could not be changed: mostly its StorageClass does not let volumes grow"),
     (

@@ -69,6 +69,8 @@ pub struct Backup {
     pub bytes: u64,
     /// Its path, or its URL.
     pub place: String,
+    /// Why older ones stayed that were to go: the new one is there all the same.
+    pub stayed: Option<ShelfError>,
 }
 
 /// Makes a backup, and puts it where it is to be.
@@ -85,11 +87,11 @@ pub async fn backup(wanted: &BackupArgs) -> Result<Backup, BackupError> {
     let file = folder.path().join("backup.db");
     let made = to_file(&BackupArgs { file: file.clone(), ..wanted.clone() }).await?;
     let name = shelf.put(&file, made.contents.rest.revision).await?;
-    if let Some(keep) = wanted.keep {
-        let stayed = |source| ShelfError::Stayed { place: shelf.url_of(&name), source: Box::new(source) };
-        shelf.prune(keep).await.map_err(stayed)?;
-    }
-    Ok(Backup { place: shelf.url_of(&name), ..made })
+    let pruned = match wanted.keep {
+        Some(keep) => shelf.prune(keep).await.map(drop),
+        None => Ok(()),
+    };
+    Ok(Backup { place: shelf.url_of(&name), stayed: pruned.err(), ..made })
 }
 
 async fn to_file(wanted: &BackupArgs) -> Result<Backup, BackupError> {
@@ -124,6 +126,7 @@ async fn to_file(wanted: &BackupArgs) -> Result<Backup, BackupError> {
         contents,
         bytes,
         place: wanted.file.display().to_string(),
+        stayed: None,
     })
 }
 

@@ -183,7 +183,7 @@ pub fn take(dir: &Path, first: Identity) -> Result<(Identity, DirLock), Identity
             Ok((identity, lock))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join("log").exists() || dir.join("state").exists() {
+            if [FILLING, "log", "state"].iter().any(|name| dir.join(name).exists()) {
                 return Err(IdentityError::Lost { path: dir.to_owned() });
             }
             write(dir, &path, first).map_err(failed)?;
@@ -211,24 +211,52 @@ pub fn hold(dir: &Path) -> Result<Option<DirLock>, IdentityError> {
     }
 }
 
-/// Takes `dir`, which must be empty or absent, for data that is about to be put there.
-pub fn reserve(dir: &Path) -> Result<DirLock, IdentityError> {
+/// A file in a directory that data is put into, until the identity is there: before that, what is beside it is nobody's.
+const FILLING: &str = "FILLING";
+
+/// Takes `dir`, which must be empty or absent, for data that is about to be put there. `again`: what another time left that was
+/// interrupted goes first.
+pub fn reserve(dir: &Path, again: bool) -> Result<DirLock, IdentityError> {
     let failed = |source| IdentityError::Directory { path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(failed)?;
     let lock = lock(dir)?;
+    if again && dir.join(FILLING).exists() && !dir.join("identity.json").exists() {
+        empty(dir).map_err(failed)?;
+    }
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         if name != LOCK && name != "lost+found" {
             return Err(IdentityError::NotEmpty { path: dir.to_owned() });
         }
     }
+    let begin = || {
+        File::create(dir.join(FILLING))?.sync_all()?;
+        File::open(dir)?.sync_all()
+    };
+    begin().map_err(failed)?;
     Ok(lock)
+}
+
+/// Takes away what was put there since [`reserve`], and the mark last.
+pub fn empty(dir: &Path) -> io::Result<()> {
+    for name in ["state", "log", "identity.tmp", FILLING] {
+        let path = dir.join(name);
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        match if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) } {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// From now on the data in `dir` is this member's.
 pub fn give(dir: &Path, identity: Identity) -> Result<(), IdentityError> {
     write(dir, &dir.join("identity.json"), identity)
-        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })
+        .map_err(|source| IdentityError::Directory { path: dir.to_owned(), source })?;
+    // Beside an identity it says nothing.
+    let _ = fs::remove_file(dir.join(FILLING));
+    Ok(())
 }
 
 /// Whether `dir` belongs to a member already that took part in a cluster.
@@ -318,6 +346,25 @@ mod tests {
         fs::write(&path, &whole[1..]).expect("written");
         let refused = take(dir.path(), first).expect_err("damaged");
         assert!(refused.to_string().contains("identity.json cannot be read"), "{refused}");
+    }
+
+    #[test]
+    fn what_an_interrupted_filling_left_is_no_member_and_goes_before_the_next() {
+        let dir = tempfile::tempdir().expect("dir");
+        let elsewhere = tempfile::tempdir().expect("dir");
+        let first = Identity::alone();
+        drop(reserve(dir.path(), true).expect("empty"));
+        assert!(matches!(take(dir.path(), first), Err(IdentityError::Lost { .. })));
+        fs::create_dir(dir.path().join("state")).expect("created");
+        fs::write(dir.path().join("state/part"), "x").expect("written");
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("log")).expect("linked");
+        assert!(matches!(reserve(dir.path(), false), Err(IdentityError::NotEmpty { .. })));
+        let lock = reserve(dir.path(), true).expect("what was left goes");
+        assert!(!dir.path().join("state").exists() && elsewhere.path().exists());
+        give(dir.path(), first).expect("given");
+        drop(lock);
+        assert!(matches!(reserve(dir.path(), true), Err(IdentityError::NotEmpty { .. })), "it is a member's");
+        assert_eq!(take(dir.path(), Identity::alone()).expect("taken").0, first);
     }
 
     #[test]

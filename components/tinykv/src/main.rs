@@ -244,7 +244,7 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
         Err(error) => return refuse(&error.to_string()),
     };
     match runtime.block_on(tinykv::backup::backup(wanted)) {
-        Ok(Backup { endpoint, contents, bytes, place }) => {
+        Ok(Backup { endpoint, contents, bytes, place, stayed }) => {
             println!(
                 "{place}: revision {}, {} versions, {} leases, {} users, {bytes} bytes with their SHA-256; from {endpoint}",
                 contents.rest.revision,
@@ -252,6 +252,12 @@ fn backup(wanted: &BackupArgs) -> ExitCode {
                 contents.rest.leases.len(),
                 contents.rest.auth.users().count(),
             );
+            // It is whole: were this a failure, whoever tries again would put another beside it.
+            if let Some(stayed) = stayed {
+                eprintln!(
+                    "warning: older backups were not deleted (--keep), and stay until somebody does: {stayed}"
+                );
+            }
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error.to_string()),

@@ -1,6 +1,7 @@
 //! A new cluster on the state that a snapshot holds, etcd's or this program's own.
 //!
-//! The state is written first and the identity last: a directory in which this was interrupted does not start.
+//! The state is written first and the identity last: a directory in which this was interrupted does not start. What runs before every
+//! start of a member (`--when-new`) begins anew there.
 //! The new cluster's id follows from its members and the snapshot, so that members that were restored from
 //! different files, or that still run on the old data, do not meet.
 
@@ -33,7 +34,7 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub skip_hash_check: bool,
     /// Do nothing where there is data already, and for a member that joins others (`initial_cluster_state: existing`): what runs
-    /// before every start of a member may say this.
+    /// before every start of a member may say this. What a restore left that was interrupted is no data, and goes first.
     #[arg(long)]
     pub when_new: bool,
 }
@@ -128,12 +129,12 @@ fn from_file(config: &TinykvConfig, wanted: &RestoreArgs) -> Result<Restored, Re
     let founders = config.founders()?;
     let sealed = unseal(&wanted.file, wanted.skip_hash_check)?;
     let dir = &config.data_dir;
-    let _lock = identity::reserve(dir)?;
+    let _lock = identity::reserve(dir, wanted.when_new)?;
     let state = dir.join("state");
     let written = fill(config, &founders, wanted, sealed, &state);
     if written.is_err() {
         // What came before counts; the directory is refused as long as anything is left in it.
-        let _ = fs::remove_dir_all(&state);
+        let _ = identity::empty(dir);
     }
     let restored = written?;
     // A log that is empty is one, too.

@@ -48,15 +48,6 @@ pub enum ShelfError {
         #[source]
         source: Box<object_store::Error>,
     },
-    /// The backup was put, and older ones stayed.
-    #[error("{place} is there and whole, but older ones were not deleted (--keep): {source}")]
-    Stayed {
-        /// The new one.
-        place: String,
-        /// Why.
-        #[source]
-        source: Box<ShelfError>,
-    },
     /// A file on this machine.
     #[error("{path}: {source}", path = path.display())]
     File {

@@ -1,5 +1,5 @@
 //! A cluster of one is backed up and restored, told by the binary: what it prints, what it refuses, and that a restore
-//! that was interrupted does not start.
+//! that was interrupted does not start, and begins anew where it is to.
 
 use std::fs;
 use std::net::TcpListener;
@@ -93,6 +93,52 @@ async fn a_backup_is_restored_as_it_was_and_into_an_empty_directory_only() {
             .args(["--listen-client-urls", "http://127.0.0.1:0"]),
     );
     assert!(!ok && said.contains("no identity.json"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_begins_anew() {
+    let dir = tempfile::tempdir().expect("dir");
+    let at = |name: &str| dir.path().join(name);
+    let (server, mut client) = serve(&at("old")).await;
+    for count in 0..100 {
+        client.put(format!("k/{count}"), vec![b'v'; 500_000], None).await.expect("put");
+    }
+    let file = at("kv.db");
+    let (ok, said) = says(tinykv().arg("backup").arg(&file).args(["--endpoints", &server.1]));
+    assert!(ok, "{said}");
+    drop(server);
+    let data = at("new");
+    let begins = || {
+        let mut command = tinykv();
+        command.arg("restore").arg(&file).arg("--when-new").arg("--data-dir").arg(&data);
+        command
+    };
+    // Mostly the first try is killed in the middle.
+    let mut is_in_the_middle = false;
+    for _ in 0..20 {
+        let _ = fs::remove_dir_all(&data);
+        let mut child = begins().stdout(Stdio::null()).spawn().expect("the binary starts");
+        while !data.join("state").exists() && child.try_wait().expect("a child").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Gone already, if it was faster.
+        let _ = child.kill();
+        child.wait().expect("a child");
+        is_in_the_middle = data.join("state").exists() && !data.join("identity.json").exists();
+        if is_in_the_middle {
+            break;
+        }
+    }
+    assert!(is_in_the_middle, "every one was done before it was killed");
+    let (ok, said) = restore(&file, &data);
+    assert!(!ok && said.contains("is not empty"), "a person is asked: {said}");
+    let (ok, said) = says(&mut begins());
+    assert!(ok && said.contains("revision 101"), "{said}");
+    let (ok, said) = says(&mut begins());
+    assert!(ok && said.contains("this member has data"), "{said}");
+    let (_server, mut client) = serve(&data).await;
+    let all = client.get("k/", Some(etcd_client::GetOptions::new().with_prefix().with_count_only()));
+    assert_eq!(all.await.expect("read").count(), 100);
 }
 
 fn drill(place: &Path, more: &[&str]) -> (bool, String) {

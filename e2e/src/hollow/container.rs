@@ -16,9 +16,6 @@ use tokio::process::Child;
 use super::cell::Cell;
 use super::claims;
 
-/// A machine that stalls for longer than a member waits would fail requests that nobody else did.
-const PATIENT: [(&str, &str); 1] = [("TINYKV_REQUEST_LIMITS__TIMEOUT_MS", "60000")];
-
 /// Where a pod's files lie on this machine.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -70,8 +67,17 @@ impl Boxed<'_> {
         let env = self.env(container).await?;
         let words = container.command.iter().flatten().skip(1).chain(container.args.iter().flatten());
         let args: Vec<String> = words.map(|word| expanded(word, &env)).collect();
-        let log = self.place.pod.join(format!("{}.log", container.name));
-        cell.spawn(program, &args, env, &log)
+        cell.spawn(program, &args, env, &self.log(container))
+    }
+
+    fn log(&self, container: &Container) -> PathBuf {
+        self.place.pod.join(format!("{}.log", container.name))
+    }
+
+    /// The last line that it printed.
+    pub(super) fn last_words(&self, container: &Container) -> String {
+        let said = std::fs::read(self.log(container)).unwrap_or_default();
+        String::from_utf8_lossy(&said).lines().last().unwrap_or_default().to_owned()
     }
 
     pub(super) async fn env(&self, container: &Container) -> Result<BTreeMap<String, String>> {
@@ -99,7 +105,6 @@ impl Boxed<'_> {
             };
             env.insert(variable.name.clone(), value);
         }
-        env.extend(PATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Ok(env)
     }
 

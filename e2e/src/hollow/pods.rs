@@ -292,11 +292,14 @@ impl Pods {
         program: &Path,
         child: &mut Option<Child>,
     ) -> Result<()> {
-        loop {
+        for restarts in 0.. {
             match boxed.start(container, program).await {
                 Ok(started) => {
                     self.note(boxed.pod, started.id(), false);
-                    if child.insert(started).wait().await?.success() {
+                    let code = child.insert(started).wait().await?.code().unwrap_or(137);
+                    let words = boxed.last_words(container);
+                    self.tell(boxed.pod, first_status(container, code, &words, restarts)).await;
+                    if code == 0 {
                         return Ok(());
                     }
                 }
@@ -304,6 +307,7 @@ impl Pods {
             }
             tokio::time::sleep(BACKOFF).await;
         }
+        Ok(())
     }
 
     /// Asks a process how it is until it ends; says with which code.
@@ -369,8 +373,11 @@ impl Pods {
     }
 
     async fn report(&self, pod: &Pod, address: &str, state: State, restarts: u32) {
-        let status =
-            json!({"metadata": {"uid": pod.metadata.uid}, "status": status(pod, address, state, restarts)});
+        self.tell(pod, status(pod, address, state, restarts)).await;
+    }
+
+    async fn tell(&self, pod: &Pod, status: Value) {
+        let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
         let (api, name) = (self.api(pod), pod.name_any());
         let (params, patch) = (PatchParams::default(), Patch::Merge(&status));
         insist(&name, || async { api.patch_status(&name, &params, &patch).await.map(drop) }).await;
@@ -427,6 +434,20 @@ enum State {
     Running,
     Ready,
     Ended(i32),
+}
+
+/// How that ended which runs before a pod's own container, and its last words if it failed.
+fn first_status(container: &Container, code: i32, words: &str, restarts: u32) -> Value {
+    let now = Timestamp::now().to_string();
+    let words = if code == 0 { "" } else { words };
+    let ended =
+        json!({"terminated": {"exitCode": code, "message": words, "startedAt": now, "finishedAt": now}});
+    let (state, last) = match code {
+        0 => (ended, Value::Null),
+        _ => (json!({"waiting": {"reason": "CrashLoopBackOff"}}), ended),
+    };
+    json!({"initContainerStatuses": [{"name": container.name, "image": container.image, "imageID": "",
+        "ready": code == 0, "restartCount": restarts, "state": state, "lastState": last}]})
 }
 
 fn status(pod: &Pod, address: &str, state: State, restarts: u32) -> Value {

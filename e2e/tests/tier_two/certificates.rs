@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
+use aistack_crds::KVCluster;
 use anyhow::{Context as _, Result, ensure};
+use e2e::story::says;
 use e2e::{Bed, Story, wait};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
@@ -112,5 +114,56 @@ async fn certificates_are_renewed_under_the_members() -> Result<()> {
     .await?;
     until_at_rest(&story, "kv", 3).await?;
     ensure!(pods(&story).await? == began_as, "no pod was made anew for it");
+    story.operator.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_authority_is_gone_to_once_all_members_know_it() -> Result<()> {
+    let Some(bed) = Bed::of_processes() else { return Ok(()) };
+    let story = Story::on(&bed.plane, "authorities").await?;
+    let (one, other) = (authority()?, authority()?);
+    let both = format!("{}\n{}", one.pem(), other.pem());
+    let secrets = story.api::<Secret>();
+    let mut next = certificate("kv", "authorities", &other)?;
+    next.metadata.name = Some("next".to_owned());
+    for secret in [certificate("kv", "authorities", &one)?, next] {
+        secrets.create(&PostParams::default(), &secret).await?;
+    }
+    story
+        .apply("apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {name: kv}\nspec: {replicas: 3, tls: {secretName: kv-tls}}\n")
+        .await?;
+    until_at_rest(&story, "kv", 3).await?;
+    let began_as = pods(&story).await?;
+    let writers = Writers::begin_over_tls(bed, "authorities", 5, both.clone());
+    story.edit::<KVCluster>("kv", &json!({"spec": {"tls": {"secretName": "next"}}})).await?;
+    let is_held = |kv: &KVCluster| {
+        let conditions = kv.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+        says(conditions, "Degraded", "CertificateMismatch") && says(conditions, "Ready", "Ready")
+    };
+    let kv = story.until::<KVCluster>("kv", "its members would not let one another in", is_held).await?;
+    let members = kv.status.map(|status| status.members).unwrap_or_default();
+    ensure!(members.len() == 3 && members.iter().all(|member| member.ready), "all answer: {members:?}");
+    // A process that starts anew meanwhile has what the others have.
+    bed.hollow.live("authorities")[0].signal(Signal::SIGKILL);
+    let enough = writers.done() + 100;
+    wait::until("clients are served", || async { Ok((writers.done() > enough).then_some(())) }).await?;
+    ensure!(pods(&story).await? == began_as, "no pod is made anew");
+    for secret in ["kv-tls", "next"] {
+        story.edit::<Secret>(secret, &json!({"stringData": {"ca.crt": both}})).await?;
+    }
+    wait::until("every pod is made anew", || async {
+        let now = pods(&story).await?;
+        Ok((now.len() == 3 && now.iter().all(|pod| !began_as.contains(pod))).then_some(()))
+    })
+    .await?;
+    let kv = until_at_rest(&story, "kv", 3).await?;
+    ensure!(!is_held(&kv), "{:?}", kv.status);
+    served(bed, "authorities", "kv-0", &other.pem()).await.context("the other authority's is served")?;
+    // Nobody needs the first any more.
+    story.edit::<Secret>("next", &json!({"stringData": {"ca.crt": other.pem()}})).await?;
+    let enough = writers.done() + 100;
+    wait::until("clients are served", || async { Ok((writers.done() > enough).then_some(())) }).await?;
+    writers.end(bed, "authorities").await?;
+    until_at_rest(&story, "kv", 3).await?;
     story.operator.stop().await
 }

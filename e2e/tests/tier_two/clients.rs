@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use e2e::Bed;
@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 
-/// How long one try may take: a machine that stalls fails nothing.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long one try may take: longer than a member lets it wait.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Within this much a process that was killed is gone.
 const DYING: Duration = Duration::from_millis(300);
 /// Between two operations of a client: it is the steps that are tried, not the store's speed.
@@ -25,7 +25,11 @@ struct Counts {
     retried: AtomicU64,
     /// Tries after the second that an election was the reason for.
     forgiven: AtomicU64,
-    /// Operations whose retry failed although the member that it went to stayed as it was.
+    /// The same, where a fault befell the member that the retry went to.
+    met_again: AtomicU64,
+    /// Milliseconds that the longest operation took, with all of its tries.
+    longest_ms: AtomicU64,
+    /// Operations whose retry failed: of all where nothing happens but planned steps, else of those whose member stayed as it was.
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
     /// Whether faults of the test's own happen: an election may meet both tries, and a kill any of them.
@@ -49,6 +53,13 @@ impl Counts {
             (options, scheme) = (options.with_tls(tls), "https");
         }
         Ok(Client::connect([format!("{scheme}://{}:2379", member.address)], Some(options)).await?)
+    }
+
+    /// An operation was acknowledged.
+    fn note(&self, began: Instant) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.longest_ms.fetch_max(took, Ordering::Relaxed);
     }
 
     /// Whether a client is to connect anew after so many operations.
@@ -75,6 +86,10 @@ pub struct Seen {
     pub retried: u64,
     /// Tries after the second, while a fault's election was not over.
     pub forgiven: u64,
+    /// Tries after the second, since a fault befell the member of the one before.
+    pub met_again: u64,
+    /// What the longest operation took, with all of its tries.
+    pub longest: Duration,
 }
 
 impl Writers {
@@ -125,7 +140,9 @@ impl Writers {
         ensure!(failed.is_empty(), "{} operations failed twice: {failed:?}", failed.len());
         let retried = self.counts.retried.load(Ordering::Relaxed);
         let forgiven = self.counts.forgiven.load(Ordering::Relaxed);
-        Ok(Seen { done: self.done(), retried, forgiven })
+        let met_again = self.counts.met_again.load(Ordering::Relaxed);
+        let longest = Duration::from_millis(self.counts.longest_ms.load(Ordering::Relaxed));
+        Ok(Seen { done: self.done(), retried, forgiven, met_again, longest })
     }
 }
 
@@ -170,6 +187,7 @@ async fn write(
     let mut at: Option<(Live, Client)> = None;
     while !counts.stop.load(Ordering::Relaxed) {
         number += 1;
+        let began = Instant::now();
         if at.is_none() {
             let member = pick(bed, &namespace, None).await;
             at = counts.connect(&member).await.ok().map(|client| (member, client));
@@ -178,7 +196,7 @@ async fn write(
         if let Some((member, mut client)) = at.take() {
             match operate(&mut client, &key, number).await {
                 Ok(()) => {
-                    counts.done.fetch_add(1, Ordering::Relaxed);
+                    counts.note(began);
                     at = Some((member, client)).filter(|_| !counts.parts_after(number));
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -186,7 +204,8 @@ async fn write(
                 Err(_) => tried = Some(member),
             }
         }
-        // The one retry, at another member. What befalls that one meanwhile is a second fault, and none of ours.
+        // The one retry, at another member. What befalls that one meanwhile is a second fault, and none of ours: where there are none, a third
+        // try is one too many.
         counts.retried.fetch_add(1, Ordering::Relaxed);
         loop {
             let member = pick(bed, &namespace, tried.as_ref()).await;
@@ -197,7 +216,7 @@ async fn write(
             };
             match again.await {
                 Ok(client) => {
-                    counts.done.fetch_add(1, Ordering::Relaxed);
+                    counts.note(began);
                     at = Some((member, client));
                     break;
                 }
@@ -210,8 +229,10 @@ async fn write(
                         // A process that is killed closes its sockets one after the other.
                         tokio::time::sleep(DYING).await;
                     }
-                    if is_as_it_was(bed, &namespace, &member).await {
+                    if !counts.is_beside_faults || is_as_it_was(bed, &namespace, &member).await {
                         counts.failed.lock().push(format!("{key} at {}: {error:#}", member.name));
+                    } else {
+                        counts.met_again.fetch_add(1, Ordering::Relaxed);
                     }
                     tried = Some(member);
                 }

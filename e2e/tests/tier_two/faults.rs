@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use e2e::hollow::Live;
 use e2e::{Bed, Running, Story};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, EvictParams};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -49,8 +50,6 @@ impl Schedule {
         let what = match kind {
             0 | 1 => {
                 self.voters = if self.voters == 3 { 5 } else { 3 };
-                // Those that are to go do not count at once, those that come when they are there.
-                self.monitor.expect(3);
                 self.spec(json!({"replicas": self.voters})).await?;
                 format!("{} voters", self.voters)
             }
@@ -75,17 +74,9 @@ impl Schedule {
                 live.signal(Signal::SIGCONT);
                 format!("{} stalls for {} ms", live.name, stall.as_millis())
             }
-            7 => {
-                self.monitor.fault(&live.uid);
-                let _ = self.story.api::<Pod>().delete(&live.name, &DeleteParams::default()).await;
-                format!("{} is deleted", live.name)
-            }
-            8 => {
-                // As a drain does: the disruption budget has its say.
-                self.monitor.fault(&live.uid);
-                let evicted = self.story.api::<Pod>().evict(&live.name, &EvictParams::default()).await;
-                format!("{} is evicted: {}", live.name, evicted.is_ok())
-            }
+            7 => format!("{} is deleted: {}", live.name, self.take(&live, false).await),
+            // As a drain does: the disruption budget has its say.
+            8 => format!("{} is evicted: {}", live.name, self.take(&live, true).await),
             _ => {
                 // Two at a time would each see a group that the other has not touched yet: that is what the Lease is for.
                 self.story.operator.kill().await;
@@ -96,6 +87,34 @@ impl Schedule {
         self.happened.push(what);
         tokio::time::sleep(Duration::from_millis(self.random.random_range(0..1_500))).await;
         Ok(())
+    }
+
+    /// Takes a pod as a person does; whether it went by that. What our hand took just before did not.
+    async fn take(&self, live: &Live, by_eviction: bool) -> bool {
+        let pods = self.story.api::<Pod>();
+        for _ in 0..5 {
+            let Ok(pod) = pods.get(&live.name).await else { return false };
+            if pod.metadata.deletion_timestamp.is_some() || pod.uid().as_ref() != Some(&live.uid) {
+                return false;
+            }
+            let only_this = Preconditions { uid: pod.uid(), resource_version: pod.resource_version() };
+            let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+            let taken = if by_eviction {
+                let params = EvictParams { delete_options: Some(params), ..EvictParams::default() };
+                pods.evict(&live.name, &params).await.map(drop)
+            } else {
+                pods.delete(&live.name, &params).await.map(drop)
+            };
+            match taken {
+                Ok(()) => {
+                    self.monitor.fault(&live.uid);
+                    return true;
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     /// Now and then, at the end, a volume is lost and given up.
@@ -122,7 +141,7 @@ async fn schedule(seed: u64) -> Result<bool> {
     let Some((bed, story)) = founded(&namespace, 3).await? else { return Ok(false) };
     let began = Instant::now();
     let writers = Writers::begin_beside_faults(bed, &namespace, WRITERS);
-    let monitor = Monitor::over(&story, "kv", 3);
+    let monitor = Monitor::over(bed, &story, "kv");
     let random = StdRng::seed_from_u64(seed);
     let mut schedule = Schedule { bed, story, monitor, random, voters: 3, size: 1, happened: Vec::new() };
     for _ in 0..HAPPENINGS {
@@ -143,11 +162,13 @@ async fn schedule(seed: u64) -> Result<bool> {
     let moved = told(&story, "kv", "LeaderMoved").await?;
     let seen = writers.end(bed, &namespace).await.with_context(|| happened.clone())?;
     println!(
-        "seed {seed}: {:.0} s, {} operations, {} at the second try, {} later for an election, {taken} pods by our hand, {moved} planned elections: {happened}",
+        "seed {seed}: {:.0} s, {} operations, {} at the second try, {} later for an election, {} later for another fault, the longest {:.1} s, {taken} pods by our hand, {moved} planned elections: {happened}",
         began.elapsed().as_secs_f64(),
         seen.done,
         seen.retried,
         seen.forgiven,
+        seen.met_again,
+        seen.longest.as_secs_f64(),
     );
     story.api::<KVCluster>().delete("kv", &DeleteParams::default()).await?;
     story.operator.stop().await?;

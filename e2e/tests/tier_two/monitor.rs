@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aistack_crds::KVCluster;
 use anyhow::{Result, ensure};
-use e2e::{Story, wait};
+use e2e::hollow::Live;
+use e2e::{Bed, Story, wait};
+use etcd_client::{Client, ConnectOptions};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event as Told;
@@ -16,16 +19,30 @@ use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+/// How long a member may take to say who votes.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What became of a member's pod.
+#[derive(Debug)]
+struct Happening {
+    ordinal: u16,
+    uid: String,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// It was ready, and goes; who had a vote when it was told to.
+    Goes(BTreeSet<u16>),
+    Ready,
+}
+
 #[derive(Default)]
 struct State {
     /// Pods that a fault took, by uid.
     by_fault: BTreeSet<String>,
-    /// Pods that the operator took and whose successors are not ready yet: ordinal to the uid that went.
-    away: BTreeMap<u16, String>,
-    /// Ordinals below this one belong to voters.
-    wanted: u16,
-    wrong: Vec<String>,
-    taken: usize,
+    /// In the order in which the API server told it. Whose hand took a pod is known later.
+    happened: Vec<Happening>,
 }
 
 /// A watch over a KVCluster's pods.
@@ -35,21 +52,15 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to watch a cluster of so many voters.
-    pub fn over(story: &Story, cluster: &str, wanted: u16) -> Self {
-        let state = Arc::new(Mutex::new(State { wanted, ..State::default() }));
-        let task = tokio::spawn(follow(story.api(), format!("{cluster}-"), state.clone()));
+    /// Begins to watch.
+    pub fn over(bed: &'static Bed, story: &Story, cluster: &str) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let watched = Watched { bed, namespace: story.namespace.clone(), prefix: format!("{cluster}-") };
+        let task = tokio::spawn(watched.follow(story.api(), state.clone()));
         Self { state, task }
     }
 
-    /// From now on so many are voters: those that are to go do not count, those that come count once they vote.
-    pub fn expect(&self, wanted: u16) {
-        let mut state = self.state.lock();
-        state.wanted = wanted;
-        state.away.retain(|ordinal, _| *ordinal < wanted);
-    }
-
-    /// A fault takes this pod.
+    /// A fault took this pod.
     pub fn fault(&self, uid: &str) {
         self.state.lock().by_fault.insert(uid.to_owned());
     }
@@ -58,45 +69,122 @@ impl Monitor {
     pub fn end(self) -> Result<usize> {
         self.task.abort();
         let state = self.state.lock();
-        ensure!(state.wrong.is_empty(), "{}", state.wrong.join("\n"));
-        Ok(state.taken)
+        let (taken, wrong) = state.judged();
+        ensure!(wrong.is_empty(), "{}\n{:#?}", wrong.join("\n"), state.happened);
+        Ok(taken)
     }
 }
 
-async fn follow(api: Api<Pod>, prefix: String, state: Arc<Mutex<State>>) {
-    let mut pods = watcher::watcher(api, watcher::Config::default()).boxed();
-    while let Some(event) = pods.next().await {
-        let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
-        let name = pod.name_any();
-        let Some(ordinal) = name.strip_prefix(&prefix).and_then(|ordinal| ordinal.parse().ok()) else {
-            continue;
-        };
-        state.lock().see(ordinal, &pod);
+struct Watched {
+    bed: &'static Bed,
+    namespace: String,
+    prefix: String,
+}
+
+impl Watched {
+    async fn follow(self, api: Api<Pod>, state: Arc<Mutex<State>>) {
+        let mut pods = watcher::watcher(api, watcher::Config::default()).boxed();
+        let (mut voters, mut known) = (BTreeSet::new(), BTreeSet::new());
+        while let Some(event) = pods.next().await {
+            let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
+            let Some(ordinal) = self.ordinal(&pod.name_any()) else { continue };
+            let uid = pod.uid().unwrap_or_default();
+            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let is_ready = conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
+            let is_leaving = pod.metadata.deletion_timestamp.is_some();
+            // What was down anyway is not taken away.
+            if !is_ready || !known.insert((uid.clone(), is_leaving)) {
+                continue;
+            }
+            let what = if is_leaving {
+                voters = self.voters().await.unwrap_or(voters);
+                What::Goes(voters.clone())
+            } else {
+                What::Ready
+            };
+            state.lock().happened.push(Happening { ordinal, uid, what });
+        }
     }
+
+    fn ordinal(&self, name: &str) -> Option<u16> {
+        name.strip_prefix(&self.prefix)?.parse().ok()
+    }
+
+    /// Who votes, as whichever member is furthest says; `None`: nobody answers.
+    async fn voters(&self) -> Option<BTreeSet<u16>> {
+        let live = self.bed.hollow.live(&self.namespace);
+        let asked = live.iter().filter(|live| self.ordinal(&live.name).is_some());
+        let lists =
+            futures::future::join_all(asked.map(|live| tokio::time::timeout(PATIENCE, list(live)))).await;
+        let lists = lists.into_iter().filter_map(|list| list.ok()?.ok());
+        let (_, names) = lists.max_by_key(|(index, _)| *index)?;
+        Some(names.iter().filter_map(|name| self.ordinal(name)).collect())
+    }
+}
+
+/// How far a member is, and who votes as it knows.
+async fn list(live: &Live) -> Result<(u64, Vec<String>)> {
+    let options = ConnectOptions::new().with_connect_timeout(PATIENCE).with_timeout(PATIENCE);
+    let mut client = Client::connect([format!("http://{}:2379", live.address)], Some(options)).await?;
+    let index = client.status().await?.raft_index();
+    let list = client.member_list().await?;
+    let voters = list.members().iter().filter(|member| !member.is_learner());
+    Ok((index, voters.map(|member| member.name().to_owned()).collect()))
 }
 
 impl State {
-    fn see(&mut self, ordinal: u16, pod: &Pod) {
-        let uid = pod.uid().unwrap_or_default();
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let is_ready = conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
-        let is_leaving = pod.metadata.deletion_timestamp.is_some();
-        if is_leaving && ordinal < self.wanted && !self.by_fault.contains(&uid) {
-            if self.away.get(&ordinal) == Some(&uid) {
-                return;
+    /// How many pods of voters went by our hand, and where two were away at a time by it.
+    fn judged(&self) -> (usize, Vec<String>) {
+        let (mut taken, mut wrong) = (0, Vec::new());
+        // Pods whose successors are not ready yet: ordinal to the uid that went.
+        let mut away: BTreeMap<u16, &str> = BTreeMap::new();
+        for Happening { ordinal, uid, what } in &self.happened {
+            match what {
+                What::Goes(voters) => {
+                    away.retain(|ordinal, _| voters.contains(ordinal));
+                    if self.by_fault.contains(uid) || !voters.contains(ordinal) {
+                        continue;
+                    }
+                    away.insert(*ordinal, uid);
+                    taken += 1;
+                    if away.len() > 1 {
+                        wrong.push(format!("by our hand away at a time: {:?}", away.keys()));
+                    }
+                }
+                What::Ready if away.get(ordinal).is_some_and(|gone| *gone != uid) => {
+                    away.remove(ordinal);
+                }
+                What::Ready => {}
             }
-            // What was down anyway is not taken away.
-            if !is_ready {
-                return;
-            }
-            self.away.insert(ordinal, uid);
-            self.taken += 1;
-            if self.away.len() > 1 {
-                self.wrong.push(format!("by our hand away at a time: {:?}", self.away.keys()));
-            }
-        } else if is_ready && !is_leaving && self.away.get(&ordinal).is_some_and(|gone| *gone != uid) {
-            self.away.remove(&ordinal);
         }
+        (taken, wrong)
+    }
+}
+
+#[test]
+fn two_voters_away_by_our_hand_are_seen() {
+    let goes = |ordinal: u16, uid: &str, voters: u16| Happening {
+        ordinal,
+        uid: uid.to_owned(),
+        what: What::Goes((0..voters).collect()),
+    };
+    let ready = |ordinal: u16, uid: &str| Happening { ordinal, uid: uid.to_owned(), what: What::Ready };
+    let table = [
+        ("one after the other", vec![goes(3, "a", 5), ready(3, "b"), goes(4, "c", 5)], (2, true)),
+        ("two of five", vec![goes(3, "a", 5), goes(4, "c", 5)], (2, false)),
+        (
+            "the same one is ready for a moment",
+            vec![goes(3, "a", 5), ready(3, "a"), goes(4, "c", 5)],
+            (2, false),
+        ),
+        ("a fault's is not ours", vec![goes(3, "fault", 5), goes(4, "c", 5)], (1, true)),
+        ("one that has no vote any more", vec![goes(4, "a", 4), goes(3, "c", 4)], (1, true)),
+        ("one that left while it was away", vec![goes(4, "a", 5), goes(3, "c", 4)], (2, true)),
+    ];
+    for (name, happened, (taken, is_right)) in table {
+        let state = State { by_fault: BTreeSet::from(["fault".to_owned()]), happened };
+        let judged = state.judged();
+        assert_eq!((judged.0, judged.1.is_empty()), (taken, is_right), "{name}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! A stack becomes its children and its own servers.
 
-use std::collections::BTreeMap;
-
+use super::meanwhile::Meanwhile;
 use super::modelhub;
 use super::validate::{Hub, Kv, ValidatedStack, Vector};
 use crate::manifest::Manifests;
@@ -18,12 +17,9 @@ pub struct StackManifests {
     pub flat: Manifests,
 }
 
-/// Where children serve until what they are to be is ready, by their names.
-pub(super) type Meanwhile = BTreeMap<String, String>;
-
 /// What an AIStack becomes.
 pub fn build(stack: &ValidatedStack) -> StackManifests {
-    beside(stack, &Meanwhile::new())
+    beside(stack, &Meanwhile::default())
 }
 
 /// What it becomes while some of its children are still something else.

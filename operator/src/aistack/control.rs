@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use aistack_crds::{AIStack, Kind};
 
-use super::build::{self, Meanwhile};
-use super::{CHAT_NAME, EMBED_NAME, ValidatedStack, validate};
-use crate::kernel::apply::{self, Applied, AppliedChild};
-use crate::kernel::child::{ChildKey, ChildKind, OwnProgress, Pods, Progress, Said};
+use super::meanwhile::{self, Meanwhile};
+use super::{ValidatedStack, build, validate};
+use crate::kernel::apply::{Applied, AppliedChild};
+use crate::kernel::child::{ChildKind, Pods, Progress, Said};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report};
 use crate::kernel::controller::StepError;
@@ -40,24 +40,6 @@ pub struct External {
 pub struct Found {
     externals: Vec<External>,
     meanwhile: Meanwhile,
-}
-
-/// Where the stack's engines serve at present. One that becomes another serves where it was until the other is ready.
-async fn meanwhile(cluster: &Cluster, object: &AIStack) -> Result<Meanwhile, StepError> {
-    let mut meanwhile = Meanwhile::new();
-    for name in [CHAT_NAME, EMBED_NAME] {
-        let object_name = ObjectName::new(report::namespace(object), name);
-        let key = ChildKey { kind: ChildKind::InferenceService, object: object_name };
-        if cluster.children.meta(&key).is_none() {
-            continue;
-        }
-        if let Some(Progress::Ours(OwnProgress { endpoint: Some(endpoint), .. })) =
-            apply::look(cluster, object, &key).await?
-        {
-            meanwhile.insert(name.to_owned(), endpoint);
-        }
-    }
-    Ok(meanwhile)
 }
 
 impl Controller for StackController {
@@ -113,7 +95,7 @@ impl Controller for StackController {
         // Side by side: one that hangs takes the step's patience from none of the others.
         let (kv, vector, sql) = futures::join!(kv, vector, sql);
         let externals = [kv, vector, sql].into_iter().flatten().collect();
-        Ok(Found { externals, meanwhile: meanwhile(cluster, object).await? })
+        Ok(Found { externals, meanwhile: meanwhile::look(cluster, object).await? })
     }
 
     fn validate(&self, object: &AIStack, _: &Found) -> Result<ValidatedStack, Vec<Problem>> {

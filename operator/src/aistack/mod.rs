@@ -2,6 +2,7 @@
 
 mod build;
 mod control;
+mod meanwhile;
 mod modelhub;
 mod validate;
 

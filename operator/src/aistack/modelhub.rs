@@ -11,7 +11,7 @@ use aistack_crds::aistack::ModelHubSpec;
 use aistack_crds::parts::{ClientTlsSpec, PodOverrides, ResourceSpec, SecretKeyRef};
 use k8s_openapi::api::core::v1::Secret;
 
-use super::build::Meanwhile;
+use super::meanwhile::Meanwhile;
 use super::validate::{Kv, ValidatedStack, Vector};
 use super::{HUB, HUB_ADMIN_KEY as ADMIN_KEY, HUB_ADMIN_SECRET as ADMIN_SECRET, HUB_PORT as HTTP_PORT};
 use crate::ending::Ending;
@@ -31,7 +31,7 @@ const ADMIN_PORT: u16 = 8081;
 const GRPC_PORT: u16 = 8082;
 
 /// Volumes of the key-value store's CA, client certificate and key.
-const KV_VOLUMES: [&str; 3] = ["kv-ca", "kv-cert", "kv-key"];
+pub(super) const KV_VOLUMES: [&str; 3] = ["kv-ca", "kv-cert", "kv-key"];
 /// The same for the vector store.
 const VECTOR_VOLUMES: [&str; 3] = ["vector-ca", "vector-cert", "vector-tls-key"];
 
@@ -133,7 +133,10 @@ fn config(
         Kv::Absent => KvConfig::default(),
         Kv::Own(own) => KvConfig {
             endpoints: own.1.endpoints(),
-            tls: own.1.client_tls().map(|tls| certificates(&KV_VOLUMES, &tls, secrets)),
+            tls: own.1.client_tls().map(|tls| {
+                let secret_name = meanwhile.kv_secret.clone().unwrap_or_else(|| tls.secret_name.clone());
+                certificates(&KV_VOLUMES, &ClientTlsSpec { secret_name, ..tls }, secrets)
+            }),
             ..KvConfig::default()
         },
         Kv::External(external) => KvConfig {
@@ -203,7 +206,8 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
 
 /// The engine that a child has beside what it is to have, and that serves until that is ready.
 fn before(service: &ValidatedInferenceService, meanwhile: &Meanwhile) -> Option<EngineConfig> {
-    let endpoint = meanwhile.get(service.name()).filter(|endpoint| **endpoint != service.endpoint())?;
+    let endpoint =
+        meanwhile.engines.get(service.name()).filter(|endpoint| **endpoint != service.endpoint())?;
     Some(EngineConfig {
         name: format!("{}-before", service.name()),
         endpoint: endpoint.clone(),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{COMPONENT, Tls, ValidatedKvCluster};
+use super::{COMPONENT, ValidatedKvCluster};
 use crate::meta::Owner;
 use crate::pod::{self, DataVolume};
 use crate::workload::{ConfigFile, SecretFile, Workload};
@@ -105,11 +105,15 @@ pub(super) fn due_within(cron: &str) -> Option<u64> {
     Some(2 * hours_between(cron)?)
 }
 
-/// The CronJobs of a schedule.
-pub(super) fn cron_jobs(kv: &ValidatedKvCluster, schedule: &Schedule) -> Vec<CronJob> {
+/// The CronJobs of a schedule. `secret`: what members are known by.
+pub(super) fn cron_jobs(
+    kv: &ValidatedKvCluster,
+    schedule: &Schedule,
+    secret: Option<&String>,
+) -> Vec<CronJob> {
     let drill =
         schedule.drill.as_ref().map(|cron| drilling(kv, schedule, cron).cron_job(kv, &schedule.place));
-    [taking(kv, schedule).cron_job(kv, &schedule.place)].into_iter().chain(drill).collect()
+    [taking(kv, schedule, secret).cron_job(kv, &schedule.place)].into_iter().chain(drill).collect()
 }
 
 /// What is done with backups at its time.
@@ -123,11 +127,11 @@ struct Chore<'a> {
     room: Option<u64>,
 }
 
-fn taking<'a>(kv: &ValidatedKvCluster, schedule: &'a Schedule) -> Chore<'a> {
+fn taking<'a>(kv: &ValidatedKvCluster, schedule: &'a Schedule, secret: Option<&String>) -> Chore<'a> {
     let mut args = ["backup", "--endpoints", &kv.endpoint(), "--keep"].map(str::to_owned).to_vec();
     args.push(schedule.keep.to_string());
     let mut secrets = Vec::new();
-    if let Tls::Secret(secret) = &kv.tls {
+    if let Some(secret) = secret {
         let file = SecretFile { volume: "tls", secret: secret.clone(), key: "ca.crt".to_owned() };
         args.extend(["--cacert".to_owned(), file.path()]);
         secrets.push(file);
@@ -267,7 +271,7 @@ mod tests {
             "secretName": "keys", "drill": {"schedule": "0 5 * * 0"}}}"#;
         let object = aistack_crds::KVCluster::new("kv", serde_json::from_str(text).expect("a spec"));
         let kv = super::super::validate(&object, "").expect("valid");
-        let jobs = cron_jobs(&kv, kv.backup.as_ref().expect("a schedule"));
+        let jobs = cron_jobs(&kv, kv.backup.as_ref().expect("a schedule"), None);
         let drill =
             jobs.iter().find(|job| job.metadata.name.as_deref() == Some("kv-drill")).expect("a drill");
         assert_eq!((jobs.len(), drill.spec.schedule.as_str()), (2, "0 5 * * 0"));

@@ -83,7 +83,8 @@ pub(super) fn shaped(cluster: &ValidatedKvCluster, shape: &Shape) -> Manifests {
         }
     }
     if let Some(schedule) = &cluster.backup {
-        for job in backup::cron_jobs(cluster, schedule) {
+        let secret = shape.identity.as_ref().map(|identity| &identity.secret);
+        for job in backup::cron_jobs(cluster, schedule, secret) {
             manifests.push(job);
         }
     }

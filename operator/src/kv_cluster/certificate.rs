@@ -43,6 +43,13 @@ impl Identity {
         Some(Self { secret: volume.secret.as_ref()?.secret_name.clone()?, is_named })
     }
 
+    /// What most pods have, where that is of another Secret.
+    pub fn before<'a>(secret: &str, pods: &[&'a Self]) -> Option<&'a Self> {
+        let mut others = pods.iter().filter(|pod| pod.secret != secret);
+        let are_most = 2 * others.clone().count() > pods.len();
+        others.next().copied().filter(|_| are_most)
+    }
+
     /// The one to roll to, from those that the pods have. A certificate of somebody else's making may lack the name, so nobody
     /// asks for the name before all have the issuer's, and nobody does any more when the first gets another.
     pub fn next(kv: &ValidatedKvCluster, pods: &[&Self]) -> Option<Self> {
@@ -231,6 +238,22 @@ mod tests {
             set.contains("name: TINYKV_PEER_TLS__ALLOWED_HOSTS\n") && set.contains("'[\"kv.team.svc\"]'"),
             "{set}"
         );
+    }
+
+    #[test]
+    fn members_stay_with_the_secret_that_most_of_them_have() {
+        let identity = |secret: &str| Identity { secret: secret.to_owned(), is_named: secret == "old" };
+        for (pods, expected) in [
+            (&["old", "old", "old"][..], Some("old")),
+            (&["old", "new", "old"], Some("old")),
+            (&["new", "old", "new"], None),
+            (&["new"], None),
+            (&[], None),
+        ] {
+            let pods: Vec<Identity> = pods.iter().map(|secret| identity(secret)).collect();
+            let pods: Vec<&Identity> = pods.iter().collect();
+            assert_eq!(Identity::before("new", &pods), expected.map(identity).as_ref(), "{pods:?}");
+        }
     }
 
     #[test]

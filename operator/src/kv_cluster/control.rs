@@ -12,12 +12,13 @@ use kube::{Resource as _, ResourceExt as _};
 use super::build::{self, Shape};
 use super::certificate::Identity;
 use super::invariants::{Memory, Observed, Violation};
-use super::members::{self, Listing, Members};
+use super::members::{Listing, Members};
 use super::planner::{self, Group, Kept, Member, Pod, Role, Step, Violated, Waiting, Wish};
 use super::record::Record;
-use super::seen::{self, Seen, SeenPod};
+use super::seen::{self, Seen};
 use super::sent_away::SentAway;
 use super::steps::Doer;
+use super::trust::{self, Held};
 use super::validate::secret_of;
 use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
@@ -61,17 +62,15 @@ pub struct Found {
     news: Vec<Violation>,
     /// Why no member could be asked: no step is taken, and all else is.
     unasked: Option<Because>,
+    /// Why members do not answer, as far as that is known.
+    pub(super) silent: BTreeMap<u16, String>,
+    /// Why the members keep the certificate that they have.
+    held: Option<Held>,
     /// The pod that was evicted a moment ago, to be made anew.
     sent_away: Option<u16>,
 }
 
 impl Found {
-    /// Where the pods are reached.
-    pub(super) fn addresses(&self) -> BTreeMap<u16, String> {
-        let address = |(ordinal, pod): (&u16, &SeenPod)| Some((*ordinal, pod.address.clone()?));
-        self.seen.pods.iter().filter_map(address).collect()
-    }
-
     /// The pod that is waited for since it is made anew, where that is all that is amiss and nothing keeps it away.
     pub(super) fn made_anew(&self) -> Option<u16> {
         let is_awaited =
@@ -93,10 +92,13 @@ impl Found {
     ) -> Result<Self, StepError> {
         certificate::has_its_name(cluster, kv).await?;
         let mut found = Self { seen: seen::look(cluster, object, kv).await?, ..Self::default() };
-        let listing = match found.addresses() {
+        let listing = match found.seen.addresses() {
             addresses if addresses.is_empty() => Listing::default(),
-            addresses => match members::lacks_secret(cluster, kv) {
-                None => Members::of(cluster, kv, addresses).await?.list().await,
+            _ => match trust::lacks_secret(cluster, kv) {
+                None => {
+                    found.held = trust::held(cluster, kv, &found.seen).await?;
+                    Members::of(cluster, kv, &found.seen).await?.list().await
+                }
                 // The Certificate that is to bring it may be a child that is not there yet.
                 lacks => {
                     found.unasked = lacks;
@@ -105,6 +107,7 @@ impl Found {
             },
         };
         controller.hold_to_invariants(object, kv, &listing, &mut found);
+        found.silent = listing.silent;
         found.sent_away = controller.sent_away.of(&object.uid().unwrap_or_default(), Instant::now());
         let violated: Vec<Violated> = found.violations.iter().map(|violation| violation.of).collect();
         let is_sound = !violated.iter().any(|violated| violated.forbids_steps());
@@ -120,34 +123,49 @@ impl Found {
         let written = if !is_told || is_recovery { Record::read(cluster, kv).await? } else { None };
         let forced_from = written.as_ref().and_then(Record::forced_from).map(str::to_owned);
         found.record = if is_told { Some(Record::joining(listing.peers)) } else { written };
-        let mut pods: BTreeMap<u16, Pod> =
+        let pods: BTreeMap<u16, Pod> =
             found.seen.pods.iter().map(|(ordinal, seen)| (*ordinal, seen.pod.clone())).collect();
-        if let Some(Wish::Recover(survivor)) = wish {
-            let there = found.seen.pods.get(&survivor).map(|pod| pod.uid.clone()).unwrap_or_default();
-            let forced_from = forced_from.unwrap_or_else(|| there.clone());
-            if let Some(pod) = pods.get_mut(&survivor) {
-                pod.is_unaware = there == forced_from;
-            }
-            found.record = found.record.map(|record| record.forced(&forced_from));
-        }
         found.group = Group {
             wanted: kv.voters,
             kept: found.seen.kept,
             recorded: found.record.as_ref().and_then(|record| record.kept(&kv.name)),
             pods,
+            strays: found.seen.strays.clone(),
             claims: found.seen.claims.clone(),
             members: listing.members,
             wish,
             violated,
         };
+        found.forget_others(forced_from);
         found.step = match &found.unasked {
             None => planner::plan(&found.group),
             Some(_) => Step::Wait(Waiting::Answer),
         };
         if let (Step::Decline(_), Some(record)) = (&found.step, &mut found.record) {
-            record.unforce();
+            record.force(None);
         }
         Ok(found)
+    }
+
+    /// Has the one that is to go on alone told to forget the others, once these are gone; before that nobody is. `forced_from`: the pod
+    /// that was there when that was said.
+    fn forget_others(&mut self, forced_from: Option<String>) {
+        let survivor = match self.group.wish {
+            Some(Wish::Recover(survivor)) => Some(survivor),
+            _ => None,
+        };
+        let alone = survivor.filter(|survivor| self.group.may_forget(*survivor));
+        let there = |ordinal| self.seen.pods.get(&ordinal).map(|pod| pod.uid.clone()).unwrap_or_default();
+        let forced_from = alone.map(|ordinal| forced_from.unwrap_or_else(|| there(ordinal)));
+        if let Some(ordinal) = survivor {
+            let is_unaware = forced_from.as_ref().is_none_or(|from| *from == there(ordinal));
+            if let Some(pod) = self.group.pods.get_mut(&ordinal) {
+                pod.is_unaware = is_unaware;
+            }
+        }
+        if let Some(record) = &mut self.record {
+            record.force(forced_from);
+        }
     }
 
     fn shape(&self, kv: &ValidatedKvCluster) -> Shape {
@@ -156,13 +174,16 @@ impl Found {
             Step::Isolate(survivor) => Some(Kept::only(survivor)),
             _ => self.group.kept,
         };
-        let kept = kept.unwrap_or(Kept::to(kv.voters));
-        let identities = self.seen.pods.values().filter_map(|pod| pod.identity.as_ref());
+        let kept = kept.or(self.group.recorded).unwrap_or(Kept::to(kv.voters));
+        let identity = match &self.held {
+            Some(held) => Some(held.identity.clone()),
+            None => Identity::next(kv, &self.seen.identities().collect::<Vec<_>>()),
+        };
         Shape {
             record: self.record.clone().unwrap_or_else(|| Record::founding(kv, kept)),
             kept,
             stay: self.group.pods_that_stay(&self.step),
-            identity: Identity::next(kv, &identities.collect::<Vec<_>>()),
+            identity,
         }
     }
 }
@@ -276,7 +297,8 @@ impl Controller for KvController {
         report.extra.extend(words::of_backups(kv, applied, Timestamp::now()));
         report.extra.extend(found.unheeded.clone().or_else(|| words::waits(kv, found)).map(wish::unheeded));
         report.look_again = Some(match found.step {
-            Step::Rest => LATER,
+            Step::Rest if found.held.is_none() => LATER,
+            Step::Rest => SOON,
             // A watch tells how the pods come and go.
             Step::Wait(_) | Step::Keep(_) => SOON,
             // What it did may be seen at once.
@@ -335,6 +357,10 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
         }
         _ => report.progressing = Some(because),
     }
+    if let Some(Held { because, .. }) = &found.held {
+        report.progressing.get_or_insert_with(|| because.clone());
+        report.degraded.get_or_insert_with(|| because.clone());
+    }
     report
 }
 
@@ -385,6 +411,7 @@ mod tests {
     use aistack_crds::status::ScaledStatus;
     use serde_json::json;
 
+    use super::super::seen::{Overdue, SeenPod};
     use super::*;
     use crate::kernel::apply::AppliedChild;
     use crate::kernel::child::{ChildKey, Times};
@@ -530,6 +557,69 @@ mod tests {
             let report = KvController::default().report(&kv(), &found(group), &seen(true));
             let said = report.degraded.expect("it is").message;
             assert!(said.contains("NetworkPolicy") && !said.contains("recover-from"), "{said}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_of_with_the_reason() {
+        let table = [
+            (true, "transport error", &["NetworkPolicy", "(kv-1: transport error)"][..]),
+            (false, "connection refused", &["no member answers", "(kv-1: connection refused)"]),
+            (
+                true,
+                "etcdserver: user name is empty",
+                &["etcdctl --user root auth disable", "(kv-1: etcdserver: user name is empty)"],
+            ),
+        ];
+        for (is_ready, why, expected) in table {
+            let mut group =
+                Group { recorded: Some(Kept::to(3)), members: Vec::new(), ..group(&[is_ready; 3]) };
+            group.pods.values_mut().for_each(|pod| pod.is_ready = is_ready);
+            let silent = BTreeMap::from([(1, why.to_owned()), (2, "another".to_owned())]);
+            let found = Found { silent, ..found(group) };
+            let report = KvController::default().report(&kv(), &found, &seen(true));
+            let because = report.degraded.expect("it is");
+            assert_eq!(because.reason, "NobodyAnswers");
+            assert!(expected.iter().all(|it| because.message.contains(it)), "{}", because.message);
+            let is_of_users = why.contains("user");
+            assert_eq!(because.message.contains("NetworkPolicy"), is_ready && !is_of_users);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_hangs_on_a_lost_node_is_told_of_before_its_volume_is_given_up() {
+        let overdue = Some(Overdue { what: "pod kv-1".to_owned(), node: Some("b".to_owned()) });
+        for (ups, reason, last) in [
+            (&[true, false, true], "DeletionHangs", "platform.dev/replace-member=kv-1"),
+            (&[true, false, false], "NoQuorum", "platform.dev/recover-from=kv-0"),
+        ] {
+            let mut found = found(group(ups));
+            found.seen.overdue = overdue.clone();
+            let report = KvController::default().report(&kv(), &found, &seen(true));
+            let because = report.degraded.expect("it is");
+            assert_eq!(because.reason, reason);
+            let at = |words: &str| because.message.find(words).unwrap_or(usize::MAX);
+            let taint = at("kubectl taint node b node.kubernetes.io/out-of-service");
+            assert!(taint < at(last) && at(last) < usize::MAX, "{}", because.message);
+        }
+    }
+
+    #[test]
+    fn members_that_would_not_let_one_another_in_keep_what_they_have() {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "KVCluster", "metadata": {"name": "kv", "namespace": "n"},
+            "spec": {"replicas": 3, "tls": {"secretName": "new"}}});
+        let kv = validate(&serde_json::from_value(object).expect("a KVCluster"), "").expect("valid");
+        let identity = Identity { secret: "old".to_owned(), is_named: false };
+        let held = Held { identity, because: Because::new("CertificateMismatch", "…") };
+        for (held, secret) in [(Some(held), "old"), (None, "new")] {
+            let found = Found { held: held.clone(), ..found(group(&[true; 3])) };
+            let text = KvController::default().build(&kv, &found).expect("objects").to_yaml();
+            assert!(text.contains(&format!("secretName: {secret}\n")), "{text}");
+            let report = KvController::default().report(&kv, &found, &seen(true));
+            let reason = |because: Option<Because>| because.map(|because| because.reason);
+            let expected = held.map(|held| held.because.reason);
+            assert_eq!((report.ready.0, reason(report.degraded)), (true, expected));
+            assert_eq!(reason(report.progressing), expected, "it goes on when that is mended");
         }
     }
 

@@ -3,34 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aistack_api::cause::innermost;
 use etcd_client::{Certificate, Client, ConnectOptions, MemberAddOptions, TlsOptions};
 
 use super::invariants::Answered;
 use super::planner::{Member, Role, Step};
-use super::{Tls, ValidatedKvCluster};
-use crate::kernel::ObjectName;
-use crate::kernel::apply::said;
+use super::seen::Seen;
+use super::{ValidatedKvCluster, trust};
 use crate::kernel::cluster::Cluster;
-use crate::kernel::conditions::Because;
 use crate::kernel::controller::StepError;
 use crate::outside;
 
 /// How long one member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Most letters of what a member says of why it does not answer.
+const MOST_SAID: usize = 200;
 
 fn step_error(reason: &'static str, message: String) -> StepError {
     StepError { reason, message }
-}
-
-/// Why members cannot be asked: the Secret with the authority of their certificates is not there.
-pub(super) fn lacks_secret(cluster: &Cluster, kv: &ValidatedKvCluster) -> Option<Because> {
-    let Tls::Secret(name) = &kv.tls else { return None };
-    let is_there = cluster.has_secret(&ObjectName::new(kv.owner.namespace.as_str(), name.as_str()));
-    (!is_there).then(|| Because::new("SecretMissing", missing(name)))
-}
-
-fn missing(secret: &str) -> String {
-    format!("Secret {secret} is not in this namespace, so no member can be asked how it fares")
 }
 
 /// Who belongs to a group, as whichever of them is furthest says.
@@ -44,6 +34,8 @@ pub(super) struct Listing {
     pub listed: Vec<(u64, String)>,
     /// What each pod says of itself.
     pub answers: BTreeMap<u16, Answered>,
+    /// Why others do not.
+    pub silent: BTreeMap<u16, String>,
 }
 
 /// A way to the members of a cluster: by the addresses of their pods, which need no name server between.
@@ -58,21 +50,10 @@ impl<'a> Members<'a> {
     pub(super) async fn of(
         cluster: &Cluster,
         kv: &'a ValidatedKvCluster,
-        addresses: BTreeMap<u16, String>,
+        seen: &Seen,
     ) -> Result<Self, StepError> {
-        let Tls::Secret(name) = &kv.tls else { return Ok(Self { kv, addresses, authority: None }) };
-        let secret = ObjectName::new(kv.owner.namespace.as_str(), name.as_str());
-        let authority = cluster.secret_text(&secret, "ca.crt").await.map_err(|error| {
-            step_error("ReadFailed", format!("Secret {name} could not be read: {}", said(&error)))
-        })?;
-        let authority = authority.ok_or_else(|| {
-            if cluster.has_secret(&secret) {
-                let said = format!("Secret {name} has no ca.crt; put the CA of the certificate there");
-                return step_error("SecretIncomplete", said);
-            }
-            step_error("SecretMissing", missing(name))
-        })?;
-        Ok(Self { kv, addresses, authority: Some(Certificate::from_pem(authority)) })
+        let authority = trust::authorities(cluster, kv, seen).await?;
+        Ok(Self { kv, addresses: seen.addresses(), authority: authority.map(Certificate::from_pem) })
     }
 
     async fn connect(&self, address: &str) -> Result<Client, etcd_client::Error> {
@@ -88,57 +69,49 @@ impl<'a> Members<'a> {
     /// The members, as whichever is furthest lists them, each with what it says of itself. Empty: none answers.
     pub(super) async fn list(&self) -> Listing {
         let asked = self.addresses.iter().map(|(ordinal, address)| async move {
-            let answer = self.ask(*ordinal, address).await?;
-            Some((*ordinal, answer))
+            let asked = outside::call(Box::pin(self.ask(address))).await;
+            (*ordinal, asked.unwrap_or_else(|outside::Late| Err("it took too long".to_owned())))
         });
-        let answers: BTreeMap<u16, Answer> =
-            futures::future::join_all(asked).await.into_iter().flatten().collect();
-        listing(&self.kv.name, &answers)
+        let (mut answers, mut silent) = (BTreeMap::new(), BTreeMap::new());
+        for (ordinal, asked) in futures::future::join_all(asked).await {
+            match asked {
+                Ok(answer) => {
+                    silent.extend(answer.unlisted.clone().map(|why| (ordinal, why)));
+                    answers.insert(ordinal, answer);
+                }
+                Err(why) => {
+                    silent.insert(ordinal, why);
+                }
+            }
+        }
+        if !silent.is_empty() {
+            tracing::debug!(?silent, "members do not answer");
+        }
+        Listing { silent, ..listing(&self.kv.name, &answers) }
     }
 
-    async fn ask(&self, ordinal: u16, address: &str) -> Option<Answer> {
-        let asked = async {
-            let mut client = self.connect(address).await?;
-            let status = client.status().await?;
-            let named = |member: &etcd_client::Member| Listed {
-                id: member.id(),
-                name: member.name().to_owned(),
-                peer_url: member.peer_urls().first().cloned().unwrap_or_default(),
-                is_learner: member.is_learner(),
-            };
-            // A learner says how it is, and leaves who the others are to those that vote.
-            let listed = match client.member_list().await {
-                Ok(list) => Some(list.members().iter().map(named).collect()),
-                Err(error) if status.is_learner() => {
-                    tracing::trace!(ordinal, %error, "a learner lists no members");
-                    Some(Vec::new())
-                }
-                Err(error) => {
-                    tracing::debug!(ordinal, %error, "a member does not list the others");
-                    None
-                }
-            };
-            let header = status.header();
-            let own = Answered {
-                cluster: header.map(etcd_client::ResponseHeader::cluster_id).unwrap_or_default(),
-                member: header.map(etcd_client::ResponseHeader::member_id).unwrap_or_default(),
-                applied: status.raft_applied_index(),
-            };
-            Ok::<_, etcd_client::Error>(Answer {
-                own,
-                leader: status.leader(),
-                index: status.raft_index(),
-                listed,
-            })
+    async fn ask(&self, address: &str) -> Result<Answer, String> {
+        let mut client = self.connect(address).await.map_err(|error| why(&error))?;
+        let status = client.status().await.map_err(|error| why(&error))?;
+        let named = |member: &etcd_client::Member| Listed {
+            id: member.id(),
+            name: member.name().to_owned(),
+            peer_url: member.peer_urls().first().cloned().unwrap_or_default(),
+            is_learner: member.is_learner(),
         };
-        match outside::call(Box::pin(asked)).await {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                tracing::debug!(ordinal, %error, "a member does not answer");
-                None
-            }
-            Err(outside::Late) => None,
-        }
+        // A learner says how it is, and leaves who the others are to those that vote.
+        let (listed, unlisted) = match client.member_list().await {
+            Ok(list) => (Some(list.members().iter().map(named).collect()), None),
+            Err(_) if status.is_learner() => (Some(Vec::new()), None),
+            Err(error) => (None, Some(why(&error))),
+        };
+        let header = status.header();
+        let own = Answered {
+            cluster: header.map(etcd_client::ResponseHeader::cluster_id).unwrap_or_default(),
+            member: header.map(etcd_client::ResponseHeader::member_id).unwrap_or_default(),
+            applied: status.raft_applied_index(),
+        };
+        Ok(Answer { own, leader: status.leader(), index: status.raft_index(), listed, unlisted })
     }
 
     /// Changes who belongs to the group, who votes, and who leads.
@@ -180,7 +153,18 @@ impl<'a> Members<'a> {
 }
 
 fn refused(what: &str, error: &etcd_client::Error) -> StepError {
-    step_error("MembershipFailed", format!("could not {what}: {}", aistack_api::cause::innermost(error)))
+    step_error("MembershipFailed", format!("could not {what}: {}", why(error)))
+}
+
+/// The innermost of an error, of which its type tells nothing.
+fn why(error: &etcd_client::Error) -> String {
+    let said = match error {
+        etcd_client::Error::GRpcStatus(status) if !status.message().is_empty() => status.message().to_owned(),
+        etcd_client::Error::GRpcStatus(status) => innermost(status),
+        etcd_client::Error::TransportError(error) => innermost(error),
+        other => other.to_string(),
+    };
+    said.chars().take(MOST_SAID).collect()
 }
 
 /// What one member answered.
@@ -190,6 +174,8 @@ struct Answer {
     index: u64,
     /// Who belongs to the group; `None`: it cannot say, so it is of no use to anybody.
     listed: Option<Vec<Listed>>,
+    /// Why it cannot.
+    unlisted: Option<String>,
 }
 
 struct Listed {
@@ -234,6 +220,7 @@ fn listing(cluster: &str, answers: &BTreeMap<u16, Answer>) -> Listing {
         peers,
         listed: listed.iter().map(|listed| (listed.id, listed.name().to_owned())).collect(),
         answers: own,
+        silent: BTreeMap::new(),
     }
 }
 
@@ -249,7 +236,7 @@ mod tests {
     fn answer(own: u64, index: u64) -> Answer {
         let all = vec![listed(1, "kv-0", false), listed(2, "kv-1", false), listed(3, "", true)];
         let own = Answered { cluster: 7, member: own, applied: index };
-        Answer { own, leader: 1, index, listed: Some(all) }
+        Answer { own, leader: 1, index, listed: Some(all), unlisted: None }
     }
 
     #[test]

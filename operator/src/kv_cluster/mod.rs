@@ -11,6 +11,7 @@ mod record;
 mod seen;
 mod sent_away;
 mod steps;
+mod trust;
 mod validate;
 pub mod wish;
 mod words;

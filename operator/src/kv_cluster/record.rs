@@ -45,14 +45,9 @@ impl Record {
         Self { peers, is_new: false, forced_from: None }
     }
 
-    /// The same, with all but one to be forgotten.
-    pub(super) fn forced(self, pod: &str) -> Self {
-        Self { forced_from: Some(pod.to_owned()), ..self }
-    }
-
-    /// Nobody is to be forgotten after all.
-    pub(super) fn unforce(&mut self) {
-        self.forced_from = None;
+    /// Whether all but the one that starts are to be forgotten; if so, the pod that was there before.
+    pub(super) fn force(&mut self, from: Option<String>) {
+        self.forced_from = from;
     }
 
     /// The pod that was there when the others were to be forgotten.
@@ -125,10 +120,12 @@ mod tests {
         let founding = Record::founding(&kv, Kept::to(3));
         assert_eq!(founding.peers[2], "kv-2=http://kv-2.kv-members:2380");
         let joining = Record::joining(vec!["kv-1=http://a:1".to_owned(), "kv-2=http://b:1".to_owned()]);
+        let mut forced = joining.clone();
+        forced.force(Some("uid".to_owned()));
         for (record, kept) in [
             (founding, None),
-            (joining.clone(), Some(Kept { first: 1, end: 3 })),
-            (joining.forced("uid"), Some(Kept { first: 1, end: 3 })),
+            (joining, Some(Kept { first: 1, end: 3 })),
+            (forced, Some(Kept { first: 1, end: 3 })),
         ] {
             assert_eq!(Record::of(&record.manifest(&kv)), Some(record.clone()));
             assert_eq!(record.kept("kv"), kept);

@@ -1,6 +1,6 @@
 //! A group as Kubernetes has it: its StatefulSet, its pods and their claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aistack_crds::KVCluster;
 use aistack_crds::kv_cluster::MOST_MEMBERS;
@@ -40,6 +40,8 @@ const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub pods: BTreeMap<u16, SeenPod>,
+    /// Pods of a member's name that another made: mostly an earlier StatefulSet.
+    pub strays: BTreeSet<u16>,
     pub claims: BTreeMap<u16, Claim>,
     /// Which claims those are: another of the same name is not the one that was looked at.
     pub claim_uids: BTreeMap<u16, String>,
@@ -71,6 +73,17 @@ pub(super) struct SeenPod {
 }
 
 impl Seen {
+    /// Where the pods are reached.
+    pub fn addresses(&self) -> BTreeMap<u16, String> {
+        let address = |(ordinal, pod): (&u16, &SeenPod)| Some((*ordinal, pod.address.clone()?));
+        self.pods.iter().filter_map(address).collect()
+    }
+
+    /// By which certificates they know one another.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.pods.values().filter_map(|pod| pod.identity.as_ref())
+    }
+
     /// Why a pod does not run, as far as Kubernetes says so.
     pub fn why_away(&self, ordinal: u16) -> Option<&str> {
         self.pods.get(&ordinal)?.kept_away.as_deref()
@@ -96,7 +109,7 @@ pub(super) async fn look(
     };
     let newest = set.as_ref().map(|set| set.update_revision.clone()).unwrap_or_default();
     let uid = cluster.children.meta(&key).map(|meta| meta.uid);
-    let pods = pods(cluster, kv, uid.as_deref()).await?;
+    let (pods, strays) = pods(cluster, kv, uid.as_deref()).await?;
     let claims = claims(cluster, kv, set.is_none()).await?;
     if kv.restore.is_some() && set.is_none() {
         has_nothing_left(object, claims.values())?;
@@ -105,6 +118,7 @@ pub(super) async fn look(
     Ok(Seen {
         overdue: overdue(pods.values(), claims.values(), Timestamp::now()),
         pods: pods.iter().map(|(ordinal, pod)| (*ordinal, of_pod(pod, &newest))).collect(),
+        strays: strays.into_keys().collect(),
         claim_uids: uids.collect(),
         claims: claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect(),
         kept: set.as_ref().and_then(kept),
@@ -129,16 +143,17 @@ fn unread(what: &'static str) -> impl Fn(kube::Error) -> StepError {
     }
 }
 
+/// Pods of a member's name: those that the StatefulSet made, and others.
 async fn pods(
     cluster: &Cluster,
     kv: &ValidatedKvCluster,
     set: Option<&str>,
-) -> Result<BTreeMap<u16, KubePod>, StepError> {
+) -> Result<(BTreeMap<u16, KubePod>, BTreeMap<u16, KubePod>), StepError> {
     let api: Api<KubePod> = Api::namespaced(cluster.client.clone(), &kv.owner.namespace);
     let list = api.list(&selected(kv)).await.map_err(unread("pods"))?;
     let ordinal = |pod: &KubePod| super::ordinal_of(&kv.name, &pod.name_any());
-    let ours = list.items.into_iter().filter(|pod| is_of(pod, &kv.name, set));
-    Ok(ours.filter_map(|pod| Some((ordinal(&pod)?, pod))).collect())
+    let named = list.items.into_iter().filter_map(|pod| Some((ordinal(&pod)?, pod)));
+    Ok(named.partition(|(_, pod)| is_of(pod, &kv.name, set)))
 }
 
 /// Whether the StatefulSet made the pod. Labels and a name are anybody's to choose, and what a member says is believed.
@@ -204,7 +219,8 @@ fn condition<'a>(pod: &'a KubePod, kind: &str) -> Option<&'a PodCondition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// A pod that no node takes, whose container does not run, or that has not been ready for long.
+/// A pod that no node takes, whose container does not run, or that has not been ready for long. What runs before a member, such as what fetches
+/// a large backup, may take its time.
 fn is_stuck(pod: &KubePod) -> bool {
     let refused = condition(pod, "PodScheduled").is_some_and(|scheduled| scheduled.status == "False");
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
@@ -215,7 +231,9 @@ fn is_stuck(pod: &KubePod) -> bool {
     });
     let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
     let for_long = since.is_some_and(|since| Timestamp::now().duration_since(since.0) > LONG);
-    refused || does_not_run || for_long
+    let mut before = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    let is_prepared = before.any(|it| it.state.as_ref().is_some_and(|state| state.running.is_some()));
+    refused || does_not_run || (for_long && !is_prepared)
 }
 
 /// Claims of the members. Before there is a StatefulSet, one of a member's name that is not ours is told of: it would be used.
@@ -295,11 +313,23 @@ mod tests {
             (since(&now), waiting("CrashLoopBackOff"), true),
             (json!([{"type": "PodScheduled", "status": "False"}]), json!([]), true),
         ];
+        let is_stuck = |status: Value| {
+            let pod = json!({"metadata": {"name": "kv-0"}, "status": status});
+            of_pod(&serde_json::from_value(pod).expect("a pod"), "").pod.is_stuck
+        };
         for (conditions, containers, expected) in table {
-            let pod = json!({"metadata": {"name": "kv-0"},
-                "status": {"conditions": conditions, "containerStatuses": containers}});
-            let seen = of_pod(&serde_json::from_value(pod).expect("a pod"), "");
-            assert_eq!(seen.pod.is_stuck, expected, "{conditions} {containers}");
+            let found = is_stuck(json!({"conditions": conditions, "containerStatuses": containers}));
+            assert_eq!(found, expected, "{conditions} {containers}");
+        }
+        let state = |state: Value| json!([{"name": "restore", "image": "i", "imageID": "", "ready": false, "restartCount": 1, "state": state}]);
+        let table = [
+            (state(json!({"running": {"startedAt": long_ago}})), false),
+            (state(json!({"waiting": {"reason": "CrashLoopBackOff"}})), true),
+        ];
+        for (first, expected) in table {
+            let found = is_stuck(json!({"conditions": since(long_ago), "initContainerStatuses": first,
+                "containerStatuses": waiting("PodInitializing")}));
+            assert_eq!(found, expected, "{first}: a backup that takes long to fetch is not begun again");
         }
     }
 

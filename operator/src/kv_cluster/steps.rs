@@ -30,7 +30,7 @@ impl Doer<'_> {
             Step::AddLearner(_) | Step::Promote(_) | Step::MoveLeader { .. } | Step::Remove { .. } => {
                 let group = &self.found.group;
                 let leader = group.members.iter().find(|member| member.role == Role::Leader);
-                let members = Members::of(self.cluster, self.kv, self.found.addresses()).await?;
+                let members = Members::of(self.cluster, self.kv, &self.found.seen).await?;
                 members.change(leader.map(|leader| leader.ordinal), &self.found.step).await
             }
             Step::Replace(ordinal) => self.evict(*ordinal).await,

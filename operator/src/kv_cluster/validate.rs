@@ -189,8 +189,8 @@ fn gaps(cluster: &KVCluster) -> Vec<Gap> {
     if spec.auth.is_some() {
         gaps.push(Gap::everywhere(
             "spec.auth",
-            "a manifest makes no users in this version",
-            "remove auth, and make them with etcdctl: user add, role add, auth enable",
+            "users are not of this version, and every client would be let in",
+            "remove auth, and keep clients out by network policies; after etcdctl auth enable the operator, which has no user, could look after nothing",
         ));
     }
     if spec.backup.is_some() {

@@ -155,6 +155,25 @@ pub(super) fn doing(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>)
 const OUT_OF_REACH: &str = "pods are ready for Kubernetes, and do not answer the operator on their client port. Clients may be served all the \
     same: see whether a NetworkPolicy, a mesh or another network is between";
 
+/// Of a group where a person made users.
+const GUARDED: &str = "its users are asked for passwords, and the operator has none: it looks after nothing until a person runs \
+    etcdctl --user root auth disable. Clients that log in are served";
+/// What a member says then.
+const ASKS_WHO: [&str; 2] = ["user name is empty", "permission denied"];
+
+/// Why nobody answers, by what the first of them says.
+fn nobody_answers(kv: &ValidatedKvCluster, found: &Found) -> String {
+    let silent = found.silent.iter().next();
+    let said = silent.map_or(String::new(), |(ordinal, why)| format!(" ({}: {why})", kv.member(*ordinal)));
+    if found.silent.values().any(|why| ASKS_WHO.iter().any(|asks| why.contains(asks))) {
+        return format!("{GUARDED}{said}");
+    }
+    if found.group.is_out_of_reach() {
+        return format!("{OUT_OF_REACH}{said}");
+    }
+    format!("pods are there, and no member answers on its client port{said}")
+}
+
 fn declined(refusal: Refusal) -> Because {
     let said = match refusal {
         Refusal::QuorumStands => "most members answer, so there is nothing to be recovered; nothing was done",
@@ -188,14 +207,14 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
         }
         Waiting::Accord => broken(found)
             .unwrap_or_else(|| of("InvariantBroken", "the members contradict one another".to_owned())),
-        Waiting::Answer if found.group.is_out_of_reach() => of("NobodyAnswers", OUT_OF_REACH.to_owned()),
-        Waiting::Answer => {
-            of("NobodyAnswers", "pods are there, and no member answers on its client port".to_owned())
-        }
+        Waiting::Answer => of("NobodyAnswers", nobody_answers(kv, found)),
         Waiting::Voter(_) | Waiting::Leader if !found.group.has_quorum() => {
             of("NoQuorum", without_quorum(kv, found))
         }
-        Waiting::Voter(ordinal) => of("VoterAway", voter_away(kv, found, ordinal)),
+        Waiting::Voter(ordinal) => match &found.seen.overdue {
+            Some(overdue) => of("DeletionHangs", voter_hangs(kv, found, ordinal, overdue)),
+            None => of("VoterAway", voter_away(kv, found, ordinal)),
+        },
         Waiting::Readiness(ordinal) => {
             of("NotReadyYet", format!("{} answers, and its pod is about to be ready", pod(ordinal)))
         }
@@ -234,6 +253,20 @@ fn voter_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16) -> String {
     format!("{said}. If its volume is lost: kubectl annotate kv {} {REPLACE}={pod}", kv.name)
 }
 
+/// A machine that is lost may come back, and Kubernetes makes no pod anew before somebody says that it does not.
+fn voter_hangs(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, overdue: &Overdue) -> String {
+    let pod = kv.member(ordinal);
+    let said = overdue_words(overdue).message;
+    let said = format!("{pod} is away, and no other voter is touched until it is back. {said}");
+    if found.group.voters().count() == 1 {
+        return said;
+    }
+    format!(
+        "{said}. Then, if its volume is lost with that machine: kubectl annotate kv {} {REPLACE}={pod}",
+        kv.name
+    )
+}
+
 /// Most voters are away: one of them has to come back, or a person says who goes on alone.
 fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
     let away = || found.group.voters().filter(|member| !member.is_up);
@@ -244,9 +277,13 @@ fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
         None => format!("most voters are away ({})", names.join(", ")),
     };
     if found.group.is_out_of_reach() {
-        return format!("{said}: {OUT_OF_REACH}");
+        return format!("{said}: {}", nobody_answers(kv, found));
     }
     let said = format!("{said}: nothing is read or written until enough of them are back");
+    let said = match &found.seen.overdue {
+        Some(overdue) => format!("{said}. {}", overdue_words(overdue).message),
+        None => said,
+    };
     let up = found.group.voters().filter(|member| member.is_up);
     let survivor = up.min_by_key(|member| (member.lag, member.ordinal));
     match survivor {

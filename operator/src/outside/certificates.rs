@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 /// What a manifest gives for an `https://` address, as PEM.
 #[derive(Clone)]
@@ -57,6 +59,28 @@ fn trusting(roots: RootCertStore) -> rustls::ConfigBuilder<ClientConfig, rustls:
         .with_safe_default_protocol_versions()
         .expect("ring has the default versions")
         .with_root_certificates(roots)
+}
+
+/// Whether who trusts these CAs may know that certificate. What else may be amiss with it, such as its age, is not asked, and what cannot be
+/// read is told of by who uses it.
+pub(crate) fn may_know(authority: &str, certificate: &str) -> bool {
+    let (Ok(authority), Ok(certificates)) = (chain(authority), chain(certificate)) else { return true };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authority);
+    let Some((own, others)) = certificates.split_first() else { return true };
+    let Ok(own) = ParsedCertificate::try_from(own) else { return true };
+    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+    let known = verify_server_cert_signed_by_trust_anchor(&own, &roots, others, UnixTime::now(), algorithms);
+    // CAs of one name are told apart by what they sign.
+    let is_anothers = |error: &CertificateError| {
+        matches!(
+            error,
+            CertificateError::UnknownIssuer
+                | CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+        )
+    };
+    !matches!(known, Err(Error::InvalidCertificate(error)) if is_anothers(&error))
 }
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -24,7 +24,7 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 
 pub(crate) use self::absence::turn;
-pub(crate) use self::certificates::Certificates;
+pub(crate) use self::certificates::{Certificates, may_know};
 use self::guard::{Guard, NotAdmitted};
 pub(crate) use self::patience::{Late, call, step};
 

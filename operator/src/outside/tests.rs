@@ -142,6 +142,23 @@ impl Authority {
     }
 }
 
+#[test]
+fn a_certificate_is_known_to_those_who_trust_its_authority() {
+    let [one, other] = [Authority::new(), Authority::new()];
+    let (certificate, _) = one.sign("kv", ExtendedKeyUsagePurpose::ServerAuth);
+    let both = format!("{}\n{}", other.pem, one.pem);
+    let table = [
+        (one.pem.as_str(), true),
+        (&other.pem, false),
+        (&both, true),
+        // It is told of elsewhere.
+        ("no certificate", true),
+    ];
+    for (authority, expected) in table {
+        assert_eq!(may_know(authority, &certificate), expected, "{authority}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_is_shown_the_certificate_and_called_by_the_name_that_the_manifest_gives() {
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};

@@ -11,7 +11,7 @@ mod replacement;
 
 pub(super) use budget::stay_of;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most entries that a learner may lack when it gets its vote, and a follower when another's pod is replaced.
 pub const MOST_LAG: u64 = 1_000;
@@ -128,6 +128,8 @@ pub struct Group {
     pub recorded: Option<Kept>,
     /// Its pods, by ordinal.
     pub pods: BTreeMap<u16, Pod>,
+    /// Ordinals of pods that are called like a member and are not the StatefulSet's: mostly those of one that was deleted, on their way.
+    pub strays: BTreeSet<u16>,
     /// Their claims, and those that pods have left.
     pub claims: BTreeMap<u16, Claim>,
     /// The members; empty when none of them answers.
@@ -253,7 +255,7 @@ pub enum Waiting {
 /// The one next step.
 pub fn plan(group: &Group) -> Step {
     let Some(kept) = group.kept else {
-        return Step::Keep(group.recorded.unwrap_or(group.founders()));
+        return group.anew();
     };
     if !group.is_sound() {
         return Step::Wait(Waiting::Accord);
@@ -340,6 +342,20 @@ impl Group {
     fn founders(&self) -> Kept {
         let last = self.claims.keys().next_back().filter(|_| !self.claims.contains_key(&0));
         Kept::to(last.map_or(self.wanted, |last| self.wanted.max(last + 1)))
+    }
+
+    /// There is no StatefulSet: one for all who belong to it, or for the one that is to go on alone. It does not meet the others again.
+    fn anew(&self) -> Step {
+        let all = Step::Keep(self.recorded.unwrap_or(self.founders()));
+        let (Some(Wish::Recover(survivor)), Some(recorded), true) =
+            (self.wish, self.recorded, self.is_sound())
+        else {
+            return all;
+        };
+        match self.recover(survivor, recorded) {
+            refused @ Step::Decline(_) => refused,
+            _ => Step::Isolate(survivor),
+        }
     }
 
     /// What is to be kept where the pod of a voter is not: the group's volumes are older than its object, which asks for fewer.

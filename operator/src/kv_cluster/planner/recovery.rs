@@ -1,7 +1,7 @@
 //! Most members are lost for good: what one of them has goes on alone, because a person said so.
 //!
-//! The others must never come back with their data, since they would know of a past that is no more: their pods go first, and their
-//! volumes before anybody is added again.
+//! The others must never come back with their data, since they would know of a past that is no more: their pods go first, before the one
+//! that is left is told to forget them, and their volumes before anybody is added again.
 
 use super::{Group, Kept, Pod, Refusal, Step, Waiting};
 
@@ -24,8 +24,8 @@ impl Group {
         if kept != Kept::only(survivor) {
             return Step::Isolate(survivor);
         }
-        if let Some(other) = self.pods.keys().find(|ordinal| **ordinal != survivor) {
-            return Step::Wait(Waiting::Leaving(*other));
+        if let Some(other) = self.beside(survivor) {
+            return Step::Wait(Waiting::Leaving(other));
         }
         match self.pods.get(&survivor) {
             Some(pod) if pod.is_unaware && !pod.is_leaving => return Step::Restart(survivor),
@@ -36,6 +36,16 @@ impl Group {
             Some(other) => self.discard(*other),
             None => Step::Fulfilled,
         }
+    }
+
+    /// Whether the one that is to go on alone may be told to forget the others. All that start are told: one that is beside it would go on
+    /// alone too, with another past.
+    pub(in crate::kv_cluster) fn may_forget(&self, survivor: u16) -> bool {
+        self.kept == Some(Kept::only(survivor)) && self.beside(survivor).is_none()
+    }
+
+    fn beside(&self, survivor: u16) -> Option<u16> {
+        self.pods.keys().chain(&self.strays).copied().find(|ordinal| *ordinal != survivor)
     }
 
     /// Whether the members are there for Kubernetes, though too few answer the operator: a network is between. A pod is ready while its member

@@ -469,7 +469,37 @@ fn what_is_left_goes_on_when_a_person_says_so() {
             },
             Step::Wait(Waiting::Leaving(0)),
         ),
+        (
+            "recover: those of an earlier StatefulSet, too",
+            3,
+            3,
+            |g| {
+                isolated(g);
+                g.strays.insert(2);
+            },
+            Step::Wait(Waiting::Leaving(2)),
+        ),
         ("recover: it starts anew", 3, 3, isolated, Step::Restart(1)),
+        (
+            "recover: a StatefulSet that was deleted meanwhile comes back for it alone",
+            3,
+            3,
+            |g| {
+                isolated(g);
+                g.kept = None;
+            },
+            Step::Isolate(1),
+        ),
+        (
+            "recover: and for all, where most of them run without it",
+            3,
+            3,
+            |g| {
+                g.kept = None;
+                g.wish = Some(Wish::Recover(1));
+            },
+            Step::Decline(Refusal::QuorumStands),
+        ),
         ("recover: the others' volumes go", 3, 3, alone, Step::Discard(0)),
         (
             "recover: that is all",
@@ -504,6 +534,44 @@ fn what_is_left_goes_on_when_a_person_says_so() {
             Step::Keep(Kept::to(2)),
         ),
     ]);
+}
+
+#[test]
+fn nobody_is_told_to_forget_the_others_while_one_of_them_is_there() {
+    type Case = (&'static str, fn(&mut Group), bool);
+    let table: [Case; 5] = [
+        ("all are to be kept", lost_for_good, false),
+        (
+            "they are on their way",
+            |g| {
+                lost_for_good(g);
+                g.kept = Some(Kept::only(1));
+            },
+            false,
+        ),
+        (
+            "one of an earlier StatefulSet is there",
+            |g| {
+                isolated(g);
+                g.strays.insert(2);
+            },
+            false,
+        ),
+        (
+            "there is no StatefulSet",
+            |g| {
+                isolated(g);
+                g.kept = None;
+            },
+            false,
+        ),
+        ("it is alone", isolated, true),
+    ];
+    for (name, change, expected) in table {
+        let mut group = healthy(3, 3);
+        change(&mut group);
+        assert_eq!(group.may_forget(1), expected, "{name}");
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct World {
     data: BTreeMap<u16, u64>,
     /// Members whose log was on a volume that was given up: they can never go on from another.
     burnt: BTreeSet<u64>,
+    /// Who is to forget all others. Whoever starts is told so, be it that one or not.
+    forced: Option<u16>,
     /// Pods that have to be ready for a drain to take another.
     stay: u16,
     next_id: u64,
@@ -45,6 +47,7 @@ impl World {
             by_our_hand,
             data,
             burnt,
+            forced: None,
             stay: voters,
             next_id: 1_000,
             looked: Before::default(),
@@ -204,9 +207,6 @@ impl World {
             // One that was to go is to stay now.
             self.group.wanted = self.group.wanted.max((survivor + 1) | 1);
             self.group.wish = Some(Wish::Recover(*survivor));
-            if let Some(pod) = self.group.pods.get_mut(survivor) {
-                pod.is_unaware = true;
-            }
         }
     }
 
@@ -234,10 +234,7 @@ impl World {
             if can_start {
                 member.lag = 0;
                 self.by_our_hand.remove(&ordinal);
-                if self.group.wish == Some(Wish::Recover(ordinal))
-                    && !is_unaware
-                    && kept == Kept::only(ordinal)
-                {
+                if self.forced == Some(ordinal) && !is_unaware {
                     member.role = Role::Leader;
                     self.group.members = vec![member.clone()];
                 }
@@ -245,6 +242,7 @@ impl World {
         }
         self.group.pods.retain(|ordinal, _| kept.has(*ordinal));
         self.by_our_hand.retain(|ordinal| kept.has(*ordinal));
+        self.only_the_survivor_forgets();
         self.settle_lead();
     }
 
@@ -258,7 +256,36 @@ impl World {
             self.group.recorded = Some(needed);
             seen.recorded = Some(needed);
         }
+        if let Some(Wish::Recover(survivor)) = seen.wish {
+            let is_told = self.forced == Some(survivor) && seen.may_forget(survivor);
+            if let Some(pod) = seen.pods.get_mut(&survivor) {
+                pod.is_unaware |= !is_told;
+            }
+        }
         seen
+    }
+
+    /// What those that start are told of the others is written before all else of a step.
+    fn tell(&mut self, before: &Group, step: &Step) {
+        let survivor = match before.wish {
+            Some(Wish::Recover(survivor)) if before.may_forget(survivor) => Some(survivor),
+            _ => None,
+        };
+        let survivor = survivor.filter(|_| !matches!(step, Step::Decline(_)));
+        let newly = survivor.filter(|_| self.forced.is_none());
+        if let Some(pod) = newly.and_then(|survivor| self.group.pods.get_mut(&survivor)) {
+            pod.is_unaware = true;
+        }
+        self.forced = survivor;
+        self.only_the_survivor_forgets();
+    }
+
+    /// Any pod that is there may start anew at any time, and do what it is told.
+    fn only_the_survivor_forgets(&self) {
+        let (seed, group) = (self.seed, &self.group);
+        let Some(survivor) = self.forced else { return };
+        let is_alone = group.pods.keys().all(|ordinal| *ordinal == survivor);
+        assert!(is_alone, "seed {seed}: each would go on without the others: {group:?}");
     }
 
     /// Whatever goes wrong, and whatever is done about it, members do not contradict one another.
@@ -306,6 +333,11 @@ impl World {
         let step = plan(&before);
         self.stay = before.pods_that_stay(&step);
         let seed = self.seed;
+        self.tell(&before, &step);
+        if self.random.random_bool(0.02) {
+            // The operator dies in the middle of it.
+            return Step::Wait(Waiting::Accord);
+        }
         match &step {
             Step::Rest | Step::Wait(_) => {}
             Step::Keep(kept) => {
@@ -336,6 +368,7 @@ impl World {
             Step::Replace(ordinal) => self.replace(&before, *ordinal),
             other => self.mend(&before, other),
         }
+        self.only_the_survivor_forgets();
         if had_quorum && self.voters() > 1 {
             assert!(self.has_quorum(), "seed {seed}: {step:?} lost the quorum of {before:?}");
         }
@@ -393,7 +426,9 @@ impl World {
                 self.burnt.extend(self.data.remove(ordinal));
             }
             Step::Isolate(survivor) => {
-                assert!(!self.has_quorum(), "seed {seed}: nothing was lost: {before:?}");
+                // Without a StatefulSet, one that is alone already has its own made anew.
+                let is_alone = before.kept.is_none() && self.voters() == 1;
+                assert!(is_alone || !self.has_quorum(), "seed {seed}: nothing was lost: {before:?}");
                 self.keep(Kept::only(*survivor));
             }
             Step::Restart(ordinal) => {
