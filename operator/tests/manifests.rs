@@ -133,7 +133,7 @@ fn another_model_of_a_stack_makes_no_pod_of_its_hub_anew() {
     let hub = |chat: &str, embed: &str| {
         let text = format!(
             "{{apiVersion: platform.dev/v1, kind: AIStack, metadata: {{name: s}}, spec: {{
-                tinyinfer: {{model: {chat}, embedding: {{model: {embed}}}}}, modelhub: {{}}}}}}"
+                tinykv: {{}}, vectorforge: {{}}, tinyinfer: {{model: {chat}, embedding: {{model: {embed}}}}}, modelhub: {{}}}}}}"
         );
         let compiled = compile("f.yaml", &text).expect("valid");
         let hub = pods(&compiled).into_iter().find(|(name, _)| *name == "modelhub");
