@@ -137,15 +137,17 @@ pub struct VectorForgeSpec {
     pub replicas: i32,
     /// Volume of each server. It can grow and never shrinks.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
+    #[x_kube(validation = rules::size(), validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
     #[serde(default = "default_storage")]
     pub storage: String,
     /// StorageClass of the volumes; left out, the cluster's default.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
     /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.
@@ -276,11 +278,12 @@ pub struct ModelHubSpec {
     pub replicas: i32,
     /// Volume of each server, for artefacts kept locally and for caches.
     #[schemars(length(max = 24), regex(pattern = BYTES_PATTERN))]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
+    #[x_kube(validation = rules::size(), validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume can grow but not shrink"))]
     #[serde(default = "default_storage")]
     pub storage: String,
     /// StorageClass of the volumes; left out, the cluster's default.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_class_name: Option<String>,
     /// Object storage URL of model artefacts. Left out, the volume; more than one replica needs it.
@@ -295,6 +298,7 @@ pub struct ModelHubSpec {
     pub secret_ref: Option<SecretKeyRef>,
     /// VolumeAttributesClass of the volumes, such as one with more operations a second. It can change; Kubernetes 1.34 and newer.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_attributes_class_name: Option<String>,
     /// CPU and memory of each server.

@@ -93,6 +93,9 @@ use crate::status::ScaledStatus;
     validation = Rule::new("!has(self.secretRef) || self.runtime == 'external'")
         .message("is the API key of a server that runs already, and only runtime external has one; pods that run here ask for none, ModelHub does (modelhub.requireKeys), so remove it")
         .field_path(".secretRef"),
+    validation = Rule::new("!has(self.model.secretName) || has(self.model.uri) || self.runtime == 'external' || (self.runtime in ['vllm', 'onnx'] && !has(self.model.version) && !(has(self.traffic) && self.traffic.size() > 0) && !has(self.canary))")
+        .message("is for weights that are fetched from model.uri, or by vllm or onnx by the model's name; versions come from ModelHub's registry, and tinyinfer looks in its cache, so remove it")
+        .field_path(".model.secretName"),
     validation = Rule::new("!has(self.model.uri) || !((has(self.traffic) && self.traffic.size() > 0) || has(self.canary))")
         .message("is one file; traffic and canary are of versions in the registry, so push it with modelhub models push")
         .field_path(".model.uri"),
@@ -242,7 +245,8 @@ pub struct ModelSpec {
     #[schemars(length(equal = 64), regex(pattern = "^[0-9a-f]{64}$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Secret whose keys the fetch sees as environment variables, such as `AWS_ACCESS_KEY_ID`.
+    /// Secret whose keys whoever fetches the weights sees as environment variables: the fetch from `uri` (`AWS_ACCESS_KEY_ID`, say), or
+    /// vllm and onnx where they fetch a model by its name (`HF_TOKEN`).
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
     #[serde(skip_serializing_if = "Option::is_none")]

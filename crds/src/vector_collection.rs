@@ -37,6 +37,8 @@ use crate::status::ScaledStatus;
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name is longer than 40 characters; names of pods and Services are made from it"),
     validation = rules::service_name(),
+    validation = Rule::new("self.metadata.name != 'vectorforge' || has(self.spec.stackRef)")
+        .message("metadata.name is that of a stack's own server, whose Services would lead to this collection's pods too; give it another name, or name the stack under stackRef"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -170,10 +170,14 @@ impl Manifests {
         self.0.iter()
     }
 
-    /// Whether one of them asks for the Secret of that name.
-    pub(crate) fn bring(&self, secret: &str) -> bool {
-        let asks = |manifest: &Manifest| matches!(manifest, Manifest::Certificate(asked) if asked.spec.secret_name == secret);
-        self.0.iter().any(asks)
+    /// Secrets that are among them, or that one of them asks for.
+    pub(crate) fn brings(&self) -> Vec<String> {
+        let secret = |manifest: &Manifest| match manifest {
+            Manifest::Secret(_) => Some(manifest.name().to_owned()),
+            Manifest::Certificate(asked) => Some(asked.spec.secret_name.clone()),
+            _ => None,
+        };
+        self.0.iter().filter_map(secret).collect()
     }
 
     /// The pods that they make.

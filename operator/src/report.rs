@@ -43,9 +43,9 @@ fn fare(summary: String, pods: &Pods) -> Report {
     if pods.is_complete() {
         return Report::ready(summary, Because::new("Ready", said));
     }
-    if let Some(why) = &pods.unschedulable {
-        let mut report = Report::degraded(summary, Because::new("Unschedulable", why.clone()));
-        // The scheduler tells nobody when it finds room: the pods do, and what it says may change before.
+    if let Some(because) = &pods.trouble {
+        let mut report = Report::degraded(summary, because.clone());
+        // Nobody is told that it is mended: the pods tell, and what is said of them may change before.
         report.look_again = Some(PENDING);
         return report;
     }

@@ -127,6 +127,21 @@ fn pods(compiled: &Compiled) -> Vec<(&str, &PodTemplateSpec)> {
         .collect()
 }
 
+/// The name of before would be nobody's at once, and the next one's pods are not there yet.
+#[test]
+fn another_model_of_a_stack_makes_no_pod_of_its_hub_anew() {
+    let hub = |chat: &str, embed: &str| {
+        let text = format!(
+            "{{apiVersion: platform.dev/v1, kind: AIStack, metadata: {{name: s}}, spec: {{
+                tinykv: {{}}, vectorforge: {{}}, tinyinfer: {{model: {chat}, embedding: {{model: {embed}}}}}, modelhub: {{}}}}}}"
+        );
+        let compiled = compile("f.yaml", &text).expect("valid");
+        let hub = pods(&compiled).into_iter().find(|(name, _)| *name == "modelhub");
+        hub.expect("a hub").1.clone()
+    };
+    assert_eq!(hub("a", "e"), hub("b", "f"));
+}
+
 /// A template that went by the number of pods would have all of them made anew when it changes: an outage for whoever scales to one.
 #[test]
 fn no_template_depends_on_how_many_pods_there_are() {

@@ -162,6 +162,13 @@ impl Bed {
         Ok(())
     }
 
+    /// What a Deployment's controller would say once none of its pods is ready any more.
+    pub async fn pods_are_gone(&self, name: &str) -> Result<()> {
+        let status = json!({"status": {"readyReplicas": 0, "availableReplicas": 0}});
+        self.api::<Deployment>().patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        Ok(())
+    }
+
     /// A model's route, as ModelHub has it.
     pub async fn route(&self, model: &str) -> Result<Option<TrafficState>> {
         let answer = self.http.get(format!("{}/api/v1/traffic/{model}", self.hub)).send().await?;

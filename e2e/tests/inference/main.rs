@@ -218,6 +218,16 @@ async fn shares_shadows_and_names_that_are_taken() -> Result<()> {
     bed.apply(&service("talk", &spec.replace("percent: 50", "percent: 60"))).await?;
     bed.until_route("m", "the spec's shares", |route| weights(route) == [("1", 90), ("2", 10), ("3", 60)])
         .await?;
+    // Away from a version that died requests are led although it is not there.
+    bed.pods_are_gone("tinyinfer-talk-v1").await?;
+    bed.until_says("talk", "Ready", "WaitingForPods").await?;
+    bed.apply(&service(
+        "talk",
+        &spec.replace("percent: 90", "percent: 0").replace("percent: 10", "percent: 100"),
+    ))
+    .await?;
+    bed.until_route("m", "all to the other", |route| weights(route) == [("1", 0), ("2", 100), ("3", 50)])
+        .await?;
     // A second service of the same model is told who has it.
     bed.apply(&service("other", "  model: {name: m}\n")).await?;
     bed.pods_are_ready("tinyinfer-other").await?;
@@ -228,7 +238,11 @@ async fn shares_shadows_and_names_that_are_taken() -> Result<()> {
     // Another name leaves no route behind.
     bed.apply(&service("other", "  model: {name: n}\n")).await?;
     bed.until_route("n", "a route of its own", |route| weights(route) == [("current", 100)]).await?;
+    // It stays until the pods are of the next name.
     bed.apply(&service("other", "  model: {name: o}\n")).await?;
+    bed.until_says("other", "Routed", "RouteLeft").await?;
+    assert!(bed.route("o").await?.is_none() && bed.route("n").await?.is_some());
+    bed.pods_are_ready("tinyinfer-other").await?;
     bed.until_route("o", "a route of its own", |_| true).await?;
     wait::until("the old one is gone", || async { Ok(bed.route("n").await?.is_none().then_some(())) })
         .await?;

@@ -52,5 +52,18 @@ async fn a_version_takes_the_only_gpu_over_where_it_may_and_waits_where_it_may_n
     bed.until("vllm-talk-v4", "its correction has the GPU", is_ready).await?;
     bed.until_route("m", "requests are led there", |route| weights(route) == [("4", 100)]).await?;
     bed.story.until_gone::<Deployment>("vllm-talk-v3").await?;
+
+    // The same with an autoscaler, which begins from no pods by itself: back to the version that made room, it has one again.
+    let scaled = |version: u8| format!("{}  scaling: {{maxReplicas: 2}}\n", service(version, "inPlace"));
+    bed.apply(&scaled(4)).await?;
+    bed.apply(&scaled(3)).await?;
+    bed.until("vllm-talk-v3", "the third version has the GPU again", is_ready).await?;
+    bed.until_says("talk", "Routed", "TargetAway").await?;
+    let wants = |deployment: &Deployment| deployment.spec.replicas;
+    assert_eq!(wants(&bed.api::<Deployment>().get("vllm-talk-v4").await?), Some(0), "it made room");
+    bed.apply(&scaled(4)).await?;
+    let serves = |deployment: &Deployment| wants(deployment) == Some(1) && is_ready(deployment);
+    bed.until("vllm-talk-v4", "the fourth has the GPU again", serves).await?;
+    bed.until_says("talk", "Ready", "Ready").await?;
     bed.story.operator.stop().await
 }

@@ -131,6 +131,33 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
     );
     secrets.create(&PostParams::default(), &secret("mistyped")?).await?;
     let is_new = |pod: &Pod| pod.uid() != before.uid() && is_up(pod);
-    story.until::<Pod>("modelhub-0", "it has the new one", is_new).await?;
+    let before = story.until::<Pod>("modelhub-0", "it has the new one", is_new).await?;
+
+    // The same for the key of an engine that the hub asks, and for a key that the Secret has not.
+    let generation = async || {
+        let set = story.api::<StatefulSet>().get("modelhub").await?;
+        Ok::<_, anyhow::Error>(set.metadata.generation)
+    };
+    let at_rest = generation().await?;
+    let engine = |key: &str| {
+        json!({"spec": {"inference": {"type": "external", "endpoint": "http://127.0.0.1:9",
+            "secretRef": {"name": "engine", "key": key}}}})
+    };
+    let tells = |words: &'static str| {
+        move |stack: &AIStack| {
+            let conditions = of_stack(stack);
+            says(conditions, "Degraded", "SecretMissing") && message(conditions, "Degraded").contains(words)
+        }
+    };
+    story.edit::<AIStack>("s", &engine("token")).await?;
+    story.until("s", "the engine's key", tells("Secret engine is not in this namespace")).await?;
+    assert_eq!(generation().await?, at_rest, "nothing was asked of its pods");
+    secrets.create(&PostParams::default(), &secret("engine")?).await?;
+    story.until("s", "it looks into it", tells("Secret engine has no key token")).await?;
+    assert_eq!(generation().await?, at_rest, "nothing was asked of its pods yet");
+    assert_eq!(story.api::<Pod>().get("modelhub-0").await?.uid(), before.uid());
+    story.edit::<AIStack>("s", &engine("key")).await?;
+    let is_new = |pod: &Pod| pod.uid() != before.uid() && is_up(pod);
+    story.until::<Pod>("modelhub-0", "it has the engine's key", is_new).await?;
     story.operator.stop().await
 }

@@ -62,9 +62,15 @@ impl Controller for StackController {
         let hubs = spec.modelhub.iter().chain(&spec.model_hub);
         let hub = hubs.filter_map(|hub| hub.secret_ref.as_ref()).map(|key| &key.name);
         let sql = spec.sql.iter().filter_map(|sql| sql.secret_ref.as_ref()).map(|key| &key.name);
+        let engine = spec.inference.iter().flat_map(|engine| {
+            let key = engine.secret_ref.iter().map(|key| &key.name);
+            key.chain(engine.tls.iter().map(|tls| &tls.secret_name))
+        });
+        // One that an issuer is asked for is awaited by its cluster.
+        let own = spec.tinykv.iter().filter_map(|kv| kv.tls.as_ref()?.secret_name.as_ref());
         let secret =
             |name: &String| Reference::Secret(ObjectName::new(report::namespace(object), name.as_str()));
-        kv.chain(vector).chain(hub).chain(sql).map(secret).collect()
+        kv.chain(vector).chain(hub).chain(sql).chain(engine).chain(own).map(secret).collect()
     }
 
     async fn dereference(&self, cluster: &Cluster, object: &AIStack) -> Result<Found, StepError> {
@@ -196,8 +202,8 @@ fn part(child: &AppliedChild) -> Option<Part> {
 }
 
 fn of_pods(name: String, pods: &Pods) -> Part {
-    let unschedulable = pods.unschedulable.clone();
-    let degraded = unschedulable.map(|message| Said { reason: "Unschedulable".to_owned(), message });
+    let said = |because: Because| Said { reason: because.reason.to_owned(), message: because.message };
+    let degraded = pods.trouble.clone().map(said);
     let why = degraded.as_ref().map(|said| said.message.clone());
     Part {
         is_ready: pods.is_complete(),
@@ -210,7 +216,7 @@ fn of_pods(name: String, pods: &Pods) -> Part {
     }
 }
 
-/// The scheduler tells nobody why it finds no room for pods of the stack's own.
+/// Nobody is told why pods of the stack's own do not come: it is asked again.
 fn awaits_pods(child: &AppliedChild) -> bool {
     matches!(&child.progress, Progress::Pods(pods) if !pods.is_complete())
 }

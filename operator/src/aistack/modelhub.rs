@@ -194,7 +194,8 @@ fn engine(service: &ValidatedInferenceService, secrets: &mut Vec<SecretFile>) ->
     EngineConfig {
         name: service.name().to_owned(),
         endpoint: service.endpoint(),
-        models: vec![service.model().to_owned()],
+        // Who runs here says which it serves, and its pods change their model one by one; a server of somebody else's may list another name.
+        models: if service.is_external() { vec![service.model().to_owned()] } else { Vec::new() },
         task: service.engine_task(),
         api_key_file: match service.secret() {
             ApiKey::Open => None,
@@ -211,7 +212,6 @@ fn before(service: &ValidatedInferenceService, meanwhile: &Meanwhile) -> Option<
     Some(EngineConfig {
         name: format!("{}-before", service.name()),
         endpoint: endpoint.clone(),
-        // It says which: the model may be another, too.
         models: Vec::new(),
         task: service.engine_task(),
         api_key_file: None,

@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub(super) prometheus: Option<String>,
     /// Deployments with an autoscaler of Kubernetes': KEDA takes none that has one.
     pub(super) autoscaled: Vec<String>,
+    /// Versions whose Deployments want no pods.
+    pub(super) resting: Vec<Version>,
     /// How many pods the present version begins with, where an autoscaler is to have its say later.
     pub(super) begins_with: Option<i32>,
 }
@@ -98,10 +100,13 @@ fn finish(
     spec.replicas = match &serving.scale {
         _ if around.is_asleep => Some(0),
         Scale::Fixed(replicas) => Some(i32::from(*replicas)),
-        Scale::Auto(bounds) => around
-            .begins_with
-            .filter(|_| *version == service.versions[0])
-            .map(|pods| pods.clamp(bounds.min_replicas.max(1), bounds.max_replicas.max(1))),
+        Scale::Auto(bounds) => {
+            let least = bounds.min_replicas.max(1);
+            let first = around.begins_with.filter(|_| *version == service.versions[0]);
+            let first = first.map(|pods| pods.clamp(least, bounds.max_replicas.max(1)));
+            // No autoscaler begins from none, as where a version made room for another and is to serve again.
+            first.or_else(|| around.resting.contains(version).then_some(least))
+        }
     };
     let rolling = spec.strategy.as_mut().and_then(|strategy| strategy.rolling_update.as_mut());
     if let (Some(rolling), true) = (rolling, service.gives_way()) {

@@ -11,11 +11,12 @@ use kube::Resource as _;
 use super::build::{Surroundings, build_in};
 use super::fetch::Registry;
 use super::found::{Found, RouteFound};
+use super::version::Version;
 use super::{Engine, ValidatedInferenceService, report as said, rollout, route, scaling, sweep, validate};
 use crate::aistack;
 use crate::hub::{Hub, HubError};
 use crate::kernel::apply::Applied;
-use crate::kernel::child::{ChildKey, ChildKind, Holder};
+use crate::kernel::child::{ChildKey, ChildKind, Holder, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Report;
 use crate::kernel::controller::StepError;
@@ -169,14 +170,22 @@ impl Controller for InferenceController {
             image: hub.image.clone(),
         });
         let (is_asleep, has_device_class) = (found.is_asleep(service), found.has_device_class);
-        let begins_with = found.begins_with();
+        let (begins_with, resting) = (found.begins_with(), found.resting());
         let held = found.preloads.iter().filter(|preload| preload.is_awaited);
         let held = held.map(|preload| preload.version.clone()).collect();
         let autoscaled = found.children.iter().filter(|key| key.kind == ChildKind::HorizontalPodAutoscaler);
         let autoscaled = autoscaled.map(|key| key.object.name.clone()).collect();
         let prometheus = self.prometheus.clone();
-        let around =
-            Surroundings { registry, is_asleep, has_device_class, held, prometheus, autoscaled, begins_with };
+        let around = Surroundings {
+            registry,
+            is_asleep,
+            has_device_class,
+            held,
+            prometheus,
+            autoscaled,
+            resting,
+            begins_with,
+        };
         Some(build_in(service, &around))
     }
 
@@ -203,7 +212,7 @@ impl Controller for InferenceController {
         object: &InferenceService,
         service: &ValidatedInferenceService,
         found: &Found,
-        _: &Applied,
+        applied: &Applied,
     ) -> Result<(), StepError> {
         if let Some((old, new)) = found.change.as_ref().filter(|(old, new)| rollout::is_to_yield(old, new)) {
             rollout::give_way(cluster, &service.owner.namespace, old, new).await?;
@@ -211,7 +220,11 @@ impl Controller for InferenceController {
             cluster.tell(&object.object_ref(&()), false, "MakingRoom", told).await;
         }
         let Some(hub) = found.any_hub() else { return Ok(()) };
-        settled(sweep::sweep(cluster, hub, &found.left).await)?;
+        let is_renamed = found.is_renamed(service);
+        // Under the name of before requests are led here until they are under the next one.
+        if !is_renamed || (found.is_routed(service) && found.away(service).is_empty()) {
+            settled(sweep::sweep(cluster, hub, &found.left).await)?;
+        }
         let Some(wanted) = route::wanted(service).filter(|_| found.hub.is_some()) else { return Ok(()) };
         let before = match &found.route {
             RouteFound::NotAsked | RouteFound::Away(_) => return Ok(()),
@@ -220,11 +233,23 @@ impl Controller for InferenceController {
         };
         // Who sleeps has no pods before it is asked.
         let may_wait = wanted.hold.is_none() || !found.is_asleep(service);
-        let is_early = before.is_some() && !found.awaited(service).is_empty() && may_wait;
-        let is_early = is_early || found.is_outnumbered();
+        let is_early = found.is_outnumbered() || (is_renamed && may_wait && !is_rolled_out(service, applied));
         if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
             return Ok(());
         }
+        let awaited = found.awaited(service);
+        let is_awaited = (before.is_some() || is_renamed) && !awaited.is_empty() && may_wait;
+        let is_canary = |version: &&Version| {
+            service.canary.as_ref().is_some_and(|canary| canary.version == version.target())
+        };
+        let wanted = match before {
+            _ if !is_awaited => wanted,
+            Some(before) if awaited.iter().all(is_canary) => {
+                let Some(others) = route::but_canary(&before.route, &wanted) else { return Ok(()) };
+                others
+            }
+            _ => return Ok(()),
+        };
         let led = match before.filter(|_| wanted.hold.is_none()) {
             Some(before) => lead_over(cluster, hub, &service.model, &wanted, before).await,
             None => hub.set(cluster, &service.model, &wanted, before).await,
@@ -271,6 +296,17 @@ impl Controller for InferenceController {
     }
 }
 
+/// Whether all pods that are to answer are of this spec.
+fn is_rolled_out(service: &ValidatedInferenceService, applied: &Applied) -> bool {
+    let is_done = |version: &Version| {
+        let child = applied.child(ChildKind::Deployment, &service.workload_name(version));
+        child.is_some_and(|child| {
+            child.is_as_wanted && matches!(&child.progress, Progress::Pods(pods) if pods.is_complete())
+        })
+    };
+    service.serving().is_none() || service.answering().all(is_done)
+}
+
 /// Leads requests from what serves to what is to serve, once ModelHub reaches that: until then its new targets stand in the route beside
 /// the old ones and get nothing.
 async fn lead_over(
@@ -287,7 +323,8 @@ async fn lead_over(
             hub.route(cluster, model).await?
         }
     };
-    let reached = now.filter(|now| route::away(now, wanted).is_empty());
+    let gains = |(target, _): &(String, String)| route::gains(Some(&before.route), wanted, target);
+    let reached = now.filter(|now| !route::away(now, wanted).iter().any(gains));
     match &reached {
         Some(now) => hub.set(cluster, model, wanted, Some(now)).await,
         None => Ok(()),

@@ -40,7 +40,7 @@ pub fn place(service: &ValidatedInferenceService, serving: &Serving, version: &V
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
         .collect();
     let (readable, told) = match &serving.source {
-        Source::Engine => return None,
+        Source::Engine { .. } => return None,
         // Another file of the same model has another digest; one that nobody gave a digest for is told by its address.
         Source::File { uri, sha256, .. } => (plain, sha256.as_ref().unwrap_or(uri).clone()),
         Source::Registry => (format!("{plain}{}", version.suffix()), version.target().to_owned()),
@@ -72,22 +72,24 @@ pub fn add(
             };
         }
     }
+    if let (Source::Engine { secret: Some(secret) }, Some(engine)) =
+        (&serving.source, pod.containers.first_mut())
+    {
+        engine.env_from = Some(all_of(secret));
+    }
     let Some(place) = place(service, serving, version) else { return };
     let Some(engine) = pod.containers.first() else { return };
     let mut image = &serving.fetcher;
     let (mut args, mut env, mut env_from) = (vec!["fetch".to_owned()], Vec::new(), None);
     let mut arg = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
     match &serving.source {
-        Source::Engine => return,
+        Source::Engine { .. } => return,
         Source::File { uri, sha256, secret } => {
             arg("--from", uri);
             if let Some(sha256) = sha256 {
                 arg("--sha256", sha256);
             }
-            env_from = secret.as_ref().map(|name| {
-                let secret = SecretEnvSource { name: name.clone(), optional: None };
-                vec![EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }]
-            });
+            env_from = secret.as_deref().map(all_of);
         }
         Source::Registry => {
             arg("--from", &format!("modelhub://{}/{}", service.model, version.target()));
@@ -128,6 +130,12 @@ pub fn add(
     }]);
 }
 
+/// All keys of a Secret, as environment variables.
+fn all_of(secret: &str) -> Vec<EnvFromSource> {
+    let secret = SecretEnvSource { name: secret.to_owned(), optional: None };
+    vec![EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }]
+}
+
 fn key(secret: &SecretKeyRef) -> EnvVar {
     EnvVar {
         name: "AISTACK_API_KEY".to_owned(),
@@ -162,14 +170,39 @@ mod tests {
         validate(&object, "").expect("valid")
     }
 
-    fn fetcher(around: &Surroundings) -> Container {
-        let built = build_in(&of("team", "m"), around);
+    fn pod(service: &ValidatedInferenceService, around: &Surroundings) -> PodSpec {
+        let built = build_in(service, around);
         let deployment = built.0.into_iter().find_map(|manifest| match manifest {
             Manifest::Deployment(deployment) => Some(deployment),
             _ => None,
         });
-        let pod = deployment.expect("a Deployment").spec.template.spec.expect("a pod");
-        pod.init_containers.expect("it fetches").remove(0)
+        deployment.expect("a Deployment").spec.template.spec.expect("a pod")
+    }
+
+    fn fetcher(around: &Surroundings) -> Container {
+        pod(&of("team", "m"), around).init_containers.expect("it fetches").remove(0)
+    }
+
+    #[test]
+    fn credentials_go_to_whoever_fetches() {
+        let of = |runtime: &str, model: serde_json::Value| {
+            let mut spec = json!({"runtime": runtime, "model": model});
+            spec["model"]["name"] = json!("org/gated");
+            spec["model"]["secretName"] = json!("token");
+            let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+                "metadata": {"name": "chat"}, "spec": spec});
+            let object: InferenceService = serde_json::from_value(object).expect("an InferenceService");
+            let pod = pod(&validate(&object, "").expect("valid"), &Surroundings::default());
+            let reads = |container: &Container| {
+                let sources = container.env_from.iter().flatten();
+                sources.filter_map(|it| it.secret_ref.as_ref()).any(|secret| secret.name == "token")
+            };
+            (pod.init_containers.iter().flatten().any(reads), pod.containers.iter().any(reads))
+        };
+        assert_eq!(of("vllm", json!({})), (false, true));
+        assert_eq!(of("vllm", json!({"uri": "https://example.com/w"})), (true, false));
+        assert_eq!(of("tinyinfer", json!({"uri": "s3://b/w"})), (true, false));
+        assert_eq!(of("tinyinfer", json!({})), (false, false), "the API server refuses it");
     }
 
     #[test]

@@ -182,13 +182,30 @@ impl Found {
         self.outgoing.iter().map(|former| former.pods.wanted).max().filter(|_| !self.is_built)
     }
 
-    /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer.
+    /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer. What they get
+    /// already they may keep: a route away from one that died does not wait for it.
     pub(super) fn awaited<'a>(&self, service: &'a ValidatedInferenceService) -> Vec<&'a Version> {
         let is_there = |version: &Version| match service.serving() {
             Some(_) => self.ready.contains(version),
             None => self.reached == Some(Reached::Yes),
         };
-        service.answering().filter(|version| !is_there(version)).collect()
+        let wanted = route::wanted(service);
+        let before = self.state().filter(|_| self.taken_by(service).is_none()).map(|state| &state.route);
+        let gains = |version: &Version| {
+            wanted.as_ref().is_none_or(|wanted| route::gains(before, wanted, version.target()))
+        };
+        service.answering().filter(|version| gains(version) && !is_there(version)).collect()
+    }
+
+    /// Whether the service's model has another name than before, under which requests are led here still, or may be.
+    pub(super) fn is_renamed(&self, service: &ValidatedInferenceService) -> bool {
+        let is_left = matches!(self.left, Left::Models(_) | Left::Away(_));
+        is_left && service.needs_route() && self.hub.is_some()
+    }
+
+    /// Versions that are there and whose Deployments want no pods.
+    pub(super) fn resting(&self) -> Vec<Version> {
+        self.resting.clone()
     }
 
     /// What the canary came to.
@@ -404,6 +421,23 @@ mod tests {
         let state =
             TrafficState { model, revision, route, targets: Vec::new(), canary: None, held, idle_ms: None };
         RouteFound::There(Box::new(state))
+    }
+
+    #[test]
+    fn requests_are_led_away_from_a_version_that_died() {
+        let service = |first: i32| {
+            service(&json!({"model": {"name": "m"}, "runtime": "vllm",
+                "traffic": [{"version": "1", "percent": first}, {"version": "2", "percent": 100 - first}]}))
+        };
+        let route = led_to(&[("1", 50), ("2", 50)]);
+        let found = Found { ready: vec![Version::named("2")], route, ..Found::default() };
+        for (first, awaited) in [(0, ""), (20, ""), (50, ""), (60, "1")] {
+            let service = service(first);
+            let told: Vec<&str> = found.awaited(&service).into_iter().map(Version::target).collect();
+            assert_eq!(told.join(" "), awaited, "{first} percent");
+        }
+        let anew = Found { route: RouteFound::Absent, ..found };
+        assert_eq!(anew.awaited(&service(50)), [&Version::named("1")], "the first route");
     }
 
     #[test]

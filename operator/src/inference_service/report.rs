@@ -5,7 +5,7 @@ use std::time::Duration;
 use aistack_api::traffic::CanaryPhase;
 
 use super::found::{Found, RouteFound};
-use super::validate::{Serving, Source};
+use super::validate::{Scale, Serving, Source};
 use super::version::Version;
 use super::{ApiKey, ValidatedInferenceService, preload, route};
 use crate::kernel::apply::Applied;
@@ -61,6 +61,9 @@ pub(super) fn of_versions(
     let summary = summary(service, &all, is_asleep);
     let mut report = if is_asleep {
         Report::ready(summary, Because::new("Asleep", "it has no pods; a request wakes it"))
+    } else if all.wanted == 0 && matches!(serving.scale, Scale::Auto(_)) {
+        let because = Because::new("WaitingForPods", "it has no pod yet, and no autoscaler begins from none");
+        Report { serves: Some(false), ..Report::progressing(summary, because) }
     } else {
         report::of_pods(summary, &all)
     };
@@ -234,6 +237,9 @@ fn unrouted(service: &ValidatedInferenceService, found: &Found) -> Because {
     }
     let awaited: Vec<&str> = found.awaited(service).into_iter().map(Version::target).collect();
     let said = match awaited.as_slice() {
+        [] if found.is_renamed(service) => {
+            "ModelHub leads requests there once all pods are of this spec".to_owned()
+        }
         [] => "ModelHub leads requests there once it has as many pods as served until now".to_owned(),
         awaited => format!("ModelHub leads requests there once pods of {} are ready", awaited.join(", ")),
     };
@@ -288,7 +294,7 @@ fn conditions(
         say("Scheduled", Some(false), "Unschedulable", why.clone());
     }
     match (&serving.source, &found.trouble.fetch) {
-        (Source::Engine, _) => {}
+        (Source::Engine { .. }, _) => {}
         (_, Some(why)) => say("ModelVerified", Some(false), "FetchFailed", why.clone()),
         (Source::File { sha256: None, uri, .. }, _) => {
             let said = format!("nobody said what the SHA-256 of {uri} is; give spec.model.sha256");

@@ -90,6 +90,33 @@ pub fn away(state: &TrafficState, next: &TrafficRoute) -> Vec<(String, String)> 
     next.targets.iter().filter(is_to_answer).filter_map(trouble).collect()
 }
 
+/// Whether the target of that name is to get requests that it does not get now.
+pub fn gains(before: Option<&TrafficRoute>, next: &TrafficRoute, name: &str) -> bool {
+    let canary = |route: &TrafficRoute| route.canary.as_ref().map(|plan| plan.target.clone());
+    let Some(target) = next.targets.iter().find(|target| target.name == name) else { return false };
+    let is_canary = canary(next).as_deref() == Some(name);
+    if target.weight == 0 && target.headers.is_empty() && !is_canary {
+        return false;
+    }
+    let Some(before) = before else { return true };
+    let Some(old) = before.targets.iter().find(|old| old.endpoint == target.endpoint) else { return true };
+    let becomes_canary = is_canary && canary(before).as_ref() != Some(&old.name);
+    let is_chosen = !target.headers.is_empty() && target.headers != old.headers;
+    target.weight > old.weight || old.shadow || becomes_canary || is_chosen
+}
+
+/// The next route without its canary, where that has not begun: what else an edit changes does not wait for it. `None` where nothing else
+/// changes.
+pub fn but_canary(before: &TrafficRoute, next: &TrafficRoute) -> Option<TrafficRoute> {
+    let canary = &next.canary.as_ref().filter(|_| before.canary.is_none())?.target;
+    let others = next.targets.iter().filter(|target| target.name != *canary);
+    // ModelHub may look already whether it reaches it.
+    let known = before.targets.iter().filter(|target| target.name == *canary && target.weight == 0);
+    let targets = others.chain(known).cloned().collect();
+    let route = TrafficRoute { targets, canary: None, ..next.clone() };
+    (route != *before).then_some(route)
+}
+
 fn plan(canary: &CanarySpec) -> CanaryPlan {
     let number = |value: i32| u32::try_from(value).unwrap_or(0);
     let mut steps: Vec<u32> = canary.steps.iter().map(|step| number(*step)).collect();
@@ -160,6 +187,67 @@ mod tests {
         let corrected = beside(&both, &third).expect("another address");
         assert_eq!((names(&corrected), corrected.validate()), (names(&both), Ok(())));
         assert_eq!(corrected.targets[1].endpoint, third.targets[0].endpoint);
+    }
+
+    #[test]
+    fn only_who_gains_is_waited_for() {
+        let of = |traffic: Value| route(json!({"traffic": traffic})).expect("a route");
+        let half = of(json!([{"version": "1", "percent": 50}, {"version": "2", "percent": 50}]));
+        let canary = |steps: &[i32]| {
+            route(json!({"model": {"version": "1"}, "canary": {"version": "2", "steps": steps}}))
+                .expect("a route")
+        };
+        let alone = route(json!({"model": {"version": "1"}})).expect("a route");
+        let beta = json!([{"version": "1", "percent": 100}, {"version": "2", "percent": 0, "headers": {"x-beta": "1"}}]);
+        let copied =
+            of(json!([{"version": "1", "percent": 100}, {"version": "2", "percent": 60, "shadow": true}]));
+        let table = [
+            (
+                "the dead one gets less",
+                &half,
+                of(json!([{"version": "1", "percent": 0}, {"version": "2", "percent": 100}])),
+                "2",
+            ),
+            (
+                "the same for the other",
+                &half,
+                of(json!([{"version": "1", "percent": 70}, {"version": "2", "percent": 30}])),
+                "1",
+            ),
+            ("another plan", &canary(&[5, 100]), canary(&[10, 100]), ""),
+            ("it becomes the canary", &alone, canary(&[5, 100]), "2"),
+            ("it is chosen by a header", &alone, of(beta), "2"),
+            ("a shadow answers", &copied, half.clone(), "2"),
+            (
+                "a new one that gets nothing",
+                &alone,
+                of(json!([{"version": "1", "percent": 100}, {"version": "2", "percent": 0}])),
+                "",
+            ),
+        ];
+        for (what, before, next, expected) in table {
+            let names = next.targets.iter().map(|target| target.name.as_str());
+            let gaining: Vec<&str> = names.filter(|name| gains(Some(before), &next, name)).collect();
+            assert_eq!(gaining.join(" "), expected, "{what}");
+        }
+        assert!(gains(None, &alone, "1"), "the first route");
+    }
+
+    #[test]
+    fn shares_of_others_do_not_wait_for_a_canary_that_has_not_begun() {
+        let of = |first: i32, canary: bool| {
+            let traffic =
+                json!([{"version": "1", "percent": first}, {"version": "2", "percent": 100 - first}]);
+            let canary = canary.then(|| json!({"version": "3", "steps": [5, 100]}));
+            route(json!({"traffic": traffic, "canary": canary})).expect("a route")
+        };
+        let (before, next) = (of(100, false), of(0, true));
+        let without = but_canary(&before, &next).expect("the shares are others");
+        assert_eq!(without, of(0, false));
+        assert_eq!(but_canary(&without, &next), None, "it is so");
+        let both = beside(&without, &next).expect("ModelHub does not know the canary yet");
+        assert_eq!(but_canary(&both, &next), None, "it looks for the canary");
+        assert_eq!(but_canary(&of(50, true), &next), None, "the canary has begun");
     }
 
     #[test]

@@ -166,6 +166,33 @@ mod tests {
         assert!(built(&keda(), &Surroundings::default()).is_empty(), "there is nobody to ask");
     }
 
+    #[test]
+    fn a_version_that_made_room_and_is_to_serve_again_has_pods_again() {
+        let replicas = |scaling: Value, is_asleep: bool, is_resting: bool| {
+            let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
+                "metadata": {"name": "talk", "namespace": "team"}, "spec": {"model": {"name": "m"}, "scaling": scaling}});
+            let object = serde_json::from_value(object).expect("an InferenceService");
+            let service = validate(&object, "").expect("valid");
+            let resting = if is_resting { service.versions.clone() } else { Vec::new() };
+            let built = build_in(&service, &Surroundings { is_asleep, resting, ..Surroundings::default() });
+            let named = built.iter().find_map(|manifest| match manifest {
+                Manifest::Deployment(deployment) => Some(deployment.spec.replicas),
+                _ => None,
+            });
+            named.expect("a Deployment")
+        };
+        let scaling = |least: i32| json!({"minReplicas": least, "maxReplicas": 5});
+        let table = [
+            (2, false, false, None),
+            (2, false, true, Some(2)),
+            (0, false, true, Some(1)),
+            (0, true, true, Some(0)),
+        ];
+        for (least, is_asleep, is_resting, expected) in table {
+            assert_eq!(replicas(scaling(least), is_asleep, is_resting), expected, "{least} {is_asleep}");
+        }
+    }
+
     fn state(held: u64, idle_ms: Option<u64>) -> TrafficState {
         TrafficState {
             model: "m".into(),

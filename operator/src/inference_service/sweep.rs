@@ -79,6 +79,14 @@ pub fn tell(report: &mut Report, service: &ValidatedInferenceService, left: &Lef
                 format!("routes of an earlier spec may be left, and are taken away once they can be: {why}");
             (false, Because::new("RouteLeft", said))
         }
+        Left::Models(models) if service.needs_route() => {
+            if report.scaled.ready_replicas > 0 {
+                report.serves = Some(true);
+            }
+            let models = models.join(", ");
+            let said = format!("requests for {models} are led here until those for {} are", service.model);
+            (false, Because::new("RouteLeft", said))
+        }
         Left::Models(models) => {
             let said = format!("routes of an earlier spec are being taken away: {}", models.join(", "));
             (false, Because::new("RouteLeft", said))

@@ -117,7 +117,10 @@ impl Scale {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The engine finds them by the model's name.
-    Engine,
+    Engine {
+        /// Secret with credentials, of one that fetches them itself.
+        secret: Option<String>,
+    },
     /// One file.
     File {
         /// Where.
@@ -184,6 +187,11 @@ impl ValidatedInferenceService {
     /// Certificates towards an engine that runs already.
     pub fn tls(&self) -> Option<&ClientTlsSpec> {
         self.tls.as_ref()
+    }
+
+    /// Whether it is a server of somebody else's.
+    pub fn is_external(&self) -> bool {
+        self.serving().is_none()
     }
 
     /// Pods of its own, unless somebody else runs it.
@@ -345,7 +353,10 @@ fn source(service: &InferenceService) -> Result<Source, Problem> {
             secret: spec.model.secret_name.clone(),
         }),
         None if is_versioned(service) => Ok(Source::Registry),
-        None => Ok(Source::Engine),
+        None => {
+            let fetches = matches!(spec.runtime, Runtime::Vllm | Runtime::Onnx);
+            Ok(Source::Engine { secret: spec.model.secret_name.clone().filter(|_| fetches) })
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use super::cluster::Cluster;
 use super::controller::StepError;
 use super::covers::covers;
 use super::created;
-use super::held;
+use super::held::{self, Lack};
 use super::key::ObjectName;
 use super::parent::Parent;
 use super::patience::Hold;
@@ -216,6 +216,8 @@ pub struct AppliedChild {
     pub key: ChildKey,
     /// How it fares.
     pub progress: Progress,
+    /// Whether it was written as it is wanted; else it is as it was before.
+    pub is_as_wanted: bool,
 }
 
 /// All children of an object, as they are after they were applied.
@@ -225,8 +227,12 @@ pub struct Applied(pub Vec<AppliedChild>);
 impl Applied {
     /// How one of them fares.
     pub fn progress(&self, kind: ChildKind, name: &str) -> Option<&Progress> {
-        let found = self.0.iter().find(|child| child.key.kind == kind && child.key.object.name == name);
-        found.map(|child| &child.progress)
+        self.child(kind, name).map(|child| &child.progress)
+    }
+
+    /// One of them.
+    pub fn child(&self, kind: ChildKind, name: &str) -> Option<&AppliedChild> {
+        self.0.iter().find(|child| child.key.kind == kind && child.key.object.name == name)
     }
 
     /// Those of a kind.
@@ -242,8 +248,8 @@ pub struct Tried {
     pub applied: Applied,
     /// What went wrong.
     pub refused: Vec<ApplyError>,
-    /// Whether a change waits for a Secret.
-    pub is_held: bool,
+    /// What changes that are held back wait for.
+    pub held: Vec<Lack>,
 }
 
 /// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`. What served goes
@@ -257,10 +263,12 @@ pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests, kept:
         let value = serde_json::to_value(manifest).expect("Kubernetes objects are plain data");
         kept.insert(key.clone());
         let settled = one(cluster, parent, &key, value).await;
-        tried.applied.0.extend(settled.progress.map(|progress| AppliedChild { key, progress }));
+        let is_as_wanted = settled.failure.is_none() && settled.held.is_empty();
+        let child = settled.progress.map(|progress| AppliedChild { key, progress, is_as_wanted });
+        tried.applied.0.extend(child);
         let is_silence = settled.failure.as_ref().is_some_and(ApplyError::is_silence);
         tried.refused.extend(settled.failure);
-        tried.is_held |= settled.is_held;
+        tried.held.extend(settled.held);
         if is_silence {
             return tried;
         }
@@ -276,17 +284,17 @@ struct Settled {
     /// How it fares, where it is there.
     progress: Option<Progress>,
     failure: Option<ApplyError>,
-    /// It stays as it is for now.
-    is_held: bool,
+    /// It stays as it is for now, for want of these.
+    held: Vec<Lack>,
 }
 
 impl Settled {
     fn well(progress: Progress) -> Self {
-        Self { progress: Some(progress), failure: None, is_held: false }
+        Self { progress: Some(progress), failure: None, held: Vec::new() }
     }
 
     fn failed(failure: ApplyError) -> Self {
-        Self { progress: None, failure: Some(failure), is_held: false }
+        Self { progress: None, failure: Some(failure), held: Vec::new() }
     }
 }
 
@@ -439,14 +447,13 @@ impl<'a> Child<'a> {
             live
         } else {
             let progress = Progress::of(self.key.kind, &live);
-            let is_held = held::is_held(&self.wanted, &progress, &self.parent.lacks);
-            let as_it_was = Settled { is_held, ..Settled::well(progress) };
-            if is_held {
-                return as_it_was;
+            let held = held::back(self.cluster, self.parent, &self.wanted, &progress).await;
+            if !held.is_empty() {
+                return Settled { held, ..Settled::well(progress) };
             }
             match self.write(live).await {
                 Ok(written) => written,
-                Err(error) => return Settled { failure: Some(error), ..as_it_was },
+                Err(error) => return Settled { failure: Some(error), ..Settled::well(progress) },
             }
         };
         let grown = claims::grow(self.cluster, self.parent, self.key, &now, &self.claims).await;

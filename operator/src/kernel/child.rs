@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ApiResource;
 use serde_json::Value;
 
+use super::conditions::Because;
 use super::key::{Key, ObjectName};
 use crate::certificate::Certificate;
 use crate::scaled_object::ScaledObject;
@@ -292,8 +293,8 @@ pub struct Pods {
     pub first: i32,
     /// Why no pods can be made, when the controller of the workload said so.
     pub failure: Option<String>,
-    /// Why a pod finds no node, when the scheduler said so.
-    pub unschedulable: Option<String>,
+    /// What keeps a pod from running, when somebody said so.
+    pub trouble: Option<Because>,
 }
 
 impl Pods {
@@ -475,7 +476,7 @@ fn pods(object: &Value) -> Pods {
         update_revision: text(object, "/status/updateRevision").to_owned(),
         first: count("/spec/ordinals/start"),
         failure,
-        unschedulable: None,
+        trouble: None,
     }
 }
 

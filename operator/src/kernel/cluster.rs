@@ -1,6 +1,6 @@
 //! The cluster as controllers see it: a client with its scope, and the caches.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -170,8 +170,7 @@ impl Cluster {
     }
 
     async fn read_secret(&self, secret: &ObjectName) -> Result<Arc<SecretData>, kube::Error> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
-        let Some(found) = api.get_opt(&secret.name).await? else {
+        let Some(found) = self.get_secret(secret).await? else {
             self.secrets.lock().remove(secret);
             return Ok(Arc::default());
         };
@@ -190,6 +189,17 @@ impl Cluster {
         }
     }
 
+    /// Keys of a Secret; none where there is no such Secret. Nothing of it is kept.
+    pub(super) async fn secret_keys(&self, secret: &ObjectName) -> Result<BTreeSet<String>, kube::Error> {
+        let found = self.get_secret(secret).await?;
+        Ok(found.and_then(|found| found.data).unwrap_or_default().into_keys().collect())
+    }
+
+    async fn get_secret(&self, secret: &ObjectName) -> Result<Option<Secret>, kube::Error> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
+        api.get_opt(&secret.name).await
+    }
+
     /// Contents of a Secret are kept in memory no longer than it is there and somebody refers to it.
     pub(super) fn forget_secret(&self, secret: &ObjectName) {
         self.secrets.lock().remove(secret);
@@ -198,6 +208,11 @@ impl Cluster {
     /// From now on `key` refers to these, and to nothing else.
     pub(super) fn refers(&self, key: &Key, references: Vec<Reference>) {
         self.forget_secrets(self.references.set(key, references));
+    }
+
+    /// From now on `key` refers to these as well.
+    pub(super) fn refers_also(&self, key: &Key, references: &[Reference]) {
+        self.references.add(key, references);
     }
 
     /// `key` is no more.

@@ -3,6 +3,7 @@
 use super::apply::ApplyError;
 use super::conditions::{Because, Report, Status};
 use super::controller::StepError;
+use super::held::Lack;
 use crate::problem::Problem;
 
 /// Why a step failed.
@@ -57,12 +58,20 @@ pub(super) fn beside(report: Report, refused: &[ApplyError]) -> Report {
 
 /// A report of pods that wait for a Secret that is not there says so. What serves without it goes on serving, until its pods start
 /// anew or the time comes for what needs it; a change that is held back until then is under way.
-pub(super) fn lacking(report: Report, missing: &[String], is_held: bool) -> Report {
-    if missing.is_empty() || report.is_stalled {
+pub(super) fn lacking(report: Report, missing: Vec<String>, held: Vec<Lack>) -> Report {
+    let is_held = !held.is_empty();
+    let mut lacks: Vec<Lack> = Vec::new();
+    for lack in missing.into_iter().map(|secret| Lack { secret, key: None }).chain(held) {
+        if !lacks.contains(&lack) {
+            lacks.push(lack);
+        }
+    }
+    if lacks.is_empty() || report.is_stalled {
         return report;
     }
-    let names = missing.join(", ");
-    let message = format!("Secret {names} is not in this namespace; what reads it waits until it is");
+    let said: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+    let there = if lacks.iter().any(|lack| lack.key.is_some()) { " there" } else { "" };
+    let message = format!("{}; what reads it waits until it is{there}", said.join(", "));
     let because = Because::new("SecretMissing", message.clone());
     if report.ready.0 {
         let progressing = if is_held { Some(because.clone()) } else { report.progressing };
@@ -172,16 +181,24 @@ mod tests {
 
     #[test]
     fn a_missing_secret_takes_nothing_from_what_serves() {
-        let missing = ["key".to_owned()];
-        assert_eq!(said(&lacking(ready(), &missing, false)), "true Ready / - / SecretMissing");
+        let missing = || vec!["key".to_owned()];
+        let held = |key: Option<&str>| vec![Lack { secret: "key".to_owned(), key: key.map(str::to_owned) }];
+        let lacks = lacking(ready(), missing(), held(Some("token")));
         assert_eq!(
-            said(&lacking(ready(), &missing, true)),
+            lacks.degraded.map(|because| because.message).as_deref(),
+            Some(
+                "Secret key is not in this namespace, Secret key has no key token; what reads it waits until it is there"
+            )
+        );
+        assert_eq!(said(&lacking(ready(), missing(), Vec::new())), "true Ready / - / SecretMissing");
+        assert_eq!(
+            said(&lacking(ready(), missing(), held(None))),
             "true Ready / SecretMissing / SecretMissing",
             "a change waits"
         );
         let waiting = Report::progressing("0/3", Because::new("WaitingForPods", "0 of 3"));
         assert_eq!(
-            said(&lacking(waiting, &missing, false)),
+            said(&lacking(waiting, missing(), Vec::new())),
             "false SecretMissing / WaitingForPods / SecretMissing"
         );
     }

@@ -19,8 +19,8 @@ pub struct Parent {
     pub reference: OwnerReference,
     /// Whether this is its first turn.
     pub is_new: bool,
-    /// Secrets that it refers to and that are not there.
-    pub lacks: Vec<String>,
+    /// Secrets that its children bring.
+    pub brings: Vec<String>,
     /// What it was made last by whoever edits it.
     pub edition: String,
 }
@@ -95,7 +95,7 @@ mod tests {
                 namespace: "n".to_owned(),
                 reference,
                 is_new,
-                lacks: Vec::new(),
+                brings: Vec::new(),
                 edition: String::new(),
             };
             let name = ObjectMeta { name: Some("kv-config".to_owned()), ..ObjectMeta::default() };

@@ -1,4 +1,4 @@
-//! Pods that do not run: what the scheduler says of them, and whoever starts their containers.
+//! Pods that do not run: what the scheduler says of them, whoever starts their containers, and who looks for their Secrets.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
@@ -7,6 +7,7 @@ use super::apply::{Applied, AppliedChild, ApplyError};
 use super::child::Progress;
 use super::cluster::Cluster;
 use super::conditions::Because;
+use super::held;
 use super::parent::Parent;
 use crate::manifest::{Manifest, Manifests};
 
@@ -30,14 +31,26 @@ pub(super) async fn explain(
         let Some(selector) = selector(manifest) else { continue };
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &parent.namespace);
         // From the API server's memory: what is not there yet is seen when it is asked again.
-        let params = ListParams::default().labels(&selector).fields("status.phase=Pending").match_any();
+        let params = ListParams::default().labels(&selector).match_any();
         let list = api
             .list(&params)
             .await
             .map_err(|source| ApplyError::Read { child: child.key.clone(), source: Box::new(source) })?;
-        pods.unschedulable = list.items.iter().find_map(unschedulable);
+        pods.trouble = match list.items.iter().find_map(trouble) {
+            Some(because) => Some(because),
+            // Of volumes that cannot be mounted the kubelet says nothing in a pod.
+            None => lacking(cluster, parent, manifest).await,
+        };
     }
     Ok(())
+}
+
+/// What pods read of Secrets and do not find.
+async fn lacking(cluster: &Cluster, parent: &Parent, manifest: &Manifest) -> Option<Because> {
+    let wanted = serde_json::to_value(manifest).expect("Kubernetes objects are plain data");
+    let lacks = held::lacks(cluster, parent, &wanted).await;
+    let said: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+    (!said.is_empty()).then(|| Because::new("SecretMissing", said.join(", ")))
 }
 
 fn selector(manifest: &Manifest) -> Option<String> {
@@ -109,21 +122,82 @@ fn not_pulled(image: &str, said: &str) -> String {
 }
 
 /// What keeps a pod from running, as far as Kubernetes says so: the scheduler, or whoever starts its containers.
-pub(crate) fn kept_away(pod: &Pod) -> Option<String> {
+pub(crate) fn trouble(pod: &Pod) -> Option<Because> {
     let containers = || {
         let status = pod.status.as_ref()?;
         let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
         let because = all.filter(|container| !container.ready).find_map(ended)?;
-        Some(format!("{}: {}", pod.metadata.name.as_deref().unwrap_or("a pod"), because.message))
+        let name = pod.metadata.name.as_deref().unwrap_or("a pod");
+        Some(Because::new(because.reason, format!("{name}: {}", because.message)))
     };
-    unschedulable(pod).or_else(containers)
+    unschedulable(pod).map(|why| Because::new("Unschedulable", why)).or_else(containers)
+}
+
+/// The same in words.
+pub(crate) fn kept_away(pod: &Pod) -> Option<String> {
+    trouble(pod).map(|because| because.message)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use serde_json::{Value, json};
 
+    use super::super::child::{ChildKey, ChildKind, Pods};
+    use super::super::key::ObjectName;
+    use super::super::stub;
     use super::*;
+
+    /// What is said of a StatefulSet whose only pod is like that.
+    async fn told(pod: Value, brings: &[&str]) -> Option<Because> {
+        let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod]});
+        let (cluster, _) = stub::cluster(200, &list);
+        let set = json!({"metadata": {"name": "modelhub"}, "spec": {"serviceName": "modelhub",
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"spec": {"containers": [],
+            "volumes": [{"name": "key", "secret": {"secretName": "mistyped"}}]}}}});
+        let mut wanted = Manifests::default();
+        wanted.push(
+            serde_json::from_value::<k8s_openapi::api::apps::v1::StatefulSet>(set).expect("a StatefulSet"),
+        );
+        let parent = Parent {
+            namespace: "n".to_owned(),
+            reference: OwnerReference::default(),
+            is_new: false,
+            brings: brings.iter().map(|secret| (*secret).to_owned()).collect(),
+            edition: String::new(),
+        };
+        let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "modelhub") };
+        let progress = Progress::Pods(Pods { is_current: true, wanted: 1, ..Pods::default() });
+        let mut applied = Applied(vec![AppliedChild { key, progress, is_as_wanted: true }]);
+        explain(&cluster, &parent, &wanted, &mut applied).await.expect("it is asked");
+        match applied.0.remove(0).progress {
+            Progress::Pods(pods) => pods.trouble,
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_keeps_pods_of_a_stack_away_is_told() {
+        let pod = |state: Value| {
+            json!({"metadata": {"name": "modelhub-0"}, "spec": {"containers": []}, "status": {"phase": "Running",
+                "containerStatuses": [{"name": "modelhub", "image": "x/modelhub:9", "imageID": "", "ready": false,
+                "restartCount": 3, "state": {"waiting": {"reason": state}},
+                "lastState": {"terminated": {"exitCode": 1, "message": "error: no key"}}}]}})
+        };
+        let starting = json!({"metadata": {"name": "modelhub-0"}, "spec": {"containers": []}, "status": {"phase": "Pending"}});
+        let table = [
+            (pod(json!("CrashLoopBackOff")), vec![], "EngineFailed: modelhub-0: error: no key"),
+            (starting.clone(), vec![], "SecretMissing: Secret mistyped is not in this namespace"),
+            (starting, vec!["mistyped"], ""),
+        ];
+        for (pod, brings, expected) in table {
+            let told = told(pod.clone(), &brings).await;
+            let told = told.map_or(String::new(), |told| format!("{}: {}", told.reason, told.message));
+            assert_eq!(told, expected, "{pod}");
+        }
+        let image = told(pod(json!("ImagePullBackOff")), &[]).await;
+        assert_eq!(image.map(|because| because.reason), Some("ImageMissing"));
+    }
 
     #[test]
     fn why_an_image_is_not_there_is_told_in_the_nodes_words() {

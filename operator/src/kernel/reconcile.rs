@@ -1,5 +1,6 @@
 //! One reconciliation: the order of the steps, and what is said of each way that they end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::cluster::Cluster;
 use super::conditions::{self, Report, Status};
 use super::controller::{Controller, StepError, Typed};
 use super::faults;
+use super::held;
 use super::images;
 use super::key::{Key, ObjectName};
 use super::parent::Parent;
@@ -179,7 +181,7 @@ impl<C: Controller> Turn<'_, C> {
         let (cluster, controller, object) = (self.cluster, self.controller, self.object.as_ref());
         let references = controller.references(object);
         let mut missing = missing(cluster, &references);
-        cluster.refers(&self.key(), references);
+        cluster.refers_also(&self.key(), &references);
         let found = controller.dereference(cluster, object).instrument(tracing::info_span!("dereference"));
         let found = match outside::step(found).await {
             Ok(found) => found,
@@ -190,14 +192,16 @@ impl<C: Controller> Turn<'_, C> {
             // What runs keeps running: a mistake in an edit takes nothing away.
             Err(problems) => return Ended::of(faults::invalid(&problems, &self.status())),
         };
-        let Tried { applied, refused, is_held } = match controller.build(&validated, &found) {
+        let Tried { applied, refused, held } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
                 stores::settle(cluster.store_priority.as_deref(), &mut manifests);
                 // What a Certificate is to bring is awaited with it.
-                missing.retain(|secret| !manifests.bring(secret));
+                let brings = manifests.brings();
+                missing.retain(|secret| !brings.contains(secret));
+                self.refer(references, held::read_by(&mut manifests, &brings));
                 let kept = controller.kept(&validated, &found);
-                let parent = Parent { lacks: missing.clone(), ..self.parent() };
+                let parent = Parent { brings, ..self.parent() };
                 let mut tried = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
                     .await;
@@ -218,9 +222,19 @@ impl<C: Controller> Turn<'_, C> {
         if report.is_unseen {
             report = report.as_seen_last(&self.status());
         }
-        let report = faults::lacking(report, &missing, is_held);
+        let report = faults::lacking(report, missing, held);
         let report = faults::beside(report, &refused);
         Ended { report: failed.iter().fold(report, faults::undone), refused, failed }
+    }
+
+    /// Begins a turn when a Secret changes that the object or a pod of it refers to.
+    fn refer(&self, mut references: Vec<Reference>, secrets: BTreeSet<String>) {
+        let namespace = self.object.namespace().unwrap_or_default();
+        let read =
+            secrets.into_iter().map(|secret| Reference::Secret(ObjectName::new(namespace.as_str(), secret)));
+        let read: Vec<Reference> = read.filter(|read| !references.contains(read)).collect();
+        references.extend(read);
+        self.cluster.refers(&self.key(), references);
     }
 
     /// A turn that could not see how the object fares.
@@ -239,7 +253,7 @@ impl<C: Controller> Turn<'_, C> {
         // A status that nobody wrote yet says -1.
         let is_new = self.status().observed_generation().is_none_or(|generation| generation < 0);
         let edition = Parent::edition(self.object.meta());
-        Parent { namespace, reference, is_new, lacks: Vec::new(), edition }
+        Parent { namespace, reference, is_new, brings: Vec::new(), edition }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

@@ -43,6 +43,17 @@ impl References {
         inner.lonely(before)
     }
 
+    /// From now on, `key` refers to these as well.
+    pub fn add(&self, key: &Key, references: &[Reference]) {
+        let mut inner = self.inner.lock();
+        let of = inner.of.entry(key.clone()).or_default();
+        let new: Vec<Reference> = references.iter().filter(|new| !of.contains(new)).cloned().collect();
+        of.extend_from_slice(&new);
+        for reference in new {
+            inner.to.entry(reference).or_default().insert(key.clone());
+        }
+    }
+
     /// `key` is no more. Answers with what nobody refers to any more.
     pub fn forget(&self, key: &Key) -> Vec<Reference> {
         let mut inner = self.inner.lock();
@@ -95,6 +106,8 @@ mod tests {
         assert_eq!(references.to(&secret("s")), [key("b")]);
         assert_eq!(references.forget(&key("b")), [secret("s")]);
         assert!(references.to(&secret("s")).is_empty());
-        assert_eq!(references.set(&key("a"), Vec::new()), [secret("t")]);
+        references.add(&key("a"), &[secret("t"), secret("u")]);
+        assert_eq!(references.to(&secret("u")), [key("a")]);
+        assert_eq!(references.set(&key("a"), Vec::new()), [secret("t"), secret("u")]);
     }
 }

@@ -675,7 +675,7 @@ mod tests {
             let object = json!({"spec": {"secretName": "kv-tls"}, "status": {"conditions": conditions}});
             let progress = Progress::of(ChildKind::Certificate, &object);
             let key = ChildKey { kind: ChildKind::Certificate, object: ObjectName::new("n", "kv-tls") };
-            Applied(vec![AppliedChild { key, progress }])
+            Applied(vec![AppliedChild { key, progress, is_as_wanted: true }])
         };
         let ready = |is_so: &str| json!({"type": "Ready", "status": is_so, "message": "as it is"});
         let failed =
@@ -736,7 +736,7 @@ mod tests {
     fn seen(is_current: bool) -> Applied {
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
         let progress = Progress::Pods(Pods { is_current, ..Pods::default() });
-        Applied(vec![AppliedChild { key, progress }])
+        Applied(vec![AppliedChild { key, progress, is_as_wanted: true }])
     }
 
     #[test]
@@ -744,6 +744,7 @@ mod tests {
         let times = |name: &str, done| AppliedChild {
             key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
             progress: Progress::Times(done, None),
+            is_as_wanted: true,
         };
         let table: [(&[AppliedChild], &str); 5] = [
             (&[], ""),
@@ -801,6 +802,7 @@ mod tests {
             let job = |name: &str| AppliedChild {
                 key: ChildKey { kind: ChildKind::CronJob, object: ObjectName::new("n", name) },
                 progress: Progress::Times(times, Some(since)),
+                is_as_wanted: true,
             };
             let applied = Applied(vec![job("kv-backup"), job("kv-drill")]);
             let now = since + Duration::from_secs(hours * 3600);

@@ -1,11 +1,13 @@
 //! The controller of VectorCollections.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aistack_crds::{AIStack, Kind, VectorCollection};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource as _, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::engine::{self, Collection, Server};
@@ -37,6 +39,8 @@ const OUTSIDE: Duration = Duration::from_mins(2);
 #[derive(Clone, Debug, Default)]
 pub struct VectorController {
     stacks: Arc<Objects<AIStack>>,
+    /// Objects, by uid, whose collection was made and whose annotation does not say so yet.
+    unmarked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// The server of a collection, and the collection on it.
@@ -49,7 +53,30 @@ pub struct Found {
 impl VectorController {
     /// With the stacks that collections may live on.
     pub fn new(stacks: Arc<Objects<AIStack>>) -> Self {
-        Self { stacks }
+        Self { stacks, unmarked: Arc::default() }
+    }
+
+    /// Remembers that the collection was made for the object. Made first and remembered then: what is not remembered is never deleted.
+    async fn mark(&self, cluster: &Cluster, object: &VectorCollection) -> Result<(), StepError> {
+        let api: Api<VectorCollection> = Api::namespaced(cluster.client.clone(), &report::namespace(object));
+        let uid = uid(object);
+        let patch = json!({"metadata": {"uid": uid, "annotations": {MADE: uid}}});
+        let patched = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        patched.map_err(|error| StepError {
+            reason: "AnnotateFailed",
+            message: format!(
+                "that the collection was made for it could not be noted: {}",
+                apply::said(&error)
+            ),
+        })?;
+        self.unmarked.lock().remove(&uid);
+        Ok(())
+    }
+
+    /// Whether the collection was made for the object.
+    fn made(&self, object: &VectorCollection) -> bool {
+        let uid = uid(object);
+        object.annotations().get(MADE) == Some(&uid) || self.unmarked.lock().contains(&uid)
     }
 
     fn server(object: &VectorCollection) -> ChildKey {
@@ -135,17 +162,22 @@ impl Controller for VectorController {
         }
         let server = at(cluster, &Self::server(object));
         let request = super::build::request(collection);
-        server.settle(&request.name, &request.create, &request.indexes, &found.collection).await?;
         if found.collection == Collection::Absent {
+            server.create(&request.name, &request.create).await?;
+            if object.spec.stack_ref.is_some() {
+                self.unmarked.lock().insert(uid(object));
+            }
             if was_there(object) {
                 let note = "the collection was gone from its server, with all that was in it; it was created anew, empty";
                 cluster.tell(&object.object_ref(&()), true, "CollectionLost", note.to_owned()).await;
             }
-            if object.spec.stack_ref.is_some() {
-                mark(cluster, object).await?;
-            }
         }
-        Ok(())
+        // Where that failed, in the next turn.
+        let is_unmarked = self.unmarked.lock().contains(&uid(object));
+        if is_unmarked {
+            self.mark(cluster, object).await?;
+        }
+        server.settle(&request.name, &request.create, &request.indexes, &found.collection).await
     }
 
     fn report(&self, collection: &ValidatedVectorCollection, found: &Found, applied: &Applied) -> Report {
@@ -155,10 +187,13 @@ impl Controller for VectorController {
             _ => found.pods.clone().unwrap_or_default(),
         };
         let mut report = match &found.collection {
-            Collection::NoServer => {
-                let said = format!("{} of {} servers are ready", pods.ready, pods.wanted);
-                Report::progressing(shape(collection), Because::new("WaitingForPods", said))
-            }
+            Collection::NoServer => match &pods.trouble {
+                Some(because) => Report::degraded(shape(collection), because.clone()),
+                None => {
+                    let said = format!("{} of {} servers are ready", pods.ready, pods.wanted);
+                    Report::progressing(shape(collection), Because::new("WaitingForPods", said))
+                }
+            },
             Collection::Unknown(why) => Report::degraded(
                 shape(collection),
                 Because::new(
@@ -214,8 +249,10 @@ impl Controller for VectorController {
             Collection::NoServer | Collection::Unknown(_) => return server.remove(&name).await,
         };
         let is_other = validate(object, "").is_ok_and(|collection| other(&collection, &there).is_some());
-        if is_marked(object) && !is_other {
-            return server.remove(&name).await;
+        if self.made(object) && !is_other {
+            server.remove(&name).await?;
+            self.unmarked.lock().remove(&uid(object));
+            return Ok(());
         }
         let note = format!(
             "the collection {name} was not made for this object, and stays on its server with what is in it; to delete it there: DELETE /collections/{name}"
@@ -225,20 +262,8 @@ impl Controller for VectorController {
     }
 }
 
-/// Remembers that the collection was made for the object. Made first and remembered then: what is not remembered is never deleted.
-async fn mark(cluster: &Cluster, object: &VectorCollection) -> Result<(), StepError> {
-    let api: Api<VectorCollection> = Api::namespaced(cluster.client.clone(), &report::namespace(object));
-    let uid = &object.metadata.uid;
-    let patch = json!({"metadata": {"uid": uid, "annotations": {MADE: uid}}});
-    let patched = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
-    patched.map(drop).map_err(|error| StepError {
-        reason: "AnnotateFailed",
-        message: format!("that the collection was made for it could not be noted: {}", apply::said(&error)),
-    })
-}
-
-fn is_marked(object: &VectorCollection) -> bool {
-    object.metadata.uid.as_ref().is_some_and(|uid| object.annotations().get(MADE) == Some(uid))
+fn uid(object: &VectorCollection) -> String {
+    object.metadata.uid.clone().expect("what a watch told of has a uid")
 }
 
 /// Whether the collection was seen on its server before.
@@ -309,4 +334,72 @@ fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Repor
         report.look_again = Some(SOON);
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::kernel::conditions::Because;
+    use crate::kernel::stub;
+
+    fn collection(spec: &Value) -> (VectorCollection, ValidatedVectorCollection) {
+        let object = json!({"apiVersion": "platform.dev/v1", "kind": "VectorCollection",
+            "metadata": {"name": "c", "namespace": "n", "uid": "1"}, "spec": spec});
+        let object: VectorCollection = serde_json::from_value(object).expect("a VectorCollection");
+        let validated = validate(&object, "").expect("valid");
+        (object, validated)
+    }
+
+    /// A server that says yes to everything.
+    async fn server() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+        format!("http://{at}")
+    }
+
+    #[tokio::test]
+    async fn what_was_made_is_noted_until_the_note_is_taken() {
+        let (object, validated) = collection(&json!({"dimension": 3, "stackRef": {"name": "s"}}));
+        let controller = VectorController::default();
+        let at = server().await;
+        let refused = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no", "reason": "InternalError"});
+        let taken = serde_json::to_value(&object).expect("plain data");
+        let table = [
+            (Collection::Absent, 500, &refused, Err("AnnotateFailed"), 1),
+            (Collection::Present(json!({})), 200, &taken, Ok(()), 1),
+            (Collection::Present(json!({})), 200, &taken, Ok(()), 0),
+        ];
+        for (collection, code, answer, expected, notes) in table {
+            let (cluster, calls) = stub::cluster(code, answer);
+            let addresses = [("vectorforge.n".to_owned(), at.clone())].into();
+            let cluster = cluster.with_addresses(addresses).with_local_endpoints(true);
+            let found = Found { pods: None, collection };
+            let acted = controller.act(&cluster, &object, &validated, &found, &Applied::default()).await;
+            assert_eq!(acted.map_err(|error| error.reason), expected);
+            assert_eq!(calls.lock().iter().filter(|method| **method == http::Method::PATCH).count(), notes);
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_server_of_its_own_away_is_told() {
+        let (_, validated) = collection(&json!({"dimension": 3}));
+        let why = Because::new("ImageMissing", "vectorforge-c-0: the image x cannot be pulled");
+        for (trouble, reason) in [(None, "WaitingForPods"), (Some(why), "ImageMissing")] {
+            let pods = Pods { wanted: 1, trouble, ..Pods::default() };
+            let found = Found { pods: Some(pods), collection: Collection::NoServer };
+            let report = VectorController::default().report(&validated, &found, &Applied::default());
+            assert_eq!((report.ready.0, report.ready.1.reason), (false, reason));
+        }
+    }
 }

@@ -60,7 +60,12 @@ impl Server<'_> {
         }
     }
 
-    /// Creates it, changes what can be changed in place, and adds the indexes that it lacks.
+    /// Creates it.
+    pub(super) async fn create(&self, name: &str, create: &Value) -> Result<(), StepError> {
+        self.write(Method::PUT, "create the collection", name, create).await
+    }
+
+    /// Changes what can be changed in place, and adds the indexes that it lacks. One that was absent has been created.
     pub(super) async fn settle(
         &self,
         name: &str,
@@ -70,10 +75,7 @@ impl Server<'_> {
     ) -> Result<(), StepError> {
         let known = match found {
             Collection::NoServer | Collection::Unknown(_) => return Ok(()),
-            Collection::Absent => {
-                self.write(Method::PUT, "create the collection", name, create).await?;
-                BTreeMap::new()
-            }
+            Collection::Absent => BTreeMap::new(),
             Collection::Present(there) => {
                 if let Some(change) = change(create, there) {
                     self.write(Method::PATCH, "change the collection's settings", name, &change).await?;
