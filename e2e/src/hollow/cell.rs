@@ -54,6 +54,7 @@ impl Cell {
              for folder in bin sbin lib lib64; do if [ -L /$folder ]; then cp -P /$folder .; \
              elif [ -d /$folder ]; then mkdir $folder; mount --rbind /$folder $folder; fi; done; \
              mount --rbind /usr usr; mount --rbind /dev dev; mount --rbind /proc proc; \
+             if [ -d /etc/ssl ]; then mkdir etc/ssl; mount --rbind /etc/ssl etc/ssl; fi; \
              echo 'hosts: files' >etc/nsswitch.conf; "
         );
         let mut bind = |from: &Path, to: &str| {

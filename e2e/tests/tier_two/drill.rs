@@ -12,7 +12,7 @@ use serde_json::json;
 use super::day_two::{founded, is_done, now, shelf};
 
 /// Waits until a pod of a Job has ended so; what it printed.
-pub async fn said(story: &Story, job: &str, phase: &str) -> Result<String> {
+async fn said(story: &Story, job: &str, phase: &str) -> Result<String> {
     let pods = story.api::<Pod>();
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
     let ended = wait::until(&format!("a pod of {job} has {phase}"), || async {

@@ -1,7 +1,6 @@
 //! The operator beside the controllers of Kubernetes, on hollow nodes (tier two): what becomes of pods, claims and GPUs, and day two
 //! of a KVCluster whose pods are processes of TinyKV.
 
-mod bucket;
 mod cert_manager;
 mod certificates;
 mod clients;

@@ -298,9 +298,8 @@ impl Controller for KvController {
         report.extra.extend(found.unheeded.clone().or_else(|| words::waits(kv, found)).map(wish::unheeded));
         report.look_again = Some(match found.step {
             Step::Rest if found.held.is_none() => LATER,
-            Step::Rest => SOON,
             // A watch tells how the pods come and go.
-            Step::Wait(_) | Step::Keep(_) => SOON,
+            Step::Rest | Step::Wait(_) | Step::Keep(_) => SOON,
             // What it did may be seen at once.
             _ => NEXT,
         });
