@@ -187,13 +187,12 @@ impl Controller for VectorController {
             _ => found.pods.clone().unwrap_or_default(),
         };
         let mut report = match &found.collection {
-            Collection::NoServer => match &pods.trouble {
-                Some(because) => Report::degraded(shape(collection), because.clone()),
-                None => {
-                    let said = format!("{} of {} servers are ready", pods.ready, pods.wanted);
-                    Report::progressing(shape(collection), Because::new("WaitingForPods", said))
-                }
-            },
+            Collection::NoServer => {
+                let said = format!("{} of {} servers are ready", pods.ready, pods.wanted);
+                let waits = || Report::progressing(shape(collection), Because::new("WaitingForPods", said));
+                let trouble = pods.trouble.clone();
+                trouble.map_or_else(waits, |because| Report::degraded(shape(collection), because))
+            }
             Collection::Unknown(why) => Report::degraded(
                 shape(collection),
                 Because::new(
