@@ -480,26 +480,6 @@ fn what_is_left_goes_on_when_a_person_says_so() {
             Step::Wait(Waiting::Leaving(2)),
         ),
         ("recover: it starts anew", 3, 3, isolated, Step::Restart(1)),
-        (
-            "recover: a StatefulSet that was deleted meanwhile comes back for it alone",
-            3,
-            3,
-            |g| {
-                isolated(g);
-                g.kept = None;
-            },
-            Step::Isolate(1),
-        ),
-        (
-            "recover: and for all, where most of them run without it",
-            3,
-            3,
-            |g| {
-                g.kept = None;
-                g.wish = Some(Wish::Recover(1));
-            },
-            Step::Decline(Refusal::QuorumStands),
-        ),
         ("recover: the others' volumes go", 3, 3, alone, Step::Discard(0)),
         (
             "recover: that is all",
@@ -532,6 +512,32 @@ fn what_is_left_goes_on_when_a_person_says_so() {
                 g.members.push(Member { is_up: false, ..member(0, Role::Learner) });
             },
             Step::Keep(Kept::to(2)),
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_left_goes_on_without_a_stateful_set() {
+    check(&[
+        (
+            "recover: a StatefulSet that was deleted meanwhile comes back for it alone",
+            3,
+            3,
+            |g| {
+                isolated(g);
+                g.kept = None;
+            },
+            Step::Isolate(1),
+        ),
+        (
+            "recover: and for all, where most of them run without it",
+            3,
+            3,
+            |g| {
+                g.kept = None;
+                g.wish = Some(Wish::Recover(1));
+            },
+            Step::Decline(Refusal::QuorumStands),
         ),
     ]);
 }
