@@ -269,6 +269,8 @@ async fn a_service_sleeps_until_somebody_asks_and_the_autoscaler_owns_the_number
     let asked = tokio::spawn(ask.send());
     bed.until("tinyinfer-talk", "somebody waits for it", replicas(1)).await?;
     assert_eq!(bed.route("m").await?.context("a route")?.held, 1);
+    // Another write leaves their number to the autoscaler; nobody here sees it but for this.
+    bed.operator.until_reconciled(bed.operator.reconciled() + 3).await?;
     bed.pods_are_ready("tinyinfer-talk").await?;
     bed.until_says("talk", "Ready", "Ready").await?;
     // The autoscaler says four, and nobody takes that back.

@@ -46,7 +46,10 @@ impl Group {
         if let Some(away) = self.away_beside(ordinal) {
             return Step::Wait(Waiting::Voter(away.ordinal));
         }
+        let is_going = self.pods.get(&ordinal).is_none_or(|pod| pod.is_leaving);
         match self.claims.get(&ordinal) {
+            // The mark would go with it, before the member has gone.
+            Some(claim) if claim.is_leaving && is_going => Step::Wait(Waiting::Leaving(ordinal)),
             // It was asked for before, and is under way.
             Some(claim) if claim.is_condemned => Step::Fulfilled,
             Some(_) => Step::Condemn(ordinal),

@@ -326,6 +326,18 @@ fn a_member_is_replaced() {
             Step::Condemn(1),
         ),
         (
+            "replace: no mark on a claim that a person deleted with its pod, which would go with it",
+            3,
+            3,
+            |g| {
+                g.wish = Some(Wish::Replace(1));
+                g.members[1].is_up = false;
+                g.claims.get_mut(&1).expect("a claim").is_leaving = true;
+                g.pods.get_mut(&1).expect("a pod").is_leaving = true;
+            },
+            Step::Wait(Waiting::Voter(1)),
+        ),
+        (
             "replace: not while another is away",
             3,
             3,
