@@ -156,10 +156,8 @@ pub struct ImageSpec {
     pub pull_policy: PullPolicy,
     /// Secrets of type `kubernetes.io/dockerconfigjson` in the same namespace with which nodes pull, for a registry that asks who they are.
     /// Left out, those of the namespace's ServiceAccount `default`.
-    #[schemars(
-        length(max = 8),
-        inner(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))
-    )]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    #[x_kube(validation = rules::object_names())]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pull_secrets: Vec<String>,
 }

@@ -88,11 +88,16 @@ pub(crate) fn label() -> Rule {
     )
 }
 
+const NO_NAME: &str = "is no name that Kubernetes gives to an object; write lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit";
+
 /// The name of a Secret, a claim or a class.
 pub(crate) fn object_name() -> Rule {
-    Rule::new(concat!("self.matches('^", subdomain!(), "$')")).message(
-        "is no name that Kubernetes gives to an object; write lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
-    )
+    Rule::new(concat!("self.matches('^", subdomain!(), "$')")).message(NO_NAME)
+}
+
+/// A list of such names.
+pub(crate) fn object_names() -> Rule {
+    Rule::new(concat!("self.all(name, name.matches('^", subdomain!(), "$'))")).message(NO_NAME)
 }
 
 /// The key of a Secret.

@@ -122,6 +122,7 @@ async fn it_grows_and_rolls_and_shrinks_while_clients_write() -> Result<()> {
     assert_eq!(pods(&story).await?[..3], stayed[..3], "those that were there stay as they are");
 
     let taken = monitor.end()?;
+    assert_eq!(taken, 5, "pods of voters that were made anew are those of the roll");
     let seen = writers.end(bed, "day-two").await?;
     println!(
         "{} operations, {} of them at the second try and none at a third, the longest {:.1} s; {taken} pods made anew",

@@ -48,6 +48,9 @@ async fn engines(cluster: &Cluster, object: &AIStack) -> Result<BTreeMap<String,
 }
 
 async fn kv_secret(cluster: &Cluster, object: &AIStack) -> Result<Option<String>, StepError> {
+    if object.spec.tinykv.as_ref().is_none_or(|kv| kv.tls.is_none()) {
+        return Ok(None);
+    }
     let Ok(stack) = validate(object) else { return Ok(None) };
     let Kv::Own(own) = &stack.kv else { return Ok(None) };
     let Some(wanted) = own.1.client_tls() else { return Ok(None) };

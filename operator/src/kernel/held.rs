@@ -33,17 +33,21 @@ impl fmt::Display for Lack {
 /// Why a workload is not written as it is wanted: its new pods would not start without these, and those of now serve.
 pub(super) async fn back(cluster: &Cluster, parent: &Parent, wanted: &Value, now: &Progress) -> Vec<Lack> {
     match now {
-        Progress::Pods(pods) if pods.ready > 0 => lacks(cluster, parent, wanted).await,
+        Progress::Pods(pods) if pods.ready > 0 => lacks(cluster, parent, &pod(wanted)).await,
         _ => Vec::new(),
     }
 }
 
-/// What the pods of a workload do not start without, and do not find.
-pub(super) async fn lacks(cluster: &Cluster, parent: &Parent, wanted: &Value) -> Vec<Lack> {
-    let spec = wanted.pointer("/spec/template/spec").cloned().unwrap_or_default();
-    let spec: PodSpec = serde_json::from_value(spec).unwrap_or_default();
+/// The pods of a workload.
+fn pod(workload: &Value) -> PodSpec {
+    let spec = workload.pointer("/spec/template/spec").cloned().unwrap_or_default();
+    serde_json::from_value(spec).unwrap_or_default()
+}
+
+/// What such pods do not start without, and do not find.
+pub(super) async fn lacks(cluster: &Cluster, parent: &Parent, pod: &PodSpec) -> Vec<Lack> {
     let mut lacks = Vec::new();
-    for (secret, keys) in needed(&spec) {
+    for (secret, keys) in needed(pod) {
         if parent.brings.iter().any(|brought| brought == secret) {
             continue;
         }
@@ -159,7 +163,7 @@ mod tests {
         cluster.children.insert(key, ChildMeta::of(&ObjectMeta::default()));
         for (spec, expected) in table {
             let wanted = json!({"spec": {"template": {"spec": spec}}});
-            let told = lacks(&cluster, &parent(&["brought"]), &wanted).await;
+            let told = lacks(&cluster, &parent(&["brought"]), &pod(&wanted)).await;
             let told: Vec<String> = told.iter().map(ToString::to_string).collect();
             assert_eq!(told.join("; "), expected, "{wanted}");
         }

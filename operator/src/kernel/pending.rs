@@ -1,6 +1,6 @@
 //! Pods that do not run: what the scheduler says of them, whoever starts their containers, and who looks for their Secrets.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodSpec};
 use kube::api::{Api, ListParams};
 
 use super::apply::{Applied, AppliedChild, ApplyError};
@@ -28,7 +28,7 @@ pub(super) async fn explain(
         if !pods.is_current || pods.ready >= pods.wanted {
             continue;
         }
-        let Some(selector) = selector(manifest) else { continue };
+        let Some((selector, pod)) = pods_of(manifest) else { continue };
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &parent.namespace);
         // From the API server's memory: what is not there yet is seen when it is asked again.
         let params = ListParams::default().labels(&selector).match_any();
@@ -39,28 +39,28 @@ pub(super) async fn explain(
         pods.trouble = match list.items.iter().find_map(trouble) {
             Some(because) => Some(because),
             // Of volumes that cannot be mounted the kubelet says nothing in a pod.
-            None => lacking(cluster, parent, manifest).await,
+            None => lacking(cluster, parent, pod).await,
         };
     }
     Ok(())
 }
 
 /// What pods read of Secrets and do not find.
-async fn lacking(cluster: &Cluster, parent: &Parent, manifest: &Manifest) -> Option<Because> {
-    let wanted = serde_json::to_value(manifest).expect("Kubernetes objects are plain data");
-    let lacks = held::lacks(cluster, parent, &wanted).await;
+async fn lacking(cluster: &Cluster, parent: &Parent, pod: &PodSpec) -> Option<Because> {
+    let lacks = held::lacks(cluster, parent, pod).await;
     let said: Vec<String> = lacks.iter().map(ToString::to_string).collect();
     (!said.is_empty()).then(|| Because::new("SecretMissing", said.join(", ")))
 }
 
-fn selector(manifest: &Manifest) -> Option<String> {
-    let selector = match manifest {
-        Manifest::StatefulSet(set) => &set.spec.selector,
-        Manifest::Deployment(deployment) => &deployment.spec.selector,
+/// By what the pods of a workload are found, and what they are.
+fn pods_of(manifest: &Manifest) -> Option<(String, &PodSpec)> {
+    let (selector, template) = match manifest {
+        Manifest::StatefulSet(set) => (&set.spec.selector, &set.spec.template),
+        Manifest::Deployment(deployment) => (&deployment.spec.selector, &deployment.spec.template),
         _ => return None,
     };
     let labels = selector.match_labels.as_ref()?.iter().map(|(key, value)| format!("{key}={value}"));
-    Some(labels.collect::<Vec<_>>().join(","))
+    Some((labels.collect::<Vec<_>>().join(","), template.spec.as_ref()?))
 }
 
 /// What the scheduler says of a pod; what it says of preemption is about others.

@@ -151,7 +151,8 @@ pub(super) async fn drill(place: &Place, name: &str) -> Result<(), PluginError> 
     now(place, name, &format!("{name}-drill"), "restores the newest backup and reads it").await
 }
 
-async fn kv<'a>(place: &Place, name: &'a str) -> Result<(&'a str, Value), PluginError> {
+/// A KVCluster by its name, as it may be given.
+pub(super) async fn kv<'a>(place: &Place, name: &'a str) -> Result<(&'a str, Value), PluginError> {
     let name = name.strip_prefix("kv/").unwrap_or(name);
     let (_, object) = place.find(&format!("kv/{name}")).await?;
     Ok((name, object))

@@ -11,6 +11,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
+use semver::Version;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -110,12 +111,9 @@ async fn kinds(place: &Place) -> Finding {
 /// Kinds go up with their operator, never down: fields that older ones lack would be dropped from objects at the next write.
 fn of_another(chart: &str, ours: &str) -> String {
     const UPGRADE: &str = "helm upgrade --install aistack-crds charts/aistack-crds";
-    let numbers = |version: &str| -> Option<Vec<u64>> {
-        let release = version.split(['-', '+']).next().unwrap_or_default();
-        release.split('.').map(|number| number.parse().ok()).collect()
-    };
     let theirs = chart.strip_prefix("aistack-crds-").unwrap_or_default();
-    match numbers(theirs).map(|theirs| Some(theirs).cmp(&numbers(ours))) {
+    let known = Version::parse(theirs).ok().zip(Version::parse(ours).ok());
+    match known.map(|(theirs, ours)| theirs.cmp(&ours)) {
         Some(Ordering::Greater) => format!("this program is older ({ours}): take that of {theirs}"),
         Some(Ordering::Less) => format!("{UPGRADE}, from the sources of {ours}"),
         _ => format!("if this program is the newer: {UPGRADE}; else take that of the operator's version"),

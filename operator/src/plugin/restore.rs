@@ -57,8 +57,7 @@ pub(super) async fn run(place: &Place, asked: &Restore) -> Result<(), PluginErro
 }
 
 async fn other(place: &Place, like: &str) -> Result<KVCluster, PluginError> {
-    let like = like.strip_prefix("kv/").unwrap_or(like);
-    let (_, object) = place.find(&format!("kv/{like}")).await?;
+    let (like, object) = super::act::kv(place, like).await?;
     serde_json::from_value(object)
         .map_err(|error| PluginError::failed(format!("KVCluster {like} cannot be read: {error}")))
 }
