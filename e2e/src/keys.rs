@@ -1,6 +1,7 @@
-//! The certificates of a control plane: an authority, the server's certificate, an administrator's, one of an administrator whose
-//! writes are written down, and the key that signs service accounts.
+//! What a control plane knows its own by: an authority and the server's certificate, tokens of an administrator and of one whose writes
+//! are written down, and the key that signs service accounts.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -9,10 +10,13 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// The one whose writes the API server writes down.
+/// The administrator.
+pub const ADMIN: &str = "admin";
+/// Another, whose writes the API server writes down.
 pub const AUDITED: &str = "audited";
 
-/// Writes all of them into `folder`.
+/// Writes all of them into `folder`. Tokens, as a pod has one: to check a certificate with each request took the API server a thirtieth
+/// of its time.
 pub fn write(folder: &Path) -> Result<()> {
     let authority = authority()?;
     let file = |name: &str, text: String| {
@@ -27,21 +31,16 @@ pub fn write(folder: &Path) -> Result<()> {
     let mut server = CertificateParams::new(hosts.to_vec())?;
     server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
     server.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-    let (admin, audited) = (administrator("admin")?, administrator(AUDITED)?);
-    for (name, params) in [("server", server), ("admin", admin), (AUDITED, audited)] {
-        let key = KeyPair::generate()?;
-        file(&format!("{name}.crt"), params.signed_by(&key, &authority)?.pem())?;
-        file(&format!("{name}.key"), key.serialize_pem())?;
+    let key = KeyPair::generate()?;
+    file("server.crt", server.signed_by(&key, &authority)?.pem())?;
+    file("server.key", key.serialize_pem())?;
+    let mut tokens = String::new();
+    for user in [ADMIN, AUDITED] {
+        let token = hex::encode(rand::random::<[u8; 16]>());
+        writeln!(tokens, "{token},{user},{user},system:masters")?;
+        file(&format!("{user}.token"), token)?;
     }
-    Ok(())
-}
-
-fn administrator(name: &str) -> Result<CertificateParams> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-    Ok(params)
+    file("tokens.csv", tokens)
 }
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {

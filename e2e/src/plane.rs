@@ -15,7 +15,7 @@ use kube::{Client, Config};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::keys::{self, AUDITED};
+use crate::keys::{self, ADMIN, AUDITED};
 use crate::process::{Process, Watchdog};
 use crate::wait;
 
@@ -79,7 +79,7 @@ impl Plane {
         let folder = tempfile::Builder::new().prefix("plane-").tempdir()?;
         keys::write(folder.path())?;
         let port = free_port()?;
-        kubeconfig(folder.path(), port, "admin", "kubeconfig")?;
+        kubeconfig(folder.path(), port, ADMIN, "kubeconfig")?;
         kubeconfig(folder.path(), port, AUDITED, AUDITED)?;
         std::fs::write(folder.path().join("audit.yaml"), audit_policy()).context("write the audit policy")?;
         std::fs::write(folder.path().join("scheduler.yaml"), scheduler(folder.path()))
@@ -219,10 +219,12 @@ fn scheduler(folder: &Path) -> String {
 
 fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
     let at = folder.display();
+    let token = folder.join(format!("{user}.token"));
+    let token = std::fs::read_to_string(&token).with_context(|| format!("read {}", token.display()))?;
     let text = format!(
         "apiVersion: v1\nkind: Config\n\
          clusters: [{{name: plane, cluster: {{server: \"https://127.0.0.1:{port}\", certificate-authority: {at}/ca.crt}}}}]\n\
-         users: [{{name: {user}, user: {{client-certificate: {at}/{user}.crt, client-key: {at}/{user}.key}}}}]\n\
+         users: [{{name: {user}, user: {{token: \"{token}\"}}}}]\n\
          contexts: [{{name: plane, context: {{cluster: plane, user: {user}}}}}]\ncurrent-context: plane\n"
     );
     std::fs::write(folder.join(name), text).with_context(|| format!("write {name}"))
@@ -231,7 +233,7 @@ fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
 fn start(programs: &Path, folder: &Path, name: &str, args: &[String]) -> Result<Process> {
     // Memory is there, and collecting it took an eighth of the API server's time; stacks that grow anew in each request took a
     // sixteenth.
-    let env = [("GOGC", "1000"), ("GOMEMLIMIT", "2GiB"), ("GODEBUG", "adaptivestackstart=1")];
+    let env = [("GOGC", "1000"), ("GOMEMLIMIT", "4GiB"), ("GODEBUG", "adaptivestackstart=1")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Process::start_with(folder, name, &programs.join(name), args, &env)
 }
@@ -272,7 +274,7 @@ fn start_api_server(programs: &Path, folder: &Path, port: u16) -> Result<Vec<Pro
         ("advertise-address", "192.0.2.1".to_owned()),
         ("tls-cert-file", at("server.crt")),
         ("tls-private-key-file", at("server.key")),
-        ("client-ca-file", at("ca.crt")),
+        ("token-auth-file", at("tokens.csv")),
         ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
         ("service-account-key-file", at("accounts.pub")),
         ("service-account-signing-key-file", at("accounts.key")),

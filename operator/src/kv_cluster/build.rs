@@ -52,9 +52,18 @@ impl Shape {
     }
 }
 
-/// What a KVCluster becomes, to begin with.
+/// What a KVCluster becomes where no operator looks after it.
 pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
-    shaped(cluster, &Shape::founding(cluster))
+    let mut manifests = shaped(cluster, &Shape::founding(cluster));
+    for manifest in &mut manifests.0 {
+        match manifest {
+            Manifest::ConfigMap(map) if map.metadata.name == Some(record::name(&cluster.name)) => {
+                record::leave_open(map);
+            }
+            _ => {}
+        }
+    }
+    manifests
 }
 
 /// What it becomes as the group is. The pods' template says nothing of how many there are: a group that grows or shrinks

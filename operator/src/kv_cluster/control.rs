@@ -123,6 +123,11 @@ impl Found {
         let written = if !is_told || is_recovery { Record::read(cluster, kv).await? } else { None };
         let forced_from = written.as_ref().and_then(Record::forced_from).map(str::to_owned);
         found.record = if is_told { Some(Record::joining(listing.peers)) } else { written };
+        // While its pods come up for the first time no step asks for them.
+        let is_awaited = found.seen.kept.is_some() && listing.members.is_empty() && wish.is_none();
+        if !is_awaited || found.record.as_ref().is_none_or(Record::is_there) {
+            found.seen.look_at_claims(cluster, object, kv).await?;
+        }
         let pods: BTreeMap<u16, Pod> =
             found.seen.pods.iter().map(|(ordinal, seen)| (*ordinal, seen.pod.clone())).collect();
         found.group = Group {

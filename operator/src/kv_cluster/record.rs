@@ -13,6 +13,8 @@ use crate::kernel::controller::StepError;
 
 const PEERS: &str = "TINYKV_PEERS";
 const STATE: &str = "TINYKV_INITIAL_CLUSTER_STATE";
+/// Of a group that those found who begin.
+const NEW: &str = "new";
 /// Of a group that is there.
 const EXISTING: &str = "existing";
 const FORCE: &str = "TINYKV_FORCE_NEW_CLUSTER";
@@ -55,6 +57,11 @@ impl Record {
         self.forced_from.as_deref()
     }
 
+    /// Whether the group was founded already.
+    pub(super) fn is_there(&self) -> bool {
+        !self.is_new
+    }
+
     /// Reads the one that was written last.
     pub(super) async fn read(cluster: &Cluster, kv: &ValidatedKvCluster) -> Result<Option<Self>, StepError> {
         let key = ChildKey {
@@ -86,21 +93,23 @@ impl Record {
         (!self.is_new).then_some(Kept { first, end: last + 1 })
     }
 
-    /// As environment variables that pods read when they start.
+    /// As environment variables that pods read when they start. It has the same keys from the founding on, so that one write changes it.
     pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
         let mut metadata = kv.owner.metadata(name(&kv.name));
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
-        let mut data = vec![(PEERS.to_owned(), peers)];
-        // A new one says nothing of it: on a laptop whoever starts it may (docs/tinykv.md, a lost volume).
-        if !self.is_new {
-            data.push((STATE.to_owned(), EXISTING.to_owned()));
-        }
+        let state = if self.is_new { NEW } else { EXISTING };
+        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));
         }
         ConfigMap { metadata, data: Some(data.into_iter().collect()), ..ConfigMap::default() }
     }
+}
+
+/// Leaves it unsaid whether the group is there: on a laptop whoever starts it may say so (docs/tinykv.md, a lost volume).
+pub(super) fn leave_open(map: &mut ConfigMap) {
+    map.data.get_or_insert_default().remove(STATE);
 }
 
 /// Name of the ConfigMap.

@@ -45,6 +45,9 @@ pub(super) struct Seen {
     pub claims: BTreeMap<u16, Claim>,
     /// Which claims those are: another of the same name is not the one that was looked at.
     pub claim_uids: BTreeMap<u16, String>,
+    /// Whether there is a StatefulSet.
+    pub has_set: bool,
+    /// Which pods it keeps.
     pub kept: Option<Kept>,
     /// A pod or a claim that was to be gone long ago.
     pub overdue: Option<Overdue>,
@@ -84,6 +87,27 @@ impl Seen {
         self.pods.values().filter_map(|pod| pod.identity.as_ref())
     }
 
+    /// Looks at the claims of the members' volumes too, which [`look`] leaves out.
+    pub async fn look_at_claims(
+        &mut self,
+        cluster: &Cluster,
+        object: &KVCluster,
+        kv: &ValidatedKvCluster,
+    ) -> Result<(), StepError> {
+        let claims = claims(cluster, kv, !self.has_set).await?;
+        if kv.restore.is_some() && !self.has_set {
+            has_nothing_left(object, claims.values())?;
+        }
+        // Pods first: claims go after them.
+        if self.overdue.is_none() {
+            self.overdue = overdue_claim(claims.values(), Timestamp::now());
+        }
+        let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
+        self.claim_uids = uids.collect();
+        self.claims = claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect();
+        Ok(())
+    }
+
     /// Why a pod does not run, as far as Kubernetes says so.
     pub fn why_away(&self, ordinal: u16) -> Option<&str> {
         self.pods.get(&ordinal)?.kept_away.as_deref()
@@ -95,7 +119,7 @@ impl Seen {
     }
 }
 
-/// Looks.
+/// Looks at all but the claims.
 pub(super) async fn look(
     cluster: &Cluster,
     object: &KVCluster,
@@ -110,18 +134,13 @@ pub(super) async fn look(
     let newest = set.as_ref().map(|set| set.update_revision.clone()).unwrap_or_default();
     let uid = cluster.children.meta(&key).map(|meta| meta.uid);
     let (pods, strays) = pods(cluster, kv, uid.as_deref()).await?;
-    let claims = claims(cluster, kv, set.is_none()).await?;
-    if kv.restore.is_some() && set.is_none() {
-        has_nothing_left(object, claims.values())?;
-    }
-    let uids = claims.iter().filter_map(|(ordinal, claim)| Some((*ordinal, claim.uid()?)));
     Ok(Seen {
-        overdue: overdue(pods.values(), claims.values(), Timestamp::now()),
+        overdue: overdue_pod(pods.values(), Timestamp::now()),
         pods: pods.iter().map(|(ordinal, pod)| (*ordinal, of_pod(pod, &newest))).collect(),
         strays: strays.into_keys().collect(),
-        claim_uids: uids.collect(),
-        claims: claims.iter().map(|(ordinal, claim)| (*ordinal, of_claim(claim))).collect(),
         kept: set.as_ref().and_then(kept),
+        has_set: set.is_some(),
+        ..Seen::default()
     })
 }
 
@@ -195,23 +214,22 @@ fn process(pod: &KubePod) -> Option<Process> {
     Some(Process { pod: pod.uid()?, restarts: member.restart_count })
 }
 
-/// Pods first: claims go after them.
-fn overdue<'a>(
-    pods: impl Iterator<Item = &'a KubePod>,
-    claims: impl Iterator<Item = &'a PersistentVolumeClaim>,
+fn is_late(meta: &ObjectMeta, now: Timestamp) -> bool {
+    meta.deletion_timestamp.as_ref().is_some_and(|due| now.duration_since(due.0) > MORE)
+}
+
+fn overdue_pod<'a>(mut pods: impl Iterator<Item = &'a KubePod>, now: Timestamp) -> Option<Overdue> {
+    let late = pods.find(|pod| is_late(&pod.metadata, now))?;
+    let node = late.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    Some(Overdue { what: format!("pod {}", late.name_any()), node })
+}
+
+fn overdue_claim<'a>(
+    mut claims: impl Iterator<Item = &'a PersistentVolumeClaim>,
     now: Timestamp,
 ) -> Option<Overdue> {
-    let is_late = |meta: &ObjectMeta| {
-        meta.deletion_timestamp.as_ref().is_some_and(|due| now.duration_since(due.0) > MORE)
-    };
-    let pod = |pod: &KubePod| Overdue {
-        what: format!("pod {}", pod.name_any()),
-        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-    };
-    let claim =
-        |claim: &PersistentVolumeClaim| Overdue { what: format!("claim {}", claim.name_any()), node: None };
-    let late = pods.into_iter().find(|pod| is_late(&pod.metadata)).map(pod);
-    late.or_else(|| claims.into_iter().find(|claim| is_late(&claim.metadata)).map(claim))
+    let late = claims.find(|claim| is_late(&claim.metadata, now))?;
+    Some(Overdue { what: format!("claim {}", late.name_any()), node: None })
 }
 
 fn condition<'a>(pod: &'a KubePod, kind: &str) -> Option<&'a PodCondition> {
@@ -344,10 +362,12 @@ mod tests {
         let claim: PersistentVolumeClaim =
             serde_json::from_value(json!({"metadata": meta("data-kv-2")})).expect("a claim");
         let after = |seconds| due.checked_add(SignedDuration::from_secs(seconds)).expect("a time");
-        let told = |pods: &[KubePod], now| overdue(pods.iter(), [&claim].into_iter(), now).map(|it| it.what);
-        assert_eq!(told(std::slice::from_ref(&pod), after(59)), None);
-        assert_eq!(told(std::slice::from_ref(&pod), after(61)).as_deref(), Some("pod kv-2"));
-        assert_eq!(told(&[], after(61)).as_deref(), Some("claim data-kv-2"));
+        let told = |what: &str, node: Option<&str>| {
+            Some(Overdue { what: what.to_owned(), node: node.map(str::to_owned) })
+        };
+        assert_eq!(overdue_pod([&pod].into_iter(), after(59)), None);
+        assert_eq!(overdue_pod([&pod].into_iter(), after(61)), told("pod kv-2", Some("b")));
+        assert_eq!(overdue_claim([&claim].into_iter(), after(61)), told("claim data-kv-2", None));
     }
 
     #[test]
