@@ -1,8 +1,7 @@
-//! Watches and what is kept of them: our own kinds in full, of what runs pods how it fares, of everything else its metadata.
+//! Watches and what is kept of them: our own kinds in full, everything else as metadata.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,18 +10,17 @@ use aistack_crds::Kind;
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{Api, PartialObjectMeta};
-use kube::core::{ApiResource, DynamicObject, DynamicResourceScope};
+use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Resource, ResourceExt as _};
 use parking_lot::RwLock;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::absent;
-use super::child::{ChildKey, ChildKind, Holder, Observed, Progress};
+use super::child::{ChildKey, ChildKind, Holder, Observed};
 use super::cluster::Cluster;
 use super::key::{Key, ObjectName};
 use super::queue::Priority;
@@ -144,9 +142,6 @@ pub struct ChildMeta {
     pub is_ours: bool,
     /// Whether it is being deleted.
     pub is_leaving: bool,
-    /// Hash of what is wanted of it, as far as metadata tells: two versions of what has a generation that agree in it differ in their
-    /// status at most.
-    pub wish: u64,
 }
 
 impl ChildMeta {
@@ -157,26 +152,8 @@ impl ChildMeta {
             holder: holder(meta),
             is_ours: is_managed(meta),
             is_leaving: meta.deletion_timestamp.is_some(),
-            wish: wish(meta),
         }
     }
-}
-
-/// Begin of annotations that the controller of Deployments keeps to itself.
-const OF_DEPLOYMENTS: &str = "deployment.kubernetes.io/";
-
-fn wish(meta: &ObjectMeta) -> u64 {
-    let mut hash = DefaultHasher::new();
-    (&meta.generation, &meta.labels, &meta.finalizers).hash(&mut hash);
-    for annotation in meta.annotations.iter().flatten().filter(|(key, _)| !key.starts_with(OF_DEPLOYMENTS)) {
-        annotation.hash(&mut hash);
-    }
-    meta.deletion_timestamp.is_some().hash(&mut hash);
-    for owner in meta.owner_references.iter().flatten() {
-        let switches = (owner.controller, owner.block_owner_deletion);
-        (&owner.uid, &owner.api_version, &owner.kind, &owner.name, switches).hash(&mut hash);
-    }
-    hash.finish()
 }
 
 /// Whom an object belongs to.
@@ -267,22 +244,6 @@ impl Children {
         self.inner.write().observed.insert(key.clone(), observed);
     }
 
-    /// Notes how a child fares that differs from what was observed in its status at most. Whether it fares as it did; `None`: that has
-    /// to be read.
-    fn follow(&self, key: &ChildKey, now: &ChildMeta, progress: Progress) -> Option<bool> {
-        let mut inner = self.inner.write();
-        let ChildrenInner { known, observed, .. } = &mut *inner;
-        let (before, observed) = (known.get(key)?, observed.get_mut(key)?);
-        let was_seen = before.uid == observed.uid && before.resource_version == observed.resource_version;
-        if !was_seen || before.uid != now.uid || before.wish != now.wish {
-            return None;
-        }
-        observed.resource_version.clone_from(&now.resource_version);
-        let is_same = observed.progress == progress;
-        observed.progress = progress;
-        Some(is_same)
-    }
-
     pub(super) fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
         let mut inner = self.inner.write();
         let before = inner.known.get(&key).cloned();
@@ -326,7 +287,6 @@ where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + Clone
         + DeserializeOwned
-        + Serialize
         + Debug
         + Send
         + Sync
@@ -348,7 +308,7 @@ struct ObjectSink<K> {
     gone: HashSet<ObjectName>,
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + Serialize> ObjectSink<K> {
+impl<K: Resource<DynamicType = ()> + Clone> ObjectSink<K> {
     fn take(&mut self, event: Event<K>) {
         match event {
             Event::Init => self.gone = self.objects.names().into_iter().collect(),
@@ -370,7 +330,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Serialize> ObjectSink<K> {
         let is_meddled = is_meddled(object.meta());
         object.meta_mut().managed_fields = None;
         let name = ObjectName::of(&object);
-        self.as_child(&name, Some(&object));
+        self.as_child(&name, Some(object.meta()));
         let meta = object.meta().clone();
         let before = self.objects.insert(object);
         // A status that we wrote ourselves is no news to us, one that somebody else wrote is; whoever refers to the object may think
@@ -404,14 +364,11 @@ impl<K: Resource<DynamicType = ()> + Clone + Serialize> ObjectSink<K> {
     }
 
     /// An object of ours may be a child of a stack.
-    fn as_child(&self, name: &ObjectName, object: Option<&K>) {
+    fn as_child(&self, name: &ObjectName, meta: Option<&ObjectMeta>) {
         let Some(kind) = ChildKind::from_ours(self.kind) else { return };
         let key = ChildKey { kind, object: name.clone() };
-        match object.filter(|object| is_managed(object.meta())) {
-            Some(object) => {
-                let value = serde_json::to_value(object).expect("Kubernetes objects are plain data");
-                child_applied(&self.cluster, &key, object.meta(), Some(Progress::of(kind, &value)));
-            }
+        match meta.filter(|meta| is_managed(meta)) {
+            Some(meta) => child_applied(&self.cluster, &key, meta),
             None => child_deleted(&self.cluster, &key),
         }
     }
@@ -427,18 +384,12 @@ fn is_edited(before: &ObjectMeta, after: &ObjectMeta) -> bool {
         || before.deletion_timestamp != after.deletion_timestamp
 }
 
-/// `progress`: how it fares, of kinds of which a watch tells that.
-fn child_applied(cluster: &Cluster, key: &ChildKey, meta: &ObjectMeta, progress: Option<Progress>) {
+fn child_applied(cluster: &Cluster, key: &ChildKey, meta: &ObjectMeta) {
     let now = ChildMeta::of(meta);
     let namespace = key.object.namespace.clone();
-    let fares_on = progress.and_then(|progress| cluster.children.follow(key, &now, progress));
     let before = cluster.children.insert(key.clone(), now.clone());
-    let is_news = match fares_on {
-        Some(is_same) => !is_same,
-        // The turn that wrote it, or read it as it is now, needs no other.
-        None => before.as_ref() != Some(&now) && cluster.children.observed(key).is_none(),
-    };
-    if !is_news {
+    // The turn that wrote it, or read it as it is now, needs no other.
+    if before.as_ref() == Some(&now) || cluster.children.observed(key).is_some() {
         return;
     }
     let holders = [before.and_then(|before| before.holder), now.holder];
@@ -458,41 +409,10 @@ fn child_deleted(cluster: &Cluster, key: &ChildKey) {
     }
 }
 
-/// What a watch tells of a child.
-trait Told: Resource<DynamicType = ApiResource> + Clone + Debug + DeserializeOwned + Send + 'static {
-    /// How it fares.
-    fn progress(&self, kind: ChildKind) -> Option<Progress>;
-}
-
-impl Told for PartialObjectMeta<DynamicObject> {
-    fn progress(&self, _: ChildKind) -> Option<Progress> {
-        None
-    }
-}
-
-impl Told for DynamicObject {
-    fn progress(&self, kind: ChildKind) -> Option<Progress> {
-        let mut object = self.data.clone();
-        object["metadata"] = json!({"generation": self.metadata.generation});
-        Some(Progress::of(kind, &object))
-    }
-}
-
-/// Follows a kind of children. Of Secrets all are followed, since users' own are referred to.
+/// Follows a kind of children, as metadata. Of Secrets all are followed, since users' own are referred to.
 pub async fn children(kind: ChildKind, cluster: Arc<Cluster>) {
-    match kind {
-        // These change at every step of their pods: to read each time how they fare would be a request more.
-        ChildKind::StatefulSet | ChildKind::Deployment => children_as::<DynamicObject>(kind, cluster).await,
-        _ => children_as::<PartialObjectMeta<DynamicObject>>(kind, cluster).await,
-    }
-}
-
-async fn children_as<K: Told + Resource<Scope = DynamicResourceScope>>(
-    kind: ChildKind,
-    cluster: Arc<Cluster>,
-) {
     let resource = kind.resource();
-    let api: Api<K> = cluster.api_with(&resource);
+    let api: Api<PartialObjectMeta<DynamicObject>> = cluster.api_with(&resource);
     let config = match kind {
         ChildKind::Secret => watcher::Config::default(),
         _ => watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}")),
@@ -500,19 +420,20 @@ async fn children_as<K: Told + Resource<Scope = DynamicResourceScope>>(
     let mut gone: HashSet<ObjectName> = HashSet::new();
     let sink = cluster.clone();
     follow(kind.name(), Some(kind), &cluster, api, config, move |event| {
-        let key = |object: &K| ChildKey { kind, object: ObjectName::of(object) };
+        let key =
+            |object: &PartialObjectMeta<DynamicObject>| ChildKey { kind, object: ObjectName::of(object) };
         match event {
             Event::Init => gone = sink.children.names(kind),
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key(&object);
                 gone.remove(&key.object);
                 let is_news = sink.children.meta(&key).is_none_or(|known| {
-                    Some(known.resource_version.as_str()) != object.meta().resource_version.as_deref()
+                    Some(known.resource_version.as_str()) != object.metadata.resource_version.as_deref()
                 });
                 if is_news && kind == ChildKind::Secret {
                     wake_secret(&sink, &key.object);
                 }
-                child_applied(&sink, &key, object.meta(), object.progress(kind));
+                child_applied(&sink, &key, &object.metadata);
             }
             Event::Delete(object) => forget(&sink, &key(&object)),
             Event::InitDone => {
@@ -610,7 +531,6 @@ fn is_meddled(meta: &ObjectMeta) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::child::Pods;
     use super::*;
 
     #[test]
@@ -643,63 +563,6 @@ mod tests {
             }),
             is_ours: true,
             is_leaving: false,
-            wish: 0,
-        }
-    }
-
-    #[test]
-    fn how_a_child_fares_is_followed_while_only_its_status_changes() {
-        let children = Children::default();
-        let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "s") };
-        let fares = |ready: i32| Progress::Pods(Pods { ready, ..Pods::default() });
-        let observed = Observed {
-            uid: "u".to_owned(),
-            resource_version: "1".to_owned(),
-            progress: fares(0),
-            ..Observed::default()
-        };
-        let tell = |meta: ChildMeta, ready: i32| {
-            let followed = children.follow(&key, &meta, fares(ready));
-            children.insert(key.clone(), meta);
-            followed
-        };
-        assert_eq!(tell(meta("u", "1", None), 0), None, "no turn looked at it yet");
-        children.observe(&key, observed);
-        assert_eq!(tell(meta("u", "2", None), 0), Some(true));
-        assert_eq!(tell(meta("u", "3", None), 1), Some(false));
-        assert_eq!(children.observed(&key).map(|observed| observed.progress), Some(fares(1)));
-        assert_eq!(
-            tell(ChildMeta { wish: 1, ..meta("u", "4", None) }, 1),
-            None,
-            "it may be another's by now"
-        );
-        assert_eq!(tell(ChildMeta { wish: 1, ..meta("u", "5", None) }, 1), None, "and nobody looked since");
-        assert_eq!(children.observed(&key), None);
-        let two = [meta("u", "6", None), meta("v", "7", None)];
-        assert_eq!(two.map(|meta| tell(meta, 1)), [None, None], "another of the same name");
-    }
-
-    #[test]
-    fn what_is_wanted_of_a_child_is_told_from_how_it_fares() {
-        let plain = serde_json::json!({"generation": 1, "labels": {"a": "b"}, "resourceVersion": "1"});
-        let wish = |changed: (&str, serde_json::Value)| {
-            let mut meta = plain.clone();
-            meta[changed.0] = changed.1;
-            super::wish(&serde_json::from_value(meta).expect("metadata"))
-        };
-        let before = wish(("generation", json!(1)));
-        assert_eq!(wish(("resourceVersion", json!("2"))), before);
-        assert_eq!(wish(("annotations", json!({"deployment.kubernetes.io/revision": "2"}))), before);
-        let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]);
-        for changed in [
-            ("generation", json!(2)),
-            ("labels", json!({})),
-            ("annotations", json!({"a": "b"})),
-            ("finalizers", json!(["f"])),
-            ("deletionTimestamp", json!("2026-01-01T00:00:00Z")),
-            ("ownerReferences", owner),
-        ] {
-            assert_ne!(wish(changed.clone()), before, "{changed:?}");
         }
     }
 
