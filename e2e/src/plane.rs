@@ -233,7 +233,7 @@ fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
 fn start(programs: &Path, folder: &Path, name: &str, args: &[String]) -> Result<Process> {
     // Memory is there, and collecting it took an eighth of the API server's time; stacks that grow anew in each request took a
     // sixteenth.
-    let env = [("GOGC", "1000"), ("GOMEMLIMIT", "4GiB"), ("GODEBUG", "adaptivestackstart=1")];
+    let env = [("GOGC", "1000"), ("GOMEMLIMIT", "2GiB"), ("GODEBUG", "adaptivestackstart=1")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Process::start_with(folder, name, &programs.join(name), args, &env)
 }

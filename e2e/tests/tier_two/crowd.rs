@@ -1,11 +1,15 @@
 //! A hundred objects of all kinds at once, or as many as `OBJECTS` says; the figures of a thousand are in docs/benchmarks/operator.md.
 
+use std::time::Duration;
+
 use aistack_api::operator::{LeaseConfig, OperatorConfig};
 use anyhow::Result;
 use e2e::crowd::edits::Edits;
 use e2e::{Bed, Census, Crowd, Engines, Running, wait};
 use futures::future::{join, try_join_all};
 
+/// For how long nothing is written where all is as wanted.
+const REST: Duration = Duration::from_secs(4);
 /// A namespace has one stack, and that has two children of our kinds.
 const CHILDREN: usize = 2;
 
@@ -83,15 +87,17 @@ async fn mixed_objects_become_ready_through_edits_a_death_and_a_hand_over_and_th
     let operator = next;
     census.until_all_settled(crowd.len() + CHILDREN, patience).await?;
 
-    // One that begins now looks at everything; once all of it has come to rest, it finds nothing to write.
-    wait::until("an operator that looks at all of them writes nothing", || async {
-        let fresh = Running::begin(&bed.plane, &without_lease(&config))?;
-        fresh.until_reconciled(census.len() as u64).await?;
-        let writes = fresh.writes();
-        fresh.stop().await?;
-        Ok((writes == 0).then_some(()))
+    // Once all of it has come to rest, one that begins now looks at everything and finds nothing to write.
+    wait::until("nothing is written for a while", || async {
+        let writes = operator.writes();
+        tokio::time::sleep(REST).await;
+        Ok((operator.writes() == writes).then_some(()))
     })
     .await?;
+    let fresh = Running::begin(&bed.plane, &without_lease(&config))?;
+    fresh.until_reconciled(census.len() as u64).await?;
+    assert_eq!(fresh.writes(), 0, "one that begins writes nothing");
+    fresh.stop().await?;
     operator.until_reconciled(0).await?;
     operator.stop().await
 }

@@ -5,10 +5,10 @@ use anyhow::{Context as _, Result};
 use e2e::story::{message, says};
 use e2e::{Bed, Story};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::day_two::founded;
@@ -159,5 +159,58 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
     story.edit::<AIStack>("s", &engine("key")).await?;
     let is_new = |pod: &Pod| pod.uid() != before.uid() && is_up(pod);
     story.until::<Pod>("modelhub-0", "it has the engine's key", is_new).await?;
+    story.operator.stop().await
+}
+
+fn of_cluster(kv: &KVCluster) -> &[Condition] {
+    kv.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
+}
+
+#[tokio::test]
+async fn pods_that_may_not_be_made_are_told_of_by_whom_and_no_volume_is_given_up_for_it() -> Result<()> {
+    let Some((_, story)) = founded("refused", 3).await? else { return Ok(()) };
+    let quota = json!({"metadata": {"name": "few"}, "spec": {"hard": {"pods": "3"}}});
+    let quotas = story.api::<ResourceQuota>();
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
+    let is_known = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|status| status.used.is_some());
+    story.until::<ResourceQuota>("few", "it counts", is_known).await?;
+    story.edit::<KVCluster>("kv", &json!({"spec": {"replicas": 5}})).await?;
+    let waits = |kv: &KVCluster| {
+        ["Degraded", "Progressing"]
+            .iter()
+            .all(|kind| message(of_cluster(kv), kind).contains("exceeded quota"))
+    };
+    story.until::<KVCluster>("kv", "it tells why it does not grow", waits).await?;
+    // One voter less than there is room for.
+    let fewer = json!({"spec": {"hard": {"pods": "2"}}});
+    quotas.patch("few", &PatchParams::default(), &Patch::Merge(&fewer)).await?;
+    story.api::<Pod>().delete("kv-1", &DeleteParams::default()).await?;
+    let is_told = |kv: &KVCluster| {
+        let conditions = of_cluster(kv);
+        says(conditions, "Degraded", "VoterAway")
+            && message(conditions, "Degraded").contains("exceeded quota")
+            && !message(conditions, "Degraded").contains("replace-member")
+    };
+    story.until::<KVCluster>("kv", "it tells why its voter is away", is_told).await?;
+    quotas.delete("few", &DeleteParams::default()).await?;
+    until_at_rest(&story, "kv", 5).await?;
+    story.operator.stop().await
+}
+
+#[tokio::test]
+async fn a_secret_without_its_ca_is_told_of_before_there_is_a_member() -> Result<()> {
+    let Some(bed) = Bed::shared() else { return Ok(()) };
+    let story = Story::on(&bed.plane, "no-ca").await?;
+    let half = json!({"metadata": {"name": "half"}, "type": "kubernetes.io/tls", "stringData": {"tls.crt": "", "tls.key": ""}});
+    story.api::<Secret>().create(&PostParams::default(), &serde_json::from_value(half)?).await?;
+    story
+        .apply("apiVersion: platform.dev/v1\nkind: KVCluster\nmetadata: {name: kv}\nspec: {tls: {secretName: half}}\n")
+        .await?;
+    let is_told = |kv: &KVCluster| {
+        let conditions = of_cluster(kv);
+        says(conditions, "Degraded", "SecretMissing")
+            && message(conditions, "Degraded").contains("Secret half has no key ca.crt")
+    };
+    story.until::<KVCluster>("kv", "it tells which key it lacks", is_told).await?;
     story.operator.stop().await
 }

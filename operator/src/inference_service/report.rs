@@ -112,6 +112,7 @@ fn together(each: &[Pods]) -> Pods {
         ready: sum(|pods| pods.ready),
         updated: sum(|pods| pods.updated),
         failure: each.iter().find_map(|pods| pods.failure.clone()),
+        trouble: each.iter().find_map(|pods| pods.trouble.clone()),
         ..Pods::default()
     }
 }
@@ -158,7 +159,8 @@ fn trouble(report: &mut Report, service: &ValidatedInferenceService, found: &Fou
     let unschedulable =
         trouble.unschedulable.as_ref().map(|why| Because::new("Unschedulable", format!("{why}{way}")));
     let fetch = trouble.fetch.as_ref().map(|why| Because::new("FetchFailed", why.clone()));
-    if let Some(because) = unschedulable.or(fetch).or_else(|| trouble.engine.clone()) {
+    let lacking = || pods.trouble.clone();
+    if let Some(because) = unschedulable.or(fetch).or_else(|| trouble.engine.clone()).or_else(lacking) {
         if !report.ready.0 {
             report.ready.1 = because.clone();
         }

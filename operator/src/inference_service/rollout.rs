@@ -10,6 +10,7 @@ use crate::kernel::ObjectName;
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::controller::StepError;
+use crate::kernel::pending::unschedulable;
 
 /// Annotation of the new version's Deployment: in whose place it comes, and how many pods that had, as `NAME=PODS`.
 const IN_PLACE_OF: &str = "platform.dev/in-place-of";
@@ -23,8 +24,10 @@ pub struct Crew {
     wanted: i32,
     /// Ready.
     pub ready: usize,
-    /// No node takes them.
+    /// No node has room for them.
     homeless: usize,
+    /// No node takes them, however much room there were.
+    refused: usize,
     /// On a node, and not ready.
     starting: usize,
     /// On their way out: what they hold is not free yet.
@@ -65,7 +68,8 @@ impl Crew {
         match () {
             () if pod.metadata.deletion_timestamp.is_some() => self.leaving += 1,
             () if is("Ready", "True") => self.ready += 1,
-            () if is("PodScheduled", "False") => self.homeless += 1,
+            () if is("PodScheduled", "False") && lacks_room(pod) => self.homeless += 1,
+            () if is("PodScheduled", "False") => self.refused += 1,
             () => self.starting += 1,
         }
         self
@@ -73,7 +77,7 @@ impl Crew {
 
     /// Those that are there to stay.
     fn present(&self) -> i32 {
-        i32::try_from(self.ready + self.starting + self.homeless).unwrap_or(i32::MAX)
+        i32::try_from(self.ready + self.starting + self.homeless + self.refused).unwrap_or(i32::MAX)
     }
 
     /// Those that have a node.
@@ -87,6 +91,14 @@ impl Crew {
         // Those that have a node came in the place of others that went before, or needed no place.
         noted.map_or(old.wanted + self.placed(), |(_, pods)| *pods)
     }
+}
+
+/// By which words of the scheduler (1.37) a pod waits for what others hold.
+const ROOM: [&str; 4] = ["Insufficient ", "Too many pods", "cannot allocate all claims", "free ports"];
+
+/// Whether a pod would find a node if another went. One with a selector that no node has would not.
+fn lacks_room(pod: &Pod) -> bool {
+    unschedulable(pod).is_some_and(|said| ROOM.iter().any(|room| said.contains(room)))
 }
 
 fn instead(text: &str) -> Option<(String, i32)> {
@@ -166,16 +178,24 @@ mod tests {
             )
             .expect("a pod")
         };
-        let scheduled = |word: &str, ready: &str| json!({"conditions": [{"type": "PodScheduled", "status": word}, {"type": "Ready", "status": ready}]});
+        let scheduled = |word: &str, ready: &str, said: &str| json!({"conditions": [{"type": "PodScheduled", "status": word, "message": said}, {"type": "Ready", "status": ready}]});
         let pods = [
-            pod(scheduled("True", "True"), None),
-            pod(scheduled("True", "False"), None),
-            pod(scheduled("False", "False"), None),
-            pod(scheduled("True", "True"), Some("2026-01-01T00:00:00Z")),
+            pod(scheduled("True", "True", ""), None),
+            pod(scheduled("True", "False", ""), None),
+            pod(scheduled("False", "False", "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), None),
+            pod(
+                scheduled(
+                    "False",
+                    "False",
+                    "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+                ),
+                None,
+            ),
+            pod(scheduled("True", "True", ""), Some("2026-01-01T00:00:00Z")),
             // Nobody has looked for a node yet.
             pod(json!({}), None),
         ];
         let crew = pods.iter().fold(Crew::default(), Crew::with);
-        assert_eq!((crew.ready, crew.starting, crew.homeless, crew.leaving), (1, 2, 1, 1));
+        assert_eq!((crew.ready, crew.starting, crew.homeless, crew.refused, crew.leaving), (1, 2, 1, 1, 1));
     }
 }

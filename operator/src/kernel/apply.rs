@@ -441,13 +441,18 @@ impl<'a> Child<'a> {
             // What it runs cannot change, and what it has made stays made when the operator's version is another.
             return Settled::well(self.observe(&live, true));
         }
+        let only_scales = self.only_scales(&live);
         claims::keep_templates(&mut self.wanted, &live);
         let is_so = applied_hash(&live) == self.hash && covers(&live, &self.wanted);
         let now = if is_so && has_generated(&live, &self.wanted) {
             live
         } else {
             let progress = Progress::of(self.key.kind, &live);
-            let held = held::back(self.cluster, self.parent, &self.wanted, &progress).await;
+            let held = if only_scales {
+                Vec::new()
+            } else {
+                held::back(self.cluster, self.parent, &self.wanted, &progress).await
+            };
             if !held.is_empty() {
                 return Settled { held, ..Settled::well(progress) };
             }
@@ -459,6 +464,26 @@ impl<'a> Child<'a> {
         let grown = claims::grow(self.cluster, self.parent, self.key, &now, &self.claims).await;
         let progress = self.observe(&now, matches!(grown, Ok(true)));
         Settled { failure: grown.err(), ..Settled::well(progress) }
+    }
+
+    /// Whether all that differs from what was applied is how many pods there are to be: that makes none anew.
+    fn only_scales(&self, live: &Value) -> bool {
+        let mut as_it_was = self.wanted.clone();
+        if let Some(annotations) = as_it_was["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(APPLIED);
+            if annotations.is_empty() {
+                as_it_was["metadata"].as_object_mut().expect("it has annotations").remove("annotations");
+            }
+        }
+        for field in ["replicas", "ordinals"] {
+            match (&live["spec"][field], as_it_was["spec"].as_object_mut()) {
+                (_, None) => return false,
+                (Value::Null, Some(spec)) => drop(spec.remove(field)),
+                (there, Some(spec)) => drop(spec.insert(field.to_owned(), there.clone())),
+            }
+        }
+        hash(&as_it_was) == applied_hash(live)
+            && covers(&live["spec"]["template"], &self.wanted["spec"]["template"])
     }
 
     /// What is there; what no watch told of is hardly there, so it is made without a look.
@@ -687,6 +712,41 @@ mod tests {
                 .and_then(|found| if let Progress::Pods(pods) = found { Some(pods.ready) } else { None });
             assert_eq!(pods, ready, "{stack}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_only_scales_makes_no_pod_anew() {
+        let (cluster, _) = stub::cluster(200, &json!({}));
+        let parent = Parent {
+            namespace: "n".to_owned(),
+            reference: OwnerReference::default(),
+            is_new: false,
+            brings: Vec::new(),
+            edition: String::new(),
+        };
+        let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
+        let set = |replicas: i32, start: Option<i32>, image: &str| {
+            let mut set = json!({"metadata": {"name": "kv"}, "spec": {"replicas": replicas,
+                "template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
+            if let Some(start) = start {
+                set["spec"]["ordinals"] = json!({"start": start});
+            }
+            set
+        };
+        let child = |wanted: Value| Child::new(&cluster, &parent, &key, wanted);
+        let live = child(set(3, None, "a")).wanted;
+        let table = [
+            (set(5, None, "a"), true),
+            (set(2, Some(1), "a"), true),
+            (set(3, None, "b"), false),
+            (set(5, None, "b"), false),
+        ];
+        for (wanted, expected) in table {
+            assert_eq!(child(wanted.clone()).only_scales(&live), expected, "{wanted}");
+        }
+        let mut edited = live;
+        edited["spec"]["template"]["spec"]["containers"][0]["image"] = json!("somebody's");
+        assert!(!child(set(5, None, "a")).only_scales(&edited), "it would be changed back");
     }
 
     #[test]

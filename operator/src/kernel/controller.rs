@@ -69,7 +69,7 @@ pub trait Controller: Send + Sync + 'static {
     /// The kind.
     const KIND: Kind;
 
-    /// Whether it looks at its pods itself, and so knows why they are not there.
+    /// Whether it looks at its pods itself, and so knows why they do not run.
     const LOOKS_AT_PODS: bool = false;
 
     /// What the object refers to. Pure; its changes begin reconciliations.

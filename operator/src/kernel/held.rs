@@ -48,13 +48,12 @@ fn pod(workload: &Value) -> PodSpec {
 pub(super) async fn lacks(cluster: &Cluster, parent: &Parent, pod: &PodSpec) -> Vec<Lack> {
     let mut lacks = Vec::new();
     for (secret, keys) in needed(pod) {
-        if parent.brings.iter().any(|brought| brought == secret) {
-            continue;
-        }
         let name = ObjectName::new(parent.namespace.as_str(), secret);
         let lack = |key: Option<&str>| Lack { secret: secret.to_owned(), key: key.map(str::to_owned) };
         if !cluster.has_secret(&name) {
-            lacks.push(lack(None));
+            // What a Certificate brings is told of by that.
+            let is_brought = parent.brings.iter().any(|brought| brought == secret);
+            lacks.extend((!is_brought).then(|| lack(None)));
         } else if !keys.is_empty()
             // What cannot be looked at is no reason to hold anything back.
             && let Ok(there) = cluster.secret_keys(&name).await

@@ -1,22 +1,25 @@
-//! Pods that do not run: what the scheduler says of them, whoever starts their containers, and who looks for their Secrets.
+//! Pods that do not run: what the scheduler says of them, whoever starts their containers, who looks for their Secrets, and who may not make
+//! them.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod, PodSpec};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, ListParams};
 
 use super::apply::{Applied, AppliedChild, ApplyError};
-use super::child::Progress;
+use super::child::{ChildKey, ChildKind, Progress};
 use super::cluster::Cluster;
 use super::conditions::Because;
 use super::held;
 use super::parent::Parent;
 use crate::manifest::{Manifest, Manifests};
 
-/// Asks why pods are not there yet, of each child that waits for some.
+/// Asks why pods are not there yet, of each child that waits for some. `are_seen`: whoever asks looks at the pods that there are itself.
 pub(super) async fn explain(
     cluster: &Cluster,
     parent: &Parent,
     wanted: &Manifests,
     applied: &mut Applied,
+    are_seen: bool,
 ) -> Result<(), ApplyError> {
     for manifest in wanted {
         let is_it = |child: &&mut AppliedChild| {
@@ -29,20 +32,51 @@ pub(super) async fn explain(
             continue;
         }
         let Some((selector, pod)) = pods_of(manifest) else { continue };
-        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &parent.namespace);
-        // From the API server's memory: what is not there yet is seen when it is asked again.
-        let params = ListParams::default().labels(&selector).match_any();
-        let list = api
-            .list(&params)
-            .await
-            .map_err(|source| ApplyError::Read { child: child.key.clone(), source: Box::new(source) })?;
-        pods.trouble = match list.items.iter().find_map(trouble) {
-            Some(because) => Some(because),
-            // Of volumes that cannot be mounted the kubelet says nothing in a pod.
-            None => lacking(cluster, parent, pod).await,
-        };
+        if !are_seen {
+            let there = list(cluster, &parent.namespace, &selector).await;
+            let there = there
+                .map_err(|source| ApplyError::Read { child: child.key.clone(), source: Box::new(source) })?;
+            pods.trouble = there.iter().find_map(trouble);
+        }
+        // Of volumes that cannot be mounted the kubelet says nothing in a pod.
+        if pods.trouble.is_none() {
+            pods.trouble = lacking(cluster, parent, pod).await;
+        }
+        if pods.trouble.is_none() && child.key.kind == ChildKind::StatefulSet && pods.replicas < pods.wanted {
+            pods.trouble = refused(cluster, &child.key).await;
+        }
     }
     Ok(())
+}
+
+/// From the API server's memory: what is not there yet is seen when it is asked again.
+async fn list(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<Pod>, kube::Error> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    Ok(api.list(&ListParams::default().labels(selector).match_any()).await?.items)
+}
+
+/// For how long an Event tells of what is: who makes pods tries again after a quarter of an hour at most.
+const TELLS: SignedDuration = SignedDuration::from_mins(20);
+
+/// Why pods of a StatefulSet may not be made (a quota, a policy, a webhook): the one who makes them says so in Events alone.
+async fn refused(cluster: &Cluster, set: &ChildKey) -> Option<Because> {
+    let uid = cluster.children.meta(set)?.uid;
+    let api: Api<Event> = Api::namespaced(cluster.client.clone(), &set.object.namespace);
+    let said = ListParams::default().fields(&format!("involvedObject.uid={uid},reason=FailedCreate"));
+    // What cannot be looked at is told by nobody: that pods are not there is told anyhow.
+    let events = api.list(&said).await.ok()?.items;
+    newest(events, Timestamp::now()).map(|said| Because::new("PodsRefused", said))
+}
+
+fn newest(events: Vec<Event>, now: Timestamp) -> Option<String> {
+    let told = |event: &Event| {
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+        let once = series.or(event.event_time.as_ref()).map(|time| time.0);
+        event.last_timestamp.as_ref().map(|time| time.0).max(once)
+    };
+    let events = events.into_iter().filter_map(|event| Some((told(&event)?, event.message?)));
+    let (at, said) = events.max_by_key(|(at, _)| *at)?;
+    (now.duration_since(at) < TELLS).then_some(said)
 }
 
 /// What pods read of Secrets and do not find.
@@ -143,7 +177,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use serde_json::{Value, json};
 
-    use super::super::child::{ChildKey, ChildKind, Pods};
+    use super::super::child::Pods;
     use super::super::key::ObjectName;
     use super::super::stub;
     use super::*;
@@ -169,7 +203,7 @@ mod tests {
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "modelhub") };
         let progress = Progress::Pods(Pods { is_current: true, wanted: 1, ..Pods::default() });
         let mut applied = Applied(vec![AppliedChild { key, progress, is_as_wanted: true }]);
-        explain(&cluster, &parent, &wanted, &mut applied).await.expect("it is asked");
+        explain(&cluster, &parent, &wanted, &mut applied, false).await.expect("it is asked");
         match applied.0.remove(0).progress {
             Progress::Pods(pods) => pods.trouble,
             _ => None,
@@ -197,6 +231,22 @@ mod tests {
         }
         let image = told(pod(json!("ImagePullBackOff")), &[]).await;
         assert_eq!(image.map(|because| because.reason), Some("ImageMissing"));
+    }
+
+    #[test]
+    fn of_what_was_said_of_pods_that_may_not_be_made_the_newest_counts() {
+        let event = |at: &str, said: &str| -> Event {
+            serde_json::from_value(
+                json!({"metadata": {}, "involvedObject": {}, "lastTimestamp": at, "message": said}),
+            )
+            .expect("an Event")
+        };
+        let events = || {
+            vec![event("2026-01-01T00:10:00Z", "exceeded quota"), event("2026-01-01T00:05:00Z", "forbidden")]
+        };
+        let at = |now: &str| newest(events(), now.parse().expect("a time"));
+        assert_eq!(at("2026-01-01T00:12:00Z").as_deref(), Some("exceeded quota"));
+        assert_eq!(at("2026-01-01T00:31:00Z"), None, "it may be so no more");
     }
 
     #[test]

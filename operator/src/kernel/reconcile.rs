@@ -205,10 +205,10 @@ impl<C: Controller> Turn<'_, C> {
                 let mut tried = apply::apply(cluster, &parent, &manifests, kept)
                     .instrument(tracing::info_span!("apply"))
                     .await;
-                if !C::LOOKS_AT_PODS {
-                    let explained = pending::explain(cluster, &parent, &manifests, &mut tried.applied).await;
-                    tried.refused.extend(explained.err());
-                }
+                let are_seen = C::LOOKS_AT_PODS;
+                let explained =
+                    pending::explain(cluster, &parent, &manifests, &mut tried.applied, are_seen).await;
+                tried.refused.extend(explained.err());
                 tried
             }
             None => Tried::default(),

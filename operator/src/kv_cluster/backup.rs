@@ -211,6 +211,9 @@ fn hours_between(cron: &str) -> Option<u64> {
     })
 }
 
+/// Label of pods that may fetch one: the chart's network policies let them out.
+pub(super) const RESTORES: &str = "platform.dev/restores";
+
 /// Has members that found a cluster begin with a backup. Those that have data, or join, pass it by.
 pub(super) fn begin_with(place: &Place, config: &ConfigFile, spec: &mut PodSpec) {
     let Some(member) = spec.containers.first() else { return };

@@ -113,8 +113,10 @@ fn fit(cluster: &ValidatedKvCluster, shape: &Shape, set: &mut StatefulSet) {
         container.env_from =
             Some(vec![EnvFromSource { config_map_ref: Some(source), ..EnvFromSource::default() }]);
     }
-    if let (Some(place), Some(spec)) = (&cluster.restore, &mut spec.template.spec) {
-        backup::begin_with(place, &config(cluster), spec);
+    if let (Some(place), Some(pod)) = (&cluster.restore, &mut spec.template.spec) {
+        backup::begin_with(place, &config(cluster), pod);
+        let labels = &mut spec.template.metadata.get_or_insert_default().labels;
+        labels.get_or_insert_default().insert(backup::RESTORES.to_owned(), "true".to_owned());
     }
 }
 

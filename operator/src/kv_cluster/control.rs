@@ -253,7 +253,7 @@ impl Controller for KvController {
         object: &KVCluster,
         kv: &ValidatedKvCluster,
         found: &Found,
-        _: &Applied,
+        applied: &Applied,
     ) -> Result<(), StepError> {
         for violation in &found.violations {
             cluster.metrics.violated(violation.of.name());
@@ -267,6 +267,11 @@ impl Controller for KvController {
         if matches!(found.step, Step::Rest | Step::Wait(_))
             || (is_founding && matches!(found.step, Step::Keep(_)))
         {
+            return Ok(());
+        }
+        // What is told to the StatefulSet was told when that was written.
+        let is_told = || applied.child(ChildKind::StatefulSet, &kv.name).is_some_and(|set| set.is_as_wanted);
+        if matches!(found.step, Step::Keep(_) | Step::Isolate(_)) && !is_told() {
             return Ok(());
         }
         tracing::info!(step = ?found.step, group = ?found.group, "a step");
@@ -333,7 +338,8 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
         if let Some(because) = uncertified {
             return Report::progressing(summary, because);
         }
-        let degraded = found.seen.why_any_is_away().map(|_| because.clone());
+        let is_hindered = found.seen.why_any_is_away().is_some() || pods.trouble.is_some();
+        let degraded = is_hindered.then(|| because.clone());
         return Report { degraded, ..Report::progressing(summary, because) };
     }
     let mut report = Report::ready(
@@ -353,7 +359,9 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
             report.progressing = (!pods.is_complete()).then(|| because.clone());
             report.degraded = Some(because);
         }
-        Step::Wait(Waiting::Learner(ordinal)) if found.seen.why_away(*ordinal).is_some() => {
+        Step::Wait(Waiting::Learner(ordinal))
+            if found.seen.why_away(*ordinal).is_some() || pods.trouble.is_some() =>
+        {
             (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
         }
         Step::Wait(Waiting::Leaving(_)) if found.seen.overdue.is_some() => {

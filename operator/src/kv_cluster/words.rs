@@ -199,27 +199,27 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
         Waiting::Founding => {
             let ready = pods.map_or(0, |pods| pods.ready);
             let said = format!("{ready} of {} pods are ready", kv.voters);
-            let why = pods.and_then(|pods| pods.failure.clone());
-            of(
-                "WaitingForPods",
-                why.or_else(|| found.seen.why_any_is_away().map(str::to_owned)).unwrap_or(said),
-            )
+            match (found.seen.why_any_is_away(), pods.and_then(|pods| pods.trouble.clone())) {
+                (Some(why), _) => of("WaitingForPods", why.to_owned()),
+                (None, Some(because)) => because,
+                (None, None) => of("WaitingForPods", said),
+            }
         }
         Waiting::Accord => broken(found)
             .unwrap_or_else(|| of("InvariantBroken", "the members contradict one another".to_owned())),
         Waiting::Answer => of("NobodyAnswers", nobody_answers(kv, found)),
         Waiting::Voter(_) | Waiting::Leader if !found.group.has_quorum() => {
-            of("NoQuorum", without_quorum(kv, found))
+            of("NoQuorum", without_quorum(kv, found, pods))
         }
         Waiting::Voter(ordinal) => match &found.seen.overdue {
             Some(overdue) => of("DeletionHangs", voter_hangs(kv, found, ordinal, overdue)),
-            None => of("VoterAway", voter_away(kv, found, ordinal)),
+            None => of("VoterAway", voter_away(kv, found, ordinal, pods)),
         },
         Waiting::Readiness(ordinal) => {
             of("NotReadyYet", format!("{} answers, and its pod is about to be ready", pod(ordinal)))
         }
         Waiting::Leader => of("NoLeader", "the members have no leader at the moment".to_owned()),
-        Waiting::Learner(ordinal) => match found.seen.why_away(ordinal) {
+        Waiting::Learner(ordinal) => match why_away(kv, found, ordinal, pods) {
             Some(why) => {
                 of("WaitingForPods", format!("{why}; it gets its vote once it runs and has the data"))
             }
@@ -236,13 +236,29 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
     }
 }
 
+/// Why a member's pod does not run, or is not there.
+fn why_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, pods: Option<&Pods>) -> Option<String> {
+    let group = &found.group;
+    if group.pods.contains_key(&ordinal) || group.strays.contains(&ordinal) {
+        return found.seen.why_away(ordinal).map(str::to_owned);
+    }
+    Some(match pods.and_then(|pods| pods.trouble.as_ref()) {
+        Some(because) => because.message.clone(),
+        None => format!(
+            "there is no pod {} yet; if that lasts, kubectl describe statefulset {} tells why",
+            kv.member(ordinal),
+            kv.name
+        ),
+    })
+}
+
 /// A volume is given up only where nothing else is known to be the cause.
-fn voter_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16) -> String {
-    let (pod, why) = (kv.member(ordinal), found.seen.why_away(ordinal));
-    let said = why.map_or_else(|| format!("{pod} does not answer, or its pod is not ready"), str::to_owned);
+fn voter_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, pods: Option<&Pods>) -> String {
+    let (pod, why) = (kv.member(ordinal), why_away(kv, found, ordinal, pods));
+    let said = why.clone().unwrap_or_else(|| format!("{pod} does not answer, or its pod is not ready"));
     let is_only_one = found.group.voters().count() == 1;
     let said = if is_only_one { said } else { format!("{said}; no other voter is touched until it is back") };
-    if why.is_some_and(is_of_something_else) {
+    if why.is_some_and(|why| is_of_something_else(&why)) {
         return said;
     }
     if is_only_one {
@@ -268,9 +284,9 @@ fn voter_hangs(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, overdue: &O
 }
 
 /// Most voters are away: one of them has to come back, or a person says who goes on alone.
-fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
+fn without_quorum(kv: &ValidatedKvCluster, found: &Found, pods: Option<&Pods>) -> String {
     let away = || found.group.voters().filter(|member| !member.is_up);
-    let why: Vec<&str> = away().filter_map(|member| found.seen.why_away(member.ordinal)).collect();
+    let why: Vec<String> = away().filter_map(|member| why_away(kv, found, member.ordinal, pods)).collect();
     let names: Vec<String> = away().map(|member| kv.member(member.ordinal)).collect();
     let said = match why.first() {
         Some(why) => format!("most voters are away ({}; {why})", names.join(", ")),
@@ -287,7 +303,7 @@ fn without_quorum(kv: &ValidatedKvCluster, found: &Found) -> String {
     let up = found.group.voters().filter(|member| member.is_up);
     let survivor = up.min_by_key(|member| (member.lag, member.ordinal));
     match survivor {
-        Some(survivor) if !why.into_iter().any(is_of_something_else) => format!(
+        Some(survivor) if !why.iter().any(|why| is_of_something_else(why)) => format!(
             "{said}. If their volumes are lost for good: kubectl annotate kv {0} {RECOVER}={1} {ACCEPT}={0}, and {1} goes on with what it has",
             kv.name,
             kv.member(survivor.ordinal)

@@ -244,8 +244,9 @@ impl Controller for VectorController {
         let there = match server.look(&name).await {
             Collection::Absent => return Ok(()),
             Collection::Present(there) => there,
-            // It says why.
-            Collection::NoServer | Collection::Unknown(_) => return server.remove(&name).await,
+            // What may be somebody else's is never deleted.
+            Collection::NoServer => return Err(unsaid(&name, "it is not ready")),
+            Collection::Unknown(why) => return Err(unsaid(&name, &why)),
         };
         let is_other = validate(object, "").is_ok_and(|collection| other(&collection, &there).is_some());
         if self.made(object) && !is_other {
@@ -259,6 +260,12 @@ impl Controller for VectorController {
         cluster.tell(&object.object_ref(&()), false, "CollectionLeft", note).await;
         Ok(())
     }
+}
+
+fn unsaid(name: &str, why: &str) -> StepError {
+    let message =
+        format!("the server does not say whose collection {name} is, so it is not deleted there yet: {why}");
+    StepError { reason: "CleanUpFailed", message }
 }
 
 fn uid(object: &VectorCollection) -> String {
@@ -277,12 +284,19 @@ fn shape(collection: &ValidatedVectorCollection) -> String {
 
 /// What a collection of this name has that the spec's cannot become: then it is another one, and nothing of it is touched.
 fn other(collection: &ValidatedVectorCollection, there: &Value) -> Option<String> {
-    let vectors = there.pointer("/config/params/vectors")?;
-    let size = vectors["size"].as_u64().filter(|size| *size != u64::from(collection.dimension));
-    let wanted = format!("{:?}", collection.distance);
-    let distance = vectors["distance"].as_str().filter(|distance| *distance != wanted);
-    size.map(|size| format!("{size} numbers a vector"))
-        .or_else(|| distance.map(|distance| format!("the distance {distance}")))
+    let vectors = there.pointer("/config/params/vectors").unwrap_or(&Value::Null);
+    let (Some(size), Some(distance)) = (vectors["size"].as_u64(), vectors["distance"].as_str()) else {
+        let names: Vec<&str> =
+            vectors.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        return Some(match names.as_slice() {
+            [] => "no dense vectors".to_owned(),
+            names => format!("named vectors ({})", names.join(", ")),
+        });
+    };
+    if size != u64::from(collection.dimension) {
+        return Some(format!("{size} numbers a vector"));
+    }
+    (distance != format!("{:?}", collection.distance)).then(|| format!("the distance {distance}"))
 }
 
 /// Whether the collection is as the spec has it, where that can be changed in place.
@@ -337,11 +351,13 @@ fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Repor
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::kernel::conditions::Because;
     use crate::kernel::stub;
+    use crate::kernel::watch::ChildMeta;
 
     fn collection(spec: &Value) -> (VectorCollection, ValidatedVectorCollection) {
         let object = json!({"apiVersion": "platform.dev/v1", "kind": "VectorCollection",
@@ -351,33 +367,82 @@ mod tests {
         (object, validated)
     }
 
-    /// A server that says yes to everything.
-    async fn server() -> String {
+    /// A server that says yes to everything but to questions, to which it says that; and what it was asked.
+    async fn server(answer: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("an address");
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let calls = asked.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.read(&mut [0; 4096]).await;
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
-                let _ = stream.write_all(answer).await;
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or_default();
+                let request = String::from_utf8_lossy(&request[..read]).into_owned();
+                let method = request.split(' ').next().unwrap_or_default().to_owned();
+                let said = if method == "GET" { answer } else { "200 OK" };
+                calls.lock().push(method);
+                let answer = format!("HTTP/1.1 {said}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+                let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = stream.shutdown().await;
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
         });
-        format!("http://{at}")
+        (format!("http://{at}"), asked)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_to_be_its_own_is_not_deleted() {
+        let (mut object, _) = collection(&json!({"dimension": 3, "stackRef": {"name": "s"}}));
+        object.metadata.annotations = Some([(MADE.to_owned(), "1".to_owned())].into());
+        let stack = json!({"apiVersion": "platform.dev/v1", "kind": "AIStack", "metadata": {"name": "s", "namespace": "n"}, "spec": {}});
+        let stacks = Arc::new(Objects::default());
+        stacks.insert(serde_json::from_value::<AIStack>(stack).expect("an AIStack"));
+        let controller = VectorController::new(stacks);
+        for (answer, expected) in
+            [("503 Service Unavailable", Err("CleanUpFailed")), ("404 Not Found", Ok(())), ("200 OK", Ok(()))]
+        {
+            let (at, asked) = server(answer).await;
+            let (cluster, _) = stub::cluster(200, &json!({}));
+            let cluster =
+                cluster.with_addresses([("vectorforge.n".to_owned(), at)].into()).with_local_endpoints(true);
+            let set = VectorController::server(&object);
+            cluster.children.insert(set, ChildMeta::of(&ObjectMeta::default()));
+            let cleaned = controller.clean_up(&cluster, &object).await;
+            assert_eq!(cleaned.map_err(|error| error.reason), expected, "{answer}");
+            assert!(!asked.lock().iter().any(|method| method == "DELETE"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_collection_of_another_form_is_another() {
+        let (_, validated) = collection(&json!({"dimension": 3, "distance": "Cosine"}));
+        let table = [
+            (json!({"size": 3, "distance": "Cosine"}), None),
+            (json!({"size": 4, "distance": "Cosine"}), Some("4 numbers a vector")),
+            (json!({"size": 3, "distance": "Dot"}), Some("the distance Dot")),
+            (json!({"title": {"size": 3, "distance": "Cosine"}}), Some("named vectors (title)")),
+            (json!({}), Some("no dense vectors")),
+        ];
+        for (vectors, expected) in table {
+            let there = json!({"config": {"params": {"vectors": vectors}}});
+            assert_eq!(other(&validated, &there).as_deref(), expected, "{there}");
+        }
     }
 
     #[tokio::test]
     async fn what_was_made_is_noted_until_the_note_is_taken() {
         let (object, validated) = collection(&json!({"dimension": 3, "stackRef": {"name": "s"}}));
         let controller = VectorController::default();
-        let at = server().await;
+        let (at, _) = server("200 OK").await;
+        let there = || {
+            Collection::Present(json!({"config": {"params": {"vectors": {"size": 3, "distance": "Cosine"}}}}))
+        };
         let refused = json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no", "reason": "InternalError"});
         let taken = serde_json::to_value(&object).expect("plain data");
         let table = [
             (Collection::Absent, 500, &refused, Err("AnnotateFailed"), 1),
-            (Collection::Present(json!({})), 200, &taken, Ok(()), 1),
-            (Collection::Present(json!({})), 200, &taken, Ok(()), 0),
+            (there(), 200, &taken, Ok(()), 1),
+            (there(), 200, &taken, Ok(()), 0),
         ];
         for (collection, code, answer, expected, notes) in table {
             let (cluster, calls) = stub::cluster(code, answer);

@@ -45,6 +45,7 @@ const SECRETS: On = On::One("", "secrets");
 const PODS: On = On::One("", "pods");
 const CLAIMS: On = On::One("", "persistentvolumeclaims");
 const EVENTS: On = On::One("events.k8s.io", "events");
+const TOLD: On = On::One("", "events");
 
 /// Who calls what. Server-side apply of what is not there yet is checked as a creation too.
 const CALLERS: &[(&str, Calls)] = &[
@@ -79,7 +80,7 @@ const CALLERS: &[(&str, Calls)] = &[
         "kernel/watch.rs",
         &[("watcher", On::Kinds, &["list", "watch"]), ("watcher", On::Children, &["list", "watch"])],
     ),
-    ("kernel/pending.rs", &[("list", PODS, &["list"])]),
+    ("kernel/pending.rs", &[("list", PODS, &["list"]), ("list", TOLD, &["list"])]),
     ("kv_cluster/certificate.rs", &[("get_metadata_opt", SECRETS, &["get"])]),
     ("kv_cluster/seen.rs", &[("list", PODS, &["list"]), ("list", CLAIMS, &["list"])]),
     (

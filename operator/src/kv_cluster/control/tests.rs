@@ -7,6 +7,7 @@ use super::super::seen::{Overdue, SeenPod};
 use super::*;
 use crate::kernel::apply::AppliedChild;
 use crate::kernel::child::{ChildKey, Times};
+use crate::kernel::stub;
 use crate::manifest::Manifest;
 
 fn kv() -> ValidatedKvCluster {
@@ -124,6 +125,55 @@ fn nobody_is_told_to_replace_the_only_voter() {
         let because = report.degraded.expect("it is");
         assert_eq!(because.reason, "VoterAway");
         assert_eq!(because.message.contains("replace-member"), is_advised, "{}", because.message);
+    }
+}
+
+#[test]
+fn a_pod_that_may_not_be_made_is_no_lost_volume() {
+    let refused = Because::new("PodsRefused", "create Pod kv-1 failed: exceeded quota");
+    let without = |ups: &[bool], gone: &[u16]| {
+        let mut group = group(ups);
+        group.pods.retain(|ordinal, _| !gone.contains(ordinal));
+        group
+    };
+    let table = [
+        (without(&[true, false, true], &[1]), Some(refused.clone()), "VoterAway", "exceeded quota"),
+        (without(&[true, false, true], &[1]), None, "VoterAway", "kubectl describe statefulset kv"),
+        (without(&[true, false, false], &[1, 2]), Some(refused.clone()), "NoQuorum", "exceeded quota"),
+        (
+            Group { members: vec![], ..without(&[false; 3], &[0, 1, 2]) },
+            Some(refused),
+            "PodsRefused",
+            "exceeded quota",
+        ),
+    ];
+    for (group, trouble, reason, said) in table {
+        let mut applied = seen(true);
+        for child in &mut applied.0 {
+            if let Progress::Pods(pods) = &mut child.progress {
+                pods.trouble.clone_from(&trouble);
+            }
+        }
+        let because = KvController::default().report(&kv(), &found(group), &applied).degraded.expect("it is");
+        assert_eq!(because.reason, reason);
+        assert!(because.message.contains(said), "{}", because.message);
+        assert!(!because.message.contains("annotate"), "{}", because.message);
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_was_not_written_is_not_told() {
+    let kv = kv();
+    let mut object = KVCluster::new("kv", aistack_crds::KVClusterSpec { replicas: 3, ..Default::default() });
+    object.metadata.namespace = Some("n".to_owned());
+    for is_as_wanted in [true, false] {
+        let (cluster, calls) = stub::cluster(200, &json!({}));
+        let mut applied = seen(true);
+        applied.0[0].is_as_wanted = is_as_wanted;
+        let found = Found { step: Step::Keep(Kept::to(5)), ..found(group(&[true; 3])) };
+        KvController::default().act(&cluster, &object, &kv, &found, &applied).await.expect("a step");
+        let told = calls.lock().iter().filter(|method| **method == http::Method::POST).count();
+        assert_eq!(told, usize::from(is_as_wanted));
     }
 }
 
