@@ -16,7 +16,7 @@ use kube::core::Status as ApiStatus;
 use serde_json::{Value, json};
 
 use super::absent::is_unknown;
-use super::child::{APPLIED, ChildKey, ChildKind, Holder, Observed, Progress};
+use super::child::{APPLIED, ChildKey, ChildKind, Holder, Observed, PODS, Progress};
 use super::claims::{self, Template};
 use super::cluster::Cluster;
 use super::controller::StepError;
@@ -420,6 +420,9 @@ impl<'a> Child<'a> {
         let meta = &mut wanted["metadata"];
         meta["namespace"] = json!(parent.namespace);
         meta["ownerReferences"] = json!([parent.reference]);
+        if let Some(template) = wanted.pointer("/spec/template") {
+            wanted["metadata"]["annotations"][PODS] = json!(hash(template));
+        }
         let hash = hash(&wanted);
         wanted["metadata"]["annotations"][APPLIED] = json!(hash);
         let claims = claims::templates(&wanted);
@@ -441,17 +444,16 @@ impl<'a> Child<'a> {
             // What it runs cannot change, and what it has made stays made when the operator's version is another.
             return Settled::well(self.observe(&live, true));
         }
-        let only_scales = self.only_scales(&live);
         claims::keep_templates(&mut self.wanted, &live);
-        let is_so = applied_hash(&live) == self.hash && covers(&live, &self.wanted);
+        let is_so = annotation(&live, APPLIED) == Some(self.hash.as_str()) && covers(&live, &self.wanted);
         let now = if is_so && has_generated(&live, &self.wanted) {
             live
         } else {
             let progress = Progress::of(self.key.kind, &live);
-            let held = if only_scales {
-                Vec::new()
-            } else {
+            let held = if self.makes_pods_anew(&live) {
                 held::back(self.cluster, self.parent, &self.wanted, &progress).await
+            } else {
+                Vec::new()
             };
             if !held.is_empty() {
                 return Settled { held, ..Settled::well(progress) };
@@ -466,24 +468,10 @@ impl<'a> Child<'a> {
         Settled { failure: grown.err(), ..Settled::well(progress) }
     }
 
-    /// Whether all that differs from what was applied is how many pods there are to be: that makes none anew.
-    fn only_scales(&self, live: &Value) -> bool {
-        let mut as_it_was = self.wanted.clone();
-        if let Some(annotations) = as_it_was["metadata"]["annotations"].as_object_mut() {
-            annotations.remove(APPLIED);
-            if annotations.is_empty() {
-                as_it_was["metadata"].as_object_mut().expect("it has annotations").remove("annotations");
-            }
-        }
-        for field in ["replicas", "ordinals"] {
-            match (&live["spec"][field], as_it_was["spec"].as_object_mut()) {
-                (_, None) => return false,
-                (Value::Null, Some(spec)) => drop(spec.remove(field)),
-                (there, Some(spec)) => drop(spec.insert(field.to_owned(), there.clone())),
-            }
-        }
-        hash(&as_it_was) == applied_hash(live)
-            && covers(&live["spec"]["template"], &self.wanted["spec"]["template"])
+    /// Whether pods are made anew by it: another template than was applied, or one that somebody changed.
+    fn makes_pods_anew(&self, live: &Value) -> bool {
+        annotation(live, PODS) != annotation(&self.wanted, PODS)
+            || !covers(&live["spec"]["template"], &self.wanted["spec"]["template"])
     }
 
     /// What is there; what no watch told of is hardly there, so it is made without a look.
@@ -664,8 +652,8 @@ fn is_gone(status: &ApiStatus) -> bool {
     status.code == 404 || status.code == 409
 }
 
-fn applied_hash(live: &Value) -> &str {
-    live["metadata"]["annotations"][APPLIED].as_str().unwrap_or_default()
+fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object["metadata"]["annotations"][name].as_str()
 }
 
 fn hash(wanted: &Value) -> String {
@@ -725,28 +713,31 @@ mod tests {
             edition: String::new(),
         };
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "kv") };
-        let set = |replicas: i32, start: Option<i32>, image: &str| {
-            let mut set = json!({"metadata": {"name": "kv"}, "spec": {"replicas": replicas,
-                "template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
-            if let Some(start) = start {
-                set["spec"]["ordinals"] = json!({"start": start});
-            }
+        let set = |change: &str, value: Value| {
+            let mut set = json!({"metadata": {"name": "kv"}, "spec": {"ordinals": {"start": 1}, "replicas": 3,
+                "template": {"spec": {"containers": [{"name": "c", "image": "a"}]}}, "updateStrategy": {"type": "OnDelete"}}});
+            *set.pointer_mut(change).expect("a field") = value;
             set
         };
         let child = |wanted: Value| Child::new(&cluster, &parent, &key, wanted);
-        let live = child(set(3, None, "a")).wanted;
+        let image = "/spec/template/spec/containers/0/image";
+        let live = child(set("/spec/replicas", json!(3))).wanted;
         let table = [
-            (set(5, None, "a"), true),
-            (set(2, Some(1), "a"), true),
-            (set(3, None, "b"), false),
-            (set(5, None, "b"), false),
+            ("/spec/replicas", json!(5), false),
+            ("/spec/ordinals", Value::Null, false),
+            ("/spec/updateStrategy/type", json!("RollingUpdate"), false),
+            (image, json!("b"), true),
+            ("/spec/template/spec", json!({"containers": []}), true),
         ];
-        for (wanted, expected) in table {
-            assert_eq!(child(wanted.clone()).only_scales(&live), expected, "{wanted}");
+        for (change, value, expected) in table {
+            assert_eq!(child(set(change, value)).makes_pods_anew(&live), expected, "{change}");
         }
-        let mut edited = live;
-        edited["spec"]["template"]["spec"]["containers"][0]["image"] = json!("somebody's");
-        assert!(!child(set(5, None, "a")).only_scales(&edited), "it would be changed back");
+        let mut edited = live.clone();
+        *edited.pointer_mut(image).expect("a field") = json!("somebody's");
+        assert!(child(set("/spec/replicas", json!(5))).makes_pods_anew(&edited), "it would be changed back");
+        let mut of_before = live;
+        of_before["metadata"]["annotations"].as_object_mut().expect("annotations").shift_remove(PODS);
+        assert!(child(set("/spec/replicas", json!(5))).makes_pods_anew(&of_before), "nobody knows");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::scaled_object::ScaledObject;
 
 /// Annotation of a child with the hash of what was applied.
 pub const APPLIED: &str = "platform.dev/applied";
+/// Annotation of a child that makes pods with the hash of their template.
+pub const PODS: &str = "platform.dev/pods";
 
 /// Kinds of objects that the operator makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
