@@ -18,13 +18,21 @@ fn of_stack(stack: &AIStack) -> &[Condition] {
     stack.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
 }
 
+fn of_cluster(kv: &KVCluster) -> &[Condition] {
+    kv.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
+}
+
+/// Whether it tells why the members that it is to have do not come.
+fn does_not_grow(kv: &KVCluster, why: &str) -> bool {
+    ["Degraded", "Progressing"].iter().all(|kind| message(of_cluster(kv), kind).contains(why))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_roll_that_finds_no_node_says_so_and_takes_no_second_voter() -> Result<()> {
     let Some((_, story)) = founded("stuck", 3).await? else { return Ok(()) };
     story.edit::<KVCluster>("kv", &json!({"spec": {"pod": {"nodeSelector": {"there": "is-none"}}}})).await?;
     let is_told = |kv: &KVCluster| {
-        let Some(status) = &kv.status else { return false };
-        let conditions = &status.conditions;
+        let conditions = of_cluster(kv);
         says(conditions, "Degraded", "VoterAway")
             && message(conditions, "Degraded").contains("fits on no node")
             && !message(conditions, "Degraded").contains("replace-member")
@@ -50,11 +58,7 @@ async fn a_roll_that_finds_no_node_says_so_and_takes_no_second_voter() -> Result
             &json!({"spec": {"replicas": 5, "pod": {"nodeSelector": {"there": "is-none"}}}}),
         )
         .await?;
-    let waits = |kv: &KVCluster| {
-        let conditions = kv.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
-        message(conditions, "Degraded").contains("fits on no node")
-            && message(conditions, "Progressing").contains("fits on no node")
-    };
+    let waits = |kv: &KVCluster| does_not_grow(kv, "fits on no node");
     story.until::<KVCluster>("kv", "it tells why it does not grow", waits).await?;
     story.edit::<KVCluster>("kv", &json!({"spec": {"pod": {"nodeSelector": null}}})).await?;
     until_at_rest(&story, "kv", 5).await?;
@@ -162,10 +166,6 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
     story.operator.stop().await
 }
 
-fn of_cluster(kv: &KVCluster) -> &[Condition] {
-    kv.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
-}
-
 #[tokio::test]
 async fn pods_that_may_not_be_made_are_told_of_by_whom_and_no_volume_is_given_up_for_it() -> Result<()> {
     let Some((_, story)) = founded("refused", 3).await? else { return Ok(()) };
@@ -175,11 +175,7 @@ async fn pods_that_may_not_be_made_are_told_of_by_whom_and_no_volume_is_given_up
     let is_known = |quota: &ResourceQuota| quota.status.as_ref().is_some_and(|status| status.used.is_some());
     story.until::<ResourceQuota>("few", "it counts", is_known).await?;
     story.edit::<KVCluster>("kv", &json!({"spec": {"replicas": 5}})).await?;
-    let waits = |kv: &KVCluster| {
-        ["Degraded", "Progressing"]
-            .iter()
-            .all(|kind| message(of_cluster(kv), kind).contains("exceeded quota"))
-    };
+    let waits = |kv: &KVCluster| does_not_grow(kv, "exceeded quota");
     story.until::<KVCluster>("kv", "it tells why it does not grow", waits).await?;
     // One voter less than there is room for.
     let fewer = json!({"spec": {"hard": {"pods": "2"}}});

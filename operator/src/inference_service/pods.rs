@@ -1,14 +1,13 @@
 //! Why pods that are not ready are not: what the scheduler, the fetch and the engine say.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
 
 use super::fetch::FETCH;
 use crate::kernel::apply::said;
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::Because;
 use crate::kernel::controller::StepError;
-use crate::kernel::pending::{ended, without_preemption};
+use crate::kernel::pending::{self, ended, without_preemption};
 use crate::meta::Owner;
 use crate::report;
 
@@ -34,15 +33,14 @@ impl Trouble {
     }
 }
 
-/// Asks the pods of an owner, from the API server's memory: what is not there yet is seen when they are asked again.
+/// Asks the pods of an owner.
 pub async fn ask(cluster: &Cluster, owner: &Owner) -> Result<Trouble, StepError> {
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &owner.namespace);
-    let params = ListParams::default().labels(&report::selector(owner)).match_any();
-    let pods = api.list(&params).await.map_err(|error| StepError {
+    let found = pending::pods(cluster, &owner.namespace, &report::selector(owner)).await;
+    let pods = found.map_err(|error| StepError {
         reason: "ReadFailed",
         message: format!("the pods could not be listed: {}", said(&error)),
     })?;
-    Ok(pods.items.iter().map(of).fold(Trouble::default(), Trouble::or))
+    Ok(pods.iter().map(of).fold(Trouble::default(), Trouble::or))
 }
 
 /// What one pod says.

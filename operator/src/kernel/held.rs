@@ -106,12 +106,11 @@ fn read(container: &Container) -> impl Iterator<Item = (&str, Option<&str>)> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use serde_json::json;
 
     use super::super::child::{ChildKey, ChildKind, Pods};
     use super::super::stub;
-    use super::super::watch::ChildMeta;
     use super::*;
 
     fn parent(brings: &[&str]) -> Parent {
@@ -159,7 +158,7 @@ mod tests {
         ];
         let (cluster, _) = stub::cluster(200, &there);
         let key = ChildKey { kind: ChildKind::Secret, object: ObjectName::new("n", "s") };
-        cluster.children.insert(key, ChildMeta::of(&ObjectMeta::default()));
+        stub::tell_of(&cluster, key);
         for (spec, expected) in table {
             let wanted = json!({"spec": {"template": {"spec": spec}}});
             let told = lacks(&cluster, &parent(&["brought"]), &pod(&wanted)).await;

@@ -27,30 +27,35 @@ pub(super) async fn explain(
         };
         // One that was refused is not there.
         let Some(child) = applied.0.iter_mut().find(is_it) else { continue };
-        let Progress::Pods(pods) = &mut child.progress else { continue };
-        if !pods.is_current || pods.ready >= pods.wanted {
+        let Progress::Pods(waiting) = &mut child.progress else { continue };
+        if !waiting.is_current || waiting.ready >= waiting.wanted {
             continue;
         }
         let Some((selector, pod)) = pods_of(manifest) else { continue };
         if !are_seen {
-            let there = list(cluster, &parent.namespace, &selector).await;
+            let there = pods(cluster, &parent.namespace, &selector).await;
             let there = there
                 .map_err(|source| ApplyError::Read { child: child.key.clone(), source: Box::new(source) })?;
-            pods.trouble = there.iter().find_map(trouble);
+            waiting.trouble = there.iter().find_map(trouble);
         }
         // Of volumes that cannot be mounted the kubelet says nothing in a pod.
-        if pods.trouble.is_none() {
-            pods.trouble = lacking(cluster, parent, pod).await;
+        if waiting.trouble.is_none() {
+            waiting.trouble = lacking(cluster, parent, pod).await;
         }
-        if pods.trouble.is_none() && child.key.kind == ChildKind::StatefulSet && pods.replicas < pods.wanted {
-            pods.trouble = refused(cluster, &child.key).await;
+        let is_short = child.key.kind == ChildKind::StatefulSet && waiting.replicas < waiting.wanted;
+        if waiting.trouble.is_none() && is_short {
+            waiting.trouble = refused(cluster, &child.key).await;
         }
     }
     Ok(())
 }
 
-/// From the API server's memory: what is not there yet is seen when it is asked again.
-async fn list(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<Pod>, kube::Error> {
+/// Pods that a selector finds, from the API server's memory: what is not there yet is seen when it is asked again.
+pub(crate) async fn pods(
+    cluster: &Cluster,
+    namespace: &str,
+    selector: &str,
+) -> Result<Vec<Pod>, kube::Error> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     Ok(api.list(&ListParams::default().labels(selector).match_any()).await?.items)
 }
@@ -183,7 +188,7 @@ mod tests {
     use super::*;
 
     /// What is said of a StatefulSet whose only pod is like that.
-    async fn told(pod: Value, brings: &[&str]) -> Option<Because> {
+    async fn told(pod: Value, brings: &[&str], is_seen: bool) -> Option<Because> {
         let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod]});
         let (cluster, _) = stub::cluster(200, &list);
         let set = json!({"metadata": {"name": "modelhub"}, "spec": {"serviceName": "modelhub",
@@ -203,7 +208,7 @@ mod tests {
         let key = ChildKey { kind: ChildKind::StatefulSet, object: ObjectName::new("n", "modelhub") };
         let progress = Progress::Pods(Pods { is_current: true, wanted: 1, ..Pods::default() });
         let mut applied = Applied(vec![AppliedChild { key, progress, is_as_wanted: true }]);
-        explain(&cluster, &parent, &wanted, &mut applied, false).await.expect("it is asked");
+        explain(&cluster, &parent, &wanted, &mut applied, is_seen).await.expect("it is asked");
         match applied.0.remove(0).progress {
             Progress::Pods(pods) => pods.trouble,
             _ => None,
@@ -220,16 +225,17 @@ mod tests {
         };
         let starting = json!({"metadata": {"name": "modelhub-0"}, "spec": {"containers": []}, "status": {"phase": "Pending"}});
         let table = [
-            (pod(json!("CrashLoopBackOff")), vec![], "EngineFailed: modelhub-0: error: no key"),
-            (starting.clone(), vec![], "SecretMissing: Secret mistyped is not in this namespace"),
-            (starting, vec!["mistyped"], ""),
+            (pod(json!("CrashLoopBackOff")), vec![], false, "EngineFailed: modelhub-0: error: no key"),
+            (starting.clone(), vec![], false, "SecretMissing: Secret mistyped is not in this namespace"),
+            (starting.clone(), vec![], true, "SecretMissing: Secret mistyped is not in this namespace"),
+            (starting, vec!["mistyped"], false, ""),
         ];
-        for (pod, brings, expected) in table {
-            let told = told(pod.clone(), &brings).await;
+        for (pod, brings, is_seen, expected) in table {
+            let told = told(pod.clone(), &brings, is_seen).await;
             let told = told.map_or(String::new(), |told| format!("{}: {}", told.reason, told.message));
             assert_eq!(told, expected, "{pod}");
         }
-        let image = told(pod(json!("ImagePullBackOff")), &[]).await;
+        let image = told(pod(json!("ImagePullBackOff")), &[], false).await;
         assert_eq!(image.map(|because| because.reason), Some("ImageMissing"));
     }
 

@@ -145,7 +145,7 @@ pub struct ChildMeta {
 }
 
 impl ChildMeta {
-    pub(crate) fn of(meta: &ObjectMeta) -> Self {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
@@ -244,7 +244,7 @@ impl Children {
         self.inner.write().observed.insert(key.clone(), observed);
     }
 
-    pub(crate) fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
+    pub(super) fn insert(&self, key: ChildKey, meta: ChildMeta) -> Option<ChildMeta> {
         let mut inner = self.inner.write();
         let before = inner.known.get(&key).cloned();
         if let Some(before) = before.as_ref().and_then(|before| before.holder.as_ref())

@@ -40,11 +40,11 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Before there is anything.
-    pub(super) fn founding(cluster: &ValidatedKvCluster) -> Self {
+    /// Where no operator looks after it.
+    pub(super) fn alone(cluster: &ValidatedKvCluster) -> Self {
         let kept = Kept::to(cluster.voters);
         Self {
-            record: Record::founding(cluster, kept),
+            record: Record::founding_alone(cluster, kept),
             kept,
             stay: planner::stay_of(cluster.voters),
             identity: Identity::next(cluster, &[]),
@@ -54,16 +54,7 @@ impl Shape {
 
 /// What a KVCluster becomes where no operator looks after it.
 pub fn build(cluster: &ValidatedKvCluster) -> Manifests {
-    let mut manifests = shaped(cluster, &Shape::founding(cluster));
-    for manifest in &mut manifests.0 {
-        match manifest {
-            Manifest::ConfigMap(map) if map.metadata.name == Some(record::name(&cluster.name)) => {
-                record::leave_open(map);
-            }
-            _ => {}
-        }
-    }
-    manifests
+    shaped(cluster, &Shape::alone(cluster))
 }
 
 /// What it becomes as the group is. The pods' template says nothing of how many there are: a group that grows or shrinks

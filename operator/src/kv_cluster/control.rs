@@ -359,9 +359,7 @@ fn said(kv: &ValidatedKvCluster, found: &Found, pods: &Pods, uncertified: Option
             report.progressing = (!pods.is_complete()).then(|| because.clone());
             report.degraded = Some(because);
         }
-        Step::Wait(Waiting::Learner(ordinal))
-            if found.seen.why_away(*ordinal).is_some() || pods.trouble.is_some() =>
-        {
+        Step::Wait(Waiting::Learner(ordinal)) if words::kept_away(found, *ordinal, Some(pods)).is_some() => {
             (report.degraded, report.progressing) = (Some(because.clone()), Some(because));
         }
         Step::Wait(Waiting::Leaving(_)) if found.seen.overdue.is_some() => {

@@ -13,21 +13,42 @@ use crate::kernel::controller::StepError;
 
 const PEERS: &str = "TINYKV_PEERS";
 const STATE: &str = "TINYKV_INITIAL_CLUSTER_STATE";
-/// Of a group that those found who begin.
-const NEW: &str = "new";
-/// Of a group that is there.
-const EXISTING: &str = "existing";
 const FORCE: &str = "TINYKV_FORCE_NEW_CLUSTER";
 /// Annotation with the uid of the pod that was there when the others were to be forgotten.
 const FORCED_FROM: &str = "platform.dev/forced-from";
+
+/// What those who begin make of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// They found it together, unless whoever starts them says otherwise, as on a laptop (docs/tinykv.md, a lost volume).
+    Unsaid,
+    /// They found it together.
+    New,
+    /// It is there, and who starts was added to it.
+    Existing,
+}
+
+impl State {
+    /// As members read it.
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Unsaid => None,
+            Self::New => Some("new"),
+            Self::Existing => Some("existing"),
+        }
+    }
+
+    fn of(word: Option<&str>) -> Self {
+        [Self::New, Self::Existing].into_iter().find(|state| state.word() == word).unwrap_or(Self::Unsaid)
+    }
+}
 
 /// Who belongs to a group, as a member that starts for the first time is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// `name=url` each, by name.
     peers: Vec<String>,
-    /// Whether they found it together; else it is there, and who starts was added to it.
-    is_new: bool,
+    state: State,
     /// Whoever starts now forgets all others; the uid of the pod that began before that was said.
     forced_from: Option<String>,
 }
@@ -39,12 +60,17 @@ impl Record {
             let member = kv.member(ordinal);
             format!("{member}={}", kv.peer_url(&member))
         });
-        Self { peers: peers.collect(), is_new: true, forced_from: None }
+        Self { peers: peers.collect(), state: State::New, forced_from: None }
+    }
+
+    /// The same where no operator looks after it.
+    pub(super) fn founding_alone(kv: &ValidatedKvCluster, founders: Kept) -> Self {
+        Self { state: State::Unsaid, ..Self::founding(kv, founders) }
     }
 
     /// The group is there, and these are its members.
     pub(super) fn joining(peers: Vec<String>) -> Self {
-        Self { peers, is_new: false, forced_from: None }
+        Self { peers, state: State::Existing, forced_from: None }
     }
 
     /// Whether all but the one that starts are to be forgotten; if so, the pod that was there before.
@@ -59,7 +85,7 @@ impl Record {
 
     /// Whether the group was founded already.
     pub(super) fn is_there(&self) -> bool {
-        !self.is_new
+        self.state == State::Existing
     }
 
     /// Reads the one that was written last.
@@ -77,7 +103,7 @@ impl Record {
         let annotations = map.metadata.annotations.as_ref();
         Some(Self {
             peers: serde_json::from_str(data.get(PEERS)?).ok()?,
-            is_new: data.get(STATE).is_none_or(|state| state != EXISTING),
+            state: State::of(data.get(STATE).map(String::as_str)),
             forced_from: annotations.and_then(|annotations| annotations.get(FORCED_FROM)).cloned(),
         })
     }
@@ -90,26 +116,21 @@ impl Record {
         };
         let ordinals = || self.peers.iter().filter_map(ordinal);
         let (first, last) = (ordinals().min()?, ordinals().max()?);
-        (!self.is_new).then_some(Kept { first, end: last + 1 })
+        self.is_there().then_some(Kept { first, end: last + 1 })
     }
 
     /// As environment variables that pods read when they start. It has the same keys from the founding on, so that one write changes it.
     pub(super) fn manifest(&self, kv: &ValidatedKvCluster) -> ConfigMap {
         let mut metadata = kv.owner.metadata(name(&kv.name));
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
-        let state = if self.is_new { NEW } else { EXISTING };
-        let mut data = vec![(PEERS.to_owned(), peers), (STATE.to_owned(), state.to_owned())];
+        let mut data = vec![(PEERS.to_owned(), peers)];
+        data.extend(self.state.word().map(|word| (STATE.to_owned(), word.to_owned())));
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));
         }
         ConfigMap { metadata, data: Some(data.into_iter().collect()), ..ConfigMap::default() }
     }
-}
-
-/// Leaves it unsaid whether the group is there: on a laptop whoever starts it may say so (docs/tinykv.md, a lost volume).
-pub(super) fn leave_open(map: &mut ConfigMap) {
-    map.data.get_or_insert_default().remove(STATE);
 }
 
 /// Name of the ConfigMap.
@@ -133,6 +154,7 @@ mod tests {
         forced.force(Some("uid".to_owned()));
         for (record, kept) in [
             (founding, None),
+            (Record::founding_alone(&kv, Kept::to(3)), None),
             (joining, Some(Kept { first: 1, end: 3 })),
             (forced, Some(Kept { first: 1, end: 3 })),
         ] {

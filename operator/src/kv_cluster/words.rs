@@ -236,20 +236,22 @@ fn awaited(kv: &ValidatedKvCluster, waiting: Waiting, found: &Found, pods: Optio
     }
 }
 
-/// Why a member's pod does not run, or is not there.
-fn why_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, pods: Option<&Pods>) -> Option<String> {
-    let group = &found.group;
-    if group.pods.contains_key(&ordinal) || group.strays.contains(&ordinal) {
-        return found.seen.why_away(ordinal).map(str::to_owned);
+/// Why a member's pod does not run, or may not be made, as far as Kubernetes says so.
+pub(super) fn kept_away<'a>(found: &'a Found, ordinal: u16, pods: Option<&'a Pods>) -> Option<&'a str> {
+    if found.group.has_pod(ordinal) {
+        return found.seen.why_away(ordinal);
     }
-    Some(match pods.and_then(|pods| pods.trouble.as_ref()) {
-        Some(because) => because.message.clone(),
-        None => format!(
-            "there is no pod {} yet; if that lasts, kubectl describe statefulset {} tells why",
-            kv.member(ordinal),
-            kv.name
-        ),
-    })
+    Some(pods?.trouble.as_ref()?.message.as_str())
+}
+
+/// The same, and that there is no pod, where nobody says why.
+fn why_away(kv: &ValidatedKvCluster, found: &Found, ordinal: u16, pods: Option<&Pods>) -> Option<String> {
+    let missing = || {
+        let (pod, set) = (kv.member(ordinal), &kv.name);
+        format!("there is no pod {pod} yet; if that lasts, kubectl describe statefulset {set} tells why")
+    };
+    let said = kept_away(found, ordinal, pods).map(str::to_owned);
+    said.or_else(|| (!found.group.has_pod(ordinal)).then(missing))
 }
 
 /// A volume is given up only where nothing else is known to be the cause.

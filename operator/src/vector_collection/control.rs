@@ -351,13 +351,11 @@ fn of_collection(collection: &ValidatedVectorCollection, there: &Value) -> Repor
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::kernel::conditions::Because;
     use crate::kernel::stub;
-    use crate::kernel::watch::ChildMeta;
 
     fn collection(spec: &Value) -> (VectorCollection, ValidatedVectorCollection) {
         let object = json!({"apiVersion": "platform.dev/v1", "kind": "VectorCollection",
@@ -405,8 +403,7 @@ mod tests {
             let (cluster, _) = stub::cluster(200, &json!({}));
             let cluster =
                 cluster.with_addresses([("vectorforge.n".to_owned(), at)].into()).with_local_endpoints(true);
-            let set = VectorController::server(&object);
-            cluster.children.insert(set, ChildMeta::of(&ObjectMeta::default()));
+            stub::tell_of(&cluster, VectorController::server(&object));
             let cleaned = controller.clean_up(&cluster, &object).await;
             assert_eq!(cleaned.map_err(|error| error.reason), expected, "{answer}");
             assert!(!asked.lock().iter().any(|method| method == "DELETE"), "{answer}");

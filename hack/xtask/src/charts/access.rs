@@ -93,7 +93,6 @@ const CALLERS: &[(&str, Calls)] = &[
         ],
     ),
     ("inference_service/found.rs", &[("get_opt", On::One("resource.k8s.io", "deviceclasses"), &["get"])]),
-    ("inference_service/pods.rs", &[("list", PODS, &["list"])]),
     (
         "inference_service/rollout.rs",
         &[

@@ -310,6 +310,11 @@ impl Group {
         self.members.iter().filter(|member| member.votes())
     }
 
+    /// Whether there is a pod of a member's name, whoever made it.
+    pub(in crate::kv_cluster) fn has_pod(&self, ordinal: u16) -> bool {
+        self.pods.contains_key(&ordinal) || self.strays.contains(&ordinal)
+    }
+
     fn leader(&self) -> Option<&Member> {
         self.members.iter().find(|member| member.role == Role::Leader)
     }
