@@ -15,7 +15,7 @@ pub const ADMIN: &str = "admin";
 /// Another, whose writes the API server writes down.
 pub const AUDITED: &str = "audited";
 
-/// Writes all of them into `folder`. Tokens, as a pod has one: to check a certificate with each request took the API server a thirtieth
+/// Writes all of them into `folder`. Tokens, as a pod has one: to check a certificate with each request took the API server a fortieth
 /// of its time.
 pub fn write(folder: &Path) -> Result<()> {
     let authority = authority()?;

@@ -219,12 +219,10 @@ fn scheduler(folder: &Path) -> String {
 
 fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
     let at = folder.display();
-    let token = folder.join(format!("{user}.token"));
-    let token = std::fs::read_to_string(&token).with_context(|| format!("read {}", token.display()))?;
     let text = format!(
         "apiVersion: v1\nkind: Config\n\
          clusters: [{{name: plane, cluster: {{server: \"https://127.0.0.1:{port}\", certificate-authority: {at}/ca.crt}}}}]\n\
-         users: [{{name: {user}, user: {{token: \"{token}\"}}}}]\n\
+         users: [{{name: {user}, user: {{tokenFile: {at}/{user}.token}}}}]\n\
          contexts: [{{name: plane, context: {{cluster: plane, user: {user}}}}}]\ncurrent-context: plane\n"
     );
     std::fs::write(folder.join(name), text).with_context(|| format!("write {name}"))
