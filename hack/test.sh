@@ -27,11 +27,11 @@ if [ -e /sys/class/net/aistack-plane ]; then
   exit 1
 fi
 
-# Kubernetes is built beside the other steps, with what they leave of the processors: a session of its own, as cheap as there is.
+# Kubernetes, CoreDNS and helm are built beside the other steps, with what they leave of the processors: a session of its own, as cheap as there is.
 kubernetes=
 if command -v go >/dev/null; then
   log=$(mktemp)
-  setsid bash -c 'echo 19 >/proc/self/autogroup; exec nice -n 19 hack/plane/plane.sh build' >"$log" 2>&1 &
+  setsid bash -c 'echo 19 >/proc/self/autogroup; exec nice -n 19 sh -c "hack/plane/plane.sh build-node && hack/helm.sh 4"' >"$log" 2>&1 &
   kubernetes=$!
   trap 'kill -- "-$kubernetes" 2>/dev/null || true; rm -f "$log"' EXIT
 fi

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aistack_api::operator::OperatorConfig;
 use aistack_crds::kv_cluster::KvRestore;
-use aistack_crds::{KVCluster, KVClusterSpec};
+use aistack_crds::{InferenceService, KVCluster, KVClusterSpec};
 use anyhow::{Context as _, Result};
 use e2e::{Plane, Running, Story, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -23,6 +23,7 @@ trait Clusters {
     async fn annotate(&self, name: &str, key: &str, value: Option<&str>) -> Result<()>;
     async fn versions(&self) -> Result<BTreeMap<String, String>>;
     async fn prunes_what_an_earlier_version_made(&self, of: &KVCluster) -> Result<()>;
+    async fn settings(&self, with: &str) -> Result<Option<ConfigMap>>;
 }
 
 impl Clusters for Story {
@@ -59,11 +60,27 @@ impl Clusters for Story {
     /// A child of an earlier version of the operator, which this one does not make, goes.
     async fn prunes_what_an_earlier_version_made(&self, of: &KVCluster) -> Result<()> {
         let owner = kube::Resource::controller_owner_ref(of, &()).context("an owner")?;
-        let child = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "earlier", "ownerReferences": [owner],
-            "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}});
-        let maps = self.api::<ConfigMap>();
-        maps.patch("earlier", &PatchParams::apply("earlier"), &Patch::Apply(&child)).await?;
-        self.until_gone::<ConfigMap>("earlier").await
+        let child = |kind: &str| {
+            json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "earlier", "ownerReferences": [owner],
+                "labels": {"app.kubernetes.io/managed-by": "aistack-operator"}}})
+        };
+        let (maps, services) = (self.api::<ConfigMap>(), self.api::<Service>());
+        let params = PatchParams::apply("earlier");
+        // Pods of before may read it, and no pod is of the newest template yet.
+        maps.patch("earlier", &params, &Patch::Apply(&child("ConfigMap"))).await?;
+        let mut service = child("Service");
+        service["spec"] = json!({"ports": [{"port": 1}]});
+        services.patch("earlier", &params, &Patch::Apply(&service)).await?;
+        self.until_gone::<Service>("earlier").await?;
+        maps.get("earlier").await?;
+        Ok(())
+    }
+
+    /// The ConfigMap with the members' settings, of those the one whose settings hold a text.
+    async fn settings(&self, with: &str) -> Result<Option<ConfigMap>> {
+        let maps = self.api::<ConfigMap>().list(&ListParams::default()).await?.items;
+        let has = |map: &ConfigMap| map.data.iter().flatten().any(|(name, text)| name == "tinykv.yaml" && text.contains(with));
+        Ok(maps.into_iter().find(|map| map.name_any().starts_with("kv-config-") && has(map)))
     }
 }
 
@@ -138,14 +155,15 @@ async fn drift_is_healed_and_what_others_add_is_left() -> Result<()> {
     story.create("kv", three()).await?;
     story.says("kv", "WaitingForPods").await?;
     let maps = story.api::<ConfigMap>();
-    let before = maps.get("kv-config").await?.data.context("data")?;
+    let before = story.settings("").await?.context("the settings")?;
+    let (name, before) = (before.name_any(), before.data.context("data")?);
     let edit = json!({"data": {"tinykv.yaml": "quota_bytes: 1", "theirs": "stays"}});
-    maps.patch("kv-config", &PatchParams::default(), &Patch::Merge(&edit)).await?;
+    maps.patch(&name, &PatchParams::default(), &Patch::Merge(&edit)).await?;
     let healed = |map: &ConfigMap| {
         let data = map.data.clone().unwrap_or_default();
         data.get("tinykv.yaml") == before.get("tinykv.yaml") && data.contains_key("theirs")
     };
-    wait::object(&maps, &story.client, "kv-config", "the edit is taken back", healed).await?;
+    wait::object(&maps, &story.client, &name, "the edit is taken back", healed).await?;
     let sets = story.api::<StatefulSet>();
     sets.delete("kv", &DeleteParams::background()).await?;
     wait::object(&sets, &story.client, "kv", "what was deleted is made anew", |_| true).await?;
@@ -158,16 +176,12 @@ async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Resul
     let kv = story.create("kv", three()).await?;
     story.says("kv", "WaitingForPods").await?;
     story.prunes_what_an_earlier_version_made(&kv).await?;
-    let maps = story.api::<ConfigMap>();
+    let before = story.settings("").await?.context("the settings")?;
     let edit = json!({"spec": {"quota": "4Gi"}});
     story.api::<KVCluster>().patch("kv", &PatchParams::default(), &Patch::Merge(&edit)).await?;
-    let reached = |map: &ConfigMap| {
-        map.data
-            .as_ref()
-            .and_then(|data| data.get("tinykv.yaml"))
-            .is_some_and(|text| text.contains("4294967296"))
-    };
-    wait::object(&maps, &story.client, "kv-config", "the edit reaches the configuration", reached).await?;
+    wait::until("the edit reaches the configuration", || story.settings("4294967296")).await?;
+    let still = story.api::<ConfigMap>().get(&before.name_any()).await?;
+    assert_eq!(still.data, before.data, "a pod of before that starts anew reads what it was made with");
     let seen =
         |kv: &KVCluster| kv.status.as_ref().is_some_and(|status| status.observed_generation == Some(2));
     wait::object(&story.api(), &story.client, "kv", "the status is of the edit", seen).await?;
@@ -177,9 +191,12 @@ async fn an_edit_reaches_the_children_and_what_is_wanted_no_more_goes() -> Resul
 #[tokio::test]
 async fn a_secret_that_only_points_at_an_object_stays() -> Result<()> {
     let Some(story) = Story::begin("points").await? else { return Ok(()) };
-    let kv = story.create("kv", three()).await?;
-    story.says("kv", "WaitingForPods").await?;
-    let owner = kube::Resource::controller_owner_ref(&kv, &()).context("an owner")?;
+    // It has no pods that might read them.
+    let external = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService", "metadata": {"name": "talk"},
+        "spec": {"model": {"name": "m"}, "runtime": "external", "endpoint": "http://127.0.0.1:9"}});
+    let services = story.api::<InferenceService>();
+    let service = services.create(&PostParams::default(), &serde_json::from_value(external)?).await?;
+    let owner = kube::Resource::controller_owner_ref(&service, &()).context("an owner")?;
     let secrets = story.api::<Secret>();
     let points = |name: &str, labels: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "ownerReferences": [owner], "labels": labels}});
     let theirs =
@@ -314,8 +331,7 @@ async fn nothing_is_done_to_what_is_paused() -> Result<()> {
         conditions.filter(|condition| condition.type_ == "Paused").any(|it| it.observed_generation == Some(2))
     };
     wait::object(&story.api(), &story.client, "kv", "the edit was seen", seen).await?;
-    let map = story.api::<ConfigMap>().get("kv-config").await?;
-    assert!(!map.data.context("data")?["tinykv.yaml"].contains("4294967296"), "and nothing was done");
+    assert!(story.settings("4294967296").await?.is_none(), "and nothing was done");
     story.annotate("kv", "platform.dev/paused", None).await?;
     let goes_on = |kv: &KVCluster| condition(kv, "Paused").is_none();
     wait::object(&story.api(), &story.client, "kv", "it goes on", goes_on).await?;

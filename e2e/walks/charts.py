@@ -37,6 +37,7 @@ def helm(*arguments):
 VALUES = [
     ("as it comes", [], 0),
     ("namespaced", ["--set", "watch.namespace=team"], 0),
+    ("a namespace of digits", ["--set-string", "watch.namespace=2024"], 0),
     ("every switch", [
         "--set", "dashboards.enabled=true", "--set", "metrics.monitors=true", "--set", "metrics.rules=true",
         "--set", "networkPolicy.stacks.namespaces={team,blue}", "--set", "image.digest=sha256:" + "a" * 64,
@@ -88,6 +89,8 @@ def templates():
 
 def check_objects(name, objects):
     kinds = {one["kind"] for one in objects}
+    named = [one["metadata"].get("namespace", "") for one in objects]
+    assert all(isinstance(namespace, str) for namespace in named), f"{name}: {named}"
     if name == "namespaced":
         cluster = {kind for kind in kinds if kind.startswith(("Cluster", "Validating", "Priority"))}
         assert not cluster, f"nothing of the cluster in namespaced mode, but {cluster}"
@@ -109,7 +112,7 @@ def check_objects(name, objects):
     classes = [one for one in objects if one["kind"] == "PriorityClass"]
     config = next(one for one in objects if one["kind"] == "ConfigMap" and "aistack-operator.yaml" in one["data"])
     named = yaml.safe_load(config["data"]["aistack-operator.yaml"]).get("store_priority_class")
-    is_made = name not in ("namespaced", "nothing that can be left out")
+    is_made = name not in ("namespaced", "a namespace of digits", "nothing that can be left out")
     assert [one["metadata"]["name"] for one in classes] == ([named] if is_made else []), f"{name}: stores are told of the class that there is: {named}"
     assert all(one["value"] < 1_000_000_000 and one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for one in classes)
     for one in objects:
@@ -405,6 +408,11 @@ def main():
         kubectl("wait", "--for=condition=Established", kind, "--timeout=60s")
     notes = helm("install", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM)
     assert "kubectl apply" in notes and "are not installed" not in notes.split("Network policies")[0], notes
+    # What it tells to do next is pasted as it stands.
+    step = notes[notes.index("echo '{apiVersion"):notes.index("  kubectl wait")]
+    pasted = cluster.attempt("bash", "-c", step)
+    assert pasted.stdout.strip() == "aistack.platform.dev/quickstart created", (step, pasted.stdout, pasted.stderr)
+    kubectl("delete", "stack", "quickstart", "-n", "default")
     helm("upgrade", "aistack-crds", str(CHARTS / "aistack-crds"), "--set", "annotations.example\\.com/a=b")
     helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--set", "networkPolicy.stacks.namespaces={team}")
     assert len(names("networkpolicy", "team")) == 4

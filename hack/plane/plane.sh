@@ -3,6 +3,7 @@
 # request a node: kubelet, containerd, CNI, kube-proxy and CoreDNS in namespaces of their own.
 #
 #   hack/plane/plane.sh build              build the control plane once (about 9 CPU minutes), into the cache
+#   hack/plane/plane.sh build-node         and what a node needs besides
 #   hack/plane/plane.sh path               where it is, or will be
 #   hack/plane/plane.sh up [DIR]           start it; prints the line that points kubectl (its own, beside it) at it
 #   hack/plane/plane.sh load [DIR] ARCHIVE…  put images on the node
@@ -37,12 +38,17 @@ build() {
 # Where CoreDNS and the pause image are.
 node_bin=$cache/plane-node-$(cat "$here"/coredns/go.* "$here"/coredns/main.go "$here"/pause/* | sha256sum | cut -c1-16)
 
-build_node() {
-  [ -e "$node_bin/pause.tar" ] && return
+build_node_programs() {
+  [ -x "$node_bin/pause" ] && return
   mkdir -p "$node_bin"
   echo 'plane: building CoreDNS (once; a minute) …' >&2
   (cd "$here/coredns" && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$node_bin/coredns" .)
   (cd "$here/pause" && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$node_bin/pause" .)
+}
+
+build_node() {
+  [ -e "$node_bin/pause.tar" ] && return
+  build_node_programs
   (cd "$here/../.." && cargo xtask image "$node_bin/pause" docker.io/aistack/pause:1 "$node_bin/pause.tar")
 }
 
@@ -268,10 +274,11 @@ dir=$cache/plane
 if [ $# -gt 0 ] && [ ! -f "$1" ]; then dir=$1; shift; fi
 case $command in
   build) build; echo "$bin" ;;
+  build-node) build; build_node_programs ;;
   path) echo "$bin" ;;
   up) up "$dir" ;;
   load) load "$dir" "$@" ;;
   down) down "$dir" ;;
   lacks) lacks ;;
-  *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

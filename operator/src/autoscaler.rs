@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use k8s_openapi::api::autoscaling::v2::{
-    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricIdentifier,
-    MetricSpec, MetricTarget, PodsMetricSource, ResourceMetricSource,
+    CrossVersionObjectReference, HPAScalingRules, HorizontalPodAutoscaler, HorizontalPodAutoscalerBehavior,
+    HorizontalPodAutoscalerSpec, MetricIdentifier, MetricSpec, MetricTarget, PodsMetricSource,
+    ResourceMetricSource,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -40,6 +41,12 @@ pub(crate) fn of_cpu(percent: i32) -> MetricSpec {
         }),
         ..MetricSpec::default()
     }
+}
+
+/// However little there is to do, the pods that are there stay.
+pub(crate) fn never_fewer() -> HorizontalPodAutoscalerBehavior {
+    let disabled = HPAScalingRules { select_policy: Some("Disabled".to_owned()), ..HPAScalingRules::default() };
+    HorizontalPodAutoscalerBehavior { scale_down: Some(disabled), scale_up: None }
 }
 
 /// The autoscaler of a workload that is a Deployment or a StatefulSet.

@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sha2::{Digest, Sha256};
 
 use crate::ending::Ending;
 use crate::gpu::{Gpu, GpuClaim};
@@ -24,8 +23,6 @@ use crate::workload::{CONFIG_DIR, DATA_DIR, MODELS_DIR, MODELS_VOLUME, SecretFil
 pub(crate) const DATA_VOLUME: &str = "data";
 /// Name of what goes with a pod.
 const SCRATCH_VOLUME: &str = "tmp";
-/// Annotation that changes with the configuration, so that a changed file rolls the pods.
-const CONFIG_HASH: &str = "platform.dev/config-hash";
 /// The `nonroot` user of distroless images.
 const USER: i64 = 65532;
 
@@ -52,8 +49,6 @@ pub(crate) fn kept_apart(workload: &Workload, data: DataVolume) -> PodTemplateSp
 /// The pods of a workload.
 pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec {
     let overrides = &workload.overrides;
-    let mut annotations = overrides.annotations.clone();
-    annotations.insert(CONFIG_HASH.to_owned(), config_hash(workload));
     let mut tolerations = overrides.tolerations.clone();
     if workload.gpu != Gpu::None {
         tolerations.push(GpuClaim::toleration());
@@ -65,7 +60,7 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(workload.owner.pod_labels()),
-            annotations: Some(annotations),
+            annotations: (!overrides.annotations.is_empty()).then(|| overrides.annotations.clone()),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
@@ -94,17 +89,6 @@ pub(crate) fn template(workload: &Workload, data: DataVolume) -> PodTemplateSpec
             ..PodSpec::default()
         }),
     }
-}
-
-fn config_hash(workload: &Workload) -> String {
-    let mut hash = Sha256::new();
-    for file in &workload.config {
-        hash.update(file.name.as_bytes());
-        hash.update([0]);
-        hash.update(file.text.as_bytes());
-        hash.update([0]);
-    }
-    hex::encode(&hash.finalize()[..8])
 }
 
 /// Pods of a kind rather go to zones that have none of it. Not by a second constraint of spread: the scheduler passes over all of them

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior;
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::workload::Workload;
 pub const PAUSED_REPLICAS: &str = "autoscaling.keda.sh/paused-replicas";
 
 /// What is scaled, between which bounds, and by what.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "keda.sh",
     version = "v1alpha1",
@@ -32,6 +33,27 @@ pub struct ScaledObjectSpec {
     pub max_replica_count: i32,
     /// What is looked at.
     pub triggers: Vec<Trigger>,
+    /// How the number of pods moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advanced: Option<Advanced>,
+}
+
+/// What KEDA passes on to the autoscaler that it makes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Advanced {
+    horizontal_pod_autoscaler_config: AutoscalerConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct AutoscalerConfig {
+    behavior: HorizontalPodAutoscalerBehavior,
+}
+
+impl Advanced {
+    pub(crate) fn of(behavior: HorizontalPodAutoscalerBehavior) -> Self {
+        Self { horizontal_pod_autoscaler_config: AutoscalerConfig { behavior } }
+    }
 }
 
 /// A workload.
@@ -104,6 +126,7 @@ pub(crate) fn of(
         min_replica_count: *bounds.start(),
         max_replica_count: *bounds.end(),
         triggers: vec![trigger],
+        advanced: None,
     };
     ScaledObject { metadata, spec }
 }

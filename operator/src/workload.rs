@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::digest::digest;
 use crate::ending::Ending;
 use crate::gpu::Gpu;
 use crate::manifest::Manifests;
@@ -331,9 +332,11 @@ impl Workload {
         manifests
     }
 
-    /// Name of the ConfigMap with the config files.
+    /// Name of the ConfigMap with the config files. Other files are another ConfigMap: a pod of before that starts anew, on another node or
+    /// after its process ended, reads what it was made with.
     pub fn config_name(&self) -> String {
-        format!("{}-config", self.name)
+        let texts = self.config.iter().flat_map(|file| [file.name.as_str(), file.text.as_str()]);
+        format!("{}-config-{}", self.name, digest(&texts.collect::<Vec<_>>().join("\0"), 4))
     }
 
     fn configuration(&self) -> Manifests {

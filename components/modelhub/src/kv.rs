@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::KvConfig;
+use aistack_chassis::tls::Watched;
 use etcd_client::{
     Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, Txn, TxnOp,
     WatchOptions,
@@ -153,13 +154,10 @@ impl Kv {
     /// Prepares the connection; the store need not be up yet unless a user name is configured.
     pub async fn connect(config: &KvConfig) -> Result<Self, KvError> {
         let mut options = ConnectOptions::new();
+        let secrets = Watched::new(config.password_file.iter().cloned().collect());
         if let Some(user) = &config.username {
-            let password = match &config.password_file {
-                Some(path) => std::fs::read_to_string(path)
-                    .map_err(|source| KvError::Password { path: path.display().to_string(), source })?,
-                None => String::new(),
-            };
-            options = options.with_user(user, password.trim());
+            // A token that was not used for minutes counts no more.
+            options = options.with_user(user, password(config)?).with_auto_token_refresh(true);
         }
         let endpoints = config.endpoints.join(", ");
         let prepared = prepared(config).map_err(|e| store_error("connect", &endpoints, e.into()))?;
@@ -167,6 +165,9 @@ impl Kv {
         let client = Client::from_channel(traced(channel), Some(options))
             .await
             .map_err(|e| store_error("connect", &endpoints, e))?;
+        if config.username.is_some() && config.password_file.is_some() {
+            follow_password(&client, config, secrets);
+        }
         let patience = match config.endpoints.len() {
             ..=1 => Duration::ZERO,
             _ => Duration::from_millis(config.timeout_ms),
@@ -326,6 +327,33 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     }
     // All bytes are 0xff: to the end of the keys.
     vec![0]
+}
+
+fn password(config: &KvConfig) -> Result<String, KvError> {
+    let Some(path) = &config.password_file else { return Ok(String::new()) };
+    let read = std::fs::read_to_string(path).map(|password| password.trim().to_owned());
+    read.map_err(|source| KvError::Password { path: path.display().to_string(), source })
+}
+
+/// Shows another password once its file has it and the store takes it.
+fn follow_password(client: &Client, config: &KvConfig, files: Watched) {
+    let (client, config) = (client.clone(), config.clone());
+    renewal::follow(files, move || {
+        let (mut client, user, password) =
+            (client.clone(), config.username.clone().unwrap_or_default(), password(&config));
+        async move {
+            let renewed = match password {
+                Ok(password) => {
+                    client.update_user(Some((user, password))).await.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = &renewed {
+                tracing::warn!(error, "kv.password_file: the password from before stays in use");
+            }
+            renewed.is_ok()
+        }
+    });
 }
 
 /// The endpoints as they are called; a host without a scheme is spoken to in the clear.

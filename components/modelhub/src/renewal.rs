@@ -1,5 +1,6 @@
-//! Connections to stores that go on when certificates are renewed, by another authority too.
+//! Connections to stores that go on when certificates and keys are renewed, by another authority too.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aistack_api::modelhub::ClientTlsConfig;
@@ -14,8 +15,25 @@ use crate::client_tls::{ClientTlsError, grpc_config};
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The files of a client's side of TLS.
-pub fn watched(tls: &ClientTlsConfig) -> Watched {
-    Watched::new([&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().cloned().collect())
+pub fn client_files(tls: &ClientTlsConfig) -> impl Iterator<Item = PathBuf> {
+    [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().cloned()
+}
+
+/// Acts whenever one of some files changes, and again until that succeeds: the other side may learn of a new key later.
+pub fn follow<A>(mut files: Watched, act: impl Fn() -> A + Send + 'static)
+where
+    A: Future<Output = bool> + Send,
+{
+    tokio::spawn(async move {
+        let mut is_due = false;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            is_due |= files.have_changed();
+            if is_due && act().await {
+                is_due = false;
+            }
+        }
+    });
 }
 
 /// A channel over all of these endpoints, of which those that are encrypted are spoken to by `tls`. `field` is the setting's path.
@@ -27,7 +45,7 @@ pub fn channel(
     let (channel, changes) = Channel::balance_channel(endpoints.len().max(1));
     let store = Store { field, tls: tls.clone(), endpoints };
     // Before they are read: a change in between is seen the next time.
-    let files = watched(tls);
+    let files = Watched::new(client_files(tls).collect());
     for (place, endpoint) in store.prepared()?.into_iter().enumerate() {
         changes
             .try_send(Change::Insert(place, endpoint))

@@ -1,10 +1,12 @@
 //! Puts the parts together and serves them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aistack_api::modelhub::{ModelhubConfig, ModelhubConfigError};
 use aistack_chassis::Ctx;
+use aistack_chassis::tls::Watched;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,6 +18,7 @@ use crate::gateway::{
 use crate::grpc::{self, ReflectionError};
 use crate::kv::{Kv, KvError};
 use crate::rag::{self, Rag, VectorError, Vectors};
+use crate::renewal;
 use crate::registry::{self, ArtefactError, Artefacts, Registry};
 
 /// Shortest administrator's key.
@@ -86,8 +89,7 @@ impl Hub {
         let instance = config.server.telemetry.instance.clone();
         let instance = instance.unwrap_or_else(|| format!("at-{}", config.listen));
         let traffic = Arc::new(Traffic::new(kv.clone(), engines, traffic_metrics, connect, instance));
-        let admin = admin_key(config)?;
-        let keys = Arc::new(Keys::new(kv.clone(), config.keys.required, admin.as_deref()));
+        let keys = keys(config, &kv)?;
         let artefacts = Artefacts::open(&config.artefacts, config.limits.max_artefact_bytes)?;
         let registry = Registry::new(kv.clone(), artefacts);
         let rag = match &config.vector {
@@ -161,9 +163,17 @@ pub async fn serve(config: ModelhubConfig, mut ctx: Ctx) -> Result<(), ServerErr
     let engines = hub.gateway.engines.clone();
     engines.check_all().await;
     tokio::spawn(engines.watch_health());
-    tokio::spawn(hub.keys.clone().follow());
+    // Whoever does not know them yet would turn away what others let in.
+    for known in ["keys", "routes"] {
+        ctx.health.set_ready(known, false);
+    }
+    let told = |known: &'static str| {
+        let health = ctx.health.clone();
+        move || health.set_ready(known, true)
+    };
+    tokio::spawn(hub.keys.clone().follow(told("keys")));
     tokio::spawn(hub.keys.clone().save_usage_regularly());
-    tokio::spawn(hub.traffic.clone().follow());
+    tokio::spawn(hub.traffic.clone().follow(told("routes")));
     tokio::spawn(hub.traffic.clone().judge_regularly());
     tokio::spawn(hub.traffic.clone().hurry());
     tokio::spawn(hub.traffic.clone().tell_regularly());
@@ -185,8 +195,28 @@ pub async fn serve(config: ModelhubConfig, mut ctx: Ctx) -> Result<(), ServerErr
     Ok(())
 }
 
-fn admin_key(config: &ModelhubConfig) -> Result<Option<String>, ServerError> {
-    let Some(path) = &config.keys.admin_key_file else { return Ok(None) };
+/// The keys; the administrator's is read again when its file changes.
+fn keys(config: &ModelhubConfig, kv: &Kv) -> Result<Arc<Keys>, ServerError> {
+    let new = |admin: Option<&str>| Arc::new(Keys::new(kv.clone(), config.keys.required, admin));
+    let Some(path) = config.keys.admin_key_file.clone() else { return Ok(new(None)) };
+    let files = Watched::new(vec![path.clone()]);
+    let keys = new(Some(&admin_key(&path)?));
+    let followed = keys.clone();
+    renewal::follow(files, move || {
+        let renewed = admin_key(&path);
+        match &renewed {
+            Ok(key) => {
+                followed.set_admin(key);
+                tracing::info!("the administrator's key was read again");
+            }
+            Err(error) => tracing::warn!(%error, "the one from before stays in use"),
+        }
+        std::future::ready(renewed.is_ok())
+    });
+    Ok(keys)
+}
+
+fn admin_key(path: &Path) -> Result<String, ServerError> {
     let wrong = |reason: String| ServerError::AdminKey { path: path.display().to_string(), reason };
     let key = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?.trim().to_owned();
     if key.len() < MIN_ADMIN_KEY {
@@ -196,5 +226,5 @@ fn admin_key(config: &ModelhubConfig) -> Result<Option<String>, ServerError> {
         );
         return Err(wrong(reason));
     }
-    Ok(Some(key))
+    Ok(key)
 }

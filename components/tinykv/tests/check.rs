@@ -1,7 +1,8 @@
 //! Stories of `tinykv check` and of downgrades, against the real binary.
 
+mod ports;
+
 use etcd_client::Client;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,9 +11,7 @@ use wire::etcd::etcdserverpb as pb;
 use wire::etcd::etcdserverpb::downgrade_request::DowngradeAction::{Cancel, Enable, Validate};
 use wire::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string()
-}
+use ports::address;
 
 /// A cluster of one.
 struct Server {

@@ -1,16 +1,19 @@
 //! Stories told through the crate `etcd-client`, and through the project's own contract, against
 //! the real binary.
 
+mod ports;
+
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, LeaseStatus,
     PutOptions, Txn, TxnOp, WatchFilterType, WatchOptions,
 };
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use wire::platform::v1 as platform;
 use wire::platform::v1::kv_service_client::KvServiceClient;
+
+use ports::port;
 
 struct Server {
     child: Child,
@@ -53,8 +56,7 @@ async fn connect(port: u16) -> Client {
 
 async fn server(settings: &[&str]) -> (Server, Client) {
     let dir = tempfile::tempdir().expect("dir");
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let port = port();
     let child = spawn(dir.path(), port, settings);
     let server = Server { child, port, dir };
     let client = connect(port).await;

@@ -1,12 +1,19 @@
 //! Stories of members that come and go, told through the crate `etcd-client` against the real
 //! binary.
 
+mod ports;
+
 use etcd_client::{Client, ConnectOptions, Error, GetOptions, MemberAddOptions, WatchOptions};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use ports::address;
+
+/// For what must happen, however slow and busy the machine is.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// One member's process and what it is started with.
 struct Member {
@@ -23,10 +30,6 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string()
 }
 
 impl Member {
@@ -101,7 +104,9 @@ impl Member {
 
     /// A client of this member alone, once it serves what every member does.
     async fn connect(&self) -> Client {
+        let began = Instant::now();
         loop {
+            assert!(began.elapsed() < PATIENCE, "{}: {:?}", self.name, std::fs::read_to_string(self.log()));
             if let Ok(mut client) = Client::connect([self.client.as_str()], None).await
                 && client.status().await.is_ok()
             {

@@ -1,13 +1,16 @@
 //! Three members that talk over TLS, told through the crate `etcd-client` against the real binary: a stranger's
 //! certificate, new certificates, and members that encrypt without proof.
 
+mod ports;
+
 use etcd_client::Client;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use ports::address;
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -53,10 +56,6 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string()
 }
 
 fn three(dir: &Path) -> Vec<Member> {

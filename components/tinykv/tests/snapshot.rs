@@ -1,11 +1,14 @@
 //! A cluster of one is backed up and restored, told by the binary: what it prints, what it refuses, and that a restore
 //! that was interrupted does not start, and begins anew where it is to.
 
+mod ports;
+
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use ports::address;
 
 use etcd_client::{Client, PutOptions};
 
@@ -25,8 +28,7 @@ fn tinykv() -> Command {
 
 /// A server on this directory, and a client once it answers.
 async fn serve(data: &Path) -> (Server, Client) {
-    let address =
-        TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").to_string();
+    let address = address();
     let mut command = tinykv();
     command.args(["--admin-listen", "127.0.0.1:0", "--log-level", "warn", "--listen-client-urls"]);
     command.arg(format!("http://{address}")).arg("--data-dir").arg(data);

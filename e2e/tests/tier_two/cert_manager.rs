@@ -91,8 +91,10 @@ async fn an_issuer_signs_for_a_group() -> Result<()> {
         })
         .await?;
         until_at_rest(&story, "kv", 3).await?;
-        let is_asked = certificates.get_opt("kv-tls").await?.is_some();
-        ensure!(is_asked == is_named, "the Certificate goes, and the Secret stays");
+        wait::until("the Certificate goes once no member has it, and the Secret stays", || async {
+            Ok((certificates.get_opt("kv-tls").await?.is_some() == is_named).then_some(()))
+        })
+        .await?;
     }
     writers.end(bed, "issued").await?;
     story.operator.stop().await

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use e2e::story::{message, says};
 use e2e::{Bed, Story};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -163,6 +163,24 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
     story.edit::<AIStack>("s", &engine("key")).await?;
     let is_new = |pod: &Pod| pod.uid() != before.uid() && is_up(pod);
     story.until::<Pod>("modelhub-0", "it has the engine's key", is_new).await?;
+
+    // What the hub of now needs stays until the next one may come: its store, and the settings that it was made with.
+    let store = story.api::<KVCluster>().get("tinykv").await?;
+    let (hub, at_rest) = (story.api::<StatefulSet>().get("modelhub").await?, generation().await?);
+    let volumes = hub.spec.template.spec.and_then(|pod| pod.volumes).context("volumes")?;
+    let settings = volumes.into_iter().find_map(|volume| volume.config_map).context("its settings")?.name;
+    let etcd = json!({"spec": {"tinykv": null, "kvStore": {"type": "etcd", "endpoints": ["http://127.0.0.1:9"],
+        "username": "u", "secretRef": {"name": "later", "key": "key"}}}});
+    story.edit::<AIStack>("s", &etcd).await?;
+    story.until("s", "the store's key", tells("Secret later is not in this namespace")).await?;
+    story.operator.until_reconciled(story.operator.reconciled() + 1).await?;
+    assert_eq!(generation().await?, at_rest, "nothing was asked of its pods");
+    let now = story.api::<KVCluster>().get("tinykv").await?;
+    assert_eq!((now.uid(), now.metadata.deletion_timestamp.is_none()), (store.uid(), true), "the store stays");
+    story.api::<ConfigMap>().get(&settings).await.context("its settings stay")?;
+    secrets.create(&PostParams::default(), &secret("later")?).await?;
+    story.until_gone::<KVCluster>("tinykv").await?;
+    story.until_gone::<ConfigMap>(&settings).await?;
     story.operator.stop().await
 }
 

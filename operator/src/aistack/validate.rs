@@ -12,7 +12,6 @@ use kube::Resource;
 use super::modelhub::{self, HubShape};
 use super::{CHAT_NAME, EMBED_NAME, HUB, KV_NAME, VECTOR_NAME};
 use crate::gap::Gap;
-use crate::gpu::Gpu;
 use crate::inference_service::{self, ValidatedInferenceService};
 use crate::kv_cluster::{self, ValidatedKvCluster};
 use crate::meta::{Image, MANAGER, Owner};
@@ -196,7 +195,6 @@ impl Reading<'_> {
             owner: self.owner(vector_collection::COMPONENT),
             image: Image::of(vector_collection::COMPONENT, &self.stack.spec.image),
             resources: own.resources.clone(),
-            gpu: Gpu::None,
             pod: own.pod.clone(),
         }
     }

@@ -44,6 +44,8 @@ pub struct Surroundings {
     pub(super) autoscaled: Vec<String>,
     /// Versions whose Deployments want no pods.
     pub(super) resting: Vec<Version>,
+    /// Whether ModelHub leads requests over to a canary, and may lead all of them back at any time.
+    pub(super) is_canary_under_way: bool,
     /// How many pods the present version begins with, where an autoscaler is to have its say later.
     pub(super) begins_with: Option<i32>,
 }
@@ -81,7 +83,9 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
         if let (Scale::Auto(bounds), false) = (&serving.scale, is_held) {
             let keda = Keda { prometheus: around.prometheus.as_deref(), is_asleep: around.is_asleep };
             let is_taken = bounds.by == Autoscaler::Keda && around.autoscaled.contains(&workload.name);
-            let scaler = scaling::autoscaler(&workload, bounds, keda).filter(|_| !is_taken);
+            let is_canary = service.canary.as_ref().is_some_and(|canary| canary.version == version.target());
+            let is_way_back = around.is_canary_under_way && !is_canary;
+            let scaler = scaling::autoscaler(&workload, bounds, keda, is_way_back).filter(|_| !is_taken);
             manifests.0.extend(scaler);
         }
     }

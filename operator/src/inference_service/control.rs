@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aistack_api::engine::base_url;
-use aistack_api::traffic::{TrafficRoute, TrafficState};
+use aistack_api::traffic::{CanaryPhase, TrafficRoute, TrafficState};
 use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
 use kube::Resource as _;
@@ -184,18 +184,18 @@ impl Controller for InferenceController {
             prometheus,
             autoscaled,
             resting,
+            is_canary_under_way: found.canary(service) == Some(CanaryPhase::Running),
             begins_with,
         };
         Some(build_in(service, &around))
     }
 
-    /// What served until now stays until what is to serve takes over; claims stay while pods that name them may come. Pods that nobody
-    /// leads requests to, as those of a version that never started, hold no GPU meanwhile.
+    /// What served until now stays until what is to serve takes over. Pods that nobody leads requests to, as those of a version that never
+    /// started, hold no GPU meanwhile.
     fn kept(&self, service: &ValidatedInferenceService, found: &Found) -> Vec<ChildKey> {
         let (is_over, makes_room) = (found.has_taken_over(service), service.rollout == Rollout::InPlace);
         let is_idle = |key: &ChildKey| found.is_idle(service, &key.object.name);
         let stays = |key: &&ChildKey| match key.kind {
-            ChildKind::ResourceClaimTemplate => !is_over || found.is_rolling,
             ChildKind::Deployment => !is_over && !is_idle(key),
             // An autoscaler would call back what is to make room.
             ChildKind::HorizontalPodAutoscaler | ChildKind::ScaledObject => {

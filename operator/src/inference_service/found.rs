@@ -44,8 +44,6 @@ pub struct Found {
     resting: Vec<Version>,
     /// Whether the present version's Deployment is there.
     is_built: bool,
-    /// Whether pods of a former template may be there still.
-    pub(super) is_rolling: bool,
     /// What keeps pods from being ready.
     pub(super) trouble: Trouble,
     /// What became of weights that are to be on nodes before pods are.
@@ -238,7 +236,6 @@ impl Found {
             if pods.ready > 0 {
                 self.ready.push(version.clone());
             }
-            self.is_rolling |= !pods.is_complete();
             if pods.wanted == 0 {
                 self.resting.push(version.clone());
             } else if !pods.is_complete() {

@@ -52,7 +52,9 @@ pub fn of(pod: &Pod) -> Trouble {
             && condition.reason.as_deref() == Some("Unschedulable")
     });
     let fetch = status.init_container_statuses.iter().flatten().find(|container| container.name == FETCH);
-    let engine = status.container_statuses.iter().flatten().find_map(ended);
+    // One that is ready tells how it ended before, maybe days ago.
+    let mut containers = status.container_statuses.iter().flatten().filter(|container| !container.ready);
+    let engine = containers.find_map(ended);
     Trouble {
         unschedulable: refused
             .map(|condition| without_preemption(condition.message.as_deref().unwrap_or_default()).to_owned()),
@@ -98,5 +100,11 @@ mod tests {
             "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}),
         );
         assert_eq!(image.engine.map(|because| because.reason), Some("ImageMissing"));
+        for (ready, reason) in [(true, None), (false, Some("EngineFailed"))] {
+            let ended = trouble(&json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
+                "ready": ready, "restartCount": 1, "state": {"running": {}},
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}));
+            assert_eq!(ended.engine.map(|because| because.reason), reason, "ready: {ready}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 
 use crate::autoscaler;
 use crate::manifest::Manifest;
-use crate::scaled_object::{self, Trigger};
+use crate::scaled_object::{self, Advanced, Trigger};
 use crate::workload::Workload;
 
 /// Requests in flight of a pod, running and waiting: what an adapter makes of `vllm:num_requests_running` and
@@ -31,16 +31,27 @@ pub struct Keda<'a> {
     pub is_asleep: bool,
 }
 
-/// The autoscaler of a workload's Deployment; `None` while there is nobody to ask.
-pub fn autoscaler(workload: &Workload, bounds: &ScalingSpec, keda: Keda<'_>) -> Option<Manifest> {
+/// The autoscaler of a workload's Deployment, which takes no pods away of one that `is_way_back`; `None` while there is nobody to ask.
+pub fn autoscaler(
+    workload: &Workload,
+    bounds: &ScalingSpec,
+    keda: Keda<'_>,
+    is_way_back: bool,
+) -> Option<Manifest> {
     // It rests while there are no pods; putting them to sleep and waking them is the operator's.
     let least = bounds.min_replicas.max(1);
     let range = least..=bounds.max_replicas;
     match bounds.by {
-        Autoscaler::Hpa => Some(hpa(workload, bounds, range).into()),
+        Autoscaler::Hpa => {
+            let mut scaler = hpa(workload, bounds, range);
+            scaler.spec.behavior = is_way_back.then(autoscaler::never_fewer);
+            Some(scaler.into())
+        }
         Autoscaler::Keda => {
             let trigger = trigger(workload, bounds, keda.prometheus)?;
-            Some(scaled_object::of(workload, range, trigger, keda.is_asleep).into())
+            let mut scaler = scaled_object::of(workload, range, trigger, keda.is_asleep);
+            scaler.spec.advanced = is_way_back.then(|| Advanced::of(autoscaler::never_fewer()));
+            Some(scaler.into())
         }
     }
 }
@@ -51,11 +62,7 @@ pub fn needs_prometheus(bounds: &ScalingSpec) -> bool {
 }
 
 fn trigger(workload: &Workload, bounds: &ScalingSpec, prometheus: Option<&str>) -> Option<Trigger> {
-    // Those of a Deployment and of no other whose name begins like its.
-    let pods = format!(
-        "{{namespace=\"{}\",pod=~\"{}-[a-z0-9]+-[a-z0-9]+\"}}",
-        workload.owner.namespace, workload.name
-    );
+    let pods = format!("{{namespace=\"{}\",pod=~\"{}\"}}", workload.owner.namespace, pods_of(&workload.name));
     let sum = |of: &dyn Fn(&str) -> String, [one, other]: [&str; 2]| {
         format!("sum({}) + sum({})", of(one), of(other))
     };
@@ -70,6 +77,20 @@ fn trigger(workload: &Workload, bounds: &ScalingSpec, prometheus: Option<&str>) 
         }
         ScalingMetric::Cpu => Trigger::of_cpu(bounds.target_cpu_percent),
     })
+}
+
+/// Names of a Deployment's pods, and of no other's whose name begins like its: the ReplicaSet's, which ends in a hash, a dash, and five
+/// letters; what comes before those is cut to 58. (`names.SimpleNameGenerator` of the API server.)
+fn pods_of(deployment: &str) -> String {
+    const MOST: usize = 58;
+    const HASH: usize = 10;
+    let mut begin = format!("{deployment}-");
+    begin.truncate(MOST);
+    match MOST - begin.len() {
+        0 => format!("{begin}[a-z0-9]{{5}}"),
+        room if room > HASH => format!("{begin}[a-z0-9]{{1,{HASH}}}-[a-z0-9]{{5}}"),
+        room => format!("{begin}[a-z0-9]{{1,{room}}}-?[a-z0-9]{{5}}"),
+    }
 }
 
 fn hpa(workload: &Workload, bounds: &ScalingSpec, range: RangeInclusive<i32>) -> HorizontalPodAutoscaler {
@@ -108,9 +129,12 @@ mod tests {
     use crate::scaled_object::PAUSED_REPLICAS;
 
     fn built(scaling: &Value, around: &Surroundings) -> Vec<(String, Value)> {
+        built_of(&json!({"model": {"name": "m"}, "resources": {"cpu": "1"}, "scaling": scaling}), around)
+    }
+
+    fn built_of(spec: &Value, around: &Surroundings) -> Vec<(String, Value)> {
         let object = json!({"apiVersion": "platform.dev/v1", "kind": "InferenceService",
-            "metadata": {"name": "talk", "namespace": "team"},
-            "spec": {"model": {"name": "m"}, "resources": {"cpu": "1"}, "scaling": scaling}});
+            "metadata": {"name": "talk", "namespace": "team"}, "spec": spec});
         let object = serde_json::from_value(object).expect("an InferenceService");
         let manifests = build_in(&validate(&object, "").expect("valid"), around);
         let scales = ["HorizontalPodAutoscaler", "ScaledObject"];
@@ -132,7 +156,7 @@ mod tests {
         let scaled = of("concurrency");
         assert_eq!(scaled["metadata"]["name"], "tinyinfer-talk");
         assert_eq!(scaled["metadata"]["annotations"][PAUSED_REPLICAS], Value::Null);
-        let pods = r#"{namespace="team",pod=~"tinyinfer-talk-[a-z0-9]+-[a-z0-9]+"}"#;
+        let pods = r#"{namespace="team",pod=~"tinyinfer-talk-[a-z0-9]{1,10}-[a-z0-9]{5}"}"#;
         let query = format!("sum(vllm:num_requests_running{pods}) + sum(vllm:num_requests_waiting{pods})");
         assert_eq!(
             scaled["spec"],
@@ -148,6 +172,48 @@ mod tests {
         assert_eq!((&tokens["query"], &tokens["threshold"]), (&json!(query), &json!("1000")));
         let cpu = json!([{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}}]);
         assert_eq!(of("cpu")["spec"]["triggers"], cpu);
+    }
+
+    #[test]
+    fn pods_are_known_by_their_names_however_long_those_are() {
+        let hash = "[a-z0-9]{1,10}-[a-z0-9]{5}";
+        let table = [
+            (14, hash.to_owned()),
+            (46, hash.to_owned()),
+            (47, "[a-z0-9]{1,10}-?[a-z0-9]{5}".to_owned()),
+            (56, "[a-z0-9]{1,1}-?[a-z0-9]{5}".to_owned()),
+            (57, "[a-z0-9]{5}".to_owned()),
+        ];
+        for (length, end) in table {
+            let name = "n".repeat(length);
+            assert_eq!(pods_of(&name), format!("{name}-{end}"), "{length}");
+        }
+        assert_eq!(pods_of(&"n".repeat(60)), format!("{}[a-z0-9]{{5}}", "n".repeat(58)));
+    }
+
+    #[test]
+    fn the_way_back_from_a_canary_keeps_its_pods() {
+        let canary = json!({"model": {"name": "m", "version": "1"}, "resources": {"cpu": "1"},
+            "canary": {"version": "2"}, "stackRef": {"name": "s"}, "scaling": {"maxReplicas": 9}});
+        let around = |is_canary_under_way| Surroundings {
+            prometheus: Some("http://p:9090".to_owned()),
+            is_canary_under_way,
+            ..Surroundings::default()
+        };
+        let scale_down = json!({"selectPolicy": "Disabled"});
+        for (by, place) in
+            [("hpa", "/spec/behavior"), ("keda", "/spec/advanced/horizontalPodAutoscalerConfig/behavior")]
+        {
+            let mut spec = canary.clone();
+            spec["scaling"]["by"] = json!(by);
+            for is_under_way in [true, false] {
+                let kept: Vec<bool> = built_of(&spec, &around(is_under_way))
+                    .iter()
+                    .map(|(_, it)| it.pointer(place).is_some_and(|it| it["scaleDown"] == scale_down))
+                    .collect();
+                assert_eq!(kept, [is_under_way, false], "{by}: of 1 and of 2");
+            }
+        }
     }
 
     #[test]

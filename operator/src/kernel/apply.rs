@@ -27,7 +27,7 @@ use super::key::ObjectName;
 use super::parent::Parent;
 use super::patience::Hold;
 use super::replicas;
-use super::watch::{ADOPT, adopter, holder};
+use super::watch::{ADOPT, ChildMeta, adopter, holder};
 use crate::digest::digest;
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::MANAGER;
@@ -235,6 +235,15 @@ impl Applied {
         self.0.iter().find(|child| child.key.kind == kind && child.key.object.name == name)
     }
 
+    /// Whether no pod of a former template is there, or may come.
+    fn runs_as_wanted(&self) -> bool {
+        let runs = |child: &AppliedChild| match &child.progress {
+            Progress::Pods(pods) => pods.is_complete(),
+            _ => true,
+        };
+        self.0.iter().all(runs)
+    }
+
     /// Those of a kind.
     pub fn of_kind(&self, kind: ChildKind) -> impl Iterator<Item = &AppliedChild> {
         self.0.iter().filter(move |child| child.key.kind == kind)
@@ -253,7 +262,7 @@ pub struct Tried {
 }
 
 /// Makes the children of `parent` what `wanted` says, and deletes those that are neither wanted nor `kept`. What served goes
-/// only when all that may take its place is there.
+/// only when all that may take its place is there: nothing while a change is held back, and what pods read only once all are new.
 pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests, kept: Vec<ChildKey>) -> Tried {
     let mut tried = Tried::default();
     let mut kept: BTreeSet<ChildKey> = kept.into_iter().collect();
@@ -273,8 +282,12 @@ pub async fn apply(cluster: &Cluster, parent: &Parent, wanted: &Manifests, kept:
             return tried;
         }
     }
-    if tried.refused.iter().all(ApplyError::is_aside) {
-        tried.refused.extend(prune(cluster, parent, &kept).await.err());
+    if tried.held.is_empty() && tried.refused.iter().all(ApplyError::is_aside) {
+        let unwanted = cluster.children.of(&parent.namespace, &parent.reference.uid);
+        let unwanted = unwanted.into_iter().filter(|(key, _)| !kept.contains(key));
+        let goes = |key: &ChildKey| !key.kind.is_read_by_pods() || tried.applied.runs_as_wanted();
+        let unwanted = unwanted.filter(|(key, _)| goes(key)).collect();
+        tried.refused.extend(prune(cluster, unwanted).await.err());
     }
     tried
 }
@@ -343,7 +356,8 @@ async fn find(
     is_of: impl Fn(&Holder) -> bool,
 ) -> Result<Option<(Progress, Option<Value>)>, StepError> {
     if let Some(observed) = cluster.children.observed(key) {
-        return Ok(Some((observed.progress, None)));
+        let known = cluster.children.meta(key).and_then(|meta| meta.holder);
+        return Ok(known.is_some_and(|holder| is_of(&holder)).then_some((observed.progress, None)));
     }
     let live = read_in_step(cluster, key).await?;
     let live = live.filter(|live| holder(&meta(live)).is_some_and(|holder| is_of(&holder)));
@@ -626,12 +640,9 @@ impl<'a> Child<'a> {
     }
 }
 
-/// Deletes what belongs to `parent` and is not among `kept`.
-pub async fn prune(cluster: &Cluster, parent: &Parent, kept: &BTreeSet<ChildKey>) -> Result<(), ApplyError> {
-    for (key, meta) in cluster.children.of(&parent.namespace, &parent.reference.uid) {
-        if kept.contains(&key) || meta.is_leaving {
-            continue;
-        }
+/// Deletes children that nobody wants.
+async fn prune(cluster: &Cluster, unwanted: Vec<(ChildKey, ChildMeta)>) -> Result<(), ApplyError> {
+    for (key, meta) in unwanted.into_iter().filter(|(_, meta)| !meta.is_leaving) {
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions { uid: Some(meta.uid.clone()), resource_version: None }),

@@ -156,6 +156,11 @@ impl ChildKind {
         )
     }
 
+    /// Whether pods do not start without the one that their template names.
+    pub fn is_read_by_pods(self) -> bool {
+        matches!(self, Self::ConfigMap | Self::Secret | Self::Certificate | Self::ResourceClaimTemplate)
+    }
+
     /// What to do where the cluster has no such kind.
     pub fn instead(self) -> &'static str {
         match self {

@@ -22,7 +22,7 @@ use super::trust::{self, Held};
 use super::validate::secret_of;
 use super::{Tls, ValidatedKvCluster, certificate, validate, wish, words};
 use crate::kernel::apply::Applied;
-use crate::kernel::child::{ChildKind, Pods, Progress};
+use crate::kernel::child::{ChildKey, ChildKind, Pods, Progress};
 use crate::kernel::cluster::Cluster;
 use crate::kernel::conditions::{Because, Extra, Report, Scaled};
 use crate::kernel::controller::StepError;
@@ -245,6 +245,14 @@ impl Controller for KvController {
 
     fn build(&self, kv: &ValidatedKvCluster, found: &Found) -> Option<Manifests> {
         Some(build::shaped(kv, &found.shape(kv)))
+    }
+
+    /// A certificate is renewed for as long as members have it.
+    fn kept(&self, kv: &ValidatedKvCluster, found: &Found) -> Vec<ChildKey> {
+        let secret = certificate::name(&kv.name);
+        let is_read = found.seen.identities().any(|identity| identity.secret == secret);
+        let object = ObjectName::new(kv.owner.namespace.as_str(), secret);
+        is_read.then_some(ChildKey { kind: ChildKind::Certificate, object }).into_iter().collect()
     }
 
     async fn act(

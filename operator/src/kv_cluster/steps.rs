@@ -2,7 +2,10 @@
 
 use aistack_crds::KVCluster;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod as KubePod};
-use kube::api::{Api, DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions as Only};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use serde_json::json;
 
 use super::control::Found;
@@ -64,14 +67,10 @@ impl Doer<'_> {
     async fn evict(&self, ordinal: u16) -> Result<(), StepError> {
         let name = self.kv.member(ordinal);
         let Some(pod) = self.found.seen.pods.get(&ordinal) else { return Ok(()) };
-        // A pod of that name that came meanwhile is not the one that was looked at.
-        let only_this = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
-        let params = EvictParams {
-            delete_options: Some(DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }),
-            ..EvictParams::default()
-        };
-        let api = self.pods();
-        gone_is_fine(api.evict(&name, &params).await.map(drop))
+        let (api, eviction) = (self.pods(), eviction(&name, &pod.uid));
+        let evicted: Result<Status, _> =
+            api.create_subresource("eviction", &name, &PostParams::default(), &eviction).await;
+        gone_is_fine(evicted.map(drop))
             .map_err(|error| failed("EvictionRefused", &format!("pod {name} may not go yet"), &error))
     }
 
@@ -107,6 +106,16 @@ impl Doer<'_> {
     }
 }
 
+/// That of one pod: one of its name that came meanwhile is not the one that was looked at. (`Api::evict` of kube 5.0 sends options under a
+/// name that the API server does not know.)
+fn eviction(pod: &str, uid: &str) -> Eviction {
+    let only = Only { uid: Some(uid.to_owned()), resource_version: None };
+    Eviction {
+        metadata: ObjectMeta { name: Some(pod.to_owned()), ..ObjectMeta::default() },
+        delete_options: Some(DeleteOptions { preconditions: Some(only), ..DeleteOptions::default() }),
+    }
+}
+
 /// What is to go and is gone, or is another by now, is as it should be.
 fn gone_is_fine(done: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match done {
@@ -117,4 +126,16 @@ fn gone_is_fine(done: Result<(), kube::Error>) -> Result<(), kube::Error> {
 
 fn failed(reason: &'static str, what: &str, error: &kube::Error) -> StepError {
     StepError { reason, message: format!("{what}: {}", said(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eviction_is_of_one_pod_and_of_none_that_came_after_it() {
+        let sent = serde_json::to_value(eviction("kv-2", "u")).expect("plain data");
+        assert_eq!(sent["deleteOptions"]["preconditions"], json!({"uid": "u"}), "{sent}");
+        assert_eq!((&sent["kind"], &sent["metadata"]), (&json!("Eviction"), &json!({"name": "kv-2"})));
+    }
 }

@@ -52,7 +52,6 @@ pub fn build(collection: &ValidatedVectorCollection) -> Manifests {
             owner: collection.owner.clone(),
             image: own.image.clone(),
             resources: own.resources.clone(),
-            gpu: own.gpu.clone(),
             pod: own.pod.clone(),
         };
         manifests.append(self::server(&shape, &own.claim));
@@ -99,8 +98,6 @@ pub(crate) struct ServerShape {
     pub(crate) image: Image,
     /// CPU and memory.
     pub(crate) resources: ResourceSpec,
-    /// GPUs.
-    pub(crate) gpu: Gpu,
     /// Where it may run.
     pub(crate) pod: PodOverrides,
 }
@@ -134,7 +131,8 @@ pub(crate) fn server(shape: &ServerShape, claim: &Claim) -> Manifests {
         secrets: Vec::new(),
         models: false,
         resources: shape.resources.clone(),
-        gpu: shape.gpu.clone(),
+        // It computes on the CPU: a device would be taken from those that have use for it.
+        gpu: Gpu::None,
         // Opening large collections maps their files and replays the log.
         probes: Probes::admin(600),
         ending: Ending::ALONE,

@@ -42,7 +42,6 @@ pub struct OwnServer {
     pub(super) claim: Claim,
     pub(super) image: Image,
     pub(super) resources: ResourceSpec,
-    pub(super) gpu: Gpu,
     pub(super) pod: PodOverrides,
 }
 
@@ -78,8 +77,8 @@ pub fn validate(
     let mut problems = Vec::new();
     let storage = spec.storage.as_deref().unwrap_or(DEFAULT_STORAGE);
     let storage = object::size("spec.storage", storage, &mut problems);
-    let gpu = Gpu::validate(spec.gpu.as_ref(), "spec.gpu").map_err(|problem| problems.push(problem)).ok();
-    let (Some(storage), Some(gpu), true) = (storage, gpu, problems.is_empty()) else {
+    problems.extend(Gpu::validate(spec.gpu.as_ref(), "spec.gpu").err());
+    let (Some(storage), true) = (storage, problems.is_empty()) else {
         return Err(problems.into_iter().map(|problem| problem.of(&title)).collect());
     };
     let home = match &spec.stack_ref {
@@ -93,7 +92,6 @@ pub fn validate(
             },
             image: Image::of(COMPONENT, &spec.image),
             resources: spec.resources.clone(),
-            gpu,
             pod: spec.pod.clone(),
         })),
     };

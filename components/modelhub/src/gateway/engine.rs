@@ -7,7 +7,7 @@ use std::time::Duration;
 use aistack_api::engine::base_url;
 use aistack_api::modelhub::{EngineConfig, EngineTask};
 use aistack_chassis::tls::Watched;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use super::heard::Heard;
 use super::rotation::Rotation;
 use crate::client_tls::{ClientTlsError, explained, rustls_config, server_name};
-use crate::renewal::watched;
+use crate::renewal::client_files;
 
 /// Why an engine cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,9 @@ pub enum EngineError {
     Tls(#[from] ClientTlsError),
 }
 
+/// How long nothing comes over a connection before the other side's kernel is asked whether it is there.
+const QUIET: Duration = Duration::from_secs(10);
+
 type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A model that an engine serves.
@@ -74,11 +77,12 @@ pub struct Engine {
     client: ArcSwap<Connections>,
     settings: EngineConfig,
     connect_timeout: Duration,
-    certificates: Mutex<Watched>,
+    /// Its certificates and its key.
+    files: Mutex<Watched>,
     scheme_and_authority: (Scheme, Authority),
     base_path: String,
     host: HeaderValue,
-    key: Option<HeaderValue>,
+    key: ArcSwapOption<HeaderValue>,
     rotation: Rotation,
     heard: Heard,
     /// Requests that it is working on.
@@ -105,19 +109,21 @@ impl Engine {
         }
         let authority = parts.authority.ok_or_else(|| wrong("no host"))?;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|e| wrong(&e.to_string()))?;
+        let tls = config.tls.clone().unwrap_or_default();
+        let files = client_files(&tls).chain(config.api_key_file.clone()).collect();
         let base_path = parts.path_and_query.map(|p| base_url(p.path()).to_owned()).unwrap_or_default();
         Ok(Self {
             name: config.name.clone(),
             endpoint: config.endpoint.clone(),
             task: config.task,
-            certificates: Mutex::new(watched(&config.tls.clone().unwrap_or_default())),
+            files: Mutex::new(Watched::new(files)),
             client: ArcSwap::from_pointee(connections(config, scheme == Scheme::HTTPS, connect_timeout)?),
             settings: config.clone(),
             connect_timeout,
             scheme_and_authority: (scheme, authority),
             base_path,
             host,
-            key: read_key(config)?,
+            key: ArcSwapOption::new(read_key(config)?.map(Arc::new)),
             rotation: Rotation::new(),
             heard: Heard::new(),
             running: AtomicUsize::new(0),
@@ -165,12 +171,21 @@ impl Engine {
         Running(self.clone())
     }
 
-    /// Takes it out of rotation until a check passes again.
-    pub fn fail(&self, why: String) {
-        if self.rotation.leave() {
+    /// Takes it out of rotation until a check passes again; says whether it was in.
+    pub fn fail(&self, why: String) -> bool {
+        let was_in = self.rotation.leave();
+        if was_in {
             tracing::warn!(engine = self.name, endpoint = self.endpoint, why, "engine out of rotation");
         }
         self.trouble.store(Arc::new(why));
+        was_in
+    }
+
+    /// It is the one of another name at the same address, and stands where that stands until it is checked itself.
+    pub fn take_after(&self, other: &Self) {
+        self.client.store(other.client.load_full());
+        self.models.store(other.models.load_full());
+        self.rotation.enter();
     }
 
     /// Takes it out of rotation when nothing at all came from it for so long. One that others hear is slow, and does not hang.
@@ -194,24 +209,27 @@ impl Engine {
     /// Puts the engine's own `host` and key into an outgoing request.
     pub fn sign(&self, headers: &mut http::HeaderMap) {
         headers.insert(header::HOST, self.host.clone());
-        if let Some(key) = &self.key {
-            headers.insert(header::AUTHORIZATION, key.clone());
+        if let Some(key) = &*self.key.load() {
+            headers.insert(header::AUTHORIZATION, HeaderValue::clone(key));
         }
     }
 
-    /// Connects by its certificates as they are now, where they were renewed. What is on its way stays on its way.
+    /// Connects by its certificates and its key as they are now, where they were renewed. What is on its way stays on its way.
     fn renew(&self) {
-        let is_encrypted = self.scheme_and_authority.0 == Scheme::HTTPS;
-        if !is_encrypted || !self.certificates.lock().have_changed() {
+        if !self.files.lock().have_changed() {
             return;
         }
-        match connections(&self.settings, is_encrypted, self.connect_timeout) {
-            Ok(renewed) => {
+        let is_encrypted = self.scheme_and_authority.0 == Scheme::HTTPS;
+        let renewed = connections(&self.settings, is_encrypted, self.connect_timeout)
+            .and_then(|renewed| Ok((renewed, read_key(&self.settings)?)));
+        match renewed {
+            Ok((renewed, key)) => {
                 self.client.store(Arc::new(renewed));
-                tracing::info!(engine = self.name, "certificates were read again");
+                self.key.store(key.map(Arc::new));
+                tracing::info!(engine = self.name, "its certificates and its key were read again");
             }
             Err(error) => {
-                tracing::warn!(%error, "new certificates cannot be used yet; those from before stay in use");
+                tracing::warn!(%error, "new certificates or a new key cannot be used yet; those from before stay in use");
             }
         }
     }
@@ -312,6 +330,12 @@ fn connections(
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(connect_timeout));
+    // A node that is lost closes nothing: what waits for one of its pods is told within half a minute, however long an answer may take.
+    tcp.set_keepalive(Some(QUIET));
+    tcp.set_keepalive_interval(Some(QUIET / 2));
+    tcp.set_keepalive_retries(Some(3));
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(QUIET * 2));
     tcp.enforce_http(false);
     let field = format!("engines[{}].tls", config.name);
     let tls = config.tls.clone().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::{EngineConfig, EngineTask, GatewayLimits};
@@ -16,6 +16,9 @@ use super::traffic::Split;
 
 /// An engine out of rotation is looked at so many times as often: whoever waits for one to start wants to ask it then.
 const AWAY: u32 = 8;
+
+/// How long the check of one that has just left rotation may take before its requests are refused.
+const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// An engine at work that gave nothing for so long since it was last heard or due to be checked is checked all the same: it may hang.
 const SILENT: Duration = Duration::from_mins(2);
@@ -45,6 +48,8 @@ pub struct Engines {
     /// Of the routes that were set at run time; each goes before what is configured for its model.
     managed: ArcSwap<Vec<Arc<Split>>>,
     routes: ArcSwap<HashMap<String, Arc<ModelRoute>>>,
+    /// Whether those that are set at run time were ever read.
+    are_read: AtomicBool,
     /// One at a time makes the routes anew.
     rebuilding: Mutex<()>,
     /// Told when an engine comes into rotation or routes change.
@@ -73,6 +78,7 @@ impl Engines {
             configured,
             managed: ArcSwap::default(),
             routes,
+            are_read: AtomicBool::new(false),
             rebuilding: Mutex::default(),
             changed: Notify::new(),
             check_interval,
@@ -97,6 +103,39 @@ impl Engines {
         self.rebuild_routes();
         self.show();
         self.changed.notify_waiters();
+    }
+
+    /// From now on a model without a route has none.
+    pub fn all_are_read(&self) {
+        self.are_read.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a model without a route has none, as far as anybody knows.
+    pub fn knows_all(&self) -> bool {
+        self.are_read.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the check of an engine that has just left rotation, or that nobody has looked at yet; says whether to look for one again.
+    pub async fn look_again(&self, engines: &[Arc<Engine>]) -> bool {
+        let changed = self.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if engines.iter().any(|engine| engine.healthy()) {
+            return true;
+        }
+        // Those out of rotation are checked so often; a connection takes a moment.
+        let soon = self.check_interval / AWAY + JUST_NOW;
+        let left = engines.iter().filter_map(|engine| soon.checked_sub(engine.away()?)).max();
+        match left {
+            Some(left) => tokio::time::timeout(left, changed).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Checks one at once that has just left rotation: what failed may have been one of several behind its address.
+    pub fn check_soon(self: &Arc<Self>, engine: &Arc<Engine>) {
+        let (engines, engine) = (self.clone(), engine.clone());
+        tokio::spawn(async move { engines.check_these(&[engine]).await });
     }
 
     /// Completes when an engine comes into rotation or routes change after this was called.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::{EngineTask, GatewayLimits};
+use aistack_api::traffic::HoldPolicy;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
@@ -138,6 +139,10 @@ impl Gateway {
     }
 
     fn unknown_model(&self, model: &str) -> ApiError {
+        if !self.engines.knows_all() {
+            let message = format!("model {model} is not known (yet): the routes in the key-value store could not be read");
+            return ApiError::unavailable("kv_store_unavailable", message, 2);
+        }
         let mut silent = self.engines.all();
         silent.retain(|e| !e.healthy() && e.models().is_empty());
         if !silent.is_empty() {
@@ -239,17 +244,25 @@ impl Gateway {
         }
         let mut order = Self::order(call, &route, number);
         let mut tried: Vec<usize> = Vec::new();
+        // An engine may have seen so many, and may have ended of them.
+        let mut tries = 0;
         let mut waiting: Option<Waiting> = None;
         // A request waits once, however often a target comes and goes meanwhile.
         let mut arrived = None;
         loop {
             let Some(index) = choose(&route, order.as_deref(), &tried, turn) else {
-                let Some(split) = route.split.as_ref() else {
-                    let what = format!("model {} has no healthy engine", call.model);
-                    return Err(self.refuse(call.model, self.not_healthy(&what, &route.engines)));
+                let held = route.split.as_ref().and_then(|split| Some((split, split.hold?)));
+                let Some((split, policy)) = held else {
+                    if self.engines.look_again(&candidates(&route, order.as_deref())).await {
+                        route = self.route(call.model)?;
+                        order = Self::order(call, &route, number);
+                        tried.clear();
+                        continue;
+                    }
+                    return Err(self.nobody_answers(call, &route, order.as_deref()));
                 };
                 let arrived = *arrived.get_or_insert_with(Instant::now);
-                waiting = Some(self.wait(call, split, order.as_deref(), waiting, arrived).await?);
+                waiting = Some(self.wait(call, split, policy, order.as_deref(), (waiting, arrived)).await?);
                 route = self.route(call.model)?;
                 order = Self::order(call, &route, number);
                 tried.clear();
@@ -263,10 +276,11 @@ impl Gateway {
             let running = engine.begin();
             let outcome = self.send_once(call, engine).await;
             tried.push(index);
-            let last = tried.len() >= self.limits.max_tries as usize;
-            // Nobody saw a request whose connection failed: when requests may wait, this one may too.
+            // Nobody saw a request that found no connection: when requests may wait, this one may too.
             let may_wait =
-                outcome.connection && route.split.as_ref().is_some_and(|split| split.hold.is_some());
+                outcome.is_unseen && route.split.as_ref().is_some_and(|split| split.hold.is_some());
+            tries += u32::from(!may_wait);
+            let last = tries >= self.limits.max_tries;
             let again =
                 may_wait || !last && outcome.retryable() && self.budget.lock().retry(self.epoch.elapsed());
             // An engine that answers “not now” is asked again only if there is no other.
@@ -292,21 +306,21 @@ impl Gateway {
         Some(split.order(call.session(), number, call.headers))
     }
 
+    fn nobody_answers(&self, call: &Call<'_>, route: &ModelRoute, order: Option<&[usize]>) -> ApiError {
+        let none = if route.split.is_some() { "target that answers" } else { "healthy engine" };
+        let what = format!("model {} has no {none}", call.model);
+        self.refuse(call.model, self.not_healthy(&what, &candidates(route, order)))
+    }
+
     /// Waits until routes or engines change, within the room and the time that the route gives.
     async fn wait(
         &self,
         call: &Call<'_>,
         split: &Arc<Split>,
+        policy: HoldPolicy,
         order: Option<&[usize]>,
-        waiting: Option<Waiting>,
-        arrived: Instant,
+        (waiting, arrived): (Option<Waiting>, Instant),
     ) -> Result<Waiting, ApiError> {
-        let Some(policy) = split.hold else {
-            let what = format!("model {} has no target that answers", call.model);
-            let targets = order.unwrap_or_default().iter().map(|&i| split.targets[i].engine.clone());
-            let targets: Vec<Arc<Engine>> = targets.collect();
-            return Err(self.refuse(call.model, self.not_healthy(&what, &targets)));
-        };
         let changed = self.engines.changed();
         tokio::pin!(changed);
         changed.as_mut().enable();
@@ -367,30 +381,33 @@ impl Gateway {
         }
     }
 
-    async fn send_once(&self, call: &Call<'_>, engine: &Engine) -> Outcome {
+    async fn send_once(&self, call: &Call<'_>, engine: &Arc<Engine>) -> Outcome {
         let request = match outgoing(call, engine) {
             Ok(request) => request,
             Err(e) => {
                 let error = ApiError::invalid("bad_request", format!("the request cannot be forwarded: {e}"));
-                return Outcome { result: Err(error), connection: false };
+                return Outcome { result: Err(error), connection: false, is_unseen: false };
             }
         };
         let limit = Duration::from_millis(self.limits.first_byte_timeout_ms);
         match tokio::time::timeout(limit, engine.send(request)).await {
-            Ok(Ok(response)) => Outcome { result: Ok(response), connection: false },
+            Ok(Ok(response)) => Outcome { result: Ok(response), connection: false, is_unseen: false },
             Ok(Err(error)) => {
                 let why = explained(&engine.endpoint, crate::innermost(&error));
-                engine.fail(why.clone());
+                if engine.fail(why.clone()) {
+                    self.engines.check_soon(engine);
+                }
+                let is_unseen = error.is_connect();
                 let message = format!("engine {} at {} does not answer: {why}", engine.name, engine.endpoint);
                 let error =
                     ApiError::unavailable("engine_unavailable", message, self.engines.check_seconds());
-                Outcome { result: Err(error), connection: true }
+                Outcome { result: Err(error), connection: true, is_unseen }
             }
             Err(_) => {
                 let message = no_reply(engine, limit);
                 engine.fail_if_silent(limit, message.clone());
                 let error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "engine_timeout", message);
-                Outcome { result: Err(error), connection: false }
+                Outcome { result: Err(error), connection: false, is_unseen: false }
             }
         }
     }
@@ -412,11 +429,21 @@ fn choose(route: &ModelRoute, order: Option<&[usize]>, tried: &[usize], turn: us
     }
 }
 
+/// The engines that may have a request.
+fn candidates(route: &ModelRoute, order: Option<&[usize]>) -> Vec<Arc<Engine>> {
+    match order {
+        Some(order) => order.iter().map(|&i| route.engines[i].clone()).collect(),
+        None => route.engines.clone(),
+    }
+}
+
 /// What one try came to.
 struct Outcome {
     result: Result<Response<Incoming>, ApiError>,
     /// Whether the connection failed, so that another engine may do better.
     connection: bool,
+    /// Whether there was none, so that no engine saw the request.
+    is_unseen: bool,
 }
 
 impl Outcome {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -79,8 +79,10 @@ pub enum Caller {
 pub struct Keys {
     kv: Kv,
     required: bool,
-    admin: Option<[u8; 32]>,
+    admin: ArcSwapOption<[u8; 32]>,
     by_digest: ArcSwap<HashMap<[u8; 32], Arc<KeyState>>>,
+    /// Whether the store was ever read.
+    are_read: AtomicBool,
     /// Moment that the gates count from.
     epoch: Instant,
 }
@@ -97,8 +99,14 @@ fn usage_key(id: &str) -> String {
 impl Keys {
     /// Keys of a store; `admin` is the administrator's key in plain text, if there is one.
     pub fn new(kv: Kv, required: bool, admin: Option<&str>) -> Self {
-        let admin = admin.map(|key| Sha256::digest(key.as_bytes()).into());
-        Self { kv, required, admin, by_digest: ArcSwap::from_pointee(HashMap::new()), epoch: Instant::now() }
+        let admin = ArcSwapOption::new(admin.map(digest));
+        let by_digest = ArcSwap::from_pointee(HashMap::new());
+        Self { kv, required, admin, by_digest, are_read: AtomicBool::new(false), epoch: Instant::now() }
+    }
+
+    /// Replaces the administrator's key.
+    pub fn set_admin(&self, key: &str) {
+        self.admin.store(Some(digest(key)));
     }
 
     /// Names the caller of a request, or refuses.
@@ -111,13 +119,17 @@ impl Keys {
             return Ok(Caller::Anonymous);
         };
         let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-        if self.admin.as_ref().is_some_and(|admin| same(admin, &digest)) {
+        if self.admin.load().as_ref().is_some_and(|admin| same(admin, &digest)) {
             return Ok(Caller::Admin);
         }
         if let Some(state) = self.by_digest.load().get(&digest) {
             return Ok(Caller::Key(state.clone()));
         }
         if self.required || key.starts_with(PREFIX) {
+            if !self.are_read.load(Ordering::Relaxed) {
+                let message = "the keys could not be read yet: the key-value store does not answer";
+                return Err(ApiError::unavailable("kv_store_unavailable", message, 2));
+            }
             let message = "this API key is unknown or was revoked: modelhub keys list shows the valid ones";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
         }
@@ -129,7 +141,7 @@ impl Keys {
     pub fn require_admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         match self.caller(headers)? {
             Caller::Admin => Ok(()),
-            Caller::Anonymous | Caller::Key(_) if self.admin.is_none() => Ok(()),
+            Caller::Anonymous | Caller::Key(_) if self.admin.load().is_none() => Ok(()),
             Caller::Anonymous | Caller::Key(_) => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "admin_key_required",
@@ -200,7 +212,14 @@ impl Keys {
         let before = self.by_digest.load();
         let mut next = HashMap::with_capacity(entries.len());
         for entry in entries {
-            let record: KeyRecord = entry.json()?;
+            let record: KeyRecord = match entry.json() {
+                Ok(record) => record,
+                Err(error) => {
+                    // The others work all the same.
+                    tracing::warn!(%error, "the key does not work");
+                    continue;
+                }
+            };
             let mut digest = [0; 32];
             if hex::decode_to_slice(&record.sha256, &mut digest).is_err() {
                 tracing::warn!(key = record.id, "its digest is not readable; the key does not work");
@@ -215,14 +234,16 @@ impl Keys {
             next.insert(digest, state);
         }
         self.by_digest.store(Arc::new(next));
+        self.are_read.store(true, Ordering::Relaxed);
         Ok(revision)
     }
 
-    /// Follows the store for ever.
-    pub async fn follow(self: Arc<Self>) {
+    /// Follows the store for ever, and says each time that all of it is known.
+    pub async fn follow(self: Arc<Self>, known: impl Fn() + Send) {
         loop {
             let followed = async {
                 let revision = self.reload().await?;
+                known();
                 self.kv.changed(&keys_prefix(), revision).await
             };
             if let Err(error) = followed.await {
@@ -317,6 +338,10 @@ impl Drop for Admission {
             });
         }
     }
+}
+
+fn digest(key: &str) -> Arc<[u8; 32]> {
+    Arc::new(Sha256::digest(key.as_bytes()).into())
 }
 
 /// Refuses keys that nobody could tell apart, and limits that let nothing through.

@@ -1,8 +1,12 @@
 //! The vector store over the Qdrant gRPC protocol, in the project's own terms.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aistack_api::modelhub::VectorConfig;
+use aistack_chassis::tls::Watched;
+use arc_swap::ArcSwapOption;
 use qdrant_client::Payload;
 use qdrant_client::qdrant::collections_client::CollectionsClient;
 use qdrant_client::qdrant::points_client::PointsClient;
@@ -175,17 +179,24 @@ pub struct Hit {
 /// Puts the store's key and the current trace into every request.
 #[derive(Clone)]
 struct Headers {
-    key: Option<AsciiMetadataValue>,
+    key: Arc<ArcSwapOption<AsciiMetadataValue>>,
 }
 
 impl Interceptor for Headers {
     fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         let mut request = aistack_chassis::trace::GrpcInject.call(request)?;
-        if let Some(key) = &self.key {
-            request.metadata_mut().insert("api-key", key.clone());
+        if let Some(key) = &*self.key.load() {
+            request.metadata_mut().insert("api-key", AsciiMetadataValue::clone(key));
         }
         Ok(request)
     }
+}
+
+fn read_key(path: &Path) -> Result<AsciiMetadataValue, VectorError> {
+    let wrong = |reason| VectorError::Key { path: path.display().to_string(), reason };
+    let key = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    let key = AsciiMetadataValue::try_from(key.trim());
+    key.map_err(|_| wrong("not one line of printable characters".to_owned()))
 }
 
 type Connection = InterceptedService<Channel, Headers>;
@@ -220,15 +231,20 @@ impl Vectors {
             .keep_alive_while_idle(true);
         let tls = config.tls.clone().unwrap_or_default();
         let channel = renewal::channel("vector.tls", vec![prepared], &tls)?;
-        let key = match &config.api_key_file {
-            Some(path) => {
-                let wrong = |reason| VectorError::Key { path: path.display().to_string(), reason };
-                let key = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-                let key = AsciiMetadataValue::try_from(key.trim());
-                Some(key.map_err(|_| wrong("not one line of printable characters".to_owned()))?)
-            }
-            None => None,
-        };
+        let key = Arc::<ArcSwapOption<AsciiMetadataValue>>::default();
+        if let Some(path) = config.api_key_file.clone() {
+            let files = Watched::new(vec![path.clone()]);
+            key.store(Some(Arc::new(read_key(&path)?)));
+            let key = key.clone();
+            renewal::follow(files, move || {
+                let renewed = read_key(&path);
+                match &renewed {
+                    Ok(renewed) => key.store(Some(Arc::new(renewed.clone()))),
+                    Err(error) => tracing::warn!(%error, "the one from before stays in use"),
+                }
+                std::future::ready(renewed.is_ok())
+            });
+        }
         let connection = InterceptedService::new(channel, Headers { key });
         Ok(Self { connection, endpoint })
     }

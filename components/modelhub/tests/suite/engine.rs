@@ -1,7 +1,7 @@
 //! An engine that misbehaves on purpose.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aistack_api::server::{ServerConfig, TlsConfig};
 use axum::body::{Body, Bytes};
@@ -50,6 +50,7 @@ pub struct Engine {
     pub open: Arc<AtomicUsize>,
     /// How often it was asked what it serves.
     pub checks: Arc<AtomicUsize>,
+    is_deaf: Arc<AtomicBool>,
     model: &'static str,
 }
 
@@ -85,6 +86,7 @@ impl Engine {
             manner: Arc::new(Mutex::new(manner)),
             open: Arc::default(),
             checks: Arc::default(),
+            is_deaf: Arc::default(),
             model,
         };
         let app = axum::Router::new()
@@ -106,6 +108,11 @@ impl Engine {
         *self.manner.lock() = manner;
     }
 
+    /// From now on who asks what it serves gets no answer.
+    pub fn deafen(&self) {
+        self.is_deaf.store(true, Ordering::SeqCst);
+    }
+
     pub fn requests(&self) -> usize {
         self.seen.lock().len()
     }
@@ -119,6 +126,9 @@ impl Engine {
 
 async fn models(State(engine): State<Engine>) -> Response {
     engine.checks.fetch_add(1, Ordering::SeqCst);
+    if engine.is_deaf.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
     engine.mute().await;
     axum::Json(json!({"object": "list", "data": [{"id": engine.model, "max_model_len": 512}]}))
         .into_response()

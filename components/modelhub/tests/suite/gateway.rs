@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Engine, Manner};
 use crate::hub::{Hub, engine, eventually, free_port};
+use crate::processes;
 
 const SSE: [&str; 4] = [
     "data: {\"choices\":[{\"delta\":{\"content\":\"He\"}}]}\n\ndata: {\"choi",
@@ -173,11 +174,14 @@ async fn a_dead_engine_is_an_error_that_says_so_until_it_is_back() {
 #[tokio::test]
 async fn wrong_requests_are_refused_with_a_sentence() {
     let one = Engine::start("SmolLM2-135M-Instruct", Manner::Reply("Hello")).await;
+    let kv = processes::kv().await;
     let hub = Hub::start(|config| {
+        crate::stack::on(config, &kv);
         config.engines = vec![engine("one", &one.url, EngineTask::Chat)];
         config.limits.max_request_bytes = 10_000;
     })
     .await;
+    eventually("its routes are read", || async { hub.health.is_ready() }).await;
     let large = format!(r#"{{"model":"m","x":"{}"}}"#, "x".repeat(20_000));
     let cases: &[(&str, u16, &str)] = &[
         ("{", 400, "not a JSON object"),

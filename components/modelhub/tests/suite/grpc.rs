@@ -196,13 +196,16 @@ async fn retries_happen_before_the_first_byte_only() {
 async fn refusals_are_statuses_with_the_sentence_of_the_http_door() {
     let one = Engine::start("SmolLM2-135M-Instruct", Manner::Reply("Hello")).await;
     let dead = format!("http://127.0.0.1:{}", free_port());
+    let kv = processes::kv().await;
     let hub = Hub::start(|config| {
+        crate::stack::on(config, &kv);
         let mut gone = engine("gone", &dead, EngineTask::Chat);
         gone.models = vec!["gone".into()];
         config.engines = vec![engine("one", &one.url, EngineTask::Chat), gone];
         config.limits.max_request_bytes = 10_000;
     })
     .await;
+    eventually("its routes are read", || async { hub.health.is_ready() }).await;
     let mut client = client(&hub).await;
     let known = "SmolLM2-135M-Instruct";
     let hot = SamplingParameters { temperature: Some(f32::NAN), ..SamplingParameters::default() };

@@ -16,6 +16,7 @@ pub struct Hub {
     pub grpc: String,
     pub client: reqwest::Client,
     pub metrics: Metrics,
+    pub health: Health,
     shutdown: Shutdown,
     _artefacts: tempfile::TempDir,
 }
@@ -92,8 +93,9 @@ impl Hub {
         let (shutdown, health, metrics) = (ctx.shutdown.clone(), ctx.health.clone(), ctx.metrics.clone());
         tokio::spawn(async move { modelhub::server::serve(config, ctx).await.expect("the server runs") });
         let client = reqwest::Client::builder().build().expect("a client");
-        let hub = Self { url, grpc, client, metrics, shutdown, _artefacts: artefacts };
-        eventually("the server is ready", || async { health.is_ready() }).await;
+        let hub = Self { url, grpc, client, metrics, health, shutdown, _artefacts: artefacts };
+        // Ready it is with a store, which not every test has.
+        eventually("the server listens", || async { hub.health.report().contains("[+]listener") }).await;
         hub
     }
 

@@ -286,6 +286,7 @@ impl Traffic {
                 self.engines.manage(known.values().map(|known| known.split.clone()).collect());
             }
         }
+        self.engines.all_are_read();
         if !fresh.is_empty() {
             self.engines.check_these(&fresh).await;
         }
@@ -320,8 +321,8 @@ impl Traffic {
         before: Option<Known>,
     ) -> Result<(Known, Vec<Arc<Engine>>), ApiError> {
         let route = &record.route;
-        let old: HashMap<String, &Target> =
-            before.iter().flat_map(|known| &known.split.targets).map(|t| (t.name.clone(), t)).collect();
+        let old_targets = || before.iter().flat_map(|known| &known.split.targets);
+        let old: HashMap<String, &Target> = old_targets().map(|t| (t.name.clone(), t)).collect();
         let mut targets = Vec::with_capacity(route.targets.len());
         let mut fresh = Vec::new();
         for (i, wanted) in route.targets.iter().enumerate() {
@@ -332,6 +333,13 @@ impl Traffic {
                 old.engine.clone()
             } else {
                 let engine = self.engine(model, route, i)?;
+                // What was asked under another name is known: a version that takes over is asked at once.
+                let known = old_targets().find(|old| {
+                    old.engine.endpoint == wanted.endpoint && old.engine.task == route.task && old.engine.healthy()
+                });
+                if let Some(known) = known {
+                    engine.take_after(&known.engine);
+                }
                 fresh.push(engine.clone());
                 engine
             };
@@ -380,11 +388,12 @@ impl Traffic {
         Ok((known, fresh))
     }
 
-    /// Follows the store for ever.
-    pub async fn follow(self: Arc<Self>) {
+    /// Follows the store for ever, and says each time that all of it is known.
+    pub async fn follow(self: Arc<Self>, known: impl Fn() + Send) {
         loop {
             let followed = async {
                 let revision = self.reload().await?;
+                known();
                 self.kv.changed(&prefix(), revision).await
             };
             if let Err(error) = followed.await {
