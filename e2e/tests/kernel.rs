@@ -79,7 +79,9 @@ impl Clusters for Story {
     /// The ConfigMap with the members' settings, of those the one whose settings hold a text.
     async fn settings(&self, with: &str) -> Result<Option<ConfigMap>> {
         let maps = self.api::<ConfigMap>().list(&ListParams::default()).await?.items;
-        let has = |map: &ConfigMap| map.data.iter().flatten().any(|(name, text)| name == "tinykv.yaml" && text.contains(with));
+        let has = |map: &ConfigMap| {
+            map.data.iter().flatten().any(|(name, text)| name == "tinykv.yaml" && text.contains(with))
+        };
         Ok(maps.into_iter().find(|map| map.name_any().starts_with("kv-config-") && has(map)))
     }
 }

@@ -45,7 +45,8 @@ pub(crate) fn of_cpu(percent: i32) -> MetricSpec {
 
 /// However little there is to do, the pods that are there stay.
 pub(crate) fn never_fewer() -> HorizontalPodAutoscalerBehavior {
-    let disabled = HPAScalingRules { select_policy: Some("Disabled".to_owned()), ..HPAScalingRules::default() };
+    let disabled =
+        HPAScalingRules { select_policy: Some("Disabled".to_owned()), ..HPAScalingRules::default() };
     HorizontalPodAutoscalerBehavior { scale_down: Some(disabled), scale_up: None }
 }
 

@@ -18,8 +18,8 @@ use crate::gateway::{
 use crate::grpc::{self, ReflectionError};
 use crate::kv::{Kv, KvError};
 use crate::rag::{self, Rag, VectorError, Vectors};
-use crate::renewal;
 use crate::registry::{self, ArtefactError, Artefacts, Registry};
+use crate::renewal;
 
 /// Shortest administrator's key.
 const MIN_ADMIN_KEY: usize = 32;

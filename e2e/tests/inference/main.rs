@@ -350,7 +350,10 @@ async fn what_keeps_pods_away_is_said_and_devices_are_claimed() -> Result<()> {
         conditions.iter().any(|c| c.type_ == "Scheduled" && why.starts_with(&c.message)),
         "{conditions:?}"
     );
-    assert!(bed.api::<ResourceClaimTemplate>().get_opt(&other).await?.is_some(), "pods of before may come anew");
+    assert!(
+        bed.api::<ResourceClaimTemplate>().get_opt(&other).await?.is_some(),
+        "pods of before may come anew"
+    );
     bed.story.operator.stop().await
 }
 

@@ -176,7 +176,11 @@ async fn a_secret_that_is_not_there_takes_no_pod_away() -> Result<()> {
     story.operator.until_reconciled(story.operator.reconciled() + 1).await?;
     assert_eq!(generation().await?, at_rest, "nothing was asked of its pods");
     let now = story.api::<KVCluster>().get("tinykv").await?;
-    assert_eq!((now.uid(), now.metadata.deletion_timestamp.is_none()), (store.uid(), true), "the store stays");
+    assert_eq!(
+        (now.uid(), now.metadata.deletion_timestamp.is_none()),
+        (store.uid(), true),
+        "the store stays"
+    );
     story.api::<ConfigMap>().get(&settings).await.context("its settings stay")?;
     secrets.create(&PostParams::default(), &secret("later")?).await?;
     story.until_gone::<KVCluster>("tinykv").await?;

@@ -101,9 +101,11 @@ mod tests {
         );
         assert_eq!(image.engine.map(|because| because.reason), Some("ImageMissing"));
         for (ready, reason) in [(true, None), (false, Some("EngineFailed"))] {
-            let ended = trouble(&json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
+            let ended = trouble(
+                &json!({"containerStatuses": [{"name": "tinyinfer", "image": "x/tinyinfer:1", "imageID": "",
                 "ready": ready, "restartCount": 1, "state": {"running": {}},
-                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}));
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}),
+            );
             assert_eq!(ended.engine.map(|because| because.reason), reason, "ready: {ready}");
         }
     }

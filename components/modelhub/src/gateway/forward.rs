@@ -140,7 +140,9 @@ impl Gateway {
 
     fn unknown_model(&self, model: &str) -> ApiError {
         if !self.engines.knows_all() {
-            let message = format!("model {model} is not known (yet): the routes in the key-value store could not be read");
+            let message = format!(
+                "model {model} is not known (yet): the routes in the key-value store could not be read"
+            );
             return ApiError::unavailable("kv_store_unavailable", message, 2);
         }
         let mut silent = self.engines.all();

@@ -99,7 +99,7 @@ async fn a_message_reaches_the_engine_of_its_model_as_an_openai_call() {
 #[tokio::test]
 async fn one_trace_goes_through_to_the_engine() {
     let one = Engine::start("m", Manner::Pieces(SSE.to_vec())).await;
-    let data = tempfile::tempdir().expect("a folder");
+    let (kv, data) = (processes::kv().await, tempfile::tempdir().expect("a folder"));
     let (http, grpc, admin) = (free_port(), free_port(), free_port());
     let settings = [
         ("MODELHUB_LISTEN", format!("127.0.0.1:{http}")),
@@ -107,8 +107,7 @@ async fn one_trace_goes_through_to_the_engine() {
         ("MODELHUB_SERVER__ADMIN_LISTEN", format!("127.0.0.1:{admin}")),
         ("MODELHUB_SERVER__TELEMETRY__OTLP_FILE", data.path().join("trace.jsonl").display().to_string()),
         ("MODELHUB_ARTEFACTS", data.path().join("artefacts").display().to_string()),
-        // No store: the gateway needs none.
-        ("MODELHUB_KV__ENDPOINTS", json!([format!("http://127.0.0.1:{}", free_port())]).to_string()),
+        ("MODELHUB_KV__ENDPOINTS", json!([kv.url]).to_string()),
         ("MODELHUB_ENGINES", json!([{"name": "one", "endpoint": one.url}]).to_string()),
     ];
     let command = move || {

@@ -335,7 +335,9 @@ impl Traffic {
                 let engine = self.engine(model, route, i)?;
                 // What was asked under another name is known: a version that takes over is asked at once.
                 let known = old_targets().find(|old| {
-                    old.engine.endpoint == wanted.endpoint && old.engine.task == route.task && old.engine.healthy()
+                    old.engine.endpoint == wanted.endpoint
+                        && old.engine.task == route.task
+                        && old.engine.healthy()
                 });
                 if let Some(known) = known {
                     engine.take_after(&known.engine);
