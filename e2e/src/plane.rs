@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use aistack_crds::Kind;
@@ -191,9 +192,21 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-/// A port that was free a moment ago.
+/// A port at which nobody listens, and which this process was not given before. Below those that the system gives to connections, and that
+/// Kubernetes gives to Services: one of them would be somebody's by the time that a server has started.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % u32::from(COUNT))?;
+    loop {
+        let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+        ensure!(number < COUNT, "there is no free port");
+        let port = FIRST + (begin + number) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
 }
 
 /// Only changes, and only those of one user, so that it costs nothing where nobody counts.

@@ -72,14 +72,10 @@ async fn only_a_collection_that_was_made_for_an_object_goes_with_it() -> Result<
         let put = http.put(format!("{server}/collections/{name}")).json(&made(size));
         put.send().await?.error_for_status()?;
     }
-    bed.apply(
-        "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: stack}\nspec: {vectorforge: {}}\n",
-    )
-    .await?;
     come_up(&bed, "vectorforge").await?;
     for name in ["theirs", "another", "ours"] {
         bed.apply(&format!(
-            "apiVersion: platform.dev/v1\nkind: VectorCollection\nmetadata: {{name: {name}}}\nspec: {{dimension: 4, stackRef: {{name: stack}}}}\n"
+            "apiVersion: platform.dev/v1\nkind: VectorCollection\nmetadata: {{name: {name}}}\nspec: {{dimension: 4, stackRef: {{name: s}}}}\n"
         ))
         .await?;
     }

@@ -1,12 +1,11 @@
 //! A ModelHub in this process.
 
-use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use aistack_api::modelhub::{EngineConfig, EngineTask, ModelhubConfig};
 use aistack_api::server::ServerConfig;
 use aistack_chassis::{Component, Ctx, Health, Metrics, Shutdown};
-use parking_lot::Mutex;
 use serde_json::Value;
 
 /// A running server; it stops when this is dropped.
@@ -43,14 +42,16 @@ pub fn crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A free port of this machine that nobody in this process was given before.
+/// A port at which nobody listens, and which nobody in this process was given before. Below those that the system gives to connections: one
+/// of them would be somebody's by the time that a server has started.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % u32::from(COUNT)).expect("less than the count");
     loop {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        // The system gives a port again as soon as it is free.
-        if GIVEN.lock().insert(port) {
+        let port = FIRST + (begin + GIVEN.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }

@@ -86,7 +86,7 @@ const CALLERS: &[(&str, Calls)] = &[
     (
         "kv_cluster/steps.rs",
         &[
-            ("evict", On::One("", "pods/eviction"), &["create"]),
+            ("create_subresource", On::One("", "pods/eviction"), &["create"]),
             ("delete", PODS, &["delete"]),
             ("delete", CLAIMS, &["delete"]),
             ("patch", CLAIMS, &["patch"]),
