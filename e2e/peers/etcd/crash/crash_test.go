@@ -63,7 +63,9 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 		for writer := range writers {
 			running.Go(func() { load(t, server, ledger, round, writer) })
 		}
-		time.Sleep(time.Duration(50+random.Intn(450)) * time.Millisecond)
+		// The machine may be slow to the first acknowledgement; the moment of the kill is counted from there.
+		ledger.More(t)
+		time.Sleep(time.Duration(random.Intn(450)) * time.Millisecond)
 		server.Kill(t)
 		running.Wait()
 		server.Start(t)
