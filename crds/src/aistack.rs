@@ -64,6 +64,15 @@ use crate::status::BasicStatus;
         .message("has a model hub but no inference engine; add tinyinfer: {model: ...} or inference: {type: vllm, model: ...}"),
     validation = Rule::new("has(self.tinykv) || has(self.kvStore) || has(self.vectorforge) || has(self.vectorStore) || has(self.tinyinfer) || has(self.inference) || has(self.modelhub) || has(self.modelHub) || has(self.minidb) || has(self.sql) || has(self.envruntime) || has(self.envRuntime)")
         .message("is empty; name at least one component, for example tinykv: {}"),
+    validation = Rule::new("oldSelf.retention != 'Delete' || !has(oldSelf.tinykv) || has(self.tinykv)")
+        .message("is taken away while spec.retention is Delete, and its volumes would go with it; set retention: Retain, wait until the stack is Ready, and take it away then")
+        .field_path(".tinykv"),
+    validation = Rule::new("oldSelf.retention != 'Delete' || !(has(oldSelf.modelhub) || has(oldSelf.modelHub)) || has(self.modelhub) || has(self.modelHub)")
+        .message("is taken away while spec.retention is Delete, and its volumes would go with it; set retention: Retain, wait until the stack is Ready, and take it away then")
+        .field_path(".modelhub"),
+    validation = Rule::new("oldSelf.retention != 'Delete' || !has(oldSelf.vectorforge) || has(self.vectorforge)")
+        .message("is taken away while spec.retention is Delete, and its volumes would go with it; set retention: Retain, wait until the stack is Ready, and take it away then")
+        .field_path(".vectorforge"),
 )]
 pub struct AIStackSpec {
     /// Key-value store of ours: becomes a KVCluster.
@@ -106,7 +115,8 @@ pub struct AIStackSpec {
     #[serde(default)]
     pub image: ImageSpec,
     /// Volumes when the stack is deleted. They are called after the namespace's components, not after the stack, so the next stack in the
-    /// namespace, of whatever name, goes on with those that were left. Set late, `Delete` takes those of the pods that there are; what a
+    /// namespace, of whatever name, goes on with those that were left. With `Delete`, `tinykv`, `vectorforge` and
+    /// `modelhub` stay as long as the stack does: to take one away, set `Retain` first. Set late, `Delete` takes those of the pods that there are; what a
     /// larger group left before stays.
     #[serde(default)]
     pub retention: Retention,
@@ -185,6 +195,7 @@ pub struct TinyInferSpec {
         length(min = 1, max = 1024),
         regex(pattern = "^(s3|gs|az|https?|file|hf|modelhub)://[^\\s]+$")
     )]
+    #[x_kube(validation = rules::no_password_here())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
     /// SHA-256 that the file at `uri` must have, in hex.
@@ -245,6 +256,7 @@ pub struct EmbeddingSpec {
         length(min = 1, max = 1024),
         regex(pattern = "^(s3|gs|az|https?|file|hf|modelhub)://[^\\s]+$")
     )]
+    #[x_kube(validation = rules::no_password_here())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
     /// SHA-256 that the file at `uri` must have, in hex.
@@ -288,8 +300,14 @@ pub struct ModelHubSpec {
     pub storage_class_name: Option<String>,
     /// Object storage URL of model artefacts. Left out, the volume; more than one replica needs it.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|file)://[^\\s]+$"))]
+    #[x_kube(validation = rules::no_password_here())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artefacts: Option<String>,
+    /// Secret with that storage's credentials as environment variables, such as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artefacts_secret_name: Option<String>,
     /// Serve only callers with an API key. The administrator's is generated into the Secret `modelhub-admin`.
     #[serde(default)]
     pub require_keys: bool,

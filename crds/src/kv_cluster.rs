@@ -191,7 +191,7 @@ pub struct KvBackup {
     #[x_kube(validation = rules::schedule(), validation = rules::upwards(), validation = rules::comes())]
     pub schedule: String,
     /// Object storage URL that backups are written under, such as `s3://bucket/path`, or `pvc://CLAIM/path` for a volume that is
-    /// there already.
+    /// there already. They lie in a folder `NAMESPACE/NAME` there, so that several clusters may name the same place.
     #[schemars(length(min = 5, max = 512), regex(pattern = "^(s3|gs|az|https?|pvc)://[^\\s]+$"))]
     #[x_kube(validation = rules::place(), validation = rules::no_password())]
     pub destination: String,

@@ -106,6 +106,36 @@ async fn hostile_sizes_and_forbidden_changes_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_edit_takes_no_volumes_away() -> Result<()> {
+    let Some(plane) = Plane::shared().await else { return Ok(()) };
+    let (client, namespace) = (plane.client(), plane.namespace("retention").await?);
+    let api: Api<AIStack> = Api::namespaced(client, &namespace);
+    let engine = json!({"type": "external", "endpoint": "https://engine.example.com", "model": "m"});
+    let stack = json!({"apiVersion": "platform.dev/v1", "kind": "AIStack", "metadata": {"name": "thing"},
+        "spec": {"retention": "Delete", "tinykv": {}, "vectorforge": {}, "inference": engine, "modelHub": {}}});
+    api.create(&PostParams::default(), &serde_json::from_value(stack)?).await?;
+    let edit = async |spec: Value| {
+        api.patch("thing", &PatchParams::default(), &Patch::Merge(&json!({"spec": spec}))).await
+    };
+    for (field, spec) in [
+        ("spec.tinykv", json!({"tinykv": null, "kvStore": {"type": "etcd", "endpoints": ["http://e:2379"]}})),
+        ("spec.tinykv", json!({"tinykv": null, "retention": "Retain"})),
+        (
+            "spec.vectorforge",
+            json!({"vectorforge": null, "vectorStore": {"type": "qdrant", "endpoint": "http://q:6333"}}),
+        ),
+        ("spec.modelhub", json!({"modelHub": null})),
+    ] {
+        let told = edit(spec).await.expect_err(field).to_string();
+        assert!(told.contains(field) && told.contains("set retention: Retain"), "{told}");
+    }
+    edit(json!({"modelHub": null, "modelhub": {}})).await?;
+    edit(json!({"retention": null})).await?;
+    edit(json!({"modelhub": null, "vectorforge": null})).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stack_becomes_its_children_and_says_in_a_line_how_they_fare() -> Result<()> {
     let Some(story) = Story::begin("stack").await? else { return Ok(()) };
     let text = "apiVersion: platform.dev/v1\nkind: AIStack\nmetadata: {name: all}\nspec:\n  tinykv: {replicas: 3}\n  vectorforge: {}\n  \

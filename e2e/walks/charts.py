@@ -42,8 +42,8 @@ VALUES = [
         "--set", "dashboards.enabled=true", "--set", "metrics.monitors=true", "--set", "metrics.rules=true",
         "--set", "networkPolicy.stacks.namespaces={team,blue}", "--set", "image.digest=sha256:" + "a" * 64,
         "--set", "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
-        "--set", "networkPolicy.apiServer.cidrs={10.0.0.1/32}", "--set", "priorityClassName=system-cluster-critical",
-        "--set", "networkPolicy.telemetryTo[0].ports[0].port=4317",
+        "--set", "networkPolicy.apiServer.cidrs={10.0.0.1/32,::/0}", "--set", "priorityClassName=system-cluster-critical",
+        "--set", "networkPolicy.telemetryTo[0].ports[0].port=4317", "--set", "config.pods_otlp_endpoint=http://collector.telemetry:4317",
         "--set", "components.repository=mirror.example.com/ai", "--set", "components.digests.tinykv=sha256:" + "b" * 64,
     ], 0),
     ("nothing that can be left out", [

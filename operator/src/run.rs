@@ -89,7 +89,8 @@ impl Operator {
             .with_addresses(config.addresses.clone())
             .with_local_endpoints(config.local_endpoints)
             .with_images(config.images.clone())
-            .with_store_priority(config.store_priority_class.clone());
+            .with_store_priority(config.store_priority_class.clone())
+            .with_pods_otlp_endpoint(config.pods_otlp_endpoint.clone());
         let shared = Arc::new(shared);
         let drain = Duration::from_millis(config.server.limits.drain_timeout_ms);
         let stacks = Arc::<Objects<AIStack>>::default();

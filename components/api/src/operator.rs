@@ -27,6 +27,10 @@ pub struct OperatorConfig {
     /// class must be there, or such pods are not made.
     #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub store_priority_class: Option<String>,
+    /// OTLP/gRPC endpoint that pods of ours send traces and metrics to, such as `http://otel-collector.telemetry:4317`; what the operator sends
+    /// goes where `server.telemetry` says. Absent or empty: they send none. A change makes their pods anew, those of stores one by one.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub pods_otlp_endpoint: Option<String>,
     /// Address at which KEDA finds Prometheus, such as `http://prometheus.monitoring.svc:9090`: for InferenceServices with `scaling.by: keda`
     /// that are scaled by requests or tokens. Absent or empty: there is none.
     #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
@@ -49,6 +53,7 @@ impl Default for OperatorConfig {
             lease: LeaseConfig::default(),
             images: ImagesConfig::default(),
             store_priority_class: None,
+            pods_otlp_endpoint: None,
             prometheus_url: None,
             addresses: BTreeMap::new(),
             local_endpoints: false,
@@ -170,8 +175,12 @@ impl OperatorConfig {
         if self.workers == 0 {
             return Err(OperatorConfigError::NoWorkers);
         }
-        if let Some(url) = self.prometheus_url.as_ref().filter(|url| !is_http(url)) {
-            return Err(OperatorConfigError::Prometheus { url: url.clone() });
+        for (field, url) in
+            [("prometheus_url", &self.prometheus_url), ("pods_otlp_endpoint", &self.pods_otlp_endpoint)]
+        {
+            if let Some(url) = url.as_ref().filter(|url| !is_http(url)) {
+                return Err(OperatorConfigError::NoAddress { field, url: url.clone() });
+            }
         }
         if let Some(namespace) = self.namespace.as_ref().filter(|namespace| !is_label(namespace)) {
             return Err(OperatorConfigError::Namespace { namespace: namespace.clone() });
@@ -210,9 +219,11 @@ pub enum OperatorConfigError {
     /// Nothing would be reconciled.
     #[error("workers is 0, so nothing would be reconciled; leave it out for the default")]
     NoWorkers,
-    /// KEDA could ask nobody.
-    #[error("prometheus_url: {url} is no http:// or https:// address")]
-    Prometheus {
+    /// Nobody is there.
+    #[error("{field}: {url} is no http:// or https:// address")]
+    NoAddress {
+        /// Which one.
+        field: &'static str,
         /// As written.
         url: String,
     },
@@ -316,13 +327,15 @@ mod tests {
     }
 
     #[test]
-    fn prometheus_is_an_address_or_nothing() {
+    fn addresses_of_others_are_addresses_or_nothing() {
         for (url, is_valid) in
             [("", true), ("http://p:9090", true), ("https://p", true), ("p:9090", false), ("http://", false)]
         {
-            let config = serde_json::json!({"prometheus_url": url});
-            let config: OperatorConfig = serde_json::from_value(config).expect("a part is enough");
-            assert_eq!(config.validate().is_ok(), is_valid, "{url}");
+            for field in ["prometheus_url", "pods_otlp_endpoint"] {
+                let config: OperatorConfig =
+                    serde_json::from_value(serde_json::json!({field: url})).expect("a part is enough");
+                assert_eq!(config.validate().is_ok(), is_valid, "{field}: {url}");
+            }
         }
     }
 

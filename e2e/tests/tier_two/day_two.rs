@@ -224,13 +224,18 @@ pub fn is_done(job: &Job) -> bool {
     job.status.as_ref().is_some_and(|status| status.succeeded == Some(1))
 }
 
-/// A volume for backups: its folder, of which a cluster's are in `kv`.
+/// Where they lie in that volume.
+pub fn within(story: &Story) -> String {
+    format!("kv/{}/kv", story.namespace)
+}
+
+/// A volume for backups: the folder in it where those of `kv` lie, kept in `pvc://shelf/kv`.
 pub async fn shelf(bed: &Bed, story: &Story) -> Result<PathBuf> {
     let claims = story.api::<PersistentVolumeClaim>();
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "shelf"},
         "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}});
     let claim = claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
-    Ok(bed.hollow.folder().join("volumes").join(claim.uid().context("a uid")?).join("kv"))
+    Ok(bed.hollow.folder().join("volumes").join(claim.uid().context("a uid")?).join(within(story)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,7 +251,7 @@ async fn a_person_takes_a_backup_and_begins_another_cluster_with_it() -> Result<
     let job = now(&story, "backup").await?;
     story.until(&job, "the backup is taken", is_done).await?;
     let taken = std::fs::read_dir(shelf)?.next().context("a backup")??.file_name();
-    let source = format!("pvc://shelf/kv/{}", taken.display());
+    let source = format!("pvc://shelf/{}/{}", within(&story), taken.display());
     let said = aistack(&story, &["restore", "copy", "--from", &source]).await?;
     assert!(said.starts_with(&format!("kv/copy: begins with {source}\n")), "{said}");
     until_at_rest(&story, "copy", 3).await?;

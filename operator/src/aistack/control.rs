@@ -60,7 +60,8 @@ impl Controller for StackController {
             key.chain(vector.tls.iter().map(|tls| &tls.secret_name))
         });
         let hubs = spec.modelhub.iter().chain(&spec.model_hub);
-        let hub = hubs.filter_map(|hub| hub.secret_ref.as_ref()).map(|key| &key.name);
+        let hub =
+            hubs.flat_map(|hub| hub.secret_ref.iter().map(|key| &key.name).chain(&hub.artefacts_secret_name));
         let sql = spec.sql.iter().filter_map(|sql| sql.secret_ref.as_ref()).map(|key| &key.name);
         let engine = spec.inference.iter().flat_map(|engine| {
             let key = engine.secret_ref.iter().map(|key| &key.name);

@@ -19,7 +19,7 @@ use crate::gpu::Gpu;
 use crate::inference_service::{ApiKey, ValidatedInferenceService};
 use crate::manifest::{GENERATE_ANNOTATION, Manifests};
 use crate::meta::{Image, Owner};
-use crate::pod::pod_name_env;
+use crate::pod::{all_of, pod_name_env};
 use crate::workload::{
     ADMIN_PORT as ADMIN, Claim, ConfigFile, DATA_DIR, ENTRY_ANNOTATION, Port, Probes, Reach, SecretFile,
     Workload,
@@ -46,6 +46,8 @@ pub(super) struct HubShape {
     image: Image,
     claim: Claim,
     artefacts: String,
+    /// Secret with the credentials for these.
+    artefacts_secret: Option<String>,
     keys: Keys,
     resources: ResourceSpec,
     pod: PodOverrides,
@@ -78,6 +80,7 @@ pub(super) fn shape(hub: &ModelHubSpec, owner: Owner, image: Image, claim: Claim
         image,
         claim,
         artefacts: hub.artefacts.clone().unwrap_or_else(|| format!("{DATA_DIR}/artefacts")),
+        artefacts_secret: hub.artefacts_secret_name.clone(),
         keys,
         resources: hub.resources.clone(),
         pod: hub.pod.clone(),
@@ -118,7 +121,13 @@ pub(super) fn build(hub: &HubShape, stack: &ValidatedStack, meanwhile: &Meanwhil
         overrides: hub.pod.clone(),
         service_annotations: BTreeMap::from([(ENTRY_ANNOTATION.to_owned(), "http".to_owned())]),
     };
-    manifests.append(workload.stateful(&hub.claim));
+    let mut made = workload.stateful(&hub.claim);
+    if let Some(secret) = &hub.artefacts_secret {
+        for container in made.pods_mut().flat_map(|pod| &mut pod.containers) {
+            container.env_from = Some(vec![all_of(secret)]);
+        }
+    }
+    manifests.append(made);
     manifests
 }
 

@@ -267,6 +267,13 @@ impl Reading<'_> {
                 "give artefacts: s3://bucket/path so that they share them, or use replicas: 1",
             ));
         }
+        if hub.artefacts_secret_name.is_some() {
+            self.gaps.push(Gap::local(
+                &format!("{path}.artefactsSecretName"),
+                "aistack up has no Secret of that name",
+                "remove artefactsSecretName; the hub takes these variables from the environment of aistack up",
+            ));
+        }
         if hub.secret_ref.is_some() {
             self.gaps.push(Gap::local(
                 &format!("{path}.secretRef"),

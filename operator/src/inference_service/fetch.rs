@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aistack_crds::parts::SecretKeyRef;
 use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, EnvVar, EnvVarSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource,
-    PodSpec, ResourceRequirements, SecretEnvSource, SecretKeySelector, Volume, VolumeMount,
+    Container, EnvVar, EnvVarSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource, PodSpec,
+    ResourceRequirements, SecretKeySelector, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -14,7 +14,7 @@ use super::validate::{Serving, Source};
 use super::version::Version;
 use crate::digest::digest;
 use crate::meta::Image;
-use crate::pod::pull_secrets;
+use crate::pod::{all_of, pull_secrets};
 use crate::workload::{MODELS_DIR, MODELS_VOLUME};
 
 /// Name of the container that fetches.
@@ -75,7 +75,7 @@ pub fn add(
     if let (Source::Engine { secret: Some(secret) }, Some(engine)) =
         (&serving.source, pod.containers.first_mut())
     {
-        engine.env_from = Some(all_of(secret));
+        engine.env_from = Some(vec![all_of(secret)]);
     }
     let Some(place) = place(service, serving, version) else { return };
     let Some(engine) = pod.containers.first() else { return };
@@ -89,7 +89,7 @@ pub fn add(
             if let Some(sha256) = sha256 {
                 arg("--sha256", sha256);
             }
-            env_from = secret.as_deref().map(all_of);
+            env_from = secret.as_deref().map(|secret| vec![all_of(secret)]);
         }
         Source::Registry => {
             arg("--from", &format!("modelhub://{}/{}", service.model, version.target()));
@@ -128,12 +128,6 @@ pub fn add(
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }]);
-}
-
-/// All keys of a Secret, as environment variables.
-fn all_of(secret: &str) -> Vec<EnvFromSource> {
-    let secret = SecretEnvSource { name: secret.to_owned(), optional: None };
-    vec![EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }]
 }
 
 fn key(secret: &SecretKeyRef) -> EnvVar {

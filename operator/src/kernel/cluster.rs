@@ -70,6 +70,7 @@ pub struct Cluster {
     pub(super) images: ImagesConfig,
     /// PriorityClass of stores whose manifests name none.
     pub(super) store_priority: Option<String>,
+    pub(super) pods_otlp_endpoint: Option<String>,
 }
 
 impl Cluster {
@@ -92,7 +93,14 @@ impl Cluster {
             outside: Outside::new(false),
             images: ImagesConfig::default(),
             store_priority: None,
+            pods_otlp_endpoint: None,
         }
+    }
+
+    /// With a collector for the traces and figures of servers.
+    #[must_use]
+    pub fn with_pods_otlp_endpoint(self, pods_otlp_endpoint: Option<String>) -> Self {
+        Self { pods_otlp_endpoint, ..self }
     }
 
     /// With images for pods whose manifests name no tag.

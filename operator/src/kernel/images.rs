@@ -1,4 +1,4 @@
-//! Which images pods run whose manifests name no tag: those that whoever installed the operator named.
+//! Which images pods run whose manifests name no repository, or no tag: those that whoever installed the operator named.
 
 use aistack_api::operator::ImagesConfig;
 
@@ -24,11 +24,12 @@ pub(super) fn settle(images: &ImagesConfig, manifests: &mut Manifests) {
 /// What stands in place of a reference; `None` where a manifest says more than the settings, or the image is somebody else's.
 fn settled(images: &ImagesConfig, reference: &str) -> Option<String> {
     let (repository, name) = reference.rsplit_once('/')?;
-    let component = name.strip_suffix(concat!(":", env!("CARGO_PKG_VERSION")))?;
     let given = (repository == DEFAULT_REPOSITORY).then_some(images.repository.as_deref()).flatten();
     let repository = given.unwrap_or(repository);
-    match images.digests.get(component) {
-        Some(digest) => Some(format!("{repository}/{component}@{digest}")),
+    // A digest is of this version's image.
+    let component = name.strip_suffix(concat!(":", env!("CARGO_PKG_VERSION")));
+    match component.and_then(|component| Some((component, images.digests.get(component)?))) {
+        Some((component, digest)) => Some(format!("{repository}/{component}@{digest}")),
         None => given.map(|_| format!("{repository}/{name}")),
     }
 }
@@ -57,8 +58,10 @@ mod tests {
                 format!("aistack/modelhub:{version}"),
                 Some(format!("mirror:5000/ai/modelhub:{version}")),
             ),
+            (&mirror, "aistack/tinykv:other".to_owned(), Some("mirror:5000/ai/tinykv:other".to_owned())),
             (&mirror, format!("host:1/x/modelhub:{version}"), None),
             (&mirror, "vllm/vllm-openai:v0.11.0".to_owned(), None),
+            (&both, "aistack/tinykv:other".to_owned(), Some("mirror:5000/ai/tinykv:other".to_owned())),
             (&both, format!("aistack/tinykv:{version}"), Some(format!("mirror:5000/ai/tinykv@{digest}"))),
         ];
         for (images, reference, expected) in table {

@@ -41,6 +41,7 @@ mod share;
 mod stores;
 #[cfg(test)]
 pub(crate) mod stub;
+mod telemetry;
 mod turns;
 pub mod watch;
 

@@ -27,6 +27,7 @@ use super::pending;
 use super::queue::Outcome;
 use super::references::Reference;
 use super::stores;
+use super::telemetry;
 use super::watch::{self, Objects};
 use crate::outside;
 
@@ -195,6 +196,7 @@ impl<C: Controller> Turn<'_, C> {
         let Tried { applied, refused, held } = match controller.build(&validated, &found) {
             Some(mut manifests) => {
                 images::settle(&cluster.images, &mut manifests);
+                telemetry::settle(cluster.pods_otlp_endpoint.as_deref(), &mut manifests);
                 stores::settle(cluster.store_priority.as_deref(), &mut manifests);
                 // What a Certificate is to bring is awaited with it.
                 let brings = manifests.brings();

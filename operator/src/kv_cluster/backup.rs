@@ -2,8 +2,7 @@
 
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec};
 use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, PersistentVolumeClaimVolumeSource, PodSpec, SecretEnvSource, Volume,
-    VolumeMount,
+    Container, PersistentVolumeClaimVolumeSource, PodSpec, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -42,12 +41,20 @@ impl Place {
         (!claim.is_empty() && is_inside).then(|| Self { url, claim: Some(claim.to_owned()), secret })
     }
 
+    /// The folder of one cluster in it: what keeps the newest few counts all that lie beside them.
+    pub(super) fn of_cluster(self, namespace: &str, name: &str) -> Self {
+        let (url, query) = match self.url.split_once('?') {
+            Some((url, query)) => (url, format!("?{query}")),
+            None => (self.url.as_str(), String::new()),
+        };
+        let url = format!("{}/{namespace}/{name}{query}", url.trim_end_matches('/'));
+        Self { url, ..self }
+    }
+
     /// Gives a pod what it needs to get there.
     fn open(&self, spec: &mut PodSpec, container: &mut Container, access: Access) {
         if let Some(secret) = &self.secret {
-            let source = SecretEnvSource { name: secret.clone(), optional: None };
-            let source = EnvFromSource { secret_ref: Some(source), ..EnvFromSource::default() };
-            container.env_from.get_or_insert_default().push(source);
+            container.env_from.get_or_insert_default().push(pod::all_of(secret));
         }
         if let Some(claim) = &self.claim {
             spec.volumes.get_or_insert_default().push(Volume {
@@ -252,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn each_cluster_has_a_folder_of_its_own() {
+        let table = [
+            ("s3://bucket/path", "s3://bucket/path/n/kv".to_owned()),
+            ("s3://bucket/path/", "s3://bucket/path/n/kv".to_owned()),
+            ("s3://bucket", "s3://bucket/n/kv".to_owned()),
+            ("https://host/path?key=a/b", "https://host/path/n/kv?key=a/b".to_owned()),
+            ("pvc://backups", format!("file://{FOLDER}/n/kv")),
+        ];
+        for (url, expected) in table {
+            let place = Place::of(url, None).expect("a place").of_cluster("n", "kv");
+            assert_eq!(place.url, expected, "{url}");
+        }
+    }
+
+    #[test]
     fn how_old_the_newest_may_be_follows_from_the_schedule() {
         let table = [
             ("*/10 * * * *", Some(1)),
@@ -272,7 +294,8 @@ mod tests {
     fn a_drill_reads_what_backups_wrote_and_has_room_for_one() {
         let text = r#"{"storage": "1.5Gi", "quota": "1Gi", "backup": {"schedule": "0 3 * * *", "destination": "pvc://shelf/kv",
             "secretName": "keys", "drill": {"schedule": "0 5 * * 0"}}}"#;
-        let object = aistack_crds::KVCluster::new("kv", serde_json::from_str(text).expect("a spec"));
+        let mut object = aistack_crds::KVCluster::new("kv", serde_json::from_str(text).expect("a spec"));
+        object.metadata.namespace = Some("n".to_owned());
         let kv = super::super::validate(&object, "").expect("valid");
         let jobs = cron_jobs(&kv, kv.backup.as_ref().expect("a schedule"), None);
         let drill =
@@ -283,7 +306,7 @@ mod tests {
         let pod = drill.spec.job_template.spec.as_ref().and_then(|job| job.template.spec.as_ref());
         let pod = serde_json::to_value(pod).expect("plain data");
         let container = &pod["containers"][0];
-        let place = format!("file://{FOLDER}/kv");
+        let place = format!("file://{FOLDER}/kv/n/kv");
         assert_eq!(container["args"], serde_json::json!(["drill", "--max-age-hours", "48", place]));
         assert_eq!(container["envFrom"][0]["secretRef"]["name"], "keys");
         let named = |list: &serde_json::Value, name: &str| {

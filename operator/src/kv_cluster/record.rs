@@ -13,6 +13,8 @@ use crate::kernel::controller::StepError;
 
 const PEERS: &str = "TINYKV_PEERS";
 const STATE: &str = "TINYKV_INITIAL_CLUSTER_STATE";
+/// Tells the group from another one with the same names: members ask nobody else's, though it has their address by now.
+const TOKEN: &str = "TINYKV_INITIAL_CLUSTER_TOKEN";
 const FORCE: &str = "TINYKV_FORCE_NEW_CLUSTER";
 /// Annotation with the uid of the pod that was there when the others were to be forgotten.
 const FORCED_FROM: &str = "platform.dev/forced-from";
@@ -49,6 +51,8 @@ pub struct Record {
     /// `name=url` each, by name.
     peers: Vec<String>,
     state: State,
+    /// Whether founders tell the group by its object's uid. Those that an earlier operator had begun to found it do not.
+    has_token: bool,
     /// Whoever starts now forgets all others; the uid of the pod that began before that was said.
     forced_from: Option<String>,
 }
@@ -60,17 +64,17 @@ impl Record {
             let member = kv.member(ordinal);
             format!("{member}={}", kv.peer_url(&member))
         });
-        Self { peers: peers.collect(), state: State::New, forced_from: None }
+        Self { peers: peers.collect(), state: State::New, has_token: true, forced_from: None }
     }
 
     /// The same where no operator looks after it.
     pub(super) fn founding_alone(kv: &ValidatedKvCluster, founders: Kept) -> Self {
-        Self { state: State::Unsaid, ..Self::founding(kv, founders) }
+        Self { state: State::Unsaid, has_token: false, ..Self::founding(kv, founders) }
     }
 
     /// The group is there, and these are its members.
     pub(super) fn joining(peers: Vec<String>) -> Self {
-        Self { peers, state: State::Existing, forced_from: None }
+        Self { peers, state: State::Existing, has_token: true, forced_from: None }
     }
 
     /// Whether all but the one that starts are to be forgotten; if so, the pod that was there before.
@@ -104,6 +108,7 @@ impl Record {
         Some(Self {
             peers: serde_json::from_str(data.get(PEERS)?).ok()?,
             state: State::of(data.get(STATE).map(String::as_str)),
+            has_token: data.contains_key(TOKEN),
             forced_from: annotations.and_then(|annotations| annotations.get(FORCED_FROM)).cloned(),
         })
     }
@@ -125,6 +130,9 @@ impl Record {
         let peers = serde_json::to_string(&self.peers).expect("strings are JSON");
         let mut data = vec![(PEERS.to_owned(), peers)];
         data.extend(self.state.word().map(|word| (STATE.to_owned(), word.to_owned())));
+        if self.has_token && !kv.uid.is_empty() {
+            data.push((TOKEN.to_owned(), kv.uid.clone()));
+        }
         if let Some(pod) = &self.forced_from {
             metadata.annotations = Some([(FORCED_FROM.to_owned(), pod.clone())].into());
             data.push((FORCE.to_owned(), "true".to_owned()));
@@ -146,6 +154,7 @@ mod tests {
     fn what_is_written_is_read() {
         let mut object = aistack_crds::KVCluster::new("kv", aistack_crds::KVClusterSpec::default());
         object.spec.replicas = 3;
+        object.metadata.uid = Some("of the object".to_owned());
         let kv = super::super::validate(&object, "").expect("valid");
         let founding = Record::founding(&kv, Kept::to(3));
         assert_eq!(founding.peers[2], "kv-2=http://kv-2.kv-members:2380");
@@ -161,5 +170,21 @@ mod tests {
             assert_eq!(Record::of(&record.manifest(&kv)), Some(record.clone()));
             assert_eq!(record.kept("kv"), kept);
         }
+    }
+
+    #[test]
+    fn a_group_is_told_from_one_with_the_same_names() {
+        let tokens = |uid: &str| {
+            let mut object = aistack_crds::KVCluster::new("kv", aistack_crds::KVClusterSpec::default());
+            object.metadata.uid = Some(uid.to_owned());
+            let kv = super::super::validate(&object, "").expect("valid");
+            let founding = Record::founding(&kv, Kept::to(1)).manifest(&kv);
+            let mut earlier = founding.clone();
+            earlier.data.get_or_insert_default().remove(TOKEN);
+            let earlier = Record::of(&earlier).expect("a record").manifest(&kv);
+            [founding, earlier].map(|map| map.data.and_then(|data| data.get(TOKEN).cloned()))
+        };
+        assert_eq!(tokens("a"), [Some("a".to_owned()), None], "what is being founded goes on as it began");
+        assert_eq!(tokens("b")[0].as_deref(), Some("b"));
     }
 }

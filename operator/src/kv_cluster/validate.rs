@@ -19,6 +19,8 @@ use crate::workload::{Claim, StorageClass, headless_name};
 pub struct ValidatedKvCluster {
     pub(super) owner: Owner,
     pub(super) name: String,
+    /// Of the object; empty where no API server keeps it.
+    pub(super) uid: String,
     pub(super) voters: u16,
     pub(super) claim: Claim,
     pub(super) quota: Size,
@@ -128,6 +130,7 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
             backup.secret_name.as_ref(),
             &mut problems,
         )?;
+        let place = place.of_cluster(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name);
         let drill = backup.drill.as_ref().map(|drill| drill.schedule.clone());
         Some(Schedule { cron: backup.schedule.clone(), place, keep: backup.keep, drill })
     });
@@ -158,6 +161,7 @@ pub fn validate(cluster: &KVCluster, part_of: &str) -> Result<ValidatedKvCluster
         tls: spec.tls.as_ref().map_or(Tls::Off, |tls| Tls::Secret(secret_of(&name, tls))),
         issuer: spec.tls.as_ref().and_then(|tls| tls.issuer_ref.clone()),
         name,
+        uid: cluster.metadata.uid.clone().unwrap_or_default(),
         image: Image::of(COMPONENT, &spec.image),
         resources: spec.resources.clone(),
         pod: spec.pod.clone(),

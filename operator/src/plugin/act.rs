@@ -129,7 +129,7 @@ fn edit_of(place: &Place, name: &str, object: &Value, spec: &Value) -> String {
 pub(super) async fn backup(place: &Place, name: &str) -> Result<(), PluginError> {
     let (name, object) = kv(place, name).await?;
     if object.pointer("/spec/backup").is_none() {
-        let backup = json!({"schedule": "0 3 * * *", "destination": format!("s3://BUCKET/{name}")});
+        let backup = json!({"schedule": "0 3 * * *", "destination": "s3://BUCKET/PATH"});
         return Err(PluginError::refused(format!(
             "KVCluster {name} does not say where its backups go\n  tell it: {}",
             edit_of(place, name, &object, &json!({"backup": backup}))

@@ -76,7 +76,7 @@ fn elsewhere(place: &Place, name: &str, asked: &Restore) -> String {
     )
 }
 
-/// Backups are left out: those of two clusters in one place would count as one another's.
+/// Backups are left out: many restore to look, and to go back.
 fn spec(asked: &Restore, other: Option<&KVCluster>) -> KVClusterSpec {
     let like = other.map(|other| other.spec.clone()).unwrap_or_default();
     let others_secret = like.backup.as_ref().and_then(|backup| backup.secret_name.clone());
@@ -113,8 +113,7 @@ fn told(
         ));
     }
     if let Some(backup) = other.and_then(|other| other.spec.backup.as_ref()) {
-        let destination = format!("{}/{name}", backup.destination.trim_end_matches('/'));
-        let patch = json!({"spec": {"backup": {"schedule": backup.schedule, "destination": destination,
+        let patch = json!({"spec": {"backup": {"schedule": backup.schedule, "destination": backup.destination,
             "secretName": backup.secret_name}}});
         lines.push(format!(
             "  it has no backups yet; once it is ready: kubectl patch kv {name} -n {namespace} --type merge -p '{patch}'"

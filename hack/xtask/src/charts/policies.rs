@@ -6,7 +6,7 @@ use std::path::Path;
 use aistack_crds::Kind;
 use anyhow::{Context as _, Result};
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{text, yaml};
@@ -24,6 +24,7 @@ struct Fields {
     others: BTreeSet<String>,
     #[serde(default)]
     issuers: BTreeSet<String>,
+    #[serde(deserialize_with = "paths")]
     repositories: BTreeSet<String>,
     replicas: BTreeSet<String>,
     gpus: BTreeSet<String>,
@@ -32,6 +33,22 @@ struct Fields {
     priority_classes: BTreeSet<String>,
     #[serde(default)]
     engines: Vec<Engine>,
+}
+
+/// Where images come from.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Repository {
+    path: String,
+    #[serde(default, rename = "inherits")]
+    _inherits: Option<String>,
+    #[serde(default, rename = "unless")]
+    _unless: Option<String>,
+}
+
+fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    let all = Vec::<Repository>::deserialize(deserializer)?;
+    Ok(all.into_iter().map(|repository| repository.path).collect())
 }
 
 /// When the operator runs an image of somebody else's.
@@ -95,7 +112,7 @@ fn walk(schema: &Value, path: &str, fields: &mut Fields) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         match name.as_str() {
-            "secretName" => fields.secrets.insert(path.clone()),
+            "secretName" | "artefactsSecretName" => fields.secrets.insert(path.clone()),
             "issuerRef" => fields.issuers.insert(path.clone()),
             "secretRef" | "rootPassword" => fields.secrets.insert(format!("{path}.name")),
             "repository" => fields.repositories.insert(path.clone()),
