@@ -222,7 +222,7 @@ def upgraded():
     told = {name: (uid, generation, defaulted(spec, DEFAULTS.get(name[0], {}))) for name, (uid, generation, spec) in before.items()}
     changed = {name: (told[name], after.get(name)) for name in told if after.get(name) != told[name]}
     assert not changed, f"an upgrade changes nothing that people made, but {changed}"
-    assert len(names("networkpolicy", "team")) == 4, "the values that people set are still theirs"
+    assert len(names("networkpolicy", "team")) == 5, "the values that people set are still theirs"
     helm("rollback", "aistack", "1", "-n", SYSTEM)
     for release, namespace in (("aistack", SYSTEM), ("aistack-crds", "default")):
         helm("uninstall", release, "-n", namespace)
@@ -415,7 +415,7 @@ def main():
     kubectl("delete", "stack", "quickstart", "-n", "default")
     helm("upgrade", "aistack-crds", str(CHARTS / "aistack-crds"), "--set", "annotations.example\\.com/a=b")
     helm("upgrade", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM, "--set", "networkPolicy.stacks.namespaces={team}")
-    assert len(names("networkpolicy", "team")) == 4
+    assert len(names("networkpolicy", "team")) == 5
     passed("installed and upgraded")
     first_moment()
     people()
