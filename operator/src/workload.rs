@@ -280,7 +280,6 @@ impl Workload {
         let mut manifests = self.configuration();
         manifests.push(self.headless_service(&headless));
         manifests.push(self.client_service());
-        self.push_disruption_budget(&mut manifests);
         manifests.push(StatefulSet {
             metadata: self.owner.metadata(&self.name),
             spec: StatefulSetSpec {
@@ -303,6 +302,7 @@ impl Workload {
             },
             ..StatefulSet::default()
         });
+        self.push_disruption_budget(&mut manifests);
         manifests
     }
 
@@ -310,7 +310,6 @@ impl Workload {
     pub fn stateless(&self) -> Manifests {
         let mut manifests = self.configuration();
         manifests.push(self.client_service());
-        self.push_disruption_budget(&mut manifests);
         manifests.push(Deployment {
             metadata: self.owner.metadata(&self.name),
             spec: DeploymentSpec {
@@ -329,6 +328,7 @@ impl Workload {
             },
             ..Deployment::default()
         });
+        self.push_disruption_budget(&mut manifests);
         manifests
     }
 
@@ -390,7 +390,7 @@ impl Workload {
             .collect()
     }
 
-    /// Of one pod, a budget that never blocks a drain would say nothing.
+    /// Of one pod, a budget that never blocks a drain would say nothing. It comes after the pods: whoever asks for more waits for these.
     fn push_disruption_budget(&self, manifests: &mut Manifests) {
         if self.replicas < 2 {
             return;
