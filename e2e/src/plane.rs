@@ -243,8 +243,9 @@ fn kubeconfig(folder: &Path, port: u16, user: &str, name: &str) -> Result<()> {
 
 fn start(programs: &Path, folder: &Path, name: &str, args: &[String]) -> Result<Process> {
     // Memory is there, and collecting it took an eighth of the API server's time; stacks that grow anew in each request took a
-    // sixteenth.
-    let env = [("GOGC", "1000"), ("GOMEMLIMIT", "2GiB"), ("GODEBUG", "adaptivestackstart=1")];
+    // sixteenth. Ten thousand objects need more of it.
+    let memory = std::env::var("GOMEMLIMIT").unwrap_or_else(|_| "2GiB".to_owned());
+    let env = [("GOGC", "1000"), ("GOMEMLIMIT", &memory), ("GODEBUG", "adaptivestackstart=1")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Process::start_with(folder, name, &programs.join(name), args, &env)
 }

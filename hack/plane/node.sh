@@ -82,15 +82,20 @@ cat >"$dir/Corefile" <<END
 }
 END
 
-start() { # NAME ARGUMENTS
+# keep NAME ARGUMENTS…: one that ends is started again, as an init would. A kubelet that finds no containerd yet ends at once.
+keep() {
   local name=$1
   shift
-  "$name" "$@" >"$dir/$name.log" 2>&1 &
+  while true; do
+    "$name" "$@" >>"$dir/$name.log" 2>&1 || true
+    echo "$name ended; it is started again" >>"$dir/$name.log"
+    sleep 0.5
+  done &
 }
-start containerd --config "$dir/containerd.toml"
-start kubelet --config "$dir/kubelet.yaml" --kubeconfig "$dir/kubeconfig-node" --hostname-override plane --node-ip 10.251.0.2 \
+keep containerd --config "$dir/containerd.toml"
+keep kubelet --config "$dir/kubelet.yaml" --kubeconfig "$dir/kubeconfig-node" --hostname-override plane --node-ip 10.251.0.2 \
   --root-dir "$dir/kubelet" --cert-dir "$dir/kubelet/pki"
-start kube-proxy --kubeconfig "$dir/kubeconfig" --proxy-mode nftables --conntrack-max-per-core 0 --hostname-override plane \
+keep kube-proxy --kubeconfig "$dir/kubeconfig" --proxy-mode nftables --conntrack-max-per-core 0 --hostname-override plane \
   --cluster-cidr 10.244.0.0/16
-start coredns -conf "$dir/Corefile"
+keep coredns -conf "$dir/Corefile"
 wait

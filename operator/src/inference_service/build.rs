@@ -46,7 +46,9 @@ pub struct Surroundings {
     pub(super) resting: Vec<Version>,
     /// Whether ModelHub leads requests over to a canary, and may lead all of them back at any time.
     pub(super) is_canary_under_way: bool,
-    /// How many pods the present version begins with, where an autoscaler is to have its say later.
+    /// Whether the present version is to take the place of one that serves: nobody asks it yet, and it needs its pods all the same.
+    pub(super) is_taking_over: bool,
+    /// How many pods it is to have for that, where it has fewer and an autoscaler is to have its say later.
     pub(super) begins_with: Option<i32>,
 }
 
@@ -85,7 +87,8 @@ pub(super) fn build_in(service: &ValidatedInferenceService, around: &Surrounding
             let is_taken = bounds.by == Autoscaler::Keda && around.autoscaled.contains(&workload.name);
             let is_canary = service.canary.as_ref().is_some_and(|canary| canary.version == version.target());
             let is_way_back = around.is_canary_under_way && !is_canary;
-            let scaler = scaling::autoscaler(&workload, bounds, keda, is_way_back).filter(|_| !is_taken);
+            let keeps_pods = is_way_back || (around.is_taking_over && *version == service.versions[0]);
+            let scaler = scaling::autoscaler(&workload, bounds, keda, keeps_pods).filter(|_| !is_taken);
             manifests.0.extend(scaler);
         }
     }

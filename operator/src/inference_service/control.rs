@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aistack_api::engine::base_url;
-use aistack_api::traffic::{CanaryPhase, TrafficRoute, TrafficState};
+use aistack_api::traffic::{TrafficRoute, TrafficState};
 use aistack_crds::inference_service::Rollout;
 use aistack_crds::{AIStack, InferenceService, Kind};
 use kube::Resource as _;
@@ -170,7 +170,7 @@ impl Controller for InferenceController {
             image: hub.image.clone(),
         });
         let (is_asleep, has_device_class) = (found.is_asleep(service), found.has_device_class);
-        let (begins_with, resting) = (found.begins_with(), found.resting());
+        let (begins_with, resting) = (found.begins_with(service), found.resting());
         let held = found.preloads.iter().filter(|preload| preload.is_awaited);
         let held = held.map(|preload| preload.version.clone()).collect();
         let autoscaled = found.children.iter().filter(|key| key.kind == ChildKind::HorizontalPodAutoscaler);
@@ -184,7 +184,8 @@ impl Controller for InferenceController {
             prometheus,
             autoscaled,
             resting,
-            is_canary_under_way: found.canary(service) == Some(CanaryPhase::Running),
+            is_canary_under_way: found.is_canary_under_way(service),
+            is_taking_over: found.is_taking_over(service),
             begins_with,
         };
         Some(build_in(service, &around))
@@ -231,9 +232,16 @@ impl Controller for InferenceController {
             RouteFound::Absent => None,
             RouteFound::There(state) => Some(state.as_ref()),
         };
+        let ours = before.filter(|_| found.taken_by(service).is_none());
+        if let Some((state, rest)) =
+            ours.and_then(|state| Some((state, route::without_stray(state, &wanted)?)))
+        {
+            return settled(hub.set(cluster, &service.model, &rest, Some(state)).await);
+        }
         // Who sleeps has no pods before it is asked.
         let may_wait = wanted.hold.is_none() || !found.is_asleep(service);
-        let is_early = found.is_outnumbered() || (is_renamed && may_wait && !is_rolled_out(service, applied));
+        let is_early =
+            found.is_outnumbered(service) || (is_renamed && may_wait && !is_rolled_out(service, applied));
         if found.is_routed(service) || found.taken_by(service).is_some() || is_early {
             return Ok(());
         }
@@ -243,9 +251,14 @@ impl Controller for InferenceController {
             service.canary.as_ref().is_some_and(|canary| canary.version == version.target())
         };
         let wanted = match before {
+            // The first route is there before the pods; its canary counts as away until it has some.
+            None if !is_renamed && may_wait && awaited.iter().any(is_canary) => {
+                route::but_canary(&TrafficRoute::default(), &wanted).unwrap_or(wanted)
+            }
             _ if !is_awaited => wanted,
             Some(before) if awaited.iter().all(is_canary) => {
-                let Some(others) = route::but_canary(&before.route, &wanted) else { return Ok(()) };
+                let so_far = route::so_far(before, &wanted);
+                let Some(others) = route::but_canary(&so_far, &wanted) else { return Ok(()) };
                 others
             }
             _ => return Ok(()),
@@ -323,7 +336,8 @@ async fn lead_over(
             hub.route(cluster, model).await?
         }
     };
-    let gains = |(target, _): &(String, String)| route::gains(Some(&before.route), wanted, target);
+    let so_far = route::so_far(before, wanted);
+    let gains = |(target, _): &(String, String)| route::gains(Some(&so_far), wanted, target);
     let reached = now.filter(|now| !route::away(now, wanted).iter().any(gains));
     match &reached {
         Some(now) => hub.set(cluster, model, wanted, Some(now)).await,

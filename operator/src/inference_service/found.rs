@@ -11,7 +11,7 @@ use super::pods::{self, Trouble};
 use super::preload::{self, Preload};
 use super::rollout::Crew;
 use super::sweep::Left;
-use super::validate::url_of;
+use super::validate::{Scale, url_of};
 use super::version::Version;
 use super::{ValidatedInferenceService, route, scaling};
 use crate::gpu::DEVICE_CLASS;
@@ -97,9 +97,12 @@ impl Found {
     pub(super) fn is_asleep(&self, service: &ValidatedInferenceService) -> bool {
         let Some(bounds) = service.serving().and_then(|serving| serving.scale.sleeps()) else { return false };
         let was = self.is_built.then(|| self.resting.contains(&service.versions[0]));
-        // Before there is a route nobody can have asked: a new one begins asleep.
-        if self.route == RouteFound::Absent {
-            return was.unwrap_or(true);
+        match &self.route {
+            // Before there is a route nobody can have asked: a new one begins asleep.
+            RouteFound::Absent => return was.unwrap_or(true),
+            // ModelHub tells of requests once it may hold them.
+            RouteFound::There(state) if state.route.hold.is_none() => return was.unwrap_or(false),
+            _ => {}
         }
         scaling::is_to_sleep(was, self.state(), bounds.idle_seconds)
     }
@@ -129,9 +132,42 @@ impl Found {
     }
 
     /// Whether what served until now has more pods than the version that takes its place, which is to have more.
-    pub(super) fn is_outnumbered(&self) -> bool {
+    pub(super) fn is_outnumbered(&self, service: &ValidatedInferenceService) -> bool {
         let served = self.outgoing.iter().map(|former| former.pods.ready).max().unwrap_or(0);
-        self.present.ready < served.min(self.present.wanted)
+        let to_come = if self.present.wanted == 0 { None } else { self.succeeds(service) };
+        self.present.ready < served.min(self.present.wanted.max(to_come.unwrap_or(0)))
+    }
+
+    /// How many pods the present version is to have before it takes the place of those that serve, where an autoscaler decides: as many as
+    /// they have. A canary that has everything has what it needs.
+    fn succeeds(&self, service: &ValidatedInferenceService) -> Option<i32> {
+        let Some(Scale::Auto(bounds)) = service.serving().map(|serving| &serving.scale) else { return None };
+        let has_everything = self.state().is_some_and(|state| {
+            let target = state.route.canary.as_ref().map(|plan| plan.target.as_str());
+            let phase = state.canary.as_ref().map(|canary| canary.phase);
+            phase == Some(CanaryPhase::Succeeded) && target == Some(service.versions[0].target())
+        });
+        let served =
+            self.serving(service).map(|former| former.pods.wanted).max().filter(|_| !has_everything)?;
+        let least = bounds.min_replicas.max(1);
+        Some(served.clamp(least, bounds.max_replicas.max(least)))
+    }
+
+    /// Whether the present version is to take the place of one that serves still.
+    pub(super) fn is_taking_over(&self, service: &ValidatedInferenceService) -> bool {
+        self.succeeds(service).is_some() && !self.has_taken_over(service)
+    }
+
+    /// Whether ModelHub leads requests over to a canary, and may lead all of them back at any time. While it does not say, one that the spec
+    /// has may be under way.
+    pub(super) fn is_canary_under_way(&self, service: &ValidatedInferenceService) -> bool {
+        match &self.route {
+            RouteFound::Away(_) => service.canary.is_some(),
+            RouteFound::There(state) if self.taken_by(service).is_none() => {
+                state.canary.as_ref().is_some_and(|canary| canary.phase == CanaryPhase::Running)
+            }
+            _ => false,
+        }
     }
 
     /// Whether what is to serve does, so that what served before may go. Without a route nobody leads requests over: the new
@@ -140,7 +176,8 @@ impl Found {
         if route::wanted(service).is_some() {
             return self.is_routed(service);
         }
-        self.serving(service).next().is_none() || (self.awaited(service).is_empty() && !self.is_outnumbered())
+        self.serving(service).next().is_none()
+            || (self.awaited(service).is_empty() && !self.is_outnumbered(service))
     }
 
     /// Whether a workload is of a version, or a runtime, that the spec names no more, and requests are led elsewhere.
@@ -175,9 +212,10 @@ impl Found {
         before.cloned().unwrap_or_else(|| service.endpoint())
     }
 
-    /// How many pods a version begins with that takes the place of others, where an autoscaler is to have its say later.
-    pub(super) fn begins_with(&self) -> Option<i32> {
-        self.outgoing.iter().map(|former| former.pods.wanted).max().filter(|_| !self.is_built)
+    /// How many pods the version is given that takes the place of others and has fewer, where an autoscaler is to have its say later.
+    pub(super) fn begins_with(&self, service: &ValidatedInferenceService) -> Option<i32> {
+        let pods = self.succeeds(service).filter(|_| !self.has_taken_over(service))?;
+        (!self.is_built || self.present.wanted < pods).then_some(pods)
     }
 
     /// Versions that requests must not be led to yet: none of their pods is ready, or somebody else's server does not answer. What they get
@@ -188,9 +226,12 @@ impl Found {
             None => self.reached == Some(Reached::Yes),
         };
         let wanted = route::wanted(service);
-        let before = self.state().filter(|_| self.taken_by(service).is_none()).map(|state| &state.route);
+        let before = self.state().filter(|_| self.taken_by(service).is_none());
         let gains = |version: &Version| {
-            wanted.as_ref().is_none_or(|wanted| route::gains(before, wanted, version.target()))
+            wanted.as_ref().is_none_or(|wanted| {
+                let so_far = before.map(|state| route::so_far(state, wanted));
+                route::gains(so_far.as_ref(), wanted, version.target())
+            })
         };
         service.answering().filter(|version| gains(version) && !is_there(version)).collect()
     }
@@ -330,7 +371,7 @@ async fn has_device_class(cluster: &Cluster) -> Result<bool, StepError> {
 
 #[cfg(test)]
 mod tests {
-    use aistack_api::traffic::{TrafficRoute, TrafficTarget};
+    use aistack_api::traffic::{CanaryPlan, CanaryState, HoldPolicy, TrafficRoute, TrafficTarget};
     use serde_json::{Value, json};
 
     use super::*;
@@ -479,6 +520,7 @@ mod tests {
 
     #[test]
     fn requests_move_when_as_many_pods_take_them_as_took_them_before() {
+        let fixed = service(&json!({"model": {"name": "m"}, "runtime": "vllm", "replicas": 4}));
         let table = [
             ("one of four", pods(1, 4), vec![pods(4, 4)], true),
             ("all of them", pods(4, 4), vec![pods(4, 4)], false),
@@ -490,9 +532,115 @@ mod tests {
         for (what, present, outgoing, expected) in table {
             let outgoing = outgoing.into_iter().map(|pods| Former { pods, ..Former::default() }).collect();
             let found = Found { present, outgoing, is_built: true, ..Found::default() };
-            assert_eq!((found.is_outnumbered(), found.begins_with()), (expected, None), "{what}");
+            assert_eq!((found.is_outnumbered(&fixed), found.begins_with(&fixed)), (expected, None), "{what}");
         }
-        let before = Found { outgoing: vec![former("x", 5, 7)], ..Found::default() };
-        assert_eq!(before.begins_with(), Some(7));
+    }
+
+    #[test]
+    fn what_an_autoscaler_made_few_is_given_as_many_pods_as_what_it_replaces() {
+        let scaled = |most: i32| {
+            service(
+                &json!({"model": {"name": "m", "version": "2"}, "runtime": "vllm", "stackRef": {"name": "s"},
+                "scaling": {"minReplicas": 1, "maxReplicas": most}}),
+            )
+        };
+        let found = |phase, present: Option<Pods>| {
+            let mut route = led_to(&[("1", 100), ("2", 0)]);
+            if let RouteFound::There(state) = &mut route {
+                state.route.canary = Some(CanaryPlan {
+                    target: "2".to_owned(),
+                    steps: vec![100],
+                    step_seconds: 1,
+                    min_samples: 1,
+                    max_error_permille: 1,
+                    max_first_byte_ms: None,
+                });
+                state.canary = Some(of_phase(phase));
+            }
+            let (is_built, present) = (present.is_some(), present.unwrap_or_default());
+            Found {
+                outgoing: vec![former("vllm-one-v1", 5, 7)],
+                route,
+                is_built,
+                present,
+                ..Found::default()
+            }
+        };
+        use CanaryPhase::{Running, Succeeded};
+        let table = [
+            ("it is not there yet", Running, None, 9, Some(7), false),
+            ("no more than may be", Running, None, 3, Some(3), false),
+            ("a canary with one pod is promoted", Running, Some(pods(1, 1)), 9, Some(7), true),
+            ("its pods come", Running, Some(pods(4, 7)), 9, None, true),
+            ("as many as serve", Running, Some(pods(5, 7)), 9, None, false),
+            ("it takes everything already", Succeeded, Some(pods(1, 1)), 9, None, false),
+        ];
+        for (what, phase, present, most, begins_with, is_outnumbered) in table {
+            let (service, found) = (scaled(most), found(phase, present));
+            assert_eq!(found.begins_with(&service), begins_with, "{what}");
+            assert_eq!(found.is_outnumbered(&service), is_outnumbered, "{what}");
+            assert_eq!(found.is_taking_over(&service), phase == Running, "{what}");
+        }
+        let alone = Found { outgoing: Vec::new(), ..found(Running, Some(pods(1, 1))) };
+        assert!(!alone.is_taking_over(&scaled(9)), "there is nothing to replace");
+    }
+
+    fn of_phase(phase: CanaryPhase) -> CanaryState {
+        CanaryState { phase, step: 0, since_ms: 0, begun_ms: 0, reason: String::new() }
+    }
+
+    #[test]
+    fn a_canary_is_under_way_as_long_as_nobody_says_that_it_is_not() {
+        let of = |canary: bool| {
+            let canary = canary.then(|| json!({"version": "2"}));
+            service(
+                &json!({"model": {"name": "m", "version": "1"}, "runtime": "vllm", "stackRef": {"name": "s"}, "canary": canary}),
+            )
+        };
+        let there = |phase, owner: &str| {
+            let mut route = led_to(&[("1", 100), ("2", 0)]);
+            if let RouteFound::There(state) = &mut route {
+                state.canary = Some(of_phase(phase));
+                owner.clone_into(&mut state.route.owner);
+            }
+            route
+        };
+        let ours = "InferenceService team/one";
+        let table = [
+            ("it runs", there(CanaryPhase::Running, ours), true, true),
+            (
+                "the spec has it no more, and another route waits",
+                there(CanaryPhase::Running, ours),
+                false,
+                true,
+            ),
+            ("it went back", there(CanaryPhase::RolledBack, ours), true, false),
+            ("somebody else's", there(CanaryPhase::Running, "x"), true, false),
+            ("nobody answers", RouteFound::Away(String::new()), true, true),
+            ("nobody answers, and there is none", RouteFound::Away(String::new()), false, false),
+            ("it has not begun", RouteFound::Absent, true, false),
+        ];
+        for (what, route, canary, expected) in table {
+            let found = Found { route, ..Found::default() };
+            assert_eq!(found.is_canary_under_way(&of(canary)), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn who_may_sleep_from_now_on_stays_awake_until_modelhub_tells_of_requests() {
+        let service = service(&json!({"model": {"name": "m"}, "runtime": "vllm", "stackRef": {"name": "s"},
+            "scaling": {"minReplicas": 0, "maxReplicas": 3}}));
+        let with = |hold: Option<HoldPolicy>| {
+            let mut route = led_to(&[("current", 100)]);
+            if let RouteFound::There(state) = &mut route {
+                state.route.hold = hold;
+            }
+            Found { is_built: true, route, ..Found::default() }
+        };
+        assert!(!with(None).is_asleep(&service));
+        assert!(
+            with(Some(HoldPolicy { deadline_ms: 1, max_requests: 1 })).is_asleep(&service),
+            "nobody asked"
+        );
     }
 }

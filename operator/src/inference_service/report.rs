@@ -150,7 +150,8 @@ fn selector(service: &ValidatedInferenceService) -> String {
 fn trouble(report: &mut Report, service: &ValidatedInferenceService, found: &Found, pods: &Pods) {
     let trouble = &found.trouble;
     let is_served = pods.ready > 0 || found.meanwhile(service).is_some();
-    let is_beside = is_served && service.has_gpu() && !service.gives_way();
+    let is_one_at_a_time = service.canary.is_none() && service.traffic.is_empty();
+    let is_beside = is_served && service.has_gpu() && !service.gives_way() && is_one_at_a_time;
     let way = if is_beside {
         "; if its GPU is that of the pod that serves, rollout: inPlace has that one go first"
     } else {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use aistack_api::traffic::{CanaryPlan, HoldPolicy, MAX_TARGETS, TrafficRoute, TrafficState, TrafficTarget};
+use aistack_api::traffic::{
+    CanaryPhase, CanaryPlan, HoldPolicy, MAX_TARGETS, TrafficRoute, TrafficState, TrafficTarget,
+};
 use aistack_crds::inference_service::CanarySpec;
 
 use super::ValidatedInferenceService;
@@ -105,6 +107,35 @@ pub fn gains(before: Option<&TrafficRoute>, next: &TrafficRoute, name: &str) -> 
     target.weight > old.weight || old.shadow || becomes_canary || is_chosen
 }
 
+/// A route with what its canary came to counted in: one that went back has nothing, so that it begins anew under another plan.
+pub fn so_far(state: &TrafficState, next: &TrafficRoute) -> TrafficRoute {
+    let went_back = state.canary.as_ref().is_some_and(|canary| canary.phase == CanaryPhase::RolledBack);
+    let mut route = state.route.clone();
+    if went_back && route.canary != next.canary {
+        route.canary = None;
+    }
+    route
+}
+
+/// The route of before without a canary that the next one does not have: it gets nothing from now on, whatever else is waited for. `None`
+/// where there is no such canary, where it has everything and no other takes its place, and where nobody would answer without it.
+pub fn without_stray(state: &TrafficState, next: &TrafficRoute) -> Option<TrafficRoute> {
+    let stray = &state.route.canary.as_ref()?.target;
+    let has_everything = state.canary.as_ref().is_some_and(|canary| canary.phase == CanaryPhase::Succeeded);
+    if next.targets.iter().any(|target| target.name == *stray) || (has_everything && next.canary.is_none()) {
+        return None;
+    }
+    let targets: Vec<_> =
+        state.route.targets.iter().filter(|target| target.name != *stray).cloned().collect();
+    let answers = |target: &TrafficTarget| {
+        target.weight > 0
+            && !target.shadow
+            && state.targets.iter().any(|seen| seen.name == target.name && seen.ready)
+    };
+    let route = TrafficRoute { targets, canary: None, ..state.route.clone() };
+    route.targets.iter().any(answers).then_some(route)
+}
+
 /// The next route without its canary, where that has not begun: what else an edit changes does not wait for it. `None` where nothing else
 /// changes.
 pub fn but_canary(before: &TrafficRoute, next: &TrafficRoute) -> Option<TrafficRoute> {
@@ -133,7 +164,7 @@ fn plan(canary: &CanarySpec) -> CanaryPlan {
 
 #[cfg(test)]
 mod tests {
-    use aistack_api::traffic::TargetState;
+    use aistack_api::traffic::{CanaryState, TargetState};
     use aistack_crds::InferenceService;
     use serde_json::{Value, json};
 
@@ -248,6 +279,56 @@ mod tests {
         let both = beside(&without, &next).expect("ModelHub does not know the canary yet");
         assert_eq!(but_canary(&both, &next), None, "it looks for the canary");
         assert_eq!(but_canary(&of(50, true), &next), None, "the canary has begun");
+    }
+
+    #[test]
+    fn a_canary_that_the_spec_names_no_more_gets_nothing_more() {
+        let of = |model: &str, canary: Option<&str>| {
+            let canary = canary.map(|version| json!({"version": version, "steps": [5, 100]}));
+            route(json!({"model": {"version": model}, "stackRef": {"name": "s"}, "canary": canary}))
+                .expect("a route")
+        };
+        let state = |phase, is_first_ready| {
+            let seen =
+                |name: &str, ready| TargetState { name: name.to_owned(), ready, ..TargetState::default() };
+            let (since_ms, begun_ms, reason) = (0, 0, String::new());
+            TrafficState {
+                model: "m".to_owned(),
+                revision: 1,
+                targets: vec![seen("1", is_first_ready), seen("2", true)],
+                route: of("1", Some("2")),
+                canary: Some(CanaryState { phase, step: 0, since_ms, begun_ms, reason }),
+                held: 0,
+                idle_ms: None,
+            }
+        };
+        use CanaryPhase::{RolledBack, Running, Succeeded};
+        let (another, none, promoted) = (of("1", Some("3")), of("3", None), of("2", None));
+        let table = [
+            ("another takes its place", Running, true, &another, true),
+            ("the model has another version", Running, true, &none, true),
+            ("it went back, and holds a GPU", RolledBack, true, &none, true),
+            ("it is promoted", Running, true, &promoted, false),
+            ("it is the canary still", Running, true, &of("1", Some("2")), false),
+            ("it has everything", Succeeded, true, &none, false),
+            ("it has everything, and another is to begin", Succeeded, true, &another, true),
+            ("nobody else answers", Running, false, &none, false),
+        ];
+        for (what, phase, is_first_ready, next, is_stray) in table {
+            let expected = is_stray.then(|| of("1", None));
+            assert_eq!(without_stray(&state(phase, is_first_ready), next), expected, "{what}");
+        }
+        let mut wider = of("1", Some("2"));
+        wider.canary.as_mut().expect("a plan").max_error_permille = 500;
+        for (phase, next, begins) in
+            [(RolledBack, &wider, true), (RolledBack, &of("1", Some("2")), false), (Running, &wider, false)]
+        {
+            let before = so_far(&state(phase, true), next);
+            assert_eq!(gains(Some(&before), next, "2"), begins, "{phase:?}");
+            assert_eq!(but_canary(&before, next), None, "nothing else changes");
+        }
+        let first = but_canary(&TrafficRoute::default(), &another).expect("nobody waits for the canary");
+        assert_eq!(first, of("1", None));
     }
 
     #[test]

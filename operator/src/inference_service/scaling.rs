@@ -31,12 +31,12 @@ pub struct Keda<'a> {
     pub is_asleep: bool,
 }
 
-/// The autoscaler of a workload's Deployment, which takes no pods away of one that `is_way_back`; `None` while there is nobody to ask.
+/// The autoscaler of a workload's Deployment, which takes none away of one that `keeps_pods`; `None` while there is nobody to ask.
 pub fn autoscaler(
     workload: &Workload,
     bounds: &ScalingSpec,
     keda: Keda<'_>,
-    is_way_back: bool,
+    keeps_pods: bool,
 ) -> Option<Manifest> {
     // It rests while there are no pods; putting them to sleep and waking them is the operator's.
     let least = bounds.min_replicas.max(1);
@@ -44,13 +44,13 @@ pub fn autoscaler(
     match bounds.by {
         Autoscaler::Hpa => {
             let mut scaler = hpa(workload, bounds, range);
-            scaler.spec.behavior = is_way_back.then(autoscaler::never_fewer);
+            scaler.spec.behavior = keeps_pods.then(autoscaler::never_fewer);
             Some(scaler.into())
         }
         Autoscaler::Keda => {
             let trigger = trigger(workload, bounds, keda.prometheus)?;
             let mut scaler = scaled_object::of(workload, range, trigger, keda.is_asleep);
-            scaler.spec.advanced = is_way_back.then(|| Advanced::of(autoscaler::never_fewer()));
+            scaler.spec.advanced = keeps_pods.then(|| Advanced::of(autoscaler::never_fewer()));
             Some(scaler.into())
         }
     }

@@ -145,6 +145,11 @@ impl Engine {
         self.rotation.away()
     }
 
+    /// For how long it has been in rotation.
+    pub fn present(&self) -> Option<Duration> {
+        self.rotation.present()
+    }
+
     /// Why it is not healthy.
     pub fn trouble(&self) -> Arc<String> {
         self.trouble.load_full()

@@ -295,7 +295,8 @@ pub fn next(
     if let Some(why) = watched.verdict(plan) {
         return become_(CanaryPhase::RolledBack, state.step, why);
     }
-    // Nobody is led there meanwhile, so replies say nothing more of it.
+    // Nobody is led there meanwhile, so replies say nothing more of it. What was before it began is nothing to its run.
+    let away = away.map(|away| away.min(Duration::from_millis(now_ms.saturating_sub(begun_ms))));
     let is_gone = |away: &Duration| *away >= ABSENCE.max(Duration::from_secs(plan.step_seconds));
     if let Some(away) = away.filter(is_gone) {
         let why = format!("it has not answered for {} s", away.as_secs());

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aistack_api::traffic::{CanaryPhase, CanaryState, TrafficRoute};
 use serde::{Deserialize, Serialize};
 
 use super::canary::{self, Next};
-use super::target::{CanaryWatch, Role, Split};
+use super::target::{CanaryWatch, Role, Split, Target};
 
 /// How often it is written that requests come.
 const NOTED_MS: u64 = 5_000;
@@ -59,9 +60,11 @@ impl Known {
     pub(super) fn next(&self, now: u64) -> Option<Next> {
         let (plan, state) = (self.record.route.canary.as_ref()?, self.record.canary.as_ref()?);
         let watched = self.watch.as_ref()?.watched.lock();
-        let away = self.split.targets.iter().find(|target| target.name == plan.target)?.engine.away();
-        // Who sleeps is away, and rightly.
-        let away = away.filter(|_| self.split.hold.is_none());
+        let is_canary = |target: &&Target| target.name == plan.target;
+        let away = self.split.targets.iter().find(is_canary)?.engine.away();
+        let others = self.split.targets.iter().filter(|other| !is_canary(other) && other.copies.is_none());
+        let present = others.filter_map(|other| other.engine.present()).max();
+        let away = absence(away, present, self.split.hold.is_some());
         Some(canary::next(plan, state, &watched, away, now))
     }
 
@@ -106,5 +109,30 @@ impl Known {
             }
         };
         is_new.then_some(Activity { last_request_ms: last, held, in_flight, at_ms: now })
+    }
+}
+
+/// For how long a canary has been missing: who sleeps is away, and rightly, but is awake for as long as another version is there.
+fn absence(away: Option<Duration>, other: Option<Duration>, may_sleep: bool) -> Option<Duration> {
+    if may_sleep { Some(away?.min(other?)) } else { away }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canary_of_a_service_that_may_sleep_is_missed_while_another_version_is_there() {
+        let seconds = |seconds: u64| Some(Duration::from_secs(seconds));
+        let table = [
+            (None, seconds(9), true, None),
+            (seconds(600), None, true, None),
+            (seconds(600), seconds(9), true, seconds(9)),
+            (seconds(600), seconds(900), true, seconds(600)),
+            (seconds(600), None, false, seconds(600)),
+        ];
+        for (away, other, may_sleep, expected) in table {
+            assert_eq!(absence(away, other, may_sleep), expected, "{away:?} {other:?} {may_sleep}");
+        }
     }
 }

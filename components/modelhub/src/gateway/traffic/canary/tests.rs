@@ -189,9 +189,16 @@ fn what_clients_get_wrong_takes_no_canary_back() {
 fn a_canary_that_does_not_answer_any_more_goes_back() {
     let plan = CanaryPlan { step_seconds: 300, ..plan() };
     let (state, watched) = (begin(0), Watched::new(&plan));
-    for (seconds, is_back) in [(0, false), (299, false), (300, true)] {
-        let next = next(&plan, &state, &watched, Some(Duration::from_secs(seconds)), 1);
-        assert_eq!(matches!(next, Next::Become(_)), is_back, "{seconds} s: {next:?}");
+    for (seconds, begun, is_back) in [
+        (0, 3600, false),
+        (299, 3600, false),
+        (300, 3600, true),
+        (3600, 0, false),
+        (3600, 299, false),
+        (3600, 300, true),
+    ] {
+        let next = next(&plan, &state, &watched, Some(Duration::from_secs(seconds)), begun * 1000);
+        assert_eq!(matches!(next, Next::Become(_)), is_back, "{seconds} s, begun {begun} s ago: {next:?}");
     }
 }
 
