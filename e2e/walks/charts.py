@@ -57,6 +57,8 @@ VALUES = [
     ("an address without a port", ["--set", "config.server.admin_listen=0.0.0.0"], 1),
     ("a component's digest that is none", ["--set", "components.digests.tinykv=latest"], 1),
     ("a digest of what is no component", ["--set", "components.digests.etcd=sha256:" + "a" * 64], 1),
+    ("stores in a class that is there already", ["--set", "config.store_priority_class=gold"], 0),
+    ("two classes of stores", ["--set", "config.store_priority_class=gold", "--set", "storePriority.create=true"], 1),
     ("a priority that is the system's", ["--set", "storePriority.value=2000000000"], 1),
     ("an address that only the pod itself reaches", ["--set", "config.server.admin_listen=127.0.0.1:8090"], 1),
     ("a setting that the operator lacks", ["--set", "config.nosuch=5"], 1),
@@ -409,7 +411,10 @@ def main():
     notes = helm("install", "aistack", str(CHARTS / "aistack"), "-n", SYSTEM)
     assert "kubectl apply" in notes and "are not installed" not in notes.split("Network policies")[0], notes
     # What it tells to do next is pasted as it stands.
-    step = notes[notes.index("echo '{apiVersion"):notes.index("  kubectl wait")]
+    begin = notes.index("echo '{")
+    step = notes[begin:notes.index("  kubectl wait")]
+    # kubectl before 1.33 takes what begins with a brace for JSON.
+    json.loads(step[step.index("{"):step.rindex("}") + 1])
     pasted = cluster.attempt("bash", "-c", step)
     assert pasted.stdout.strip() == "aistack.platform.dev/quickstart created", (step, pasted.stdout, pasted.stderr)
     kubectl("delete", "stack", "quickstart", "-n", "default")

@@ -92,9 +92,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- define "aistack.storePriority" -}}
 {{- /* Values that a release before this one kept (--reuse-values) have none, and then no pod is made anew. */ -}}
 {{- with .Values.storePriority -}}
+{{- $another := $.Values.config.store_priority_class -}}
 {{- if kindIs "invalid" .create -}}
-{{- if not $.Values.watch.namespace -}}true{{- end -}}
-{{- else if .create -}}true{{- end -}}
+{{- if not (or $.Values.watch.namespace $another) -}}true{{- end -}}
+{{- else if .create -}}
+{{- if $another -}}
+{{- fail (printf "storePriority.create: config.store_priority_class names %s in place of one that the release makes; leave one of the two out" $another) -}}
+{{- end -}}
+true
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

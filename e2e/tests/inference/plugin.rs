@@ -5,21 +5,26 @@ use std::process::Output;
 use aistack_crds::{AIStack, InferenceService};
 use anyhow::{Context as _, Result};
 use kube::ResourceExt as _;
-use serde_json::Value;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::bed::{Bed, binary};
 use crate::service;
 
-async fn aistack(bed: &Bed, args: &[&str]) -> Result<Output> {
+async fn aistack(bed: &Bed, namespace: &str, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(binary("aistack")?);
     command.env("KUBECONFIG", &bed.kubeconfig).env("NO_COLOR", "1").arg("-k");
-    command.args(["-n", &bed.namespace]).args(args).output().await.context("run aistack")
+    command.args(["-n", namespace]).args(args).output().await.context("run aistack")
 }
 
 /// What it prints, and its exit code.
 async fn said(bed: &Bed, args: &[&str]) -> Result<(String, i32)> {
-    let output = aistack(bed, args).await?;
+    said_in(bed, &bed.namespace, args).await
+}
+
+async fn said_in(bed: &Bed, namespace: &str, args: &[&str]) -> Result<(String, i32)> {
+    let output = aistack(bed, namespace, args).await?;
     let text = [output.stdout, output.stderr].concat();
     Ok((String::from_utf8(text)?, output.status.code().unwrap_or(-1)))
 }
@@ -51,6 +56,10 @@ async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
     })
     .await?;
     assert!(said(&bed, &["status", "talk"]).await?.0.contains("paused; "));
+    let (text, code) = said(&bed, &["promote", "talk"]).await?;
+    assert!(code == 2 && text.contains("first: kubectl aistack resume isvc/talk"), "{text}");
+    let (text, _) = said(&bed, &["doctor"]).await?;
+    assert!(text.contains("isvc/talk: paused: nothing is done to it"), "{text}");
     assert_eq!(said(&bed, &["resume", "isvc/talk"]).await?.1, 0);
 
     let (text, code) = said(&bed, &["promote", "talk"]).await?;
@@ -77,9 +86,25 @@ async fn a_person_looks_promotes_pauses_and_asks_what_is_wrong() -> Result<()> {
         (&["drill", "tinykv"], "has no restore drill", 2),
         (&["restore", "tinykv", "--from", "s3://b/x.db"], "is there and has data of its own", 2),
         (&["pause", "pod/x"], "pod is no kind of ours", 2),
+        (&["pause", "talk", "-o", "json"], "unexpected argument '-o'", 2),
     ] {
         let (text, code) = said(&bed, args).await?;
         assert!(code == wanted && text.contains(words), "{args:?}: {code} {text}");
     }
+    let (text, code) = said_in(&bed, "isvc-plugim", &["status"]).await?;
+    assert!(code == 1 && text.contains("there is no namespace isvc-plugim"), "{text}");
+
+    // Somebody else's finalizer holds it.
+    let held = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    let api = bed.api::<InferenceService>();
+    api.patch("talk", &PatchParams::default(), &Patch::Merge(&held)).await?;
+    api.delete("talk", &DeleteParams::default()).await?;
+    for (args, wanted) in [(["status", "isvc/talk"].as_slice(), 4), (&["doctor"], 1)] {
+        let (text, code) = said(&bed, args).await?;
+        assert!(code == wanted && text.contains("is being deleted since "), "{args:?}: {code} {text}");
+        assert!(!text.contains("no operator has looked"), "{text}");
+    }
+    let free = json!({"metadata": {"finalizers": null}});
+    api.patch("talk", &PatchParams::default(), &Patch::Merge(&free)).await?;
     bed.story.operator.stop().await
 }

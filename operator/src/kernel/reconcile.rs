@@ -276,10 +276,11 @@ impl<C: Controller> Turn<'_, C> {
         if let Err(error) = cleaned {
             if self.annotation(SKIP_CLEAN_UP) != Some("true") {
                 let note = format!(
-                    "{}; to delete the object all the same: kubectl annotate {} {} {SKIP_CLEAN_UP}=true",
+                    "{}; to delete the object all the same: kubectl annotate {} {} -n {} {SKIP_CLEAN_UP}=true",
                     error.message,
                     C::KIND.name().to_lowercase(),
                     self.object.name_any(),
+                    self.object.namespace().unwrap_or_default(),
                 );
                 self.cluster.tell(&self.about(), true, error.reason, note).await;
                 return Err(error.into());

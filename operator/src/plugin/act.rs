@@ -8,7 +8,7 @@ use kube::Resource as _;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::{Place, PluginError, short};
+use super::{Place, PluginError, is_paused, say, short};
 use crate::kernel::reconcile::PAUSED;
 
 /// How often an edit is decided anew when others write meanwhile.
@@ -18,6 +18,12 @@ async fn service(place: &Place, name: &str) -> Result<(InferenceService, CanaryS
     let name = name.strip_prefix("isvc/").unwrap_or(name);
     let (_, object) = place.find(&format!("isvc/{name}")).await?;
     let of_stack = stack_of(&object).map(str::to_owned);
+    if is_paused(&object) {
+        return Err(PluginError::refused(format!(
+            "InferenceService {name} is paused: nothing would come of it\n  first: kubectl aistack resume isvc/{name} -n {}",
+            place.namespace
+        )));
+    }
     let object: InferenceService = serde_json::from_value(object)
         .map_err(|error| PluginError::failed(format!("InferenceService {name} cannot be read: {error}")))?;
     let Some(canary) = object.spec.canary.clone() else {
@@ -87,27 +93,24 @@ pub(super) async fn promote(place: &Place, name: &str) -> Result<(), PluginError
         json!({"model": {"version": canary.version}, "canary": null, "traffic": traffic})
     };
     let (name, canary) = edit_canary(place, name, spec).await?;
-    println!("isvc/{name}: version {} gets every request once its pods are ready", canary.version);
-    Ok(())
+    say(format_args!("isvc/{name}: version {} gets every request once its pods are ready", canary.version))
 }
 
 /// The canary goes.
 pub(super) async fn rollback(place: &Place, name: &str) -> Result<(), PluginError> {
     let (name, canary) = edit_canary(place, name, |_, _| json!({"canary": null})).await?;
-    println!("isvc/{name}: version {} gets no request any more, and its pods go", canary.version);
-    Ok(())
+    say(format_args!("isvc/{name}: version {} gets no request any more, and its pods go", canary.version))
 }
 
 /// Whether an object is left alone.
-pub(super) async fn pause(place: &Place, name: &str, is_paused: bool) -> Result<(), PluginError> {
+pub(super) async fn pause(place: &Place, name: &str, to_pause: bool) -> Result<(), PluginError> {
     let (kind, object) = place.find(name).await?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    let value = if is_paused { json!("true") } else { Value::Null };
+    let value = if to_pause { json!("true") } else { Value::Null };
     patch(place, kind, name, &json!({"metadata": {"annotations": {PAUSED: value}}})).await?;
     let done =
-        if is_paused { "nothing is done to it until it is resumed" } else { "it is looked after again" };
-    println!("{}/{name}: {done}", short(kind));
-    Ok(())
+        if to_pause { "nothing is done to it until it is resumed" } else { "it is looked after again" };
+    say(format_args!("{}/{name}: {done}", short(kind)))
 }
 
 /// The stack that made an object.
@@ -180,11 +183,10 @@ async fn now(place: &Place, name: &str, schedule: &str, does: &str) -> Result<()
     let made = place.api::<Job>().create(&PostParams::default(), &job).await;
     let made = made.map_err(|error| PluginError::asked(&format!("begin a Job of {schedule}"), &error))?;
     let made = made.metadata.name.unwrap_or_default();
-    println!(
+    say(format_args!(
         "kv/{name}: job {made} {does}\n  wait for it: kubectl wait -n {} --for=condition=Complete job/{made}",
         place.namespace
-    );
-    Ok(())
+    ))
 }
 
 #[cfg(test)]

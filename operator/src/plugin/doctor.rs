@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aistack_crds::Kind;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -15,8 +16,9 @@ use semver::Version;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Output, Place, PluginError, condition, counted, is_paused, short};
+use super::{Output, Place, PluginError, behind, condition, counted, is_paused, leaving, say, short};
 use crate::kernel::lease::{LABEL, WATCHED};
+use crate::kernel::reconcile::SKIP_CLEAN_UP;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -45,16 +47,16 @@ pub(super) async fn run(place: &Place, output: Output) -> Result<(), PluginError
         let (what, says) = ("objects".to_owned(), error.message);
         findings.push(Finding { what, is_well: Some(false), says, fix: String::new() });
     }
-    if !output.prints(&findings) {
+    if !output.prints(&findings)? {
         for finding in &findings {
             let mark = match finding.is_well {
                 Some(true) => "ok   ",
                 Some(false) => "wrong",
                 None => "?    ",
             };
-            println!("{mark}  {}: {}", finding.what, finding.says);
+            say(format_args!("{mark}  {}: {}", finding.what, finding.says))?;
             if !finding.fix.is_empty() {
-                println!("       {}", finding.fix);
+                say(format_args!("       {}", finding.fix))?;
             }
         }
     }
@@ -68,7 +70,7 @@ async fn kinds(place: &Place) -> Finding {
     let api: Api<CustomResourceDefinition> = Api::all(place.client.clone());
     let (mut missing, mut other, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
     let mut chart = String::new();
-    for kind in aistack_crds::Kind::ALL {
+    for kind in Kind::ALL {
         let crd = kind.crd();
         match api.get_opt(crd.metadata.name.as_deref().unwrap_or_default()).await {
             Ok(None) => missing.push(kind.name()),
@@ -221,10 +223,7 @@ async fn operator(place: &Place) -> Finding {
 
 /// A namespace that is not there has nothing wrong in it.
 async fn namespace(place: &Place) -> Option<Finding> {
-    let api: Api<Namespace> = Api::all(place.client.clone());
-    // Not everybody may look.
-    let is_missing = matches!(api.get_opt(&place.namespace).await, Ok(None));
-    is_missing.then(|| Finding {
+    place.is_missing().await.then(|| Finding {
         what: "namespace".to_owned(),
         is_well: Some(false),
         says: format!("there is no namespace {}", place.namespace),
@@ -259,17 +258,17 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
             })
             .map(|(_, (_, reason, message))| (reason, message))
             .collect();
+        if let Some(since) = leaving(object) {
+            findings.push(going(place, *kind, object, since).await);
+            continue;
+        }
         if let Some(finding) = unseen(object, &what) {
             findings.push(finding);
             continue;
         }
+        findings.extend(paused(object, &what, &place.namespace));
         match (condition(object, "Ready"), said.first()) {
-            (None, _) if is_paused(object) => findings.push(Finding {
-                what: what.clone(),
-                is_well: Some(false),
-                says: "paused before anything was made of it".to_owned(),
-                fix: format!("kubectl aistack resume {what} -n {}", place.namespace),
-            }),
+            (None, _) if is_paused(object) => {}
             (None, _) => findings.push(Finding {
                 what,
                 is_well: Some(false),
@@ -311,11 +310,66 @@ async fn objects(place: &Place, findings: &mut Vec<Finding>) -> Result<(), Plugi
     Ok(())
 }
 
+/// A deletion takes moments; one that does not waits for somebody.
+async fn going(place: &Place, kind: Kind, object: &Value, since: &str) -> Finding {
+    const MOMENTS: i64 = 60;
+    let meta = &object["metadata"];
+    let name = meta["name"].as_str().unwrap_or_default();
+    let waits_for: Vec<&str> =
+        meta["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let age = since.parse::<Timestamp>().map_or(0, |since| Timestamp::now().as_second() - since.as_second());
+    let mut says = format!("is being deleted since {since}");
+    let mut fix = String::new();
+    if age > MOMENTS {
+        let warned = warned(place, meta["uid"].as_str().unwrap_or_default()).await;
+        says = format!("{says}, and waits for its finalizers {}{warned}", waits_for.join(", "));
+        if waits_for.iter().any(|finalizer| finalizer.starts_with("platform.dev/")) {
+            fix = format!(
+                "let it go, whatever it leaves outside Kubernetes: kubectl annotate {} {name} -n {} {SKIP_CLEAN_UP}=true",
+                short(kind),
+                place.namespace
+            );
+        }
+    }
+    let what = format!("{}/{name}", short(kind));
+    Finding { what, is_well: (age > MOMENTS).then_some(false), says, fix }
+}
+
+/// What an object's newest warning says, if one may look.
+async fn warned(place: &Place, uid: &str) -> String {
+    let of = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+    let events = place.api::<Event>().list(&of).await.map(|list| list.items).unwrap_or_default();
+    let seen = |event: &Event| {
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        series.map(|time| time.0).max(last).max(event.event_time.as_ref().map(|time| time.0))
+    };
+    let newest = events.into_iter().max_by_key(seen);
+    newest.and_then(|event| event.message).map(|message| format!(": {message}")).unwrap_or_default()
+}
+
+/// A pause is meant, and easily forgotten; a change that waits for its end is not done.
+fn paused(object: &Value, what: &str, namespace: &str) -> Option<Finding> {
+    let waits = behind(object).is_some() || condition(object, "Ready").is_none();
+    let says = if condition(object, "Ready").is_none() {
+        "paused before anything was made of it"
+    } else if waits {
+        "paused, and a change waits"
+    } else {
+        "paused: nothing is done to it"
+    };
+    is_paused(object).then(|| Finding {
+        what: what.to_owned(),
+        is_well: Some(!waits),
+        says: says.to_owned(),
+        fix: format!("kubectl aistack resume {what} -n {namespace}"),
+    })
+}
+
 /// An edit that no operator has looked at: what the status says is of before it.
 fn unseen(object: &Value, what: &str) -> Option<Finding> {
-    let generation = object["metadata"]["generation"].as_i64()?;
-    let observed = object.pointer("/status/observedGeneration")?.as_i64().filter(|it| *it >= 0)?;
-    (observed < generation && !is_paused(object)).then(|| Finding {
+    let (generation, observed) = behind(object)?;
+    (!is_paused(object)).then(|| Finding {
         what: what.to_owned(),
         is_well: Some(false),
         says: format!("no operator has looked at its last edit: the status is of generation {observed}, the spec of {generation}"),

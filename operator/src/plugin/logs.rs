@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 use kube::api::{ListParams, LogParams};
 
-use super::{Place, PluginError, pods_of, tree};
+use super::{Place, PluginError, pods_of, say, tree};
 
 pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> Result<(), PluginError> {
     let (kind, object) = place.find(name).await?;
@@ -41,17 +41,17 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
                 Ok(lines) => lines,
                 Err(error) => {
                     eprintln!("{name}: {}", crate::kernel::apply::said(&error));
-                    return false;
+                    return Ok(false);
                 }
             };
             let mut lines = lines.lines();
             loop {
                 match lines.try_next().await {
-                    Ok(Some(line)) => println!("{name}  {line}"),
-                    Ok(None) => return true,
+                    Ok(Some(line)) => say(format_args!("{name}  {line}"))?,
+                    Ok(None) => return Ok(true),
                     Err(error) => {
                         eprintln!("{name}: the log broke off: {error}");
-                        return false;
+                        return Ok(false);
                     }
                 }
             }
@@ -64,7 +64,8 @@ pub(super) async fn run(place: &Place, name: &str, follow: bool, tail: i64) -> R
         )));
     }
     let count = streams.len();
-    let was_read: Vec<bool> = futures::stream::iter(streams).buffer_unordered(count).collect().await;
+    let streams = futures::stream::iter(streams).buffer_unordered(count);
+    let was_read: Vec<bool> = streams.try_collect::<_>().await.map_err(|error: PluginError| error)?;
     if was_read.contains(&true) { Ok(()) } else { Err(PluginError::failed("no log could be read")) }
 }
 

@@ -10,9 +10,11 @@ mod restore;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
 
 use aistack_crds::Kind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt as _};
@@ -50,9 +52,6 @@ pub(crate) struct On {
     /// Context of the kubeconfig; left out, the current one.
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// How to print.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
-    pub(crate) output: Output,
 }
 
 /// How to print.
@@ -69,13 +68,13 @@ pub(crate) enum Output {
 
 impl Output {
     /// Prints for programs, if that is how to print.
-    fn prints(self, what: &impl serde::Serialize) -> bool {
+    fn prints(self, what: &impl serde::Serialize) -> Result<bool, PluginError> {
         match self {
-            Self::Table => return false,
-            Self::Json => println!("{}", serde_json::to_string_pretty(what).unwrap_or_default()),
-            Self::Yaml => print!("{}", serde_yaml_ng::to_string(what).unwrap_or_default()),
+            Self::Table => return Ok(false),
+            Self::Json => say(serde_json::to_string_pretty(what).unwrap_or_default())?,
+            Self::Yaml => say(serde_yaml_ng::to_string(what).unwrap_or_default().trim_end())?,
         }
-        true
+        Ok(true)
     }
 }
 
@@ -88,6 +87,9 @@ pub(crate) enum Command {
     Status {
         /// A stack or another object of ours; left out, all.
         name: Option<String>,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
     },
     /// Print what the pods of an object print
     #[command(
@@ -148,7 +150,11 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  kubectl aistack doctor\n  kubectl aistack doctor -n team -o json\n\nExit code 1 when something is wrong."
     )]
-    Doctor,
+    Doctor {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 /// Why a command ended badly.
@@ -172,6 +178,18 @@ impl PluginError {
 
     pub(crate) fn asked(what: &str, error: &kube::Error) -> Self {
         Self::failed(format!("{what}: {}", said(error)))
+    }
+}
+
+/// Prints a line. Whoever reads may have seen enough (`| head`): the command ends then, as one that the signal ended.
+pub(crate) fn say(line: impl std::fmt::Display) -> Result<(), PluginError> {
+    const BROKEN_PIPE: u8 = 128 + 13;
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            Err(PluginError { code: BROKEN_PIPE, message: String::new() })
+        }
+        Err(error) => Err(PluginError::failed(format!("standard output: {error}"))),
     }
 }
 
@@ -217,6 +235,25 @@ impl Place {
             all.extend(self.list(kind).await.map_err(|error| self.not_listed(kind, &error))?);
         }
         Ok(all)
+    }
+
+    /// Those of them that one may see.
+    pub(crate) async fn seen(&self) -> Result<Vec<(Kind, Value)>, PluginError> {
+        let mut all = Vec::new();
+        for kind in Kind::ALL {
+            match self.list(kind).await {
+                Ok(listed) => all.extend(listed),
+                Err(kube::Error::Api(status)) if status.code == 403 => {}
+                Err(error) => return Err(self.not_listed(kind, &error)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether there is no such namespace. Not everybody may look.
+    pub(crate) async fn is_missing(&self) -> bool {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        matches!(api.get_opt(&self.namespace).await, Ok(None))
     }
 
     async fn list(&self, kind: Kind) -> Result<impl Iterator<Item = (Kind, Value)>, kube::Error> {
@@ -328,6 +365,18 @@ pub(crate) fn is_paused(object: &Value) -> bool {
     object.pointer("/metadata/annotations").is_some_and(|set| set[PAUSED] == "true")
 }
 
+/// The generation of its spec, and that which its status is of, where an operator has not looked at the newest one.
+pub(crate) fn behind(object: &Value) -> Option<(i64, i64)> {
+    let generation = object["metadata"]["generation"].as_i64()?;
+    let observed = object.pointer("/status/observedGeneration")?.as_i64().filter(|it| *it >= 0)?;
+    (observed < generation).then_some((generation, observed))
+}
+
+/// Since when it is being deleted.
+pub(crate) fn leaving(object: &Value) -> Option<&str> {
+    object["metadata"]["deletionTimestamp"].as_str()
+}
+
 /// Labels that select the pods of an object itself: of a stack, the servers that have no kind; its parts have selectors of their own.
 pub(crate) fn pods_of(kind: Kind, object: &Value) -> String {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -358,7 +407,7 @@ fn with_preloads(selector: &str) -> String {
 pub async fn run(cli: Cli) -> Result<(), PluginError> {
     let place = Place::of(&cli.on).await?;
     match cli.command {
-        Command::Status { name } => tree::run(&place, name.as_deref(), cli.on.output).await,
+        Command::Status { name, output } => tree::run(&place, name.as_deref(), output).await,
         Command::Logs { name, follow, tail } => logs::run(&place, &name, follow, tail).await,
         Command::Promote { name } => act::promote(&place, &name).await,
         Command::Rollback { name } => act::rollback(&place, &name).await,
@@ -367,7 +416,7 @@ pub async fn run(cli: Cli) -> Result<(), PluginError> {
         Command::Restore(asked) => restore::run(&place, &asked).await,
         Command::Pause { name } => act::pause(&place, &name, true).await,
         Command::Resume { name } => act::pause(&place, &name, false).await,
-        Command::Doctor => doctor::run(&place, cli.on.output).await,
+        Command::Doctor { output } => doctor::run(&place, output).await,
     }
 }
 

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::{ListParams, PostParams};
 use serde_json::json;
 
-use super::{Place, PluginError};
+use super::{Place, PluginError, say};
 use crate::kv_cluster;
 
 /// Make a new KVCluster that begins with a backup
@@ -45,7 +45,7 @@ pub(super) async fn run(place: &Place, asked: &Restore) -> Result<(), PluginErro
     match made {
         Ok(_) => {
             for line in told(place, name, asked, &spec, other.as_ref()) {
-                println!("{line}");
+                say(line)?;
             }
             Ok(())
         }
@@ -113,8 +113,7 @@ fn told(
         ));
     }
     if let Some(backup) = other.and_then(|other| other.spec.backup.as_ref()) {
-        let patch = json!({"spec": {"backup": {"schedule": backup.schedule, "destination": backup.destination,
-            "secretName": backup.secret_name}}});
+        let patch = json!({"spec": {"backup": backup}});
         lines.push(format!(
             "  it has no backups yet; once it is ready: kubectl patch kv {name} -n {namespace} --type merge -p '{patch}'"
         ));

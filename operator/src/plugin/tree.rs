@@ -9,8 +9,7 @@ use kube::api::ListParams;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Output, Place, PluginError, condition, pods_of};
-use crate::kernel::reconcile::PAUSED;
+use super::{Output, Place, PluginError, behind, condition, is_paused, leaving, pods_of, say};
 
 /// One line of the tree and what hangs on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -25,21 +24,31 @@ pub(super) struct Node {
 }
 
 pub(super) async fn run(place: &Place, name: Option<&str>, output: Output) -> Result<(), PluginError> {
-    let mut roots = forest(place).await?;
-    if let Some(name) = name {
-        let (kind, object) = place.find(name).await?;
-        let wanted = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let found = pick(&roots, kind.name(), &wanted).cloned();
-        roots = found.into_iter().collect();
+    let roots = match name {
+        None => forest(place, &place.all().await?).await?,
+        // Whoever may see one kind alone sees what is of that.
+        Some(name) => {
+            let (kind, object) = place.find(name).await?;
+            let wanted = object["metadata"]["name"].as_str().unwrap_or_default();
+            let found = pick(&forest(place, &place.seen().await?).await?, kind.name(), wanted).cloned();
+            found.into_iter().collect()
+        }
+    };
+    if roots.is_empty() && place.is_missing().await {
+        return Err(PluginError::failed(format!(
+            "there is no namespace {}\n  those that are: kubectl get namespaces",
+            place.namespace
+        )));
     }
-    let is_printed = output.prints(&roots);
+    let is_printed = output.prints(&roots)?;
     if roots.is_empty() && !is_printed {
-        println!(
+        let none = format!(
             "namespace {} has no objects of ours; apply one: kubectl apply -f stack.yaml",
             place.namespace
         );
+        say(none)?;
     } else if !is_printed {
-        print!("{}", drawn(&roots));
+        say(drawn(&roots).trim_end())?;
     }
     // Programs look at the exit code, whatever is printed.
     if roots.iter().all(|root| root.ready) {
@@ -49,14 +58,13 @@ pub(super) async fn run(place: &Place, name: Option<&str>, output: Output) -> Re
 }
 
 /// Every stack with its parts, then what stands alone.
-pub(super) async fn forest(place: &Place) -> Result<Vec<Node>, PluginError> {
-    let all = place.all().await?;
+async fn forest(place: &Place, all: &[(Kind, Value)]) -> Result<Vec<Node>, PluginError> {
     let listed = place
         .api::<Pod>()
         .list(&ListParams::default().labels("app.kubernetes.io/managed-by=aistack-operator"))
         .await;
     let pods = listed.map_err(|error| PluginError::asked("list pods", &error))?.items;
-    Ok(grown(&all, &pods))
+    Ok(grown(all, &pods))
 }
 
 fn grown(all: &[(Kind, Value)], pods: &[Pod]) -> Vec<Node> {
@@ -94,8 +102,17 @@ fn node(kind: Kind, object: &Value, parts: Vec<Node>) -> Node {
         Some((_, reason, message)) => (false, format!("{reason}: {message}")),
         None => (false, "no operator has looked at it yet".to_owned()),
     };
-    let is_paused = object.pointer("/metadata/annotations").is_some_and(|set| set[PAUSED] == "true");
-    let says = if is_paused { format!("paused; {says}") } else { says };
+    let is_behind = behind(object).is_some();
+    let notes = [
+        leaving(object).map(|since| format!("is being deleted since {since}")),
+        is_paused(object).then(|| "paused".to_owned()),
+        (is_behind && is_paused(object)).then(|| "a change waits".to_owned()),
+        (is_behind && !is_paused(object) && leaving(object).is_none())
+            .then(|| "no operator has looked at the newest change yet".to_owned()),
+    ];
+    let ready = ready && !is_behind && leaving(object).is_none();
+    let says = notes.into_iter().flatten().chain(Some(says).filter(|says| !says.is_empty()));
+    let says = says.collect::<Vec<_>>().join("; ");
     Node {
         kind: kind.name().to_owned(),
         name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
@@ -236,5 +253,43 @@ AIStack s                 not yet  Unschedulable: no GPU
 VectorCollection alone    not yet  no operator has looked at it yet
 ";
         assert_eq!(drawn(&grown(&all, &pods)), expected);
+    }
+
+    #[test]
+    fn what_was_ready_before_an_edit_may_not_be_now() {
+        let object = |change: &Value| {
+            let ready = json!({"type": "Ready", "status": "True", "reason": "Ready", "message": ""});
+            let mut object = json!({"metadata": {"name": "s", "generation": 2},
+                "status": {"observedGeneration": 2, "summary": "1/1", "conditions": [ready]}});
+            for (path, value) in change.as_object().expect("changes") {
+                let (place, field) = path.rsplit_once('/').expect("a path");
+                object.pointer_mut(place).expect("an object")[field] = value.clone();
+            }
+            object
+        };
+        let paused = json!({"platform.dev/paused": "true"});
+        let table = [
+            (json!({}), true, "1/1"),
+            (
+                json!({"/metadata/generation": 3}),
+                false,
+                "no operator has looked at the newest change yet; 1/1",
+            ),
+            (json!({"/metadata/annotations": paused}), true, "paused; 1/1"),
+            (
+                json!({"/metadata/annotations": paused, "/metadata/generation": 3}),
+                false,
+                "paused; a change waits; 1/1",
+            ),
+            (
+                json!({"/metadata/deletionTimestamp": "2026-01-01T00:00:00Z", "/metadata/generation": 3}),
+                false,
+                "is being deleted since 2026-01-01T00:00:00Z; 1/1",
+            ),
+        ];
+        for (change, ready, says) in table {
+            let node = node(Kind::AIStack, &object(&change), Vec::new());
+            assert_eq!((node.ready, node.says.as_str()), (ready, says), "{change}");
+        }
     }
 }
